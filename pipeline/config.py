@@ -1,0 +1,87 @@
+"""Frozen configuration of a run, and how much of it makes the fingerprint.
+
+Each field says whether it counts: `counted(...)` for what can change a prediction or a unit's
+boundary, `free(...)` for what cannot. `fingerprint_fields` reads that off; a test fails on a field
+that does not say.
+"""
+
+import dataclasses
+from dataclasses import MISSING, dataclass, field
+from typing import Any
+
+from pipeline.errors import ConfigError
+
+DTYPES = ("float32", "bfloat16", "float16")
+DEVICES = ("auto", "cpu", "cuda")
+
+
+def counted(default: Any = MISSING, *, default_factory: Any = MISSING, **more: Any) -> Any:
+    """A dataclass field that belongs to the fingerprint."""
+    return _field(True, default, default_factory, more)
+
+
+def free(default: Any = MISSING, *, default_factory: Any = MISSING, **more: Any) -> Any:
+    """A dataclass field that cannot change a prediction or a boundary."""
+    return _field(False, default, default_factory, more)
+
+
+def _field(counts: bool, default: Any, default_factory: Any, more: dict[str, Any]) -> Any:
+    given = {"default": default, "default_factory": default_factory}
+    given = {name: value for name, value in given.items() if value is not MISSING}
+    return field(**given, metadata={"fingerprint": counts}, **more)
+
+
+def require(condition: bool, message: str) -> None:
+    """Raise ConfigError with `message` unless `condition`."""
+    if not condition:
+        raise ConfigError(message)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Model:
+    """Which checkpoints answer, and in which words they are asked.
+
+    `path` is a LLaVA checkpoint and `clip` the CLIP whose vision tower it was built on, both in the
+    Hugging Face layout: a local folder, a hub id, or a `demo:` name.
+    """
+
+    name: str = free()
+    path: str = free()  # the weights' digest counts, not where they lie
+    clip: str = free()
+    template: str = counted()
+    trim_sign: int = free(-1)  # counts through the reducer that reads it
+    encode_dtype: str = counted("float32")
+    generate_dtype: str = counted("float32")
+
+    def __post_init__(self) -> None:
+        for key in ("encode_dtype", "generate_dtype"):
+            require(getattr(self, key) in DTYPES, f"model.{key}: {getattr(self, key)!r} is none of {DTYPES}")
+        for part in ("<image>", "{question}"):
+            require(self.template.count(part) == 1, f"model.template must hold {part} exactly once")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decoding:
+    """How answers are decoded: greedy at temperature 0, else nucleus sampling."""
+
+    max_new_tokens: int = counted(64)
+    temperature: float = counted(0.0)
+    top_p: float = counted(1.0)
+    stop: list[str] = counted(default_factory=list)
+
+    def __post_init__(self) -> None:
+        require(self.max_new_tokens >= 1, "decoding.max_new_tokens must be at least 1")
+        require(self.temperature >= 0, "decoding.temperature must not be negative")
+        require(0 < self.top_p <= 1, "decoding.top_p must be in (0, 1]")
+        require(all(self.stop), "decoding.stop must not hold an empty string")
+
+
+def fingerprint_fields(config: Any) -> dict[str, Any]:
+    """The counted fields of a configuration dataclass, nested ones included."""
+    counted_fields: dict[str, Any] = {}
+    for item in dataclasses.fields(config):
+        if item.metadata["fingerprint"]:
+            value = getattr(config, item.name)
+            nested = dataclasses.is_dataclass(value) and not isinstance(value, type)
+            counted_fields[item.name] = fingerprint_fields(value) if nested else value
+    return counted_fields
