@@ -52,10 +52,12 @@ class Model:
     trim_sign: int = free(-1)  # counts through the reducer that reads it
     encode_dtype: str = counted("float32")
     generate_dtype: str = counted("float32")
+    encode_batch_size: int = counted(16)  # images in one pass of CLIP; rounding depends on it
 
     def __post_init__(self) -> None:
         for key in ("encode_dtype", "generate_dtype"):
             require(getattr(self, key) in DTYPES, f"model.{key}: {getattr(self, key)!r} is none of {DTYPES}")
+        require(self.encode_batch_size >= 1, "model.encode_batch_size must be at least 1")
         for part in ("<image>", "{question}"):
             require(self.template.count(part) == 1, f"model.template must hold {part} exactly once")
 

@@ -1,0 +1,44 @@
+"""The command `trimline`."""
+
+import sys
+
+COMMANDS = {"annotate": "answer every question about every image of a source"}
+
+_USAGE = """\
+usage: trimline COMMAND [key=value ...]
+
+{commands}
+
+`trimline COMMAND --help` shows the configuration; -m or --multirun sweeps over key=a,b.
+Exit status: 0 done, 1 failed, 2 wrong usage or configuration, 3 finished but too many rows failed.
+"""
+
+
+def main() -> None:
+    """Run the command that the first argument names, with the rest as Hydra overrides."""
+    arguments = sys.argv[1:]
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(
+            _USAGE.format(commands="\n".join(f"  {name:12}{text}" for name, text in COMMANDS.items())), end=""
+        )
+        sys.exit(0 if arguments else 2)
+    if arguments[0] in ("-V", "--version"):
+        from importlib.metadata import version
+
+        print(version("trimline"))
+        return
+    if arguments[0] not in COMMANDS:
+        sys.exit(_unknown(arguments[0]))
+    from jobs.entry import run_command
+
+    sys.exit(run_command(arguments[0], arguments[1:]))
+
+
+def _unknown(command: str) -> int:
+    known = ", ".join(COMMANDS)
+    print(f"trimline: unknown command {command!r}; there is: {known}", file=sys.stderr)
+    return 2
+
+
+if __name__ == "__main__":
+    main()

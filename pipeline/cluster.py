@@ -1,0 +1,145 @@
+"""Where the stages run, and with which resources."""
+
+import hashlib
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline.config import free, require
+from pipeline.errors import ConfigError, RunError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resources:
+    """What one task or actor of a stage books, and how many actors there are.
+
+    `num_gpus` null: none without a GPU in the cluster, else the stage's share of one. `threads` null:
+    torch may use all cores of the node, whatever is booked.
+    """
+
+    num_cpus: float = free(0.25)
+    num_gpus: float | None = free(None)
+    num_actors: int = free(1)
+    threads: int | None = free(None)
+
+    def __post_init__(self) -> None:
+        require(self.num_cpus > 0, "cluster: num_cpus of a stage must be positive, or Ray starves it")
+        require(self.num_actors >= 1, "cluster: num_actors must be at least 1")
+        require(self.threads is None or self.threads >= 1, "cluster: threads must be at least 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cluster:
+    """The Ray cluster: `address` is `local` for one started here, `auto` or host:port for one that runs.
+
+    Stages differ in what they book, since Ray fuses neighbours that book alike.
+    """
+
+    address: str = free("local")
+    num_cpus: int | None = free(None)  # of a local cluster; null: the cores of this machine, at least 2
+    num_gpus: int | None = free(None)
+    object_store_bytes: int | None = free(None)
+    read: Resources = free(default_factory=lambda: Resources(num_cpus=0.2))
+    decode: Resources = free(default_factory=lambda: Resources(num_cpus=0.3))
+    encode: Resources = free(default_factory=lambda: Resources(num_cpus=0.5))
+    generate: Resources = free(default_factory=lambda: Resources(num_cpus=0.6))
+    write: Resources = free(default_factory=lambda: Resources(num_cpus=0.1))
+
+    def __post_init__(self) -> None:
+        if self.address == "local":
+            self.require_fit(self.local_cpus)
+
+    @property
+    def local_cpus(self) -> int:
+        return self.num_cpus or max(2, len(os.sched_getaffinity(0)))
+
+    def require_fit(self, num_cpus: float) -> None:
+        """Refuse bookings under which Ray would wait for ever without a message."""
+        actors = sum(stage.num_actors * stage.num_cpus for stage in (self.encode, self.generate))
+        largest = max(stage.num_cpus for stage in (self.read, self.decode, self.write))
+        if actors + largest > num_cpus + 1e-9:
+            raise ConfigError(
+                f"cluster: the actors book {actors:g} CPUs and the largest task {largest:g}, "
+                f"but the cluster has {num_cpus:g}"
+            )
+
+    def gpu_share(self, stage: str, cluster_gpus: float) -> float:
+        """The GPUs that an actor of `encode` or `generate` books; by default the two share one."""
+        booked: float | None = getattr(self, stage).num_gpus
+        if booked is not None:
+            return booked
+        return {"encode": 0.25, "generate": 0.75}[stage] if cluster_gpus else 0.0
+
+
+def start_ray(cluster: Cluster) -> None:
+    """Start or join the cluster; its workers find this installation before anything else.
+
+    Raises:
+        ConfigError: what the stages book does not fit the cluster.
+        RunError: the cluster cannot be reached, or its workers import another `pipeline`.
+    """
+    import ray
+
+    environment = {"worker_process_setup_hook": _own_packages_first()}
+    options: dict[str, Any] = {"runtime_env": environment, "log_to_driver": False}
+    if cluster.address == "local":
+        options |= {
+            "num_cpus": cluster.local_cpus,
+            "num_gpus": cluster.num_gpus,
+            "object_store_memory": cluster.object_store_bytes,
+            "include_dashboard": False,
+            "_node_ip_address": "127.0.0.1",
+        }
+    try:
+        ray.init(address=cluster.address, logging_level="ERROR", **options)
+    except ConnectionError as error:
+        raise RunError(f"cluster.address={cluster.address}: {error}") from None
+    cluster.require_fit(ray.cluster_resources().get("CPU", 0))
+    _require_own_packages()
+
+
+def _own_packages_first() -> Callable[[], None]:
+    """What a worker runs when it starts, so that it imports this installation's packages.
+
+    Ray puts the driver's working directory before everything else on a worker's path, after this hook:
+    a user's own folder called `pipeline` would be taken for ours. The hook is a closure because those
+    travel by value, not as the name of a module that is still to be found.
+    """
+    root, names = str(Path(__file__).resolve().parent.parent), ("trim", "pipeline", "jobs", "conf")
+
+    def hook() -> None:
+        import sys
+        from importlib.machinery import PathFinder
+
+        class OwnPackages:
+            @staticmethod
+            def find_spec(name: str, path: Any = None, target: Any = None) -> Any:
+                return PathFinder.find_spec(name, [root]) if path is None and name in names else None
+
+        sys.meta_path.insert(0, OwnPackages)  # type: ignore[arg-type]
+
+    return hook
+
+
+def _require_own_packages() -> None:
+    """Check in a worker that the hook did its work."""
+    import ray
+
+    expected = _package_digest()
+
+    def found() -> str:
+        from pipeline import cluster
+
+        return str(cluster._package_digest())
+
+    actual = ray.get(ray.remote(num_cpus=0.1)(found).remote())
+    if actual != expected:
+        raise RunError("the cluster's workers import another version of `pipeline` than this process")
+
+
+def _package_digest() -> str:
+    """A hash of this package's sources."""
+    sources = sorted(Path(__file__).resolve().parent.rglob("*.py"))
+    return hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()

@@ -1,0 +1,117 @@
+"""CLIP as the encode stage needs it: the patches of one layer, and the space in which TRIM compares.
+
+Legend: B images or texts, S pixels a side, C channels, N patches, D vision width, P joint CLIP width.
+"""
+
+import copy
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoTokenizer, CLIPTextModelWithProjection, CLIPVisionModelWithProjection
+
+from pipeline.errors import ConfigError
+from pipeline.models.preprocess import Normalization
+
+IMAGE_FIELDS = frozenset({"patches", "metric", "cls"})
+TEXTS_AT_ONCE = 256
+
+
+class ClipEncoder:
+    """Both towers of a CLIPModel checkpoint; the vision tower ends at the layer LLaVA reads.
+
+    Args:
+        folder: a CLIPModel checkpoint.
+        feature_layer: vision layers to run (`Geometry.feature_layer`); those after it are dropped.
+        normalization: makes pixel_values of pixels (`Preprocessor.normalization`).
+        needs: the fields of VisualTokens that will be asked for; without "text" the text tower stays out.
+        device, dtype: of the towers. The projections into the joint space are float32 whatever the dtype:
+            outlier rules read them, and bfloat16's rounding would decide which patches stay.
+
+    Raises ConfigError if the folder lacks weights of a tower.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        feature_layer: int,
+        normalization: Normalization,
+        needs: frozenset[str] = frozenset({"metric", "text"}),
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+    ):
+        self.device = torch.device(device)
+        self.normalization = normalization
+        vision = _load(CLIPVisionModelWithProjection, folder)
+        self.joint_width: int = vision.config.projection_dim
+        tower = vision.vision_model
+        tower.encoder.layers = tower.encoder.layers[:feature_layer]
+        head = nn.Sequential(copy.deepcopy(tower.post_layernorm), vision.visual_projection)
+        self._vision_head = head.to(self.device)
+        self._vision_tower = tower.to(self.device, dtype)
+        self._mean_C = torch.tensor(normalization.mean, device=self.device)
+        self._std_C = torch.tensor(normalization.std, device=self.device)
+        if "text" in needs:
+            text = _load(CLIPTextModelWithProjection, folder)
+            self._text_head = text.text_projection.to(self.device)
+            self._text_tower = text.text_model.to(self.device, dtype)
+            self._tokenizer = AutoTokenizer.from_pretrained(folder)
+            self._max_tokens: int = text.config.max_position_embeddings
+
+    @torch.inference_mode()
+    def encode_images(self, pixels_BSSC: Tensor, needs: frozenset[str]) -> dict[str, Tensor]:
+        """Run the vision tower once over preprocessed images.
+
+        Args:
+            pixels_BSSC: uint8, on any device.
+            needs: of IMAGE_FIELDS; `patches` are always given, other names are ignored.
+
+        Returns tensors on the encoder's device:
+            patches [B, N, D] in its dtype: hidden_states[feature_layer] without CLS.
+            metric  [B, N, P] float32: visual_projection(post_layernorm(patches)).
+            cls     [B, D] in its dtype: the CLS token of the same hidden state.
+        """
+        hidden = self._vision_tower(pixel_values=self._normalize(pixels_BSSC)).last_hidden_state
+        fields = {"patches": hidden[:, 1:]}
+        if "metric" in needs:
+            fields["metric"] = self._vision_head(fields["patches"].float())
+        if "cls" in needs:
+            fields["cls"] = hidden[:, 0]
+        return fields
+
+    @torch.inference_mode()
+    def encode_texts(self, texts: Sequence[str]) -> Tensor:
+        """CLIP's text_embeds, not normalised: float32 [B, P] on the encoder's device.
+
+        A text is cut at the tower's positions (77 tokens, the end token among them). The encoder must have
+        been made with "text" in its `needs`.
+        """
+        chunks = [torch.empty(0, self.joint_width, device=self.device)]
+        for first in range(0, len(texts), TEXTS_AT_ONCE):
+            tokens = self._tokenizer(
+                list(texts[first : first + TEXTS_AT_ONCE]),
+                padding=True,
+                truncation=True,
+                max_length=self._max_tokens,
+                return_tensors="pt",
+            ).to(self.device)
+            pooled = self._text_tower(tokens.input_ids, attention_mask=tokens.attention_mask).pooler_output
+            chunks.append(self._text_head(pooled.float()))
+        return torch.cat(chunks)
+
+    def _normalize(self, pixels_BSSC: Tensor) -> Tensor:
+        """pixel_values [B, C, S, S] float32; uint8 crosses to the device, a quarter of the bytes."""
+        values = pixels_BSSC.to(self.device, non_blocking=True).float() * self.normalization.rescale_factor
+        return ((values - self._mean_C) / self._std_C).permute(0, 3, 1, 2)
+
+
+def _load(kind: Any, folder: Path) -> Any:
+    """One tower with its projection, float32 and ready for inference; never with invented weights."""
+    model, report = kind.from_pretrained(folder, dtype=torch.float32, output_loading_info=True)
+    if report["missing_keys"] or report["mismatched_keys"]:
+        lacking = sorted(map(str, [*report["missing_keys"], *report["mismatched_keys"]]))
+        raise ConfigError(f"{folder} lacks weights of CLIP: {', '.join(lacking[:3])} ({len(lacking)} in all)")
+    return model.eval().requires_grad_(False)

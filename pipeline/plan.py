@@ -1,0 +1,173 @@
+"""The plan: the source's listing, frozen in the output when a run first starts.
+
+It only ever grows at its end, one Parquet file per growth, named after its first shard.
+"""
+
+import dataclasses
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+
+import fsspec
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline.errors import ConfigError, ShardError
+from pipeline.schema import SHARDS
+from pipeline.sources.base import Shard, Source
+from pipeline.storage import File, Storage, canonical, list_names, write_atomic
+from pipeline.units import Finished
+
+_SOURCE = b"source"
+_LIGHT = [name for name in SHARDS.names if name != "files"]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The frozen listing of one output. A shard's own files are read only when asked for."""
+
+    folder: str  # URI of the output
+    source: str  # canonical URI of what was listed
+    table: pa.Table  # SHARDS without `files`
+    parts: tuple[str, ...]  # names of the files under plan/
+
+    def __len__(self) -> int:
+        return int(self.table.num_rows)
+
+    def size(self, shard: int) -> int:
+        """A shard's size in bytes."""
+        return int(self.table["size"][shard].as_py())
+
+    def shard(self, ordinal: int, storage: Storage) -> Shard:
+        """One shard with its files, as the plan holds it."""
+        part = max(name for name in self.parts if int(name.split(".")[0]) <= ordinal)
+        first = int(part.split(".")[0])
+        fs, folder = storage.open(self.folder)
+        with fs.open(f"{folder}/plan/{part}", "rb") as file:
+            reader = pq.ParquetFile(file)
+            for group in range(reader.num_row_groups):
+                rows = reader.metadata.row_group(group).num_rows
+                if ordinal < first + rows:
+                    return _shard(reader.read_row_group(group).slice(ordinal - first, 1).to_pylist()[0])
+                first += rows
+        raise AssertionError(f"shard {ordinal} is not in {part}")
+
+
+def load_plan(output: str, storage: Storage) -> Plan | None:
+    """The plan of an output, or None if it has none yet."""
+    fs, folder = storage.open(output)
+    parts = sorted(name for name in list_names(fs, f"{folder}/plan") if name.endswith(".parquet"))
+    if not parts:
+        return None
+    tables = [_read_light(fs, f"{folder}/plan/{name}") for name in parts]
+    source = tables[0].schema.metadata[_SOURCE].decode()
+    return Plan(output, source, pa.concat_tables(tables), tuple(parts))
+
+
+def _read_light(fs: fsspec.AbstractFileSystem, path: str) -> pa.Table:
+    with fs.open(path, "rb") as file:
+        return pq.read_table(file, columns=_LIGHT)
+
+
+def make_plan(output: str, source: Source, limit: int | None, storage: Storage) -> Plan:
+    """List the source and freeze what it holds; `limit` takes only the first samples.
+
+    Raises:
+        ConfigError: the source lists nothing.
+    """
+    shards = source.shards(source.entries(storage))
+    if limit is not None:
+        shards = _first_samples(shards, source, limit, storage)
+    _write_part(output, canonical(source.path, storage), shards, storage)
+    plan = load_plan(output, storage)
+    assert plan is not None, "the plan was just written"
+    return plan
+
+
+def extend_plan(plan: Plan, source: Source, storage: Storage) -> Plan:
+    """Append the shards of files that are new in the source."""
+    known = _hashes(file for ordinal in range(len(plan)) for file in _files(plan.shard(ordinal, storage)))
+    new = (file for file in source.entries(storage) if not _holds(known, file))
+    shards = (dataclasses.replace(shard, shard=len(plan) + shard.shard) for shard in source.shards(new))
+    first = next(shards, None)
+    if first is None:
+        return plan
+    _write_part(plan.folder, plan.source, (shard for some in ([first], shards) for shard in some), storage)
+    grown = load_plan(plan.folder, storage)
+    assert grown is not None, "the plan was just written"
+    return grown
+
+
+def require_unchanged(plan: Plan, finished: Finished, source: Source, storage: Storage) -> None:
+    """Refuse, by name, a shard that is not finished and whose files no longer equal the plan's."""
+    pending = [ordinal for ordinal in range(len(plan)) if not finished.has_shard(ordinal)]
+    present = _hashes(source.entries(storage))
+    for ordinal in pending:
+        for file in _files(plan.shard(ordinal, storage)):
+            if not _holds(present, file):
+                raise ConfigError(
+                    f"shard {ordinal} has changed or is gone since the run first started: {storage.redact(file.uri)}; "
+                    "restore it, or start a new output"
+                )
+
+
+def require_same(shard: Shard, storage: Storage) -> None:
+    """Refuse a shard whose one file is no longer what the plan says, just before it is read."""
+    if shard.files:
+        return
+    fs, path = storage.open(shard.uri)
+    if not fs.exists(path):
+        raise ShardError("the shard is gone")
+
+
+def _first_samples(shards: Iterable[Shard], source: Source, limit: int, storage: Storage) -> Iterator[Shard]:
+    left = limit
+    for shard in shards:
+        samples = source.samples(shard, storage, lambda _: False)
+        try:
+            count = sum(1 for _ in islice(samples, left + 1))
+        except ShardError:
+            count = left + 1  # what can be read of it is found out by the run
+        yield dataclasses.replace(shard, samples=left) if count > left else shard
+        left -= min(count, left)
+        if left == 0:
+            return
+
+
+def _write_part(output: str, source: str, shards: Iterator[Shard], storage: Storage) -> None:
+    """One row group per shard that is a slice of files, so that it can be read alone."""
+    sink = pa.BufferOutputStream()
+    first = None
+    with pq.ParquetWriter(sink, SHARDS.with_metadata({_SOURCE: source}), compression="zstd") as writer:
+        while batch := list(islice(shards, 1)):
+            first = batch[0].shard if first is None else first
+            if not batch[0].files:
+                batch += islice(shards, 9_999)
+            rows = [{**vars(shard), "files": [vars(file) for file in shard.files] or None} for shard in batch]
+            writer.write_table(pa.Table.from_pylist(rows, schema=SHARDS))
+    assert first is not None, "a source without entries has raised"
+    fs, folder = storage.open(output)
+    write_atomic(fs, f"{folder}/plan/{first:06d}.parquet", sink.getvalue().to_pybytes())
+
+
+def _shard(row: dict) -> Shard:
+    files = tuple(File(**file) for file in row.pop("files") or ())
+    return Shard(**row, files=files)
+
+
+def _files(shard: Shard) -> tuple[File, ...]:
+    return shard.files or (File(shard.uri, shard.size, shard.etag),)
+
+
+def _hashes(files: Iterable[File]) -> np.ndarray:
+    """Eight bytes a file, sorted: a listing of millions fits."""
+    hashes = np.fromiter((hash(file) for file in files), np.int64)
+    hashes.sort()
+    return hashes
+
+
+def _holds(hashes: np.ndarray, file: File) -> bool:
+    value = hash(file)
+    place = int(np.searchsorted(hashes, value))
+    return place < len(hashes) and int(hashes[place]) == value

@@ -1,0 +1,86 @@
+"""Live progress of a run: a display on a terminal, one plain line every few seconds elsewhere."""
+
+import sys
+import time
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any, Self
+
+from rich.console import Console
+from rich.live import Live
+from rich.text import Text
+
+_LINE_EVERY_S = 5.0
+
+
+@dataclass
+class Progress:
+    """Counts what the units' statistics tell. The remaining time is estimated from source bytes."""
+
+    total_bytes: int
+    known_samples: int | None  # None until every shard has been read to its end
+    samples: int = 0
+    rows: int = 0
+    failed: int = 0
+    kept: int = 0
+    reduced_rows: int = 0
+    done_bytes: int = 0
+    started: float = field(default_factory=time.monotonic)
+
+    def __post_init__(self) -> None:
+        self._console = Console(stderr=True)
+        self._live: Live | None = None
+        self._last_line = self.started
+
+    def __enter__(self) -> Self:
+        if self._console.is_terminal:
+            self._live = Live(
+                get_renderable=self._text, console=self._console, refresh_per_second=4, transient=True
+            )
+            self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._live is not None:
+            self._live.stop()
+
+    def add(self, stats: dict[str, Any]) -> None:
+        """Take in one unit's statistics."""
+        _, first, stop, _ = stats["unit"]
+        self.samples += stop - first
+        self.done_bytes += stats["source_bytes"]
+        for totals in stats["totals"]:
+            self.rows += totals["rows"]
+            self.failed += totals["rows"] - totals["status"].get("ok", 0)
+            self.kept += totals["visual_tokens_kept"]
+            self.reduced_rows += totals["status"].get("ok", 0)
+        now = time.monotonic()
+        if self._live is None and now - self._last_line >= _LINE_EVERY_S:
+            self._last_line = now
+            print(self.line(), file=sys.stderr, flush=True)
+
+    def line(self) -> str:
+        """What is done, how fast, and how long the rest will take."""
+        elapsed = max(time.monotonic() - self.started, 1e-9)
+        known = "" if self.known_samples is None else f" / {self.known_samples:,}"
+        parts = [
+            f"{self.samples:,}{known} samples",
+            f"{self.samples / elapsed:.1f} samples/s",
+            f"ETA {self._eta(elapsed)}",
+        ]
+        if self.reduced_rows:
+            parts.append(f"{self.kept / self.reduced_rows:.0f} visual tokens kept")
+        parts.append(f"{self.failed:,} failed rows")
+        return " | ".join(parts)
+
+    def _text(self) -> Text:
+        return Text(self.line())
+
+    def _eta(self, elapsed: float) -> str:
+        if not self.done_bytes or not self.total_bytes:
+            return "?"
+        left = max(self.total_bytes - self.done_bytes, 0) * elapsed / self.done_bytes
+        hours, rest = divmod(int(left), 3600)
+        return f"{hours}:{rest // 60:02d}:{rest % 60:02d}"

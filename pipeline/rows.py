@@ -1,0 +1,101 @@
+"""A unit as one Ray row: where it lies, its trace so far, and its tables as IPC bytes.
+
+Stages are called with a one-row Arrow table and yield one, so Ray can neither split nor merge units;
+`unpack` asserts that it did not.
+"""
+
+import json
+import os
+import resource
+import socket
+import sys
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import pyarrow as pa
+
+from pipeline.units import Unit
+
+
+@dataclass(frozen=True)
+class UnitRow:
+    """What travels between two stages.
+
+    `tables` are the unit's tables by name; `trace` is what the file's footer will tell about the way
+    here: source position and fault, and each stage's process.
+    """
+
+    unit: Unit
+    tables: dict[str, pa.Table]
+    trace: dict[str, Any] = field(default_factory=dict)
+
+    def passed(
+        self, stage: str, started: float, tables: dict[str, pa.Table], startup_s: float = 0.0
+    ) -> "UnitRow":
+        """The row after `stage`, which was entered at `started` (seconds since the epoch)."""
+        visit = {
+            "node": socket.gethostname(),
+            "pid": os.getpid(),
+            "start": started,
+            "end": time.time(),
+            "peak_memory_bytes": peak_memory_bytes(),
+            "startup_s": startup_s,
+        }
+        stages = {**self.trace.get("stages", {}), stage: visit}
+        return replace(self, tables=tables, trace={**self.trace, "stages": stages})
+
+
+def peak_memory_bytes() -> int:
+    """Peak resident memory of this process, shared memory included."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def pack(row: UnitRow) -> pa.Table:
+    """The unit as a one-row table; each of its tables is written once and not copied again."""
+    return pack_buffers(
+        row, {name: to_ipc(table.schema, table.to_batches()) for name, table in row.tables.items()}
+    )
+
+
+def pack_buffers(row: UnitRow, buffers: dict[str, pa.Buffer]) -> pa.Table:
+    """Like `pack`, for tables that are IPC streams already."""
+    unit = row.unit
+    columns: dict[str, pa.Array] = {
+        "shard": pa.array([unit.shard], pa.int64()),
+        "first": pa.array([unit.first], pa.int64()),
+        "stop": pa.array([unit.stop], pa.int64()),
+        "end": pa.array([unit.end], pa.bool_()),
+        "trace": pa.array([json.dumps(row.trace)], pa.string()),
+    }
+    columns.update({f"table:{name}": _cell(buffer) for name, buffer in buffers.items()})
+    return pa.table(columns)
+
+
+def to_ipc(schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> pa.Buffer:
+    """An Arrow IPC stream; batches are consumed one by one."""
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, schema) as writer:
+        for batch in batches:
+            writer.write_batch(batch)
+    return sink.getvalue()
+
+
+def _cell(buffer: pa.Buffer) -> pa.Array:
+    """A binary array of one value that shares the buffer."""
+    offsets = pa.array([0, buffer.size], pa.int64()).buffers()[1]
+    return pa.Array.from_buffers(pa.large_binary(), 1, [None, offsets, buffer])
+
+
+def unpack(batch: pa.Table) -> UnitRow:
+    """The unit of a one-row table; its tables share the row's memory."""
+    assert batch.num_rows == 1, f"a stage must be given one unit, got {batch.num_rows}"
+    unit = Unit(*(batch[name][0].as_py() for name in ("shard", "first", "stop", "end")))
+    tables = {
+        name.removeprefix("table:"): pa.ipc.open_stream(batch[name][0].as_buffer()).read_all()
+        for name in batch.column_names
+        if name.startswith("table:")
+    }
+    return UnitRow(unit, tables, json.loads(batch["trace"][0].as_py()))

@@ -1,0 +1,133 @@
+"""What every source is made of: a listing, shards, and samples with their questions."""
+
+import json
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from pipeline.errors import BadQuestion, BadSample, DataFault
+from pipeline.storage import File, Storage
+
+IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp")
+MAX_IMAGE_BYTES = 256 << 20
+MAX_SIDECAR_BYTES = 16 << 20
+
+# Asked once for each sample, in order, just before its bytes would be read.
+Wanted = Callable[[int], bool]
+
+
+@dataclass(frozen=True)
+class Question:
+    """One question as the source names it; `question_id` is "" where it has no name."""
+
+    question_id: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One image with its questions.
+
+    `position` is how many bytes of its shard lie behind the sample's end. `fault` says what is wrong
+    with the sample as a whole; its other fields are then as complete as they can be.
+    """
+
+    key: str
+    position: int
+    image: bytes | None = None
+    questions: tuple[Question, ...] = ()
+    fault: DataFault | None = None
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One line of the plan. `samples` limits how many are taken; `files` are a slice's own files."""
+
+    shard: int
+    uri: str
+    size: int
+    etag: str
+    samples: int | None = None
+    files: tuple[File, ...] = ()
+
+
+class Source(Protocol):
+    """A kind of input; an implementation is a frozen dataclass in a file of its own plus a YAML."""
+
+    @property
+    def path(self) -> str:
+        """What the user named: a file, a folder or a glob."""
+
+    def entries(self, storage: Storage) -> Iterator[File]:
+        """The files to read, in the order of their URIs; raises ConfigError if there are none."""
+
+    def shards(self, entries: Iterable[File]) -> Iterator[Shard]:
+        """The entries as shards numbered from 0."""
+
+    def samples(self, shard: Shard, storage: Storage, wanted: Wanted) -> Iterator[Sample | None]:
+        """The shard's samples in order, None in the place of each that is not wanted.
+
+        Raises ShardError once the rest of the shard cannot be read.
+        """
+
+
+def sidecar_questions(data: bytes) -> tuple[Question, ...]:
+    """The questions that a sample's JSON sidecar asks: `question`, or `questions` as a list.
+
+    Raises:
+        BadSample: it is not a JSON object, or its questions are not of the documented form.
+    """
+    try:
+        tree = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise BadSample(f"the sidecar is not JSON: {str(error)[:200]}") from None
+    if not isinstance(tree, dict):
+        raise BadSample(f"the sidecar is JSON but not an object: {type(tree).__name__}")
+    asked = tree.get("questions", [tree] if tree.get("question") is not None else [])
+    if not isinstance(asked, list):
+        raise BadSample(f"the sidecar's questions are not a list: {type(asked).__name__}")
+    return tuple(_question(item) for item in asked)
+
+
+def _question(item: Any) -> Question:
+    if isinstance(item, str):
+        return Question("", item)
+    if not isinstance(item, dict) or not isinstance(item.get("question", ""), str):
+        raise BadSample("a question in the sidecar is neither text nor an object with a text `question`")
+    name = item.get("question_id")
+    return Question("" if name is None else str(name), item.get("question", ""))
+
+
+def text_question(data: bytes) -> tuple[Question, ...]:
+    """The question that a sample's .txt sidecar asks, if it is not blank."""
+    try:
+        text = data.decode("utf-8").strip()
+    except UnicodeDecodeError:
+        raise BadQuestion("the .txt sidecar is not UTF-8") from None
+    return (Question("", text),) if text else ()
+
+
+def assemble(key: str, position: int, parts: dict[str, bytes | DataFault]) -> Sample:
+    """A sample from its members by suffix; a member that could not be read stands as its fault."""
+    images = [suffix for suffix in IMAGE_SUFFIXES if suffix in parts]
+    image = parts[images[0]] if images else BadSample("the sample has no image (.jpg, .jpeg, .png, .webp)")
+    if len(images) > 1:
+        image = BadSample(f"the sample has {len(images)} images: {', '.join('.' + name for name in images)}")
+    questions: tuple[Question, ...] = ()
+    faults = [image] if isinstance(image, DataFault) else []
+    for suffix, parse in (("json", sidecar_questions), ("txt", text_question)):
+        data = parts.get(suffix)
+        try:
+            if isinstance(data, DataFault):
+                raise data
+            if data is not None and not questions:
+                questions = parse(data)
+        except DataFault as fault:
+            faults.append(fault)
+    return Sample(
+        key=key,
+        position=position,
+        image=image if isinstance(image, bytes) else None,
+        questions=questions,
+        fault=faults[0] if faults else None,
+    )

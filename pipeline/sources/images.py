@@ -1,0 +1,125 @@
+"""A folder of images, optionally with a `.json` or `.txt` sidecar of the same stem beside each."""
+
+import hashlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import groupby
+
+from pipeline.config import counted, free, require
+from pipeline.errors import BadImage, BadSample, ConfigError, DataFault
+from pipeline.sources.base import (
+    IMAGE_SUFFIXES,
+    MAX_IMAGE_BYTES,
+    MAX_SIDECAR_BYTES,
+    Sample,
+    Shard,
+    Wanted,
+    assemble,
+)
+from pipeline.storage import File, Storage, canonical, list_files, name_of
+
+_SIDECARS = ("json", "txt")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Images:
+    """Image files below a folder (or matching a glob), in the order of their paths.
+
+    A shard is `slice_files` images of the sorted listing. `sample_key` is the image's path relative
+    to the folder.
+    """
+
+    path: str = free()
+    slice_files: int = counted(4096)
+
+    def __post_init__(self) -> None:
+        require(self.slice_files >= 1, "source.slice_files must be at least 1")
+
+    def entries(self, storage: Storage) -> Iterator[File]:
+        """See `Source.entries`: each image, followed by its sidecars."""
+        empty = True
+        listing = list_files(self.path, storage)
+        for _, group in groupby(listing, key=_prefix):
+            files = list(group)
+            sidecars = {file.uri: file for file in files if _suffix(file.uri) in _SIDECARS}
+            for image in (file for file in files if _suffix(file.uri) in IMAGE_SUFFIXES):
+                empty = False
+                yield image
+                stem = image.uri.rsplit(".", 1)[0]
+                yield from (sidecars[name] for kind in _SIDECARS if (name := f"{stem}.{kind}") in sidecars)
+        if empty:
+            wanted = ", ".join("." + suffix for suffix in IMAGE_SUFFIXES)
+            raise ConfigError(f"source.path: no image ({wanted}) at {storage.redact(self.path)}")
+
+    def shards(self, entries: Iterable[File]) -> Iterator[Shard]:
+        """See `Source.shards`: a slice of the listing is a shard."""
+        ordinal, images, files = 0, 0, []
+        for file in entries:
+            if _suffix(file.uri) in IMAGE_SUFFIXES:
+                if images == self.slice_files:
+                    yield _slice(ordinal, files)
+                    ordinal, images, files = ordinal + 1, 0, []
+                images += 1
+            files.append(file)
+        if files:
+            yield _slice(ordinal, files)
+
+    def samples(self, shard: Shard, storage: Storage, wanted: Wanted) -> Iterator[Sample | None]:
+        """See `Source.samples`."""
+        root = _root(canonical(self.path, storage))
+        position = 0
+        for index, files in enumerate(_by_image(shard.files)):
+            position += sum(file.size for file in files)
+            if not wanted(index):
+                yield None
+                continue
+            parts = {_suffix(file.uri): _content(file, storage) for file in files}
+            yield assemble(files[0].uri.removeprefix(root), position, parts)
+
+
+def _by_image(files: Iterable[File]) -> Iterator[list[File]]:
+    """Each image with the sidecars that follow it in the plan."""
+    group: list[File] = []
+    for file in files:
+        if group and _suffix(file.uri) in IMAGE_SUFFIXES:
+            yield group
+            group = []
+        group.append(file)
+    if group:
+        yield group
+
+
+def _slice(ordinal: int, files: list[File]) -> Shard:
+    digest = hashlib.sha256(repr([(file.uri, file.size, file.etag) for file in files]).encode()).hexdigest()
+    images = sum(_suffix(file.uri) in IMAGE_SUFFIXES for file in files)
+    return Shard(ordinal, files[0].uri, sum(file.size for file in files), digest, images, tuple(files))
+
+
+def _content(file: File, storage: Storage) -> bytes | DataFault:
+    is_image = _suffix(file.uri) in IMAGE_SUFFIXES
+    if file.size > (MAX_IMAGE_BYTES if is_image else MAX_SIDECAR_BYTES):
+        fault = BadImage if is_image else BadSample
+        return fault(f"the file is too large: {file.size} bytes")
+    fs, path = storage.open(file.uri)
+    try:
+        return bytes(fs.cat_file(path))
+    except (FileNotFoundError, PermissionError, IsADirectoryError) as error:
+        return BadSample(storage.redact(f"cannot read {file.uri}: {type(error).__name__}"))
+
+
+def _root(uri: str) -> str:
+    """The folder that sample keys are relative to: up to the first wildcard, or a single file's folder."""
+    marks = [uri.index(mark) for mark in "*?[" if mark in uri]
+    if marks:
+        return uri[: uri.rindex("/", 0, min(marks)) + 1]
+    return uri[: uri.rindex("/") + 1] if _suffix(uri) in IMAGE_SUFFIXES else uri.rstrip("/") + "/"
+
+
+def _prefix(file: File) -> str:
+    """Folder and name up to its first dot: files of one stem lie together in a sorted listing."""
+    folder, _, name = file.uri.rpartition("/")
+    return f"{folder}/{name.split('.', 1)[0]}"
+
+
+def _suffix(uri: str) -> str:
+    return name_of(uri).rpartition(".")[2].lower()

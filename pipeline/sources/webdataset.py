@@ -1,0 +1,132 @@
+"""WebDataset tars: consecutive members with the same key are one sample."""
+
+import re
+import tarfile
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from pipeline.config import free, require
+from pipeline.errors import BadImage, BadSample, ConfigError, DataFault, ShardError
+from pipeline.sources.base import (
+    IMAGE_SUFFIXES,
+    MAX_IMAGE_BYTES,
+    MAX_SIDECAR_BYTES,
+    Sample,
+    Shard,
+    Wanted,
+    assemble,
+)
+from pipeline.storage import File, Storage, list_files
+
+_MEMBER = re.compile(r"((?:.*/|)[^/.]+)\.([^/]*)", re.DOTALL)
+_SUFFIXES = (*IMAGE_SUFFIXES, "json", "txt")
+
+
+@dataclass(frozen=True, kw_only=True)
+class WebDataset:
+    """Tars of `key.jpg|jpeg|png|webp` with optional `key.json` / `key.txt`.
+
+    `path` is one tar, a folder of tars or a glob. The layout is webdataset's: the key of a member is
+    its path up to the first dot of its last part.
+    """
+
+    path: str = free()  # the plan holds what it stood for
+    read_bytes: int = free(8 << 20)  # how much is fetched at once from object storage
+
+    def __post_init__(self) -> None:
+        require(self.read_bytes >= 1 << 16, "source.read_bytes must be at least 65536")
+
+    def entries(self, storage: Storage) -> Iterator[File]:
+        """See `Source.entries`."""
+        empty = True
+        for file in list_files(self.path, storage):
+            if file.uri.endswith(".tar"):
+                empty = False
+                yield file
+        if empty:
+            raise ConfigError(f"source.path: no .tar at {storage.redact(self.path)}")
+
+    def shards(self, entries: Iterable[File]) -> Iterator[Shard]:
+        """See `Source.shards`: a tar is a shard."""
+        for ordinal, file in enumerate(entries):
+            yield Shard(ordinal, file.uri, file.size, file.etag)
+
+    def samples(self, shard: Shard, storage: Storage, wanted: Wanted) -> Iterator[Sample | None]:
+        """See `Source.samples`."""
+        fs, path = storage.open(shard.uri)
+        caching = {} if "file" in fs.protocol else {"cache_type": "readahead", "block_size": self.read_bytes}
+        with fs.open(path, "rb", **caching) as stream:
+            try:
+                with tarfile.open(fileobj=stream, mode="r:") as tar:
+                    yield from _grouped(tar, wanted)
+                    _require_end(tar)
+            except tarfile.TarError as error:
+                raise ShardError(f"the tar breaks off at byte {stream.tell()}: {error}") from None
+
+
+def _grouped(tar: tarfile.TarFile, wanted: Wanted) -> Iterator[Sample | None]:
+    """The tar's samples; members that are no part of one (other suffixes, folders) are passed over."""
+    index, key, take = -1, None, False
+    parts: dict[str, bytes | DataFault] = {}
+    end = 0
+    broken: tarfile.TarError | None = None
+    members = _members(tar)
+    while broken is None:
+        try:
+            member = next(members, None)
+        except tarfile.TarError as error:
+            broken, member = error, None
+        if member is None:
+            break
+        match = _MEMBER.fullmatch(member.name)
+        if match is None or match[2].lower() not in _SUFFIXES:
+            continue
+        suffix = match[2].lower()
+        if match[1] != key or suffix in parts:
+            if key is not None:
+                yield assemble(key, end, parts) if take else None
+            index, key, parts = index + 1, match[1], {}
+            take = wanted(index)
+        try:
+            parts[suffix] = _content(tar, member, suffix) if take else b""
+        except tarfile.TarError as error:
+            parts[suffix] = BadSample(f"the tar breaks off within {member.name}")
+            broken = error
+        end = tar.offset
+    if key is not None:
+        yield assemble(key, end, parts) if take else None
+    if broken is not None:
+        raise broken
+
+
+def _members(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
+    while (member := tar.next()) is not None:
+        tar.members.clear()  # tarfile would keep every header of the archive
+        yield member
+
+
+def _content(tar: tarfile.TarFile, member: tarfile.TarInfo, suffix: str) -> bytes | DataFault:
+    is_image = suffix in IMAGE_SUFFIXES
+    if not member.isreg():
+        return BadSample(f"the tar member {member.name} is a link or a device, not a file")
+    if member.size > (MAX_IMAGE_BYTES if is_image else MAX_SIDECAR_BYTES):
+        fault = BadImage if is_image else BadSample
+        return fault(f"the tar member {member.name} is too large: {member.size} bytes")
+    reader = tar.extractfile(member)
+    assert reader is not None, "a regular member has content"
+    data = reader.read()
+    if len(data) != member.size:
+        raise tarfile.ReadError("unexpected end of data")
+    return data
+
+
+def _require_end(tar: tarfile.TarFile) -> None:
+    """Tell the end of an archive from a header that cannot be read: tarfile takes both for the end."""
+    stream = tar.fileobj
+    assert stream is not None
+    stream.seek(tar.offset)
+    block = stream.read(tarfile.BLOCKSIZE)
+    if not block:
+        raise tarfile.ReadError("there is no end-of-archive mark")
+    if block.strip(b"\0"):
+        raise tarfile.ReadError("bad header")

@@ -1,0 +1,190 @@
+"""Encode: CLIP once per image, then each arm's reduction of its tokens.
+
+B images, N patches, D vision width, P joint CLIP width, K tokens kept.
+"""
+
+import hashlib
+import time
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from pipeline.arms import Arm
+from pipeline.config import Model
+from pipeline.devices import clock, to_bytes, torch_device, use_threads
+from pipeline.models.checkpoint import Geometry, resolve
+from pipeline.models.clip import ClipEncoder
+from pipeline.rows import UnitRow, pack, unpack
+from pipeline.schema import REQUESTS, TOKENS
+from trim import Reduced, VisualTokens
+
+
+@dataclass(frozen=True)
+class _Pending:
+    """A request that can be answered: its fields so far, and where its image stands in the unit."""
+
+    fields: dict[str, Any]
+    image: int
+
+
+@dataclass
+class _Batch:
+    """Some images' CLIP features with their requests; `place` is a request's image within the batch."""
+
+    features: VisualTokens
+    requests: list[_Pending]
+    place: list[int]
+    encode_s: list[float]  # each request's share
+    text_s: float = 0.0  # each request's share, charged to the arms that read texts
+
+
+@dataclass
+class _Output:
+    """The rows of the unit's tables as they come."""
+
+    requests: list[dict[str, Any]] = field(default_factory=list)
+    tokens: list[bytes] = field(default_factory=list)
+
+
+class Encode:
+    """The encode actor: holds CLIP's towers; called with one unit at a time."""
+
+    def __init__(
+        self, *, model: Model, geometry: Geometry, arms: tuple[Arm, ...], device: str, threads: int | None
+    ) -> None:
+        started = time.perf_counter()
+        use_threads(threads)
+        self._arms, self._geometry = arms, geometry
+        self._needs = frozenset().union(*(arm.reducer.needs for arm in arms))
+        self._batch_size = model.encode_batch_size
+        self._device = torch_device(device)
+        self._encoder = ClipEncoder(
+            resolve(model.clip),
+            feature_layer=geometry.feature_layer,
+            device=self._device,
+            dtype=getattr(torch, model.encode_dtype),
+        )
+        self._startup_s = time.perf_counter() - started
+
+    @torch.inference_mode()
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        """One unit's IMAGES to REQUESTS (one row per request and arm) and TOKENS."""
+        started = time.time()
+        row = unpack(batch)
+        images = row.tables["images"]
+        output = _Output()
+        pending = _open_requests(row, images, len(self._arms), output)
+        answerable = sorted({request.image for request in pending})
+        for start in range(0, len(answerable), self._batch_size):
+            part = answerable[start : start + self._batch_size]
+            encoded = self._encode(images, part, [request for request in pending if request.image in part])
+            for number, arm in enumerate(self._arms):
+                self._reduce(number, arm, encoded, output)
+        output.requests.sort(key=lambda fields: (fields["arm"], fields["key"]))
+        tables = {
+            "requests": pa.Table.from_pylist(output.requests, schema=REQUESTS),
+            "tokens": pa.table([pa.array(output.tokens, pa.large_binary())], schema=TOKENS),
+        }
+        return pack(row.passed("encode", started, tables, self._startup_s))
+
+    def _encode(self, images: pa.Table, part: list[int], requests: list[_Pending]) -> _Batch:
+        """CLIP over some images and, if an arm reads them, their questions."""
+        begin = clock(self._device)
+        side = self._geometry.image_size
+        squares = [np.frombuffer(images["pixels"][index].as_buffer(), np.uint8) for index in part]
+        pixels_BHWC = torch.from_numpy(np.stack(squares).reshape(-1, side, side, 3))
+        features = VisualTokens(**self._encoder.encode_images(pixels_BHWC, self._needs))
+        image_s = (clock(self._device) - begin) / len(part)
+        place = [part.index(request.image) for request in requests]
+        encoded = _Batch(features, requests, place, [image_s / place.count(index) for index in place])
+        if "text" in self._needs:
+            begin = clock(self._device)
+            texts = [request.fields["question"].replace("<image>", " ") for request in requests]
+            parts = [texts[at : at + self._batch_size] for at in range(0, len(texts), self._batch_size)]
+            text = torch.cat([self._encoder.encode_texts(some) for some in parts])
+            encoded.features = replace(features, text=text)
+            encoded.text_s = (clock(self._device) - begin) / len(texts)
+        return encoded
+
+    def _reduce(self, number: int, arm: Arm, encoded: _Batch, output: _Output) -> None:
+        """One arm's reduction of a batch: image by image, or request by request if it reads the request."""
+        begin = clock(self._device)
+        if arm.reads_request:
+            reduced = [
+                item
+                for at in range(0, len(encoded.requests), self._batch_size)
+                for item in arm.reducer(_of_requests(encoded, slice(at, at + self._batch_size)))
+            ]
+            visual = list(range(len(reduced)))
+        else:
+            reduced, visual = arm.reducer(encoded.features), encoded.place
+        offset = len(output.tokens)
+        output.tokens += [to_bytes(item.tokens) for item in reduced]
+        reduce_s = (clock(self._device) - begin) / len(encoded.requests)
+        text_s = encoded.text_s if "text" in arm.reducer.needs else 0.0
+        for index, request in enumerate(encoded.requests):
+            item = reduced[visual[index]]
+            output.requests.append(
+                {
+                    **request.fields,
+                    "arm": number,
+                    "visual": offset + visual[index],
+                    "visual_tokens_full": self._geometry.num_patches,
+                    "visual_tokens_kept": len(item.tokens),
+                    "kept_patches": _bitmap(item, self._geometry.num_patches),
+                    "encode_s": encoded.encode_s[index] + text_s,
+                    "reduce_s": reduce_s,
+                }
+            )
+
+
+def _open_requests(row: UnitRow, images: pa.Table, num_arms: int, output: _Output) -> list[_Pending]:
+    """The requests that can be answered; the others go to the output as they are, once for every arm."""
+    pending = []
+    for index, sample in enumerate(images.drop_columns(["pixels"]).to_pylist()):
+        questions = sample.pop("questions") or [{"question_id": "0", "question": ""}]
+        decode_s = sample.pop("image_decode_s")
+        for number, question in enumerate(questions):
+            fields = {
+                **sample,
+                **question,
+                "key": f"{row.unit.shard:06d}-{sample['sample']:08d}-{number:04d}",
+                "image_decode_s": None if decode_s is None else decode_s / len(questions),
+            }
+            if fields["status"] == "ok" and not question["question"].strip():
+                fields |= {"status": "bad_question", "error": "the question is empty"}
+            if fields["status"] == "ok":
+                pending.append(_Pending(fields, index))
+            else:
+                output.requests += [{**fields, "arm": arm} for arm in range(num_arms)]
+    return pending
+
+
+def _of_requests(encoded: _Batch, part: slice) -> VisualTokens:
+    """The features of a slice of the requests: an image's once for each of its questions."""
+    requests, place = encoded.requests[part], encoded.place[part]
+    features = encoded.features
+    device = features.patches.device
+    rows = torch.tensor(place, device=device)
+    given = {name: value for name, value in vars(features).items() if value is not None and name != "text"}
+    selected: dict[str, Any] = {name: value[rows] for name, value in given.items()}
+    if features.text is not None:
+        selected["text"] = features.text[part]
+    names = [identity_of(item.fields["image_sha256"], item.fields["question"]) for item in requests]
+    return VisualTokens(**selected, identity=torch.tensor(names, device=device))
+
+
+def identity_of(image_sha256: str, question: str) -> int:
+    """What `Random` seeds with: 63 bits of a hash of the image and its question."""
+    digest = hashlib.sha256(f"{image_sha256}\n{question}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1
+
+
+def _bitmap(item: Reduced, num_patches: int) -> bytes:
+    """One bit a patch, row by row, the first patch in the highest bit of the first byte."""
+    mask = np.zeros(num_patches, bool)
+    mask[item.kept.to("cpu").numpy()] = True
+    return np.packbits(mask).tobytes()

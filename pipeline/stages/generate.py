@@ -1,0 +1,71 @@
+"""Generate: reduced tokens and questions to answers."""
+
+import time
+from typing import Any
+
+import pyarrow as pa
+import torch
+
+from pipeline.arms import Arm
+from pipeline.config import Decoding, Model
+from pipeline.devices import from_bytes, use_threads
+from pipeline.engines.base import Answer, EngineConfig, Request
+from pipeline.models.checkpoint import Geometry
+from pipeline.rows import pack, unpack
+from pipeline.schema import REQUESTS
+
+
+class Generate:
+    """The generate actor: holds the engine; called with one unit at a time."""
+
+    def __init__(
+        self,
+        *,
+        engine: EngineConfig,
+        model: Model,
+        decoding: Decoding,
+        geometry: Geometry,
+        arms: tuple[Arm, ...],
+        seed: int,
+        device: str,
+        threads: int | None,
+    ) -> None:
+        started = time.perf_counter()
+        use_threads(threads)
+        self._template, self._dtype = model.template, getattr(torch, model.encode_dtype)
+        self._width, self._num_arms = geometry.vision_width, len(arms)
+        self._engine = engine.load(model, decoding, device=device, seed=seed)
+        self._startup_s = time.perf_counter() - started
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        """One unit's REQUESTS and TOKENS to REQUESTS with answers, arm after arm."""
+        started = time.time()
+        row = unpack(batch)
+        requests, tokens = row.tables["requests"].to_pylist(), row.tables["tokens"]["tokens"]
+        for arm in range(self._num_arms):
+            asked = [item for item in requests if item["arm"] == arm and item["status"] == "ok"]
+            answers = self._engine.generate([self._request(item, tokens) for item in asked])
+            for item, answer in zip(asked, answers, strict=True):
+                item.update(_fields(item, answer))
+        tables = {"requests": pa.Table.from_pylist(requests, schema=REQUESTS)}
+        return pack(row.passed("generate", started, tables, self._startup_s))
+
+    def _request(self, item: dict[str, Any], tokens: pa.ChunkedArray) -> Request:
+        question = item["question"].replace("<image>", " ")
+        visual = from_bytes(tokens[item["visual"]].as_buffer(), self._dtype, self._width)
+        return Request(self._template.replace("{question}", question), visual)
+
+
+def _fields(item: dict[str, Any], answer: Answer) -> dict[str, Any]:
+    if answer.error is not None:
+        return {"status": "bad_question", "error": answer.error, "prompt_tokens": answer.prompt_tokens}
+    total = item["visual_tokens_kept"] + answer.prompt_tokens + answer.generated_tokens
+    return {
+        "prediction": answer.text,
+        "finish_reason": answer.finish_reason,
+        "prompt_tokens": answer.prompt_tokens,
+        "generated_tokens": answer.generated_tokens,
+        "prefill_s": answer.prefill_s,
+        "generate_s": answer.generate_s,
+        "tokens_per_s": total / answer.generate_s if answer.generate_s > 0 else None,
+    }

@@ -1,0 +1,174 @@
+"""Read: a shard's samples, cut into units.
+
+Where a unit ends depends on its own samples and the limits alone, so a rerun cuts alike and passes
+over the ranges whose files exist without reading their bytes.
+"""
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import pyarrow as pa
+
+from pipeline.errors import DataFault, ShardError
+from pipeline.rows import UnitRow, pack_buffers
+from pipeline.schema import SAMPLES
+from pipeline.sources.base import Sample, Shard, Source
+from pipeline.storage import Storage
+from pipeline.tasks import Task
+from pipeline.units import Unit, UnitLimits
+
+# Samples are handed to Arrow in pieces of about this size, so that a unit is never held twice.
+_PIECE_BYTES = 1 << 20
+
+
+def read_shard(
+    source: Source,
+    shard: Shard,
+    *,
+    storage: Storage,
+    task: Task,
+    limits: UnitLimits,
+    finished: dict[int, int],
+) -> Iterator[pa.Table]:
+    """The shard's units that are not `finished` (first -> stop), each as one row.
+
+    A shard that cannot be read (any further) ends with a unit, empty if need be, whose trace holds
+    `shard_error`.
+    """
+    cutter = _Cutter(shard, task, limits, finished)
+    error = None
+    # A closed unit waits for the next sample, which tells whether it is the shard's last one.
+    waiting: _Open | None = None
+    try:
+        for sample in source.samples(shard, storage, cutter.wants):
+            if waiting is not None:
+                yield waiting.row(shard, end=False)
+                waiting = None
+            waiting = cutter.add(sample)
+            if cutter.index == shard.samples:
+                break
+    except ShardError as fault:
+        error = storage.redact(str(fault))
+    last = waiting or cutter.rest(error)
+    waiting = cutter.current = None
+    if last is not None:
+        yield last.row(shard, end=True, error=error)
+
+
+@dataclass
+class _Open:
+    """A unit while its samples come in; their bytes go straight into an IPC stream."""
+
+    first: int
+    start_position: int
+    started: float = field(default_factory=time.time)
+    samples: int = 0
+    requests: int = 0
+    image_bytes: int = 0
+    position: int = 0
+
+    def __post_init__(self) -> None:
+        self._sink = pa.BufferOutputStream()
+        self._writer = pa.ipc.new_stream(self._sink, SAMPLES)
+        self._piece: list[dict[str, object]] = []
+        self._piece_bytes = 0
+
+    def add(self, row: dict[str, object], size: int, requests: int) -> None:
+        self._piece.append(row)
+        self._piece_bytes += size
+        self.samples += 1
+        self.requests += requests
+        self.image_bytes += size
+        if self._piece_bytes >= _PIECE_BYTES:
+            self._flush()
+
+    def _flush(self) -> None:
+        if self._piece:
+            self._writer.write_batch(pa.RecordBatch.from_pylist(self._piece, schema=SAMPLES))
+        self._piece, self._piece_bytes = [], 0
+
+    def row(self, shard: Shard, *, end: bool, error: str | None = None) -> pa.Table:
+        self._flush()
+        self._writer.close()
+        trace = {
+            "uri": shard.uri,
+            "source_size": shard.size,
+            "source_etag": shard.etag,
+            "source_bytes": (shard.size if end else self.position) - self.start_position,
+            "requests": self.requests,
+            "shard_error": error,
+        }
+        row = UnitRow(Unit(shard.shard, self.first, self.first + self.samples, end), {}, trace)
+        row = row.passed("read", self.started, {})
+        return pack_buffers(row, {"samples": self._sink.getvalue()})
+
+
+class _Cutter:
+    """Follows a shard's samples and closes units."""
+
+    def __init__(self, shard: Shard, task: Task, limits: UnitLimits, finished: dict[int, int]) -> None:
+        self._shard, self._task, self._limits, self._finished = shard, task, limits, finished
+        self.index = 0  # of the next sample
+        self.current: _Open | None = None
+        self._skip_to = 0
+        self._position = 0
+
+    def wants(self, index: int) -> bool:
+        """Whether sample `index` belongs to a unit that is to be made."""
+        if self.current is None and index >= self._skip_to:
+            self._skip_to = self._finished.get(index, index)
+        return index >= self._skip_to
+
+    def add(self, sample: Sample | None) -> _Open | None:
+        """Take the next sample; the unit that it closes, if it closes one."""
+        if sample is None:
+            self.index += 1
+            return None
+        if self.current is None:
+            self.current = _Open(self.index, self._position)
+        unit = self.current
+        try:
+            questions = self._task.questions(sample, self._limits.max_questions)
+            fault = sample.fault
+        except DataFault as error:
+            questions, fault = (), error
+        size = len(sample.image or b"")
+        row = {
+            "sample": self.index,
+            "sample_key": _clean(sample.key),
+            "image": None if fault else sample.image,
+            "questions": [
+                {"question_id": _clean(item.question_id), "question": _clean(item.text)} for item in questions
+            ],
+            "status": fault.status if fault else "ok",
+            "error": _clean(str(fault)) if fault else None,
+        }
+        unit.add(row, size, max(1, len(questions)))
+        self.index += 1
+        unit.position = self._position = sample.position
+        return self._close() if self._is_full(unit) else None
+
+    def rest(self, error: str | None) -> _Open | None:
+        """What is left at the shard's end: its open unit, or an empty one that says so or says why."""
+        lost = error and self.index not in self._finished.values()
+        if self.current is None and (self.index == 0 or lost):
+            self.current = _Open(self.index, self._position)
+        return self._close() if self.current is not None else None
+
+    def _is_full(self, unit: _Open) -> bool:
+        limits = self._limits
+        return (
+            unit.samples >= limits.unit_samples
+            or unit.requests >= limits.unit_requests
+            or unit.image_bytes >= limits.unit_bytes
+        )
+
+    def _close(self) -> _Open | None:
+        unit, self.current = self.current, None
+        return unit
+
+
+def _clean(text: str) -> str:
+    """Text that Arrow can hold: names in tars and JSON escapes may hold what UTF-8 cannot."""
+    return text.encode("utf-8", "replace").decode("utf-8")

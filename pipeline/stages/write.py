@@ -1,0 +1,108 @@
+"""Write: one unit, one file per arm; the file's existence is its commit."""
+
+import json
+import time
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from pipeline.rows import UnitRow, unpack
+from pipeline.schema import COUNTS, PREDICTIONS, SCHEMA_VERSION, SECONDS
+from pipeline.storage import Storage, write_atomic
+
+FOOTER = b"trimline"
+
+
+@dataclass(frozen=True)
+class ArmOutput:
+    """Where an arm's files go and what stands in each of its rows."""
+
+    folder: str  # URI of the arm's output
+    reducer: str
+    fingerprint: str
+    run_id: str
+    model: str
+
+
+def write_unit(
+    batch: pa.Table, *, outputs: tuple[ArmOutput, ...], storage: Storage, attempt: str
+) -> pa.Table:
+    """Write one unit's REQUESTS; yields the row of statistics that the driver counts with."""
+    started = time.time()
+    row = unpack(batch)
+    requests = row.tables["requests"]
+    totals = []
+    for arm, output in enumerate(outputs):
+        own = requests.filter(pc.equal(requests["arm"], arm))
+        assert own.num_rows == row.trace["requests"], "a unit lost or gained rows on its way"
+        table = _predictions(own, row, output)
+        totals.append(totals_of(table))
+        footer = _footer(row, output, totals[-1], attempt, started)
+        fs, folder = storage.open(output.folder)
+        write_atomic(fs, f"{folder}/data/{row.unit.file_name}", _parquet(table, footer))
+    unit = row.unit
+    stats = {
+        "unit": [unit.shard, unit.first, unit.stop, unit.end],
+        "source_bytes": row.trace["source_bytes"],
+        "shard_error": row.trace["shard_error"],
+        "totals": totals,
+    }
+    return pa.table({"stats": [json.dumps(stats)]})
+
+
+def _predictions(requests: pa.Table, row: UnitRow, output: ArmOutput) -> pa.Table:
+    constants = {
+        "source": row.trace["uri"],
+        "model": output.model,
+        "reducer": output.reducer,
+        "run_id": output.run_id,
+    }
+    columns = [
+        pa.array([constants[name]] * requests.num_rows, pa.string()) if name in constants else requests[name]
+        for name in PREDICTIONS.names
+    ]
+    return pa.table(columns, schema=PREDICTIONS)
+
+
+def totals_of(table: pa.Table) -> dict[str, Any]:
+    """Counts by status and sums of tokens and seconds over a table of predictions."""
+    sums = {name: pc.sum(table[name]).as_py() or 0 for name in (*COUNTS, *SECONDS)}
+    return {
+        "rows": table.num_rows,
+        "samples": pc.count_distinct(table["sample"]).as_py(),
+        "status": dict(Counter(table["status"].to_pylist())),
+        **sums,
+    }
+
+
+def _footer(
+    row: UnitRow, output: ArmOutput, totals: dict[str, Any], attempt: str, started: float
+) -> dict[str, Any]:
+    unit, trace = row.unit, row.passed("write", started, {}).trace
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "fingerprint": output.fingerprint,
+        "shard": unit.shard,
+        "first": unit.first,
+        "stop": unit.stop,
+        "end": unit.end,
+        "source_size": trace["source_size"],
+        "source_etag": trace["source_etag"],
+        "shard_error": trace["shard_error"],
+        "totals": totals,
+        "attempt": attempt,
+        "start": trace["stages"]["read"]["start"],
+        "end_time": time.time(),
+        "stages": trace["stages"],
+    }
+
+
+def _parquet(table: pa.Table, footer: dict[str, Any]) -> bytes:
+    sink = pa.BufferOutputStream()
+    described = table.replace_schema_metadata({FOOTER: json.dumps(footer).encode()})
+    pq.write_table(described, sink, compression="zstd", write_page_checksum=True)
+    return sink.getvalue().to_pybytes()

@@ -1,0 +1,92 @@
+"""Units: ranges of samples of one shard, and the files that say which of them are finished."""
+
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from pipeline.config import counted, require
+from pipeline.errors import ConfigError
+
+MAX_UNIT_BYTES = 1 << 30
+_NAME = re.compile(r"(\d{6,})-(\d{8,})-(\d{8,})(-end)?\.parquet")
+
+
+@dataclass(frozen=True, kw_only=True)
+class UnitLimits:
+    """A unit closes as soon as it holds one of these; they and the input alone decide where."""
+
+    unit_samples: int = counted(64)
+    unit_requests: int = counted(128)
+    unit_bytes: int = counted(64 << 20)
+    max_questions: int = counted(128)
+
+    def __post_init__(self) -> None:
+        for key in ("unit_samples", "unit_requests", "unit_bytes", "max_questions"):
+            require(getattr(self, key) >= 1, f"{key} must be at least 1")
+        require(
+            self.max_questions <= 10_000, "max_questions must be at most 10000 (a key has four digits for it)"
+        )
+        require(self.unit_bytes <= MAX_UNIT_BYTES // 2, f"unit_bytes must be at most {MAX_UNIT_BYTES // 2}")
+
+
+@dataclass(frozen=True, order=True)
+class Unit:
+    """Samples [first, stop) of one shard; `end` marks the shard's last unit."""
+
+    shard: int
+    first: int
+    stop: int
+    end: bool
+
+    @property
+    def file_name(self) -> str:
+        """The name of the unit's file under `data/`."""
+        return f"{self.shard:06d}-{self.first:08d}-{self.stop:08d}{'-end' if self.end else ''}.parquet"
+
+    @staticmethod
+    def of_file(name: str) -> "Unit | None":
+        """The unit that a file name stands for, or None if it is no unit's."""
+        match = _NAME.fullmatch(name)
+        return Unit(int(match[1]), int(match[2]), int(match[3]), bool(match[4])) if match else None
+
+
+class Finished:
+    """The finished ranges of every shard, read off the names of a listing."""
+
+    def __init__(self, names: Iterable[str]) -> None:
+        self._units: dict[int, dict[int, Unit]] = defaultdict(dict)
+        self.count = 0
+        for unit in filter(None, map(Unit.of_file, names)):
+            self._add(unit)
+
+    def _add(self, unit: Unit) -> None:
+        other = self._units[unit.shard].setdefault(unit.first, unit)
+        if other is not unit:
+            raise ConfigError(
+                f"the output holds two files for one range: {other.file_name}, {unit.file_name}; delete one"
+            )
+        self.count += 1
+
+    def ranges(self, shard: int) -> dict[int, int]:
+        """first -> stop of the shard's finished units."""
+        return {unit.first: unit.stop for unit in self._units.get(shard, {}).values()}
+
+    def units(self, shard: int) -> list[Unit]:
+        """The shard's finished units in order."""
+        return sorted(self._units.get(shard, {}).values())
+
+    def has_shard(self, shard: int) -> bool:
+        """Whether the files tile [0, end) and the last one is marked as the end."""
+        position = 0
+        for unit in self.units(shard):
+            if unit.first != position:
+                return False
+            if unit.end:
+                return True
+            position = unit.stop
+        return False
+
+    def __iter__(self) -> Iterator[Unit]:
+        for shard in sorted(self._units):
+            yield from self.units(shard)

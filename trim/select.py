@@ -1,0 +1,187 @@
+"""Pure functions the reducers are made of. None of them lets one image see another.
+
+Sums run in an order that depends on the length summed over and on nothing else. Library kernels choose
+theirs by the shape of the whole batch, the thread count and the device, which is enough to move a patch
+across a threshold when the same image comes in another batch.
+
+Shapes: B images, N patches, D vision width, K tokens kept of one image, k patches kept of one image.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from trim.types import Reduced, VisualTokens
+
+
+def require(x: VisualTokens, name: str, *lead: int) -> Tensor:
+    """The field `name` of `x`, which must be there and whose shape must begin with `lead`.
+
+    Raises:
+        ValueError: the field is missing or has another shape; the message names it.
+    """
+    value = getattr(x, name)
+    if value is None:
+        raise ValueError(f"VisualTokens.{name} is missing, and this reducer needs it")
+    assert isinstance(value, Tensor)
+    if tuple(value.shape[: len(lead)]) != lead:
+        raise ValueError(
+            f"VisualTokens.{name} has shape {list(value.shape)}, expected it to begin {list(lead)}"
+        )
+    return value
+
+
+def patches_of(x: VisualTokens) -> Tensor:
+    """The patches, [B, N, D] with N >= 1.
+
+    Raises:
+        ValueError: another number of dimensions, or no patches.
+    """
+    if x.patches.ndim != 3 or x.patches.shape[1] == 0:
+        raise ValueError(f"VisualTokens.patches has shape {list(x.patches.shape)}, expected [B, N >= 1, D]")
+    return x.patches
+
+
+def budget_of(x: VisualTokens) -> Tensor | None:
+    """Tokens to keep of each image, [B] int64 between 1 and N, or None if the batch brings no budget.
+
+    A budget above N means all N.
+
+    Raises:
+        ValueError: a budget below 1 (the message names the image), another shape or a floating dtype.
+    """
+    if x.budget is None:
+        return None
+    batch, patches, _ = x.patches.shape
+    budget_B = require(x, "budget", batch)
+    if budget_B.ndim != 1 or budget_B.is_floating_point():
+        raise ValueError("VisualTokens.budget must be [B] whole numbers")
+    if (too_small := (budget_B < 1).nonzero()).numel():
+        image = int(too_small[0])
+        raise ValueError(
+            f"VisualTokens.budget of image {image} is {int(budget_B[image])}, must be at least 1"
+        )
+    return budget_B.to(x.patches.device, torch.int64).clamp(max=patches)
+
+
+def is_whole(value: object) -> bool:
+    """True for an int that is not a bool."""
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def check_size(keep_ratio: float | None, num_kept: int | None) -> None:
+    """Validates the two exclusive ways to say how many patches stay.
+
+    Raises:
+        ValueError: both are given, or one is out of range; the message names the parameter.
+    """
+    if keep_ratio is not None and num_kept is not None:
+        raise ValueError("keep_ratio and num_kept exclude each other; give one of them")
+    if keep_ratio is not None and not 0 < keep_ratio <= 1:
+        raise ValueError(f"keep_ratio must be above 0 and at most 1, not {keep_ratio!r}")
+    if num_kept is not None and (not is_whole(num_kept) or num_kept < 1):
+        raise ValueError(f"num_kept must be a whole number of at least 1, not {num_kept!r}")
+
+
+def fixed_count(keep_ratio: float | None, num_kept: int | None, patches: int) -> int | None:
+    """int(N keep_ratio) or min(num_kept, N), or None if neither is given."""
+    if keep_ratio is not None:
+        return int(patches * keep_ratio)
+    return None if num_kept is None else min(num_kept, patches)
+
+
+def ordered_sum(x: Tensor, dim: int) -> Tensor:
+    """Sums over `dim` by adding the second half onto the first until one entry is left.
+
+    Elementwise additions alone: the same bits in any batch, thread count and device. The memory of `x` is
+    used up, so it must belong to the caller.
+    """
+    length = x.shape[dim]
+    while length > 1:
+        half = (length + 1) // 2
+        x.narrow(dim, 0, length - half).add_(x.narrow(dim, half, length - half))
+        length = half
+    return x.select(dim, 0)
+
+
+def ordered_dot(a: Tensor, b: Tensor) -> Tensor:
+    """Dot products over the last dimension of two tensors [..., P], in the order of `ordered_sum`.
+
+    The two broadcast against each other; returns their common shape without its last dimension.
+    """
+    return ordered_sum(a * b, dim=-1)
+
+
+def iqr_outliers(scores_BN: Tensor, factor: float = 1.5) -> Tensor:
+    """Which scores lie strictly above Q3 + factor (Q3 - Q1) of their own row.
+
+    Quartiles are interpolated linearly, like numpy's default. Spelled out rather than left to
+    torch.quantile, whose interpolation may round differently from one vector lane to the next.
+
+    Args:
+        scores_BN: [B, N] floating point, finite.
+        factor: how many interquartile ranges above the third quartile an outlier begins.
+
+    Returns:
+        [B, N] bool.
+    """
+    sorted_BN = scores_BN.sort(dim=-1).values
+
+    def quartile(q: float) -> Tensor:
+        position = q * (scores_BN.shape[-1] - 1)
+        below = int(position)
+        above = min(below + 1, scores_BN.shape[-1] - 1)
+        low_B1, high_B1 = sorted_BN[:, below, None], sorted_BN[:, above, None]
+        return low_B1 + (high_B1 - low_B1) * (position - below)
+
+    q1_B1, q3_B1 = quartile(0.25), quartile(0.75)
+    return scores_BN > q3_B1 + (q3_B1 - q1_B1) * factor
+
+
+def top_mask(scores_BN: Tensor, count_B: Tensor) -> Tensor:
+    """Marks the `count_B` largest scores of each row; among equals the lower index goes first.
+
+    Args:
+        scores_BN: [B, N] any ordered dtype, without NaN.
+        count_B: [B] int64; below 0 counts as 0, above N as N.
+
+    Returns:
+        [B, N] bool.
+    """
+    order_BN = scores_BN.argsort(dim=-1, descending=True, stable=True)
+    place_N = torch.arange(scores_BN.shape[-1], device=scores_BN.device)
+    rank_BN = torch.empty_like(order_BN).scatter_(-1, order_BN, place_N.expand_as(order_BN))
+    return rank_BN < count_B[:, None]
+
+
+def mean_of_rest(patches_BND: Tensor, kept_BN: Tensor) -> Tensor:
+    """Plain mean of the patches that are not kept, accumulated in float32 (float64 for float64).
+
+    Args:
+        patches_BND: [B, N, D] floating point.
+        kept_BN: [B, N] bool.
+
+    Returns:
+        [B, D] in the dtype of the patches; zeros for an image that keeps everything.
+    """
+    wide = torch.promote_types(patches_BND.dtype, torch.float32)
+    sum_BD = ordered_sum(patches_BND.masked_fill(kept_BN[..., None], 0).to(wide), dim=1)
+    rest_B = kept_BN.logical_not().sum(-1).clamp(min=1)
+    return (sum_BD / rest_B[:, None]).to(patches_BND.dtype)
+
+
+def gather(patches_BND: Tensor, kept_BN: Tensor, mean_BD: Tensor | None = None) -> list[Reduced]:
+    """Splits a batch into one ragged result per image: its kept patches in spatial order, then its mean.
+
+    An image that keeps every patch gets no mean, because there is no rest to stand for.
+    """
+    count = kept_BN.sum(-1).tolist()  # one transfer from the device for the whole batch
+    kept = kept_BN.nonzero()[:, 1].split_with_sizes(count)
+    reduced = []
+    for i, kept_k in enumerate(kept):
+        tokens_KD = patches_BND[i].index_select(0, kept_k)
+        if mean_BD is not None and count[i] < patches_BND.shape[1]:
+            tokens_KD = torch.cat([tokens_KD, mean_BD[i : i + 1]])
+        reduced.append(Reduced(tokens_KD, kept_k))
+    return reduced
