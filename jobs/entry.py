@@ -88,7 +88,10 @@ def _require_varying_output(arguments: Sequence[str]) -> None:
 
 @contextlib.contextmanager
 def _hydra_arguments(command: str, arguments: Sequence[str], sweep: bool) -> Iterator[None]:
-    """sys.argv and the environment as Hydra shall see them; a sweep's own file goes to a folder that is deleted."""
+    """sys.argv and the environment as Hydra shall see them.
+
+    The file that Hydra writes about a sweep goes to a folder that is deleted.
+    """
     saved = sys.argv
     folder = tempfile.mkdtemp(prefix="trimline-") if sweep else None
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come back to us instead of being printed

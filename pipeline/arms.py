@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Arm:
-    """One reducer setting. `folder` is where its output lies, relative to the run's (\"\" for the run's own)."""
+    """One reducer setting. `folder` is where its output lies below the run's ("": the run's own)."""
 
     name: str
     reducer: "Reducer"

@@ -1,6 +1,7 @@
 """Where the stages run, and with which resources."""
 
 import hashlib
+import logging
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -93,7 +94,7 @@ def start_ray(cluster: Cluster) -> None:
             "_node_ip_address": "127.0.0.1",
         }
     try:
-        ray.init(address=cluster.address, logging_level="ERROR", **options)
+        ray.init(address=cluster.address, logging_level=logging.ERROR, **options)
     except ConnectionError as error:
         raise RunError(f"cluster.address={cluster.address}: {error}") from None
     cluster.require_fit(ray.cluster_resources().get("CPU", 0))
@@ -118,7 +119,7 @@ def _own_packages_first() -> Callable[[], None]:
             def find_spec(name: str, path: Any = None, target: Any = None) -> Any:
                 return PathFinder.find_spec(name, [root]) if path is None and name in names else None
 
-        sys.meta_path.insert(0, OwnPackages)  # type: ignore[arg-type]
+        sys.meta_path.insert(0, OwnPackages)
 
     return hook
 

@@ -29,7 +29,7 @@ class ShardError(TrimlineError):
     """A shard, or the rest of one, cannot be read."""
 
 
-class DataFault(TrimlineError):
+class DataFault(TrimlineError):  # noqa: N818 - a fault of the data is no error of the program
     """One sample or request is at fault; `status` is the value of the row's status column."""
 
     status = "bad_sample"

@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 # Restarts are bounded: a unit that kills its worker each time must end the run, not hang it.
 _TASK: dict[str, Any] = {"max_retries": 3}
 _ACTOR: dict[str, Any] = {"max_restarts": 3, "max_task_retries": 3}
-_ONE_UNIT: dict[str, Any] = {"batch_size": 1, "batch_format": "pyarrow", "zero_copy_batch": True}
 
 
 def run_flow(config: "RunConfig", prepared: "Prepared", attempt: str) -> Iterator[dict[str, Any]]:
@@ -42,9 +41,8 @@ def run_flow(config: "RunConfig", prepared: "Prepared", attempt: str) -> Iterato
     cluster, options = config.cluster, config.options
     gpus = ray.cluster_resources().get("GPU", 0)
     pending = prepared.pending
-    shards = ray.data.from_arrow(pa.table({"shard": pa.array(pending, pa.int64())}))
-    shards = shards.repartition(len(pending)) if len(pending) > 1 else shards
-    units = shards.map_batches(
+    units = _through(
+        ray.data.range(len(pending), override_num_blocks=len(pending)),
         read_pending,
         fn_kwargs={
             "output": prepared.output,
@@ -52,30 +50,30 @@ def run_flow(config: "RunConfig", prepared: "Prepared", attempt: str) -> Iterato
             "storage": config.storage,
             "task": config.task,
             "limits": config.limits,
-            "finished": {shard: prepared.finished.ranges(shard) for shard in pending},
+            "pending": [(shard, prepared.finished.ranges(shard)) for shard in pending],
         },
         num_cpus=cluster.read.num_cpus,
-        **_ONE_UNIT,
         **_TASK,
     )
-    units = units.map_batches(
+    units = _through(
+        units,
         decode_unit,
         fn_kwargs={"checkpoint": config.model.path, "imaging": config.imaging},
         num_cpus=cluster.decode.num_cpus,
-        **_ONE_UNIT,
         **_TASK,
     )
     shared = {"geometry": prepared.geometry, "model": config.model, "arms": config.arms}
-    units = units.map_batches(
+    units = _through(
+        units,
         Encode,
         fn_constructor_kwargs={**shared, "device": options.device, "threads": cluster.encode.threads},
         num_cpus=cluster.encode.num_cpus,
         num_gpus=cluster.gpu_share("encode", gpus),
         compute=ray.data.ActorPoolStrategy(size=cluster.encode.num_actors),
-        **_ONE_UNIT,
         **_ACTOR,
     )
-    units = units.map_batches(
+    units = _through(
+        units,
         Generate,
         fn_constructor_kwargs={
             **shared,
@@ -88,14 +86,13 @@ def run_flow(config: "RunConfig", prepared: "Prepared", attempt: str) -> Iterato
         num_cpus=cluster.generate.num_cpus,
         num_gpus=cluster.gpu_share("generate", gpus),
         compute=ray.data.ActorPoolStrategy(size=cluster.generate.num_actors),
-        **_ONE_UNIT,
         **_ACTOR,
     )
-    rows = units.map_batches(
+    rows = _through(
+        units,
         write_unit,
         fn_kwargs={"outputs": _outputs(config, prepared), "storage": config.storage, "attempt": attempt},
         num_cpus=cluster.write.num_cpus,
-        **_ONE_UNIT,
         **_TASK,
     )
     for row in rows.iter_rows():
@@ -110,16 +107,14 @@ def read_pending(
     storage: Storage,
     task: Task,
     limits: UnitLimits,
-    finished: dict[int, dict[int, int]],
+    pending: list[tuple[int, dict[int, int]]],
 ) -> Iterator[pa.Table]:
-    """The missing units of one shard of the plan, given its number."""
-    ordinal = batch["shard"][0].as_py()
+    """The missing units of one shard: `batch` says which of the `pending` (number, finished ranges)."""
+    ordinal, finished = pending[batch["id"][0].as_py()]
     plan = _plan(output, storage)
     shard = plan.shard(ordinal, storage)
     require_same(shard, storage)
-    yield from read_shard(
-        source, shard, storage=storage, task=task, limits=limits, finished=finished.get(ordinal, {})
-    )
+    yield from read_shard(source, shard, storage=storage, task=task, limits=limits, finished=finished)
 
 
 @functools.lru_cache(maxsize=1)
@@ -127,6 +122,11 @@ def _plan(output: str, storage: Storage) -> Any:
     plan = load_plan(output, storage)
     assert plan is not None, "the driver has written the plan"
     return plan
+
+
+def _through(units: Any, stage: Any, **options: Any) -> Any:
+    """The units after one more stage, which is given a unit at a time, without a copy."""
+    return units.map_batches(stage, batch_size=1, batch_format="pyarrow", zero_copy_batch=True, **options)
 
 
 def _outputs(config: "RunConfig", prepared: "Prepared") -> tuple[ArmOutput, ...]:

@@ -7,6 +7,7 @@ import dataclasses
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
+from typing import Any
 
 import fsspec
 import numpy as np
@@ -107,8 +108,8 @@ def require_unchanged(plan: Plan, finished: Finished, source: Source, storage: S
         for file in _files(plan.shard(ordinal, storage)):
             if not _holds(present, file):
                 raise ConfigError(
-                    f"shard {ordinal} has changed or is gone since the run first started: {storage.redact(file.uri)}; "
-                    "restore it, or start a new output"
+                    f"shard {ordinal} has changed or is gone since the run first started: "
+                    f"{storage.redact(file.uri)}; restore it, or start a new output"
                 )
 
 
@@ -151,7 +152,7 @@ def _write_part(output: str, source: str, shards: Iterator[Shard], storage: Stor
     write_atomic(fs, f"{folder}/plan/{first:06d}.parquet", sink.getvalue().to_pybytes())
 
 
-def _shard(row: dict) -> Shard:
+def _shard(row: dict[str, Any]) -> Shard:
     files = tuple(File(**file) for file in row.pop("files") or ())
     return Shard(**row, files=files)
 

@@ -171,8 +171,8 @@ def _require_unit_fits(config: RunConfig, geometry: Geometry) -> None:
     for what, size in (("decoded images", pixels), ("visual tokens", tokens)):
         if size > MAX_UNIT_BYTES:
             raise ConfigError(
-                f"unit_samples, unit_requests, max_questions: a unit's {what} could take {size:,} bytes, more than "
-                f"{MAX_UNIT_BYTES:,}; lower them"
+                f"unit_samples, unit_requests, max_questions: a unit's {what} could take {size:,} bytes, "
+                f"more than {MAX_UNIT_BYTES:,}; lower them"
             )
 
 
@@ -212,10 +212,11 @@ def _conclude(config: RunConfig, prepared: Prepared, message: str) -> Outcome:
     ok, rows = summary["status"].get("ok", 0), summary["rows"]
     if summary["failed_shards"]:
         first = summary["failed_shards_named"][0]
-        text = f"{summary['failed_shards']} shards could not be read whole; shard {first['shard']}: {first['error']}"
-        return Outcome(1, summary, text)
-    if rows - ok > config.options.max_failed_fraction * rows:
-        text = f"{rows - ok} of {rows} rows failed, more than max_failed_fraction={config.options.max_failed_fraction}"
+        text = f"{summary['failed_shards']} shards could not be read whole"
+        return Outcome(1, summary, f"{text}; shard {first['shard']}: {first['error']}")
+    allowed = config.options.max_failed_fraction
+    if rows - ok > allowed * rows:
+        text = f"{rows - ok} of {rows} rows failed, more than max_failed_fraction={allowed}"
         return Outcome(3, summary, text)
     fs, folder = config.storage.open(prepared.output)
     write_atomic(fs, f"{folder}/_SUCCESS", b"")

@@ -173,9 +173,9 @@ def _make_llava(folder: Path, clip: CLIPModel, generator: torch.Generator) -> No
     _randomize(model, scales, generator)
     model.model.vision_tower.load_state_dict(clip.vision_model.state_dict())
     _choose_what_is_said(model.lm_head.weight, tokenizer)
-    model.generation_config = GenerationConfig(**ids)  # type: ignore[no-untyped-call]
+    model.generation_config = GenerationConfig(**ids)
     model.save_pretrained(folder)
-    LlavaProcessor(  # type: ignore[no-untyped-call]
+    LlavaProcessor(
         _image_processor(),
         tokenizer,
         patch_size=PATCH_PX,

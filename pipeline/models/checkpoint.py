@@ -127,7 +127,7 @@ def weights_digest(folder: Path) -> str:
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The safetensors files that make up the checkpoint, sorted; ConfigError if there are none or one is missing."""
+    """The safetensors files of the checkpoint, sorted; ConfigError if there are none or one is missing."""
     index = folder / "model.safetensors.index.json"
     if (folder / "model.safetensors").is_file():
         files = [folder / "model.safetensors"]
@@ -144,8 +144,8 @@ def weight_files(folder: Path) -> list[Path]:
 def check_fit(llava: Path, clip: Path) -> Geometry:
     """The geometry of a LLaVA and the CLIP whose vision tower it has.
 
-    Raises ConfigError, naming what is wrong, if either is not what it should be, if they have different vision
-    towers, or if the LLaVA reads its tower in a way that is not supported.
+    Raises ConfigError, naming what is wrong, if either is not what it should be, if they have different
+    vision towers, or if the LLaVA reads its tower in a way that is not supported.
     """
     llava_config, clip_config = _read_config(llava), _read_config(clip)
     _check_kinds(llava, llava_config, clip, clip_config)

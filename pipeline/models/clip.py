@@ -6,13 +6,12 @@ Legend: B images or texts, S pixels a side, C channels, N patches, D vision widt
 import copy
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import AutoTokenizer, CLIPTextModelWithProjection, CLIPVisionModelWithProjection
 
-from pipeline.errors import ConfigError
+from pipeline.models.loading import load_part
 from pipeline.models.preprocess import Normalization
 
 IMAGE_FIELDS = frozenset({"patches", "metric", "cls"})
@@ -45,7 +44,7 @@ class ClipEncoder:
     ):
         self.device = torch.device(device)
         self.normalization = normalization
-        vision = _load(CLIPVisionModelWithProjection, folder)
+        vision = load_part(CLIPVisionModelWithProjection, "vision tower", folder, torch.float32)
         self.joint_width: int = vision.config.projection_dim
         tower = vision.vision_model
         tower.encoder.layers = tower.encoder.layers[:feature_layer]
@@ -55,7 +54,7 @@ class ClipEncoder:
         self._mean_C = torch.tensor(normalization.mean, device=self.device)
         self._std_C = torch.tensor(normalization.std, device=self.device)
         if "text" in needs:
-            text = _load(CLIPTextModelWithProjection, folder)
+            text = load_part(CLIPTextModelWithProjection, "text tower", folder, torch.float32)
             self._text_head = text.text_projection.to(self.device)
             self._text_tower = text.text_model.to(self.device, dtype)
             self._tokenizer = AutoTokenizer.from_pretrained(folder)
@@ -106,12 +105,3 @@ class ClipEncoder:
         """pixel_values [B, C, S, S] float32; uint8 crosses to the device, a quarter of the bytes."""
         values = pixels_BSSC.to(self.device, non_blocking=True).float() * self.normalization.rescale_factor
         return ((values - self._mean_C) / self._std_C).permute(0, 3, 1, 2)
-
-
-def _load(kind: Any, folder: Path) -> Any:
-    """One tower with its projection, float32 and ready for inference; never with invented weights."""
-    model, report = kind.from_pretrained(folder, dtype=torch.float32, output_loading_info=True)
-    if report["missing_keys"] or report["mismatched_keys"]:
-        lacking = sorted(map(str, [*report["missing_keys"], *report["mismatched_keys"]]))
-        raise ConfigError(f"{folder} lacks weights of CLIP: {', '.join(lacking[:3])} ({len(lacking)} in all)")
-    return model.eval().requires_grad_(False)

@@ -9,14 +9,15 @@ from typing import Any
 import torch
 from safetensors import safe_open
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedConfig
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 from transformers.models.llava.modeling_llava import LlavaMultiModalProjector
 
 from pipeline.errors import ConfigError
 from pipeline.models.checkpoint import PROJECTOR, weight_files
+from pipeline.models.loading import load_part, refuse_gaps
 
 # Where the language model's weights lie in a LLaVA checkpoint -> where they lie in the model alone. The first
-# three are the published layout, the last that of transformers 5, whose lm_head needs no renaming.
+# two are the published layout, the last that of transformers 5, whose lm_head needs no renaming.
 LANGUAGE_KEYS = {
     r"^language_model\.model\.": "model.",
     r"^language_model\.lm_head\.": "lm_head.",
@@ -42,12 +43,21 @@ class LanguageModel:
     ):
         config = AutoConfig.from_pretrained(folder)
         self.device = torch.device(device)
-        self.model = _load_language_model(folder, config, dtype).to(self.device)
+        self.model = load_part(
+            AutoModelForCausalLM,
+            "language model",
+            folder,
+            dtype,
+            config=config.text_config,
+            key_mapping=LANGUAGE_KEYS,
+        ).to(self.device)
         self.projector = _load_projector(folder, config, dtype).to(self.device)
         self.tokenizer: Any = AutoTokenizer.from_pretrained(folder)
         self.max_positions: int = config.text_config.max_position_embeddings
         self.image_token_id: int = config.image_token_id
         self.eos_token_ids = _eos_token_ids(folder, self.model)
+        # How to decode is the run's configuration alone; checkpoints come with temperatures of their own.
+        self.model.generation_config = GenerationConfig()
         if self.tokenizer.convert_tokens_to_ids("<image>") != self.image_token_id:
             raise ConfigError(f"{folder}: <image> is not token {self.image_token_id} of the tokenizer")
 
@@ -57,7 +67,7 @@ class LanguageModel:
         return self.projector(tokens_KD.to(self.device, self.model.dtype))
 
     def tokenize(self, prompt: str) -> list[int]:
-        """Token ids as the checkpoint's processor gives them, but with one image token, not one for each patch."""
+        """Token ids as the checkpoint's processor gives them, but one image token, not one for each patch."""
         return self.tokenizer(prompt)["input_ids"]
 
     def embed(self, prompt: str, tokens_KD: Tensor) -> tuple[Tensor, int]:
@@ -77,15 +87,7 @@ class LanguageModel:
         return torch.cat([text_LH[:at], self.project(tokens_KD), text_LH[at:]])
 
 
-def _load_language_model(folder: Path, config: PreTrainedConfig, dtype: torch.dtype) -> Any:
-    model, report = AutoModelForCausalLM.from_pretrained(
-        folder, config=config.text_config, key_mapping=LANGUAGE_KEYS, dtype=dtype, output_loading_info=True
-    )
-    _refuse_gaps(folder, "language model", report["missing_keys"], report["mismatched_keys"])
-    return model.eval().requires_grad_(False)
-
-
-def _load_projector(folder: Path, config: PreTrainedConfig, dtype: torch.dtype) -> nn.Module:
+def _load_projector(folder: Path, config: Any, dtype: torch.dtype) -> nn.Module:
     weights = {}
     for file in weight_files(folder):
         with safe_open(file, framework="pt") as tensors:
@@ -98,18 +100,9 @@ def _load_projector(folder: Path, config: PreTrainedConfig, dtype: torch.dtype) 
     mismatched = {
         name for name in expected if name in weights and weights[name].shape != expected[name].shape
     }
-    _refuse_gaps(folder, "projector", set(expected) - set(weights), mismatched)
+    refuse_gaps(folder, "projector", set(expected) - set(weights), mismatched)
     projector.load_state_dict({name: weights[name] for name in expected}, assign=True)
     return projector.eval().requires_grad_(False)
-
-
-def _refuse_gaps(folder: Path, part: str, missing: Any, mismatched: Any) -> None:
-    names = sorted(map(str, [*missing, *mismatched]))
-    if names:
-        listed = ", ".join(names[:3])
-        raise ConfigError(
-            f"{folder}: weights of the {part} are missing or misshapen: {listed} ({len(names)})"
-        )
 
 
 def _eos_token_ids(folder: Path, model: Any) -> tuple[int, ...]:

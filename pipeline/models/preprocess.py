@@ -50,6 +50,6 @@ class Preprocessor:
 
     def __call__(self, rgb: Image.Image) -> np.ndarray:
         """Resize and crop an RGB image: uint8 [S, S, 3]."""
-        output = self._processor(rgb, do_rescale=False, do_normalize=False, input_data_format="channels_last")
+        output = self._processor(rgb, do_rescale=False, do_normalize=False)
         pixels = np.asarray(output["pixel_values"][0])
         return np.ascontiguousarray(pixels.transpose(1, 2, 0).astype(np.uint8, copy=False))

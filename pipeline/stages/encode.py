@@ -17,6 +17,7 @@ from pipeline.config import Model
 from pipeline.devices import clock, to_bytes, torch_device, use_threads
 from pipeline.models.checkpoint import Geometry, resolve
 from pipeline.models.clip import ClipEncoder
+from pipeline.models.preprocess import Preprocessor
 from pipeline.rows import UnitRow, pack, unpack
 from pipeline.schema import REQUESTS, TOKENS
 from trim import Reduced, VisualTokens
@@ -66,6 +67,8 @@ class Encode:
             feature_layer=geometry.feature_layer,
             device=self._device,
             dtype=getattr(torch, model.encode_dtype),
+            needs=self._needs,
+            normalization=Preprocessor(resolve(model.path)).normalization,
         )
         self._startup_s = time.perf_counter() - started
 
@@ -103,9 +106,7 @@ class Encode:
         if "text" in self._needs:
             begin = clock(self._device)
             texts = [request.fields["question"].replace("<image>", " ") for request in requests]
-            parts = [texts[at : at + self._batch_size] for at in range(0, len(texts), self._batch_size)]
-            text = torch.cat([self._encoder.encode_texts(some) for some in parts])
-            encoded.features = replace(features, text=text)
+            encoded.features = replace(features, text=self._encoder.encode_texts(texts))
             encoded.text_s = (clock(self._device) - begin) / len(texts)
         return encoded
 

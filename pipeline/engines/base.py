@@ -1,0 +1,45 @@
+"""What the generate stage asks of an engine, and what it gets back.
+
+Legend: K visual tokens kept, D vision width.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Request:
+    """One prompt, in which `<image>` stands exactly once, and the visual tokens to put there."""
+
+    prompt: str
+    tokens_KD: "Tensor"  # noqa: N815 - before the projector; any floating dtype, any device
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What became of a request: an answer, or (text None) the reason why there is none.
+
+    `generated_tokens` and `token_ids` are what was generated up to the end: with the tokens of a stop string,
+    without EOS. Seconds are this request's share of its batch; `generate_s` includes `prefill_s`.
+    """
+
+    text: str | None
+    finish_reason: str | None  # "stop": EOS or a stop string; "length": max_new_tokens reached
+    prompt_tokens: int  # text only, BOS included
+    generated_tokens: int = 0
+    prefill_s: float = 0.0
+    generate_s: float = 0.0
+    error: str | None = None  # one line
+    token_ids: tuple[int, ...] = ()
+
+
+class Engine(Protocol):
+    """Turns requests into answers."""
+
+    def generate(self, requests: Sequence[Request]) -> list[Answer]:
+        """One answer for each request, in the same order."""
+        ...

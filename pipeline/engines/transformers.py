@@ -1,0 +1,36 @@
+"""The configuration of the transformers engine; torch comes in with `load`."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from pipeline.config import Decoding, Model, counted, require
+
+if TYPE_CHECKING:
+    from pipeline.engines.transformers_engine import TransformersEngine
+
+
+@dataclass(frozen=True, kw_only=True)
+class Transformers:
+    """Batches of at most `max_batch` requests and `token_budget` input tokens, padding included.
+
+    Both count for the fingerprint: another batch rounds differently, and samples differently.
+    """
+
+    token_budget: int = counted(16384)
+    max_batch: int = counted(64)
+
+    def __post_init__(self) -> None:
+        require(self.token_budget >= 1, "engine.token_budget must be at least 1")
+        require(self.max_batch >= 1, "engine.max_batch must be at least 1")
+
+    def load(self, model: Model, decoding: Decoding, *, device: str, seed: int) -> "TransformersEngine":
+        """The engine with the model's weights on `device`. Raises ConfigError if they cannot be loaded."""
+        import torch
+
+        from pipeline.engines.transformers_engine import TransformersEngine
+        from pipeline.models.checkpoint import resolve
+        from pipeline.models.llava import LanguageModel
+
+        dtype = getattr(torch, model.generate_dtype)
+        language_model = LanguageModel(resolve(model.path), device=device, dtype=dtype)
+        return TransformersEngine(self, language_model, decoding, seed=seed)

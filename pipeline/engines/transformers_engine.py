@@ -1,0 +1,166 @@
+"""Answers by transformers' own `generate`, in left-padded batches of similar length.
+
+Legend: B requests of a batch, L tokens of the longest prompt (visual ones included), H language width.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from time import perf_counter
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaList
+
+from pipeline.config import Decoding
+from pipeline.engines.base import Answer, Request
+from pipeline.engines.transformers import Transformers
+from pipeline.models.llava import LanguageModel
+
+
+class TransformersEngine:
+    """An Engine (pipeline.engines.base) on one device."""
+
+    def __init__(self, config: Transformers, language_model: LanguageModel, decoding: Decoding, *, seed: int):
+        self.config = config
+        self.decoding = decoding
+        self.seed = seed
+        self._lm = language_model
+        sampling = {}
+        if decoding.temperature > 0:
+            sampling = {"temperature": decoding.temperature, "top_p": decoding.top_p, "top_k": 0}
+        self._generation = GenerationConfig(
+            max_new_tokens=decoding.max_new_tokens,
+            do_sample=bool(sampling),
+            eos_token_id=list(language_model.eos_token_ids),
+            # Whatever ended a row, what follows is EOS: the row is what stands before the first one.
+            pad_token_id=language_model.eos_token_ids[0],
+            stop_strings=list(decoding.stop) or None,
+            **sampling,
+        )
+
+    def generate(self, requests: Sequence[Request]) -> list[Answer]:
+        """One answer for each request, in order; one that is too long for the model gets an error instead."""
+        prompts = [self._lm.tokenize(request.prompt) for request in requests]
+        lengths = [
+            len(ids) - 1 + len(request.tokens_KD) for ids, request in zip(prompts, requests, strict=True)
+        ]
+        room = self._lm.max_positions - self.decoding.max_new_tokens
+        answers = {i: self._refuse(prompts[i], n) for i, n in enumerate(lengths) if n > room}
+        short = [i for i in range(len(requests)) if i not in answers]
+        plan = plan_batches([lengths[i] for i in short], self.config.token_budget, self.config.max_batch)
+        for batch in plan:
+            chosen = [short[i] for i in batch]
+            batch_answers = self._run([prompts[i] for i in chosen], [requests[i] for i in chosen])
+            answers.update(zip(chosen, batch_answers, strict=True))
+        return [answers[i] for i in range(len(requests))]
+
+    def _refuse(self, prompt: list[int], length: int) -> Answer:
+        error = (
+            f"{length} input tokens and max_new_tokens {self.decoding.max_new_tokens} exceed the model's "
+            f"{self._lm.max_positions} positions"
+        )
+        return Answer(text=None, finish_reason=None, prompt_tokens=len(prompt) - 1, error=error)
+
+    @torch.inference_mode()
+    def _run(self, prompts: list[list[int]], requests: list[Request]) -> list[Answer]:
+        started = perf_counter()
+        embeds = [self._lm.embed_ids(ids, r.tokens_KD) for ids, r in zip(prompts, requests, strict=True)]
+        inputs_BLH, mask_BL = pad_left(embeds)
+        clock = _Prefill(self._lm.device)
+        with self._random_numbers(requests):
+            tokens_BG = self._lm.model.generate(
+                inputs_embeds=inputs_BLH,
+                attention_mask=mask_BL,
+                generation_config=self._generation,
+                stopping_criteria=StoppingCriteriaList([clock]),
+                tokenizer=self._lm.tokenizer,
+            )
+        rows = tokens_BG.tolist()
+        stopped = perf_counter()
+        ends = [self._end(row) for row in rows]
+        prefill = share(clock.stopped - started, [len(e) for e in embeds])
+        decode = share(stopped - clock.stopped, [len(ids) for ids, _, _ in ends])
+        return [
+            Answer(
+                text=text,
+                finish_reason=reason,
+                prompt_tokens=len(prompt) - 1,
+                generated_tokens=len(ids),
+                prefill_s=prefill_s,
+                generate_s=prefill_s + decode_s,
+                token_ids=ids,
+            )
+            for prompt, (ids, text, reason), prefill_s, decode_s in zip(
+                prompts, ends, prefill, decode, strict=True
+            )
+        ]
+
+    def _end(self, row: list[int]) -> tuple[tuple[int, ...], str, str]:
+        """The row up to its end, its text, and why it ended there."""
+        stop = next((at for at, token in enumerate(row) if token in self._lm.eos_token_ids), None)
+        ids = tuple(row[:stop])
+        text = self._lm.tokenizer.decode(ids, skip_special_tokens=True)
+        cut = min((at for at in map(text.find, self.decoding.stop) if at >= 0), default=None)
+        reason = "length" if stop is None and cut is None else "stop"
+        return ids, text[:cut].strip(), reason
+
+    @contextmanager
+    def _random_numbers(self, requests: list[Request]) -> Iterator[None]:
+        """When sampling, random numbers that are a function of the seed and the batch alone."""
+        if not self._generation.do_sample:
+            yield
+            return
+        batch = [(request.prompt, len(request.tokens_KD)) for request in requests]
+        digest = hashlib.sha256(json.dumps([self.seed, batch]).encode()).digest()
+        device = self._lm.device
+        devices: list[Any] = [] if device.type == "cpu" else [device]
+        kind = "cuda" if device.type == "cpu" else device.type
+        with torch.random.fork_rng(devices=devices, device_type=kind):
+            torch.manual_seed(int.from_bytes(digest[:8], "big"))
+            yield
+
+
+def plan_batches(lengths: Sequence[int], token_budget: int, max_batch: int) -> list[list[int]]:
+    """Indices of `lengths` in batches of similar length, the longest first: memory runs out at once or never.
+
+    The number of a batch's members times its longest is at most token_budget, unless it is a single one.
+    """
+    batches: list[list[int]] = []
+    for index in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
+        longest = lengths[batches[-1][0]] if batches else 0
+        if not batches or len(batches[-1]) == max_batch or (len(batches[-1]) + 1) * longest > token_budget:
+            batches.append([])
+        batches[-1].append(index)
+    return batches
+
+
+def pad_left(embeds: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """Sequences [*, H] -> (inputs_BLH padded with zeros on the left, attention mask_BL, int64)."""
+    ones = [torch.ones(len(sequence), dtype=torch.int64, device=sequence.device) for sequence in embeds]
+    inputs_BLH = pad_sequence(list(embeds), batch_first=True, padding_side="left")
+    return inputs_BLH, pad_sequence(ones, batch_first=True, padding_side="left")
+
+
+def share(total: float, parts: Sequence[int]) -> list[float]:
+    """`total` in proportion to `parts`; in equal shares if all of them are zero."""
+    whole = sum(parts)
+    return [total * part / whole if whole else total / len(parts) for part in parts]
+
+
+class _Prefill(StoppingCriteria):
+    """Stops nothing; notes when the first token was there."""
+
+    def __init__(self, device: torch.device):
+        self.stopped = 0.0
+        self._device = device
+
+    def __call__(self, input_ids: Tensor, scores: Any, **kwargs: Any) -> Any:
+        if not self.stopped:
+            if self._device.type != "cpu":
+                torch.accelerator.synchronize(self._device)  # once a batch
+            self.stopped = perf_counter()
+        return torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)

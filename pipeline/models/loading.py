@@ -1,0 +1,46 @@
+"""Load part of a checkpoint with transformers: quietly, and never with invented weights."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers.utils import logging
+
+from pipeline.errors import ConfigError
+
+
+def load_part(kind: Any, part: str, folder: Path, dtype: torch.dtype, **options: Any) -> Any:
+    """`kind.from_pretrained(folder)`, ready for inference; what else the folder holds is not read.
+
+    Raises ConfigError if weights of the part are missing or of another shape.
+    """
+    with _quiet():
+        model, report = kind.from_pretrained(folder, dtype=dtype, output_loading_info=True, **options)
+    refuse_gaps(folder, part, report["missing_keys"], report["mismatched_keys"])
+    return model.eval().requires_grad_(False)
+
+
+def refuse_gaps(folder: Path, part: str, missing: Any, mismatched: Any) -> None:
+    """Raise ConfigError if there are any."""
+    names = sorted(map(str, [*missing, *mismatched]))
+    if names:
+        listed = ", ".join(names[:3])
+        raise ConfigError(
+            f"{folder}: weights of the {part} are missing or misshapen: {listed} ({len(names)})"
+        )
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the progress bar, and without the report of all the weights that another part will read."""
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()

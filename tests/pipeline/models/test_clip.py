@@ -1,0 +1,104 @@
+import pytest
+import torch
+from transformers import AutoTokenizer, CLIPModel
+
+from pipeline.models.clip import ClipEncoder
+from pipeline.models.preprocess import Preprocessor
+
+TEXTS = [
+    "What is shown in the picture?",
+    "",
+    "What color is the cup?  Answer the question using a single word or phrase.",
+    "many words " * 60,
+    "Ünïcödé 猫 🐈",
+]
+
+
+@pytest.fixture(scope="module")
+def reference(random_checkpoint):
+    return CLIPModel.from_pretrained(random_checkpoint / "clip").eval()
+
+
+@pytest.fixture(scope="module")
+def encoder(random_checkpoint):
+    normalization = Preprocessor(random_checkpoint / "llava").normalization
+    return ClipEncoder(random_checkpoint / "clip", feature_layer=3, normalization=normalization)
+
+
+@pytest.fixture(scope="module")
+def pixels(random_checkpoint, photographs):
+    preprocess = Preprocessor(random_checkpoint / "llava")
+    return torch.stack([torch.from_numpy(preprocess(image)) for image in photographs[:4]])
+
+
+@torch.inference_mode()
+def test_image_fields_are_those_of_the_library(encoder, reference, pixels):
+    fields = encoder.encode_images(pixels, frozenset({"metric", "cls"}))
+    tower = reference.vision_model
+    hidden = tower(encoder._normalize(pixels), output_hidden_states=True).hidden_states[-2]
+    torch.testing.assert_close(fields["patches"], hidden[:, 1:], rtol=0, atol=0)
+    torch.testing.assert_close(fields["cls"], hidden[:, 0], rtol=0, atol=0)
+    metric = reference.visual_projection(tower.post_layernorm(hidden[:, 1:]))
+    torch.testing.assert_close(fields["metric"], metric)
+
+
+def test_only_what_is_needed_is_given(encoder, pixels):
+    assert encoder.encode_images(pixels[:1], frozenset()).keys() == {"patches"}
+
+
+def test_no_text_tower_without_text(random_checkpoint, encoder):
+    normalization = encoder.normalization
+    plain = ClipEncoder(
+        random_checkpoint / "clip", feature_layer=2, normalization=normalization, needs=frozenset()
+    )
+    assert not hasattr(plain, "_text_tower")
+    assert len(plain._vision_tower.encoder.layers) == 2
+
+
+@torch.inference_mode()
+def test_texts_are_the_librarys_text_embeds(random_checkpoint, encoder, reference):
+    tokenizer = AutoTokenizer.from_pretrained(random_checkpoint / "clip")
+    text_BP = encoder.encode_texts(TEXTS)
+    assert text_BP.dtype == torch.float32
+    for text, ours in zip(TEXTS, text_BP, strict=True):
+        tokens = tokenizer(text, truncation=True, max_length=77, return_tensors="pt")
+        expected = reference.get_text_features(**tokens).pooler_output[0]
+        torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_text_does_not_depend_on_its_batch(encoder, monkeypatch):
+    alone = torch.cat([encoder.encode_texts([text]) for text in TEXTS])
+    torch.testing.assert_close(encoder.encode_texts(TEXTS), alone, rtol=1e-4, atol=1e-5)
+    monkeypatch.setattr("pipeline.models.clip.TEXTS_AT_ONCE", 2)
+    torch.testing.assert_close(encoder.encode_texts(TEXTS), alone, rtol=1e-4, atol=1e-5)
+    assert encoder.encode_texts([]).shape == (0, 32)
+
+
+def test_half_precision_towers_give_a_float32_joint_space(random_checkpoint, encoder, pixels):
+    half = ClipEncoder(
+        random_checkpoint / "clip",
+        feature_layer=3,
+        normalization=encoder.normalization,
+        dtype=torch.bfloat16,
+    )
+    needs = frozenset({"metric"})
+    fields, exact = half.encode_images(pixels, needs), encoder.encode_images(pixels, needs)
+    assert (fields["patches"].dtype, fields["metric"].dtype) == (torch.bfloat16, torch.float32)
+    assert torch.cosine_similarity(fields["metric"], exact["metric"], dim=-1).median() > 0.99
+    assert half.encode_texts(TEXTS).dtype == torch.float32
+
+
+@torch.inference_mode()
+def test_trims_outlier_rule_finds_some_patches_and_not_all(encoder, photographs, random_checkpoint):
+    preprocess = Preprocessor(random_checkpoint / "llava")
+    text_P = encoder.encode_texts(["What is shown in the picture?"])[0]
+    shares = []
+    for image in photographs:
+        metric = encoder.encode_images(torch.from_numpy(preprocess(image))[None], frozenset({"metric"}))[
+            "metric"
+        ]
+        scores = (-(metric[0] @ text_P)).softmax(0)
+        low, high = scores.quantile(torch.tensor([0.25, 0.75]))
+        shares.append((scores > high + 1.5 * (high - low)).float().mean().item())
+    assert min(shares) > 0.02
+    assert max(shares) < 0.4

@@ -1,0 +1,87 @@
+import shutil
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoProcessor, LlavaForConditionalGeneration
+
+from pipeline.errors import ConfigError
+from pipeline.models.llava import LanguageModel
+
+PROMPT = "A chat. USER: <image>\nWhat is shown in the picture?  ASSISTANT:"
+
+
+@pytest.fixture(scope="module")
+def reference(random_checkpoint):
+    return LlavaForConditionalGeneration.from_pretrained(random_checkpoint / "llava").eval()
+
+
+def relaid(source, target, layout, reference):
+    """A copy of the checkpoint `source` in another layout."""
+    shutil.copytree(source, target, ignore=shutil.ignore_patterns("*.safetensors"))
+    if layout == "sharded":
+        reference.save_pretrained(target, max_shard_size="300KB")
+        assert len(list(target.glob("*.safetensors"))) > 3
+    elif layout == "transformers 5":
+        reference.save_pretrained(target, save_original_format=False)
+        assert "model.language_model.norm.weight" in load_file(target / "model.safetensors")
+    else:
+        weights = load_file(source / "model.safetensors")
+        renamed = {k.replace("vision_tower.", "vision_tower.vision_model."): v for k, v in weights.items()}
+        assert "language_model.model.norm.weight" in renamed
+        save_file(renamed, target / "model.safetensors", metadata={"format": "pt"})
+    return target
+
+
+@pytest.mark.parametrize("layout", ["published", "transformers 5", "sharded"])
+@torch.inference_mode()
+def test_every_layout_gives_the_same_weights(random_checkpoint, reference, tmp_path, layout):
+    folder = relaid(random_checkpoint / "llava", tmp_path / "copy", layout, reference)
+    ours = LanguageModel(folder)
+    expected = reference.model.language_model.state_dict() | {"lm_head.weight": reference.lm_head.weight}
+    found = {name.removeprefix("model."): weight for name, weight in ours.model.state_dict().items()}
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name], expected[name]) for name in found)
+    tokens_KD = torch.randn(7, 64)
+    torch.testing.assert_close(ours.project(tokens_KD), reference.model.multi_modal_projector(tokens_KD))
+    assert not any("vision" in name for name, _ in ours.model.named_parameters())
+
+
+@torch.inference_mode()
+def test_the_prompt_is_tokenised_as_the_processor_does(random_checkpoint, reference, photographs):
+    ours = LanguageModel(random_checkpoint / "llava")
+    processor = AutoProcessor.from_pretrained(random_checkpoint / "llava")
+    for prompt in (PROMPT, "<image>", "  two  spaces <image>\n\n猫 🐈 </s> x"):
+        ids = processor(text=prompt, images=photographs[0], return_tensors="pt").input_ids[0]
+        is_image = ids == reference.config.image_token_id
+        tokens_KD = torch.randn(576, 64)
+        expected = reference.get_input_embeddings()(ids)
+        expected[is_image] = reference.model.multi_modal_projector(tokens_KD)
+        embeds_LH, num_text_tokens = ours.embed(prompt, tokens_KD)
+        torch.testing.assert_close(embeds_LH, expected)
+        assert num_text_tokens == int((~is_image).sum())
+        assert ids[0] == processor.tokenizer.bos_token_id
+
+
+def test_fewer_tokens_and_other_dtypes_are_taken(random_checkpoint):
+    ours = LanguageModel(random_checkpoint / "llava", dtype=torch.bfloat16)
+    embeds_LH, num_text_tokens = ours.embed(PROMPT, torch.randn(3, 64))
+    assert embeds_LH.shape == (num_text_tokens + 3, 96)
+    assert embeds_LH.dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize(
+    ("lost", "named"),
+    [
+        ("multi_modal_projector.linear_2.bias", "projector"),
+        ("language_model.model.layers.1.mlp.up_proj.weight", "language model"),
+        ("language_model.lm_head.weight", "language model"),
+    ],
+)
+def test_missing_weights_are_refused(random_checkpoint, tmp_path, lost, named):
+    shutil.copytree(random_checkpoint / "llava", tmp_path / "copy")
+    weights = load_file(tmp_path / "copy/model.safetensors")
+    del weights[lost]
+    save_file(weights, tmp_path / "copy/model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ConfigError, match=f"weights of the {named} are missing"):
+        LanguageModel(tmp_path / "copy")

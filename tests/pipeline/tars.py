@@ -1,0 +1,42 @@
+"""Tars and pictures that tests read."""
+
+import io
+import json
+import tarfile
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+
+def jpeg(seed: int, width: int | None = None, height: int = 48) -> bytes:
+    """A small picture of its own for each seed; widths, and so sizes in bytes, vary."""
+    rng = np.random.default_rng(seed)
+    width = width or int(rng.integers(24, 240))
+    coarse = Image.fromarray(rng.integers(0, 256, (6, 8, 3), np.uint8))
+    sink = io.BytesIO()
+    coarse.resize((width, height), Image.Resampling.BICUBIC).save(sink, "JPEG", quality=90)
+    return sink.getvalue()
+
+
+def add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
+    info = tarfile.TarInfo(name)
+    info.size = len(data)
+    tar.addfile(info, io.BytesIO(data))
+
+
+def write_tar(path: Path, samples: int, *, seed: int = 0, questions: int = 1, **picture: int) -> Path:
+    """A WebDataset tar; sample i asks `1 + i % questions` questions."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w") as tar:
+        for index in range(samples):
+            asked = [
+                {
+                    "question_id": f"q{seed}-{index}-{number}",
+                    "question": f"what is thing {index} part {number}?",
+                }
+                for number in range(1 + index % questions)
+            ]
+            add(tar, f"{seed:03d}/{index:06d}.jpg", jpeg(seed * 100_000 + index, **picture))
+            add(tar, f"{seed:03d}/{index:06d}.json", json.dumps({"questions": asked}).encode())
+    return path
