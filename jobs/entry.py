@@ -10,6 +10,7 @@ import os
 import shutil
 import sys
 import tempfile
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -67,9 +68,21 @@ def _guard(command: str, job: Callable[[DictConfig], int], config: DictConfig) -
         return _fail(command, error, 2)
     except TrimlineError as error:
         return _fail(command, error, 1)
+    except Exception:  # noqa: BLE001 - the outermost frame: whatever it is, it is told without secrets
+        print(_without_secrets(traceback.format_exc(), config), file=sys.stderr)
+        return 1
+
+
+def _without_secrets(text: str, config: DictConfig) -> str:
+    from pipeline.storage import Storage
+
+    secrets = {name: config.storage.get(name) for name in ("key", "secret", "token")}
+    return Storage(**secrets).hide(text)
 
 
 def _fail(command: str, error: Exception, status: int) -> int:
+    if os.environ.get("TRIMLINE_FULL_ERROR"):
+        traceback.print_exception(error)
     text = " ".join(str(error).replace("full_key:", "at").split())
     print(f"trimline {command}: {text}", file=sys.stderr)
     return status

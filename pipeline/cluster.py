@@ -81,6 +81,8 @@ def start_ray(cluster: Cluster) -> None:
         ConfigError: what the stages book does not fit the cluster.
         RunError: the cluster cannot be reached, or its workers import another `pipeline`.
     """
+    # The driver's core worker logs to stderr; what matters comes back as an exception.
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     import ray
 
     environment = {"worker_process_setup_hook": _own_packages_first()}
@@ -114,12 +116,11 @@ def _own_packages_first() -> Callable[[], None]:
         import sys
         from importlib.machinery import PathFinder
 
-        class OwnPackages:
-            @staticmethod
-            def find_spec(name: str, path: Any = None, target: Any = None) -> Any:
-                return PathFinder.find_spec(name, [root]) if path is None and name in names else None
+        # without names of this module, which the hook cannot bring along
+        def find_spec(name, path=None, target=None):  # type: ignore[no-untyped-def]
+            return PathFinder.find_spec(name, [root]) if path is None and name in names else None
 
-        sys.meta_path.insert(0, OwnPackages)
+        sys.meta_path.insert(0, type("OwnPackages", (), {"find_spec": staticmethod(find_spec)}))
 
     return hook
 

@@ -9,11 +9,13 @@ does not fuse a task into an actor.
 import functools
 import json
 import logging
+import warnings
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
+from pipeline.errors import RunError
 from pipeline.plan import load_plan, require_same
 from pipeline.sources.base import Source
 from pipeline.stages.decode import decode_unit
@@ -29,8 +31,8 @@ if TYPE_CHECKING:
     from pipeline.run import Prepared, RunConfig
 
 # Restarts are bounded: a unit that kills its worker each time must end the run, not hang it.
-_TASK: dict[str, Any] = {"max_retries": 3}
-_ACTOR: dict[str, Any] = {"max_restarts": 3, "max_task_retries": 3}
+_TASK = {"max_retries": 3}
+_ACTOR = {"max_restarts": 3, "max_task_retries": 3}
 
 
 def run_flow(config: "RunConfig", prepared: "Prepared", attempt: str) -> Iterator[dict[str, Any]]:
@@ -42,7 +44,8 @@ def run_flow(config: "RunConfig", prepared: "Prepared", attempt: str) -> Iterato
     gpus = ray.cluster_resources().get("GPU", 0)
     pending = prepared.pending
     units = _through(
-        ray.data.range(len(pending), override_num_blocks=len(pending)),
+        # blocks that are there already: a read operator of Ray's own would book a whole CPU, and wait for ever
+        ray.data.from_blocks([pa.table({"pending": [index]}) for index in range(len(pending))]),
         read_pending,
         fn_kwargs={
             "output": prepared.output,
@@ -53,14 +56,14 @@ def run_flow(config: "RunConfig", prepared: "Prepared", attempt: str) -> Iterato
             "pending": [(shard, prepared.finished.ranges(shard)) for shard in pending],
         },
         num_cpus=cluster.read.num_cpus,
-        **_TASK,
+        retries=_TASK,
     )
     units = _through(
         units,
         decode_unit,
         fn_kwargs={"checkpoint": config.model.path, "imaging": config.imaging},
         num_cpus=cluster.decode.num_cpus,
-        **_TASK,
+        retries=_TASK,
     )
     shared = {"geometry": prepared.geometry, "model": config.model, "arms": config.arms}
     units = _through(
@@ -70,7 +73,7 @@ def run_flow(config: "RunConfig", prepared: "Prepared", attempt: str) -> Iterato
         num_cpus=cluster.encode.num_cpus,
         num_gpus=cluster.gpu_share("encode", gpus),
         compute=ray.data.ActorPoolStrategy(size=cluster.encode.num_actors),
-        **_ACTOR,
+        retries=_ACTOR,
     )
     units = _through(
         units,
@@ -86,17 +89,22 @@ def run_flow(config: "RunConfig", prepared: "Prepared", attempt: str) -> Iterato
         num_cpus=cluster.generate.num_cpus,
         num_gpus=cluster.gpu_share("generate", gpus),
         compute=ray.data.ActorPoolStrategy(size=cluster.generate.num_actors),
-        **_ACTOR,
+        retries=_ACTOR,
     )
     rows = _through(
         units,
         write_unit,
         fn_kwargs={"outputs": _outputs(config, prepared), "storage": config.storage, "attempt": attempt},
         num_cpus=cluster.write.num_cpus,
-        **_TASK,
+        retries=_TASK,
     )
-    for row in rows.iter_rows():
-        yield json.loads(row["stats"])
+    try:
+        for row in rows.iter_rows():
+            yield json.loads(row["stats"])
+    except ray.exceptions.RayError as error:
+        # the last line is what the worker raised, the others are Ray's frames
+        reason = config.storage.redact(str(error).strip().splitlines()[-1])
+        raise RunError(f"{reason}; run the same command again to go on") from error
 
 
 def read_pending(
@@ -110,7 +118,7 @@ def read_pending(
     pending: list[tuple[int, dict[int, int]]],
 ) -> Iterator[pa.Table]:
     """The missing units of one shard: `batch` says which of the `pending` (number, finished ranges)."""
-    ordinal, finished = pending[batch["id"][0].as_py()]
+    ordinal, finished = pending[batch["pending"][0].as_py()]
     plan = _plan(output, storage)
     shard = plan.shard(ordinal, storage)
     require_same(shard, storage)
@@ -124,9 +132,14 @@ def _plan(output: str, storage: Storage) -> Any:
     return plan
 
 
-def _through(units: Any, stage: Any, **options: Any) -> Any:
+def _through(units: Any, stage: Any, *, retries: dict[str, int], **options: Any) -> Any:
     """The units after one more stage, which is given a unit at a time, without a copy."""
-    return units.map_batches(stage, batch_size=1, batch_format="pyarrow", zero_copy_batch=True, **options)
+    with warnings.catch_warnings():
+        # Ray 2.60 deprecates passing these on, without another way to bound the retries yet
+        warnings.simplefilter("ignore", DeprecationWarning)
+        return units.map_batches(
+            stage, batch_size=1, batch_format="pyarrow", zero_copy_batch=True, **options, **retries
+        )
 
 
 def _outputs(config: "RunConfig", prepared: "Prepared") -> tuple[ArmOutput, ...]:
@@ -149,5 +162,4 @@ def _configure_ray_data() -> None:
     context.target_max_block_size = 1  # every unit is a block of its own
     context.enable_progress_bars = False
     context.max_errored_blocks = 0  # a block that fails must never vanish
-    for name in ("ray.data", "ray.data._internal"):
-        logging.getLogger(name).setLevel(logging.WARNING)
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # what it logs as an error it also raises

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+from pipeline.config import Decoding, Model
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -42,4 +44,12 @@ class Engine(Protocol):
 
     def generate(self, requests: Sequence[Request]) -> list[Answer]:
         """One answer for each request, in the same order."""
+        ...
+
+
+class EngineConfig(Protocol):
+    """An engine's frozen configuration: `_target_` of its YAML."""
+
+    def load(self, model: Model, decoding: Decoding, *, device: str, seed: int) -> Engine:
+        """The engine with the model's weights on `device`, in the process that calls it."""
         ...

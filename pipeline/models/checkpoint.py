@@ -173,7 +173,7 @@ def check_fit(llava: Path, clip: Path) -> Geometry:
 
 def _check_kinds(llava: Path, llava_config: dict[str, Any], clip: Path, clip_config: dict[str, Any]) -> None:
     if "mm_vision_tower" in llava_config:
-        raise ConfigError(f"{llava} is in the original LLaVA layout; `trimline convert` makes one to load")
+        raise ConfigError(f"{llava} is in the original LLaVA layout, not in that of Hugging Face")
     for folder, config, kind in ((llava, llava_config, "llava"), (clip, clip_config, "clip")):
         if config.get("model_type") != kind:
             raise ConfigError(

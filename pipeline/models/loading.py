@@ -16,7 +16,7 @@ def load_part(kind: Any, part: str, folder: Path, dtype: torch.dtype, **options:
 
     Raises ConfigError if weights of the part are missing or of another shape.
     """
-    with _quiet():
+    with quiet():
         model, report = kind.from_pretrained(folder, dtype=dtype, output_loading_info=True, **options)
     refuse_gaps(folder, part, report["missing_keys"], report["mismatched_keys"])
     return model.eval().requires_grad_(False)
@@ -33,8 +33,8 @@ def refuse_gaps(folder: Path, part: str, missing: Any, mismatched: Any) -> None:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Without the progress bar, and without the report of all the weights that another part will read."""
+def quiet() -> Iterator[None]:
+    """Without progress bars, and without the report of all the weights that another part will read."""
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
     logging.disable_progress_bar()

@@ -8,7 +8,7 @@ import torch
 
 from pipeline.arms import Arm
 from pipeline.config import Decoding, Model
-from pipeline.devices import from_bytes, use_threads
+from pipeline.devices import from_bytes, torch_device, use_threads
 from pipeline.engines.base import Answer, EngineConfig, Request
 from pipeline.models.checkpoint import Geometry
 from pipeline.rows import pack, unpack
@@ -34,7 +34,7 @@ class Generate:
         use_threads(threads)
         self._template, self._dtype = model.template, getattr(torch, model.encode_dtype)
         self._width, self._num_arms = geometry.vision_width, len(arms)
-        self._engine = engine.load(model, decoding, device=device, seed=seed)
+        self._engine = engine.load(model, decoding, device=str(torch_device(device)), seed=seed)
         self._startup_s = time.perf_counter() - started
 
     def __call__(self, batch: pa.Table) -> pa.Table:
