@@ -17,7 +17,7 @@ from pathlib import Path
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from pipeline.errors import ConfigError, TrimlineError
+from pipeline.errors import ConfigError, RunError, TrimlineError
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
 _QUOTES = "a value with braces, spaces or '=' needs quotes inside quotes: 'source.path=\"a b.tar\"'"
@@ -68,6 +68,8 @@ def _guard(command: str, job: Callable[[DictConfig], int], config: DictConfig) -
         return _fail(command, error, 2)
     except TrimlineError as error:
         return _fail(command, error, 1)
+    except KeyboardInterrupt:
+        return _fail(command, RunError("interrupted; run the same command again to go on"), 1)
     except Exception:  # noqa: BLE001 - the outermost frame: whatever it is, it is told without secrets
         print(_without_secrets(traceback.format_exc(), config), file=sys.stderr)
         return 1

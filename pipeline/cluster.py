@@ -75,7 +75,9 @@ class Cluster:
 
 
 def start_ray(cluster: Cluster) -> None:
-    """Start or join the cluster; its workers find this installation before anything else.
+    """Start or join the cluster, unless this process has done so.
+
+    Its workers find this installation's packages before anything else.
 
     Raises:
         ConfigError: what the stages book does not fit the cluster.
@@ -85,6 +87,8 @@ def start_ray(cluster: Cluster) -> None:
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     import ray
 
+    if ray.is_initialized():
+        return
     environment = {"worker_process_setup_hook": _own_packages_first()}
     options: dict[str, Any] = {"runtime_env": environment, "log_to_driver": False}
     if cluster.address == "local":
@@ -117,10 +121,11 @@ def _own_packages_first() -> Callable[[], None]:
         from importlib.machinery import PathFinder
 
         # without names of this module, which the hook cannot bring along
-        def find_spec(name, path=None, target=None):  # type: ignore[no-untyped-def]
+        def find_spec(name, path=None, target=None):
             return PathFinder.find_spec(name, [root]) if path is None and name in names else None
 
-        sys.meta_path.insert(0, type("OwnPackages", (), {"find_spec": staticmethod(find_spec)}))
+        finder = type("OwnPackages", (), {"find_spec": staticmethod(find_spec)})
+        sys.meta_path.insert(0, finder)  # type: ignore[arg-type]
 
     return hook
 

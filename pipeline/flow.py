@@ -44,7 +44,7 @@ def run_flow(config: "RunConfig", prepared: "Prepared", attempt: str) -> Iterato
     gpus = ray.cluster_resources().get("GPU", 0)
     pending = prepared.pending
     units = _through(
-        # blocks that are there already: a read operator of Ray's own would book a whole CPU, and wait for ever
+        # blocks that are there: a read operator of Ray's own would book a whole CPU, and wait for ever
         ray.data.from_blocks([pa.table({"pending": [index]}) for index in range(len(pending))]),
         read_pending,
         fn_kwargs={

@@ -12,6 +12,8 @@ from typing import Any
 from pipeline.errors import ConfigError
 
 PHOTOGRAPHS = "demo:photographs"
+RANDOM = "demo:random/"
+_RANDOM_VERSION = 1  # part of the cache folder's name; raise it with every change of what is made
 _QUESTIONS = Path(__file__).with_name("photographs.json")
 
 
@@ -26,6 +28,16 @@ def resolve_source(source: Any) -> Any:
     if source.path == PHOTOGRAPHS:
         return dataclasses.replace(source, path=str(photographs()))
     return source
+
+
+def random_checkpoint() -> Path:
+    """The folder of the checkpoint with random weights, seed 0; made if missing, in some seconds."""
+    folder = cache_folder() / f"random-v{_RANDOM_VERSION}"
+    if not folder.is_dir():
+        from pipeline.demo.random_checkpoint import make
+
+        make(folder)
+    return folder
 
 
 def photographs() -> Path:

@@ -13,7 +13,6 @@ Shapes: V vocabulary, H language width.
 
 import json
 import math
-import os
 import shutil
 import tempfile
 from pathlib import Path
@@ -38,8 +37,6 @@ from transformers import (
 )
 
 from pipeline.models.loading import quiet
-
-VERSION = 1  # part of the cache folder's name; raise it with every change of what is written
 
 IMAGE_PX = 336
 PATCH_PX = 14
@@ -87,14 +84,6 @@ def make(folder: Path, seed: int = 0) -> None:
                 raise  # else another process was first, with the same bytes
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
-
-
-def cached() -> Path:
-    """The folder of the checkpoint of seed 0 under the user's cache, made if missing (some seconds)."""
-    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    folder = Path(cache) / "trimline" / f"random-v{VERSION}"
-    make(folder)
-    return folder
 
 
 def _make_clip(folder: Path, generator: torch.Generator) -> CLIPModel:

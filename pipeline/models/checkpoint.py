@@ -16,9 +16,9 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.demo.names import RANDOM, random_checkpoint
 from pipeline.errors import ConfigError
 
-DEMO = "demo:random/"
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 HUB_FILES = ["*.json", "*.safetensors", "*.txt", "tokenizer.model"]
 SMALL_FILES = (
@@ -80,11 +80,11 @@ def resolve(path: str) -> Path:
     Raises ConfigError if there is nothing to be had under that name.
     """
     if path.startswith("demo:"):
-        if path not in (DEMO + "llava", DEMO + "clip"):
-            raise ConfigError(f"model: {path!r} is no demo checkpoint; there are {DEMO}llava and {DEMO}clip")
-        from pipeline.demo import random_checkpoint
-
-        return random_checkpoint.cached() / path.removeprefix(DEMO)
+        if path not in (RANDOM + "llava", RANDOM + "clip"):
+            raise ConfigError(
+                f"model: {path!r} is no demo checkpoint; there are {RANDOM}llava and {RANDOM}clip"
+            )
+        return random_checkpoint() / path.removeprefix(RANDOM)
     folder = Path(path).expanduser()
     if folder.is_dir():
         return folder

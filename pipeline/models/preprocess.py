@@ -12,6 +12,8 @@ from transformers import AutoImageProcessor
 
 from pipeline.errors import ConfigError
 
+_MAX_RATIO = 16
+
 
 @dataclass(frozen=True)
 class Normalization:
@@ -49,7 +51,21 @@ class Preprocessor:
         )
 
     def __call__(self, rgb: Image.Image) -> np.ndarray:
-        """Resize and crop an RGB image: uint8 [S, S, 3]."""
-        output = self._processor(rgb, do_rescale=False, do_normalize=False)
+        """Resize and crop an RGB image: uint8 [S, S, 3].
+
+        What lies beyond an aspect ratio of 16 is cut off before resizing, not after it: a processor that
+        scales the short edge to S pixels would make hundreds of megabytes of a picture of 20000 x 10.
+        """
+        output = self._processor(_within_ratio(rgb), do_rescale=False, do_normalize=False)
         pixels = np.asarray(output["pixel_values"][0])
         return np.ascontiguousarray(pixels.transpose(1, 2, 0).astype(np.uint8, copy=False))
+
+
+def _within_ratio(image: Image.Image) -> Image.Image:
+    """The middle of an image that is longer than `_MAX_RATIO` times its width."""
+    width, height = image.size
+    limit = _MAX_RATIO * min(width, height)
+    if max(width, height) <= limit:
+        return image
+    left, top = max(0, (width - limit) // 2), max(0, (height - limit) // 2)
+    return image.crop((left, top, left + min(width, limit), top + min(height, limit)))

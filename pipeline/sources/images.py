@@ -53,7 +53,8 @@ class Images:
 
     def shards(self, entries: Iterable[File]) -> Iterator[Shard]:
         """See `Source.shards`: a slice of the listing is a shard."""
-        ordinal, images, files = 0, 0, []
+        ordinal, images = 0, 0
+        files: list[File] = []
         for file in entries:
             if _suffix(file.uri) in IMAGE_SUFFIXES:
                 if images == self.slice_files:
@@ -92,7 +93,14 @@ def _by_image(files: Iterable[File]) -> Iterator[list[File]]:
 def _slice(ordinal: int, files: list[File]) -> Shard:
     digest = hashlib.sha256(repr([(file.uri, file.size, file.etag) for file in files]).encode()).hexdigest()
     images = sum(_suffix(file.uri) in IMAGE_SUFFIXES for file in files)
-    return Shard(ordinal, files[0].uri, sum(file.size for file in files), digest, images, tuple(files))
+    return Shard(
+        ordinal,
+        f"{_common_folder(files)}/#{ordinal}",
+        sum(file.size for file in files),
+        digest,
+        images,
+        tuple(files),
+    )
 
 
 def _content(file: File, storage: Storage) -> bytes | DataFault:
@@ -119,6 +127,14 @@ def _prefix(file: File) -> str:
     """Folder and name up to its first dot: files of one stem lie together in a sorted listing."""
     folder, _, name = file.uri.rpartition("/")
     return f"{folder}/{name.split('.', 1)[0]}"
+
+
+def _common_folder(files: list[File]) -> str:
+    """The folder that holds all of some sorted files: the first one's, or one above it."""
+    folder = files[0].uri.rpartition("/")[0]
+    while not files[-1].uri.startswith(f"{folder}/"):
+        folder = folder.rpartition("/")[0]
+    return folder
 
 
 def _suffix(uri: str) -> str:

@@ -101,7 +101,7 @@ def _grouped(tar: tarfile.TarFile, wanted: Wanted) -> Iterator[Sample | None]:
 
 def _members(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
     while (member := tar.next()) is not None:
-        tar.members.clear()  # tarfile would keep every header of the archive
+        tar.members.clear()  # type: ignore[attr-defined]  # tarfile would keep every header of the archive
         yield member
 
 

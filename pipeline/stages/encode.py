@@ -117,17 +117,21 @@ class Encode:
             reduced = [
                 item
                 for at in range(0, len(encoded.requests), self._batch_size)
-                for item in arm.reducer(_of_requests(encoded, slice(at, at + self._batch_size)))
+                for item in _reduced(arm, _of_requests(encoded, slice(at, at + self._batch_size)))
             ]
             visual = list(range(len(reduced)))
         else:
-            reduced, visual = arm.reducer(encoded.features), encoded.place
+            reduced, visual = _reduced(arm, encoded.features), encoded.place
         offset = len(output.tokens)
-        output.tokens += [to_bytes(item.tokens) for item in reduced]
+        output.tokens += [b"" if isinstance(item, str) else to_bytes(item.tokens) for item in reduced]
         reduce_s = (clock(self._device) - begin) / len(encoded.requests)
         text_s = encoded.text_s if "text" in arm.reducer.needs else 0.0
         for index, request in enumerate(encoded.requests):
             item = reduced[visual[index]]
+            if isinstance(item, str):
+                refused = {"arm": number, "status": "failed", "error": item}
+                output.requests.append({**request.fields, **refused})
+                continue
             output.requests.append(
                 {
                     **request.fields,
@@ -176,6 +180,22 @@ def _of_requests(encoded: _Batch, part: slice) -> VisualTokens:
         selected["text"] = features.text[part]
     names = [identity_of(item.fields["image_sha256"], item.fields["question"]) for item in requests]
     return VisualTokens(**selected, identity=torch.tensor(names, device=device))
+
+
+def _reduced(arm: Arm, features: VisualTokens) -> list[Reduced | str]:
+    """The reducer's result for each image, or why it refused that image (say, scores that overflowed)."""
+    try:
+        return list(arm.reducer(features))
+    except ValueError as error:
+        count = len(features.patches)
+        if count == 1:
+            return [f"the reducer refused the image: {error}"]
+        return [item for index in range(count) for item in _reduced(arm, _one(features, index))]
+
+
+def _one(features: VisualTokens, index: int) -> VisualTokens:
+    given: dict[str, Any] = {name: value for name, value in vars(features).items() if value is not None}
+    return VisualTokens(**{name: value[index : index + 1] for name, value in given.items()})
 
 
 def identity_of(image_sha256: str, question: str) -> int:
