@@ -3,7 +3,9 @@
 import hashlib
 import logging
 import os
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -83,8 +85,6 @@ def start_ray(cluster: Cluster) -> None:
         ConfigError: what the stages book does not fit the cluster.
         RunError: the cluster cannot be reached, or its workers import another `pipeline`.
     """
-    # The driver's core worker logs to stderr; what matters comes back as an exception.
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     import ray
 
     if ray.is_initialized():
@@ -99,12 +99,32 @@ def start_ray(cluster: Cluster) -> None:
             "include_dashboard": False,
             "_node_ip_address": "127.0.0.1",
         }
+    # The driver's core worker logs to stderr; what matters comes back as an exception.
+    quiet = os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal") == "fatal"
     try:
-        ray.init(address=cluster.address, logging_level=logging.ERROR, **options)
+        with _without_stderr() if quiet else nullcontext():
+            ray.init(address=cluster.address, logging_level=logging.ERROR, **options)
     except ConnectionError as error:
         raise RunError(f"cluster.address={cluster.address}: {error}") from None
     cluster.require_fit(ray.cluster_resources().get("CPU", 0))
     _require_own_packages()
+
+
+@contextmanager
+def _without_stderr() -> Iterator[None]:
+    """Keep what C++ code writes to stderr off the terminal, unless what is inside raises."""
+    with tempfile.TemporaryFile() as kept:
+        stderr = os.dup(2)
+        os.dup2(kept.fileno(), 2)
+        try:
+            yield
+        except BaseException:
+            kept.seek(0)
+            os.write(stderr, kept.read())
+            raise
+        finally:
+            os.dup2(stderr, 2)
+            os.close(stderr)
 
 
 def _own_packages_first() -> Callable[[], None]:

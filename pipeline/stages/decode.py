@@ -4,15 +4,17 @@ import functools
 import hashlib
 import time
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
 from pipeline.errors import BadImage
 from pipeline.imaging import Imaging, decode
-from pipeline.models.preprocess import Preprocessor
 from pipeline.rows import pack_buffers, to_ipc, unpack
 from pipeline.schema import IMAGES
+
+if TYPE_CHECKING:
+    from pipeline.models.preprocess import Preprocessor
 
 _NOTHING = dict.fromkeys(("image_sha256", "width", "height", "pixels", "image_decode_s"))
 
@@ -27,13 +29,14 @@ def decode_unit(batch: pa.Table, *, checkpoint: str, imaging: Imaging) -> pa.Tab
 
 
 @functools.cache
-def _preprocessor(checkpoint: str) -> Preprocessor:
+def _preprocessor(checkpoint: str) -> "Preprocessor":
     from pipeline.models.checkpoint import resolve
+    from pipeline.models.preprocess import Preprocessor
 
     return Preprocessor(resolve(checkpoint))
 
 
-def _images(samples: pa.Table, preprocessor: Preprocessor, imaging: Imaging) -> Iterator[pa.RecordBatch]:
+def _images(samples: pa.Table, preprocessor: "Preprocessor", imaging: Imaging) -> Iterator[pa.RecordBatch]:
     """One record batch a sample, so that no more than one picture is held beside the output."""
     for index in range(samples.num_rows):
         line = {name: samples[name][index] for name in samples.column_names}
@@ -46,7 +49,7 @@ def _images(samples: pa.Table, preprocessor: Preprocessor, imaging: Imaging) -> 
         yield pa.RecordBatch.from_pylist([fields], schema=IMAGES)
 
 
-def _decoded(data: pa.Buffer, preprocessor: Preprocessor, imaging: Imaging) -> dict[str, Any]:
+def _decoded(data: pa.Buffer, preprocessor: "Preprocessor", imaging: Imaging) -> dict[str, Any]:
     started = time.perf_counter()
     digest = hashlib.sha256(data).hexdigest()
     try:

@@ -16,8 +16,6 @@ from pipeline.arms import Arm
 from pipeline.config import Model
 from pipeline.devices import clock, to_bytes, torch_device, use_threads
 from pipeline.models.checkpoint import Geometry, resolve
-from pipeline.models.clip import ClipEncoder
-from pipeline.models.preprocess import Preprocessor
 from pipeline.rows import UnitRow, pack, unpack
 from pipeline.schema import REQUESTS, TOKENS
 from trim import Reduced, VisualTokens
@@ -57,6 +55,9 @@ class Encode:
         self, *, model: Model, geometry: Geometry, arms: tuple[Arm, ...], device: str, threads: int | None
     ) -> None:
         started = time.perf_counter()
+        from pipeline.models.clip import ClipEncoder
+        from pipeline.models.preprocess import Preprocessor
+
         use_threads(threads)
         self._arms, self._geometry = arms, geometry
         self._needs = frozenset().union(*(arm.reducer.needs for arm in arms))

@@ -1,0 +1,47 @@
+# Two commands on a fresh machine with Python 3.11: `make demo` and `make test`.
+SHELL := /bin/sh
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+
+.PHONY: demo test check lint format clean
+
+demo: $(VENV)/.demo
+	$(BIN)/trimline annotate
+	@echo
+	@echo "Every answer with its token counts is in output/data/*.parquet, the totals in output/summary.json."
+	@echo "Look:  $(BIN)/python -c \"import pyarrow.parquet as p; print(p.read_table('output/data').to_pandas()[['sample_key', 'question', 'prediction', 'visual_tokens_kept']])\""
+	@echo "The demo model has random weights: its answers mean nothing, everything else is real."
+
+test: $(VENV)/.test
+	$(BIN)/python -m pytest
+
+check: lint test
+
+lint: $(VENV)/.test
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+format: $(VENV)/.test
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean:
+	rm -rf $(VENV) output build *.egg-info
+
+$(VENV)/.demo: pyproject.toml constraints.txt
+	$(call install,.[demo])
+
+$(VENV)/.test: pyproject.toml constraints.txt
+	$(call install,.[demo,test])
+	@touch $(VENV)/.demo
+
+# Under the constraints torch is a CPU build of a fixed version; a GPU machine installs its own first.
+define install
+	@test -n "$(PYTHON)" || { echo "make: there is no Python 3.11 on the PATH"; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(PIP) install --quiet --constraint constraints.txt --editable '$(1)'
+	@touch $@
+endef

@@ -1,0 +1,91 @@
+"""A real S3 server: SeaweedFS in a process of its own, with its data in a folder of its own."""
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from pipeline.storage import Storage
+
+BUCKET = "bucket"
+KEY, SECRET = "test-key-id", "test-secret"
+_STARTS_WITHIN_S = 30
+
+
+@contextmanager
+def serve(folder: Path) -> Iterator[Storage]:
+    """SeaweedFS on free ports, stopped at the end; yields how it is reached. It holds an empty BUCKET."""
+    weed = shutil.which("weed") or str(Path(sys.executable).with_name("weed"))
+    s3, *others = _free_ports(6)
+    names = ("master.port", "volume.port", "filer.port", "admin.port", "s3.port.grpc")
+    command = [
+        *(weed, "mini", f"-dir={folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", f"-bucket={BUCKET}"),
+        *(f"-s3.port={s3}", "-s3.port.iceberg=0", "-s3.port.lance=0"),
+        *(f"-{name}={port}" for name, port in zip(names, others, strict=True)),
+        *("-master.telemetry=false", "-webdav=false", "-admin.ui=false"),
+    ]
+    environment = os.environ | {
+        "AWS_ACCESS_KEY_ID": KEY,
+        "AWS_SECRET_ACCESS_KEY": SECRET,
+        "GOMEMLIMIT": "400MiB",
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    log = folder.with_suffix(".log")
+    with log.open("wb") as sink:
+        server = subprocess.Popen(command, env=environment, stdout=sink, stderr=subprocess.STDOUT, cwd=folder)
+    storage = Storage(endpoint_url=f"http://127.0.0.1:{s3}", region="us-east-1", key=KEY, secret=SECRET)
+    try:
+        _wait(server, storage, log)
+        yield storage
+    finally:
+        server.kill()
+        server.wait()
+
+
+def _wait(server: subprocess.Popen, storage: Storage, log: Path) -> None:
+    """Return once the bucket is there."""
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    until = time.monotonic() + _STARTS_WITHIN_S
+    while time.monotonic() < until and server.poll() is None:
+        try:
+            urllib.request.urlopen(str(storage.endpoint_url), timeout=1).close()
+        except urllib.error.HTTPError:
+            pass  # it answers
+        except OSError:
+            time.sleep(0.1)
+            continue
+        try:
+            fs, path = storage.open(f"s3://{BUCKET}")
+            fs.ls(path)
+            return
+        except (OSError, BotoCoreError, ClientError):
+            time.sleep(0.1)
+    raise RuntimeError(f"SeaweedFS did not come up:\n{log.read_text()[-2000:]}")
+
+
+def _free_ports(count: int) -> list[int]:
+    """Ports that nobody listens on, nor on the ports 10000 above them, where SeaweedFS puts gRPC."""
+    found: list[int] = []
+    port = 20_000 + os.getpid() % 5_000
+    while len(found) < count:
+        port += 1
+        if _is_free(port) and _is_free(port + 10_000):
+            found.append(port)
+    return found
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
