@@ -52,13 +52,13 @@ class Cluster:
 
     def __post_init__(self) -> None:
         if self.address == "local":
-            self.require_fit(self.local_cpus)
+            self.require_fit(self.local_cpus, float("inf"))
 
     @property
     def local_cpus(self) -> int:
         return self.num_cpus or max(2, len(os.sched_getaffinity(0)))
 
-    def require_fit(self, num_cpus: float) -> None:
+    def require_fit(self, num_cpus: float, num_gpus: float = 0.0, device: str = "auto") -> None:
         """Refuse bookings under which Ray would wait for ever without a message."""
         actors = sum(stage.num_actors * stage.num_cpus for stage in (self.encode, self.generate))
         largest = max(stage.num_cpus for stage in (self.read, self.decode, self.write))
@@ -67,16 +67,22 @@ class Cluster:
                 f"cluster: the actors book {actors:g} CPUs and the largest task {largest:g}, "
                 f"but the cluster has {num_cpus:g}"
             )
+        gpus = sum(
+            getattr(self, stage).num_actors * self.gpu_share(stage, num_gpus, device)
+            for stage in ("encode", "generate")
+        )
+        if gpus > num_gpus + 1e-9:
+            raise ConfigError(f"cluster: the actors book {gpus:g} GPUs, but the cluster has {num_gpus:g}")
 
-    def gpu_share(self, stage: str, cluster_gpus: float) -> float:
+    def gpu_share(self, stage: str, cluster_gpus: float, device: str) -> float:
         """The GPUs that an actor of `encode` or `generate` books; by default the two share one."""
         booked: float | None = getattr(self, stage).num_gpus
-        if booked is not None:
-            return booked
-        return {"encode": 0.25, "generate": 0.75}[stage] if cluster_gpus else 0.0
+        if booked is not None or device == "cpu":
+            return booked or 0.0
+        return {"encode": 0.25, "generate": 0.75}[stage] if cluster_gpus or device == "cuda" else 0.0
 
 
-def start_ray(cluster: Cluster) -> None:
+def start_ray(cluster: Cluster, device: str) -> None:
     """Start or join the cluster, unless this process has done so.
 
     Its workers find this installation's packages before anything else.
@@ -106,7 +112,8 @@ def start_ray(cluster: Cluster) -> None:
             ray.init(address=cluster.address, logging_level=logging.ERROR, **options)
     except ConnectionError as error:
         raise RunError(f"cluster.address={cluster.address}: {error}") from None
-    cluster.require_fit(ray.cluster_resources().get("CPU", 0))
+    booked = ray.cluster_resources()
+    cluster.require_fit(booked.get("CPU", 0), booked.get("GPU", 0), device)
     _require_own_packages()
 
 

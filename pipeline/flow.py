@@ -71,7 +71,7 @@ def run_flow(config: "RunConfig", prepared: "Prepared", attempt: str) -> Iterato
         Encode,
         fn_constructor_kwargs={**shared, "device": options.device, "threads": cluster.encode.threads},
         num_cpus=cluster.encode.num_cpus,
-        num_gpus=cluster.gpu_share("encode", gpus),
+        num_gpus=cluster.gpu_share("encode", gpus, options.device),
         compute=ray.data.ActorPoolStrategy(size=cluster.encode.num_actors),
         retries=_ACTOR,
     )
@@ -87,7 +87,7 @@ def run_flow(config: "RunConfig", prepared: "Prepared", attempt: str) -> Iterato
             "threads": cluster.generate.threads,
         },
         num_cpus=cluster.generate.num_cpus,
-        num_gpus=cluster.gpu_share("generate", gpus),
+        num_gpus=cluster.gpu_share("generate", gpus, options.device),
         compute=ray.data.ActorPoolStrategy(size=cluster.generate.num_actors),
         retries=_ACTOR,
     )

@@ -104,19 +104,20 @@ def annotate(config: RunConfig) -> Outcome:
 def prepare(config: RunConfig) -> Prepared:
     """Everything that can be wrong with a configuration, found out without Ray."""
     output = canonical(config.options.output, config.storage)
+    _require_device(config)
     geometry, counted_fields = _fingerprint(config)
     _require_unit_fits(config, geometry)
     manifest = make_manifest(output, counted_fields, config.settings)
     _require_writable(config, output)
-    plan = load_plan(output, config.storage)
-    if plan is not None:
+    frozen = load_plan(output, config.storage)
+    if frozen is not None:
         agree(output, manifest, config.storage)
-    plan = _current_plan(config, output, plan)
+    plan = _current_plan(config, output, frozen)
     agree(output, manifest, config.storage)
     fs, folder = config.storage.open(output)
     finished = Finished(list_names(fs, f"{folder}/data"))
     prepared = Prepared(output, manifest, plan, finished, geometry)
-    if prepared.pending and finished.count:
+    if prepared.pending and frozen is not None:
         require_unchanged(plan, finished, config.source, config.storage)
     return prepared
 
@@ -176,6 +177,17 @@ def _require_unit_fits(config: RunConfig, geometry: Geometry) -> None:
             )
 
 
+def _require_device(config: RunConfig) -> None:
+    import torch
+
+    if (
+        config.options.device == "cuda"
+        and config.cluster.address == "local"
+        and not torch.cuda.is_available()
+    ):
+        raise ConfigError("device=cuda: torch sees no GPU on this machine")
+
+
 def _require_writable(config: RunConfig, output: str) -> None:
     with config.storage.reaching("output", output):
         fs, folder = config.storage.open(output)
@@ -187,7 +199,7 @@ def _require_writable(config: RunConfig, output: str) -> None:
 def _run_units(config: RunConfig, prepared: Prepared) -> None:
     from pipeline.flow import run_flow
 
-    start_ray(config.cluster)
+    start_ray(config.cluster, config.options.device)
     total = sum(prepared.plan.size(shard) for shard in prepared.pending)
     with Progress(total, _known_samples(prepared)) as progress:
         for stats in run_flow(config, prepared, attempt=f"{time.time():.3f}"):

@@ -132,7 +132,9 @@ def _run_ray(path: Path, output: Path, unit_bytes: int) -> dict[str, float]:
     settings += [f"source.path={path}", f"output={output}", f"unit_bytes={unit_bytes}", "unit_samples=400"]
     started = time.monotonic()
     with Watch(_readers) as watch:
-        done = subprocess.run([trimline, "annotate", *settings, "unit_requests=400"], timeout=600, check=False)
+        done = subprocess.run(
+            [trimline, "annotate", *settings, "unit_requests=400"], timeout=600, check=False
+        )
     assert done.returncode == 0, done.returncode
     return {"seconds": time.monotonic() - started, "peak_bytes": watch.peak, "low_bytes": watch.low}
 

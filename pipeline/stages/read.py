@@ -4,9 +4,12 @@ Where a unit ends depends on its own samples and the limits alone, so a rerun cu
 over the ranges whose files exist without reading their bytes.
 """
 
+import io
+import mmap
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import pyarrow as pa
 
@@ -20,6 +23,8 @@ from pipeline.units import Unit, UnitLimits
 
 # Samples are handed to Arrow in pieces of about this size, so that a unit is never held twice.
 _PIECE_BYTES = 1 << 20
+# What a unit's memory has room for beyond `unit_bytes`: its last image and its questions, as a rule.
+_ROOM_BYTES = 32 << 20
 
 
 def read_shard(
@@ -58,10 +63,14 @@ def read_shard(
 
 @dataclass
 class _Open:
-    """A unit while its samples come in; their bytes go straight into an IPC stream."""
+    """A unit while its samples come in; their bytes go straight into an IPC stream.
+
+    `room` is how many bytes that stream is expected to take at most.
+    """
 
     first: int
     start_position: int
+    room: int
     started: float = field(default_factory=time.time)
     samples: int = 0
     requests: int = 0
@@ -69,8 +78,8 @@ class _Open:
     position: int = 0
 
     def __post_init__(self) -> None:
-        self._sink = pa.BufferOutputStream()
-        self._writer = pa.ipc.new_stream(self._sink, SAMPLES)
+        self._memory = _Memory(self.room)
+        self._writer = pa.ipc.new_stream(self._memory, SAMPLES)
         self._piece: list[dict[str, object]] = []
         self._piece_bytes = 0
 
@@ -101,7 +110,39 @@ class _Open:
         }
         row = UnitRow(Unit(shard.shard, self.first, self.first + self.samples, end), {}, trace)
         row = row.passed("read", self.started, {})
-        return pack_buffers(row, {"samples": self._sink.getvalue()})
+        return pack_buffers(row, {"samples": self._memory.written()})
+
+
+class _Memory(io.RawIOBase):
+    """Memory straight from the system, which is taken as it is written and given back at once.
+
+    Arrow's own sink doubles, and so copies, what it holds, and its allocator keeps what is let go: both
+    together held more than three units.
+    """
+
+    def __init__(self, room: int) -> None:
+        self._map, self._size = self._take(room), 0
+
+    @staticmethod
+    def _take(room: int) -> mmap.mmap:
+        return mmap.mmap(-1, room, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        size = memoryview(data).nbytes
+        if self._size + size > len(self._map):
+            larger = self._take(2 * (self._size + size))
+            larger[: self._size] = memoryview(self._map)[: self._size]
+            self._map = larger
+        self._map[self._size : self._size + size] = data
+        self._size += size
+        return size
+
+    def written(self) -> pa.Buffer:
+        """What was written, without a copy."""
+        return pa.py_buffer(self._map).slice(0, self._size)
 
 
 class _Cutter:
@@ -126,7 +167,7 @@ class _Cutter:
             self.index += 1
             return None
         if self.current is None:
-            self.current = _Open(self.index, self._position)
+            self.current = self._open()
         unit = self.current
         try:
             questions = self._task.questions(sample, self._limits.max_questions)
@@ -153,7 +194,7 @@ class _Cutter:
         """What is left at the shard's end: its open unit, or an empty one that says so or says why."""
         lost = error and self.index not in self._finished.values()
         if self.current is None and (self.index == 0 or lost):
-            self.current = _Open(self.index, self._position)
+            self.current = self._open()
         return self._close() if self.current is not None else None
 
     def _is_full(self, unit: _Open) -> bool:
@@ -163,6 +204,9 @@ class _Cutter:
             or unit.requests >= limits.unit_requests
             or unit.image_bytes >= limits.unit_bytes
         )
+
+    def _open(self) -> _Open:
+        return _Open(self.index, self._position, self._limits.unit_bytes + _ROOM_BYTES)
 
     def _close(self) -> _Open | None:
         unit, self.current = self.current, None
