@@ -11,6 +11,8 @@ from pipeline.errors import BadImage
 
 _FORMATS = ("JPEG", "PNG", "WEBP")
 
+Image.MAX_IMAGE_PIXELS = None  # the limit is Imaging.max_pixels, checked before anything is decoded
+
 
 @dataclass(frozen=True, kw_only=True)
 class Imaging:
@@ -38,7 +40,7 @@ def decode(data: bytes, imaging: Imaging) -> tuple[Image.Image, int, int]:
             image.load()
             upright = ImageOps.exif_transpose(image)
             return _to_rgb(upright), width, height
-    except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError, MemoryError) as error:
+    except (OSError, ValueError, SyntaxError, EOFError, MemoryError) as error:
         raise BadImage(f"the image cannot be decoded: {str(error)[:200] or type(error).__name__}") from None
 
 

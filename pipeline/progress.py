@@ -26,6 +26,9 @@ class Progress:
     reduced_rows: int = 0
     done_bytes: int = 0
     started: float = field(default_factory=time.monotonic)
+    steady_since: float | None = None  # when the first unit was there: start-up must not weigh on the rate
+    steady_samples: int = 0
+    steady_bytes: int = 0
 
     def __post_init__(self) -> None:
         self._console = Console(stderr=True)
@@ -48,39 +51,45 @@ class Progress:
 
     def add(self, stats: dict[str, Any]) -> None:
         """Take in one unit's statistics."""
+        now = time.monotonic()
         _, first, stop, _ = stats["unit"]
         self.samples += stop - first
         self.done_bytes += stats["source_bytes"]
+        if self.steady_since is None:
+            self.steady_since = now
+        else:
+            self.steady_samples += stop - first
+            self.steady_bytes += stats["source_bytes"]
         for totals in stats["totals"]:
             self.rows += totals["rows"]
             self.failed += totals["rows"] - totals["status"].get("ok", 0)
             self.kept += totals["visual_tokens_kept"]
             self.reduced_rows += totals["status"].get("ok", 0)
-        now = time.monotonic()
         if self._live is None and now - self._last_line >= _LINE_EVERY_S:
             self._last_line = now
             print(self.line(), file=sys.stderr, flush=True)
 
     def line(self) -> str:
-        """What is done, how fast, and how long the rest will take."""
-        elapsed = max(time.monotonic() - self.started, 1e-9)
-        known = "" if self.known_samples is None else f" / {self.known_samples:,}"
-        parts = [
-            f"{self.samples:,}{known} samples",
-            f"{self.samples / elapsed:.1f} samples/s",
-            f"ETA {self._eta(elapsed)}",
-        ]
+        """What is done, how fast, and how long the rest will take; rates are since the first unit."""
+        now = time.monotonic()
+        if self.steady_since is None:
+            return f"starting, {now - self.started:.0f} s"
+        elapsed = now - self.steady_since
+        known = "" if self.known_samples is None else f"/{self.known_samples:,}"
+        parts = [f"{self.samples:,}{known} samples"]
+        if self.steady_samples:
+            parts += [f"{self.steady_samples / elapsed:.1f}/s", f"ETA {self._eta(elapsed)}"]
         if self.reduced_rows:
             parts.append(f"{self.kept / self.reduced_rows:.0f} visual tokens kept")
         parts.append(f"{self.failed:,} failed rows")
         return " | ".join(parts)
 
     def _text(self) -> Text:
-        return Text(self.line())
+        return Text(self.line(), no_wrap=True, overflow="ellipsis")
 
     def _eta(self, elapsed: float) -> str:
-        if not self.done_bytes or not self.total_bytes:
+        if not self.steady_bytes:
             return "?"
-        left = max(self.total_bytes - self.done_bytes, 0) * elapsed / self.done_bytes
+        left = max(self.total_bytes - self.done_bytes, 0) * elapsed / self.steady_bytes
         hours, rest = divmod(int(left), 3600)
         return f"{hours}:{rest // 60:02d}:{rest % 60:02d}"

@@ -3,7 +3,7 @@
 import os
 import re
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +18,10 @@ from pipeline.errors import ConfigError
 SECRET_VARIABLES = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "RAY_AUTH_TOKEN")
 _URL_SECRETS = re.compile(
     r"(?<=://)[^/\s@]+@|(?<=[?&])(?:X-Amz-[\w-]+|Signature|sig|token)=[^&\s]+", re.IGNORECASE
+)
+_CREDENTIALS = re.compile(
+    r"(?!file:)[\w+]+://[^/\s@:]*:[^/\s@]*@|https?://.*[?&](?:X-Amz-Signature|Signature|sig|token)=",
+    re.IGNORECASE,
 )
 
 
@@ -48,8 +52,13 @@ class Storage:
         """The file system of a URI or local path, and the path within it.
 
         Raises:
-            ConfigError: the protocol is unknown or its package is not installed.
+            ConfigError: the protocol is unknown, its package is not installed, or the URI holds credentials.
         """
+        if _CREDENTIALS.match(uri):
+            raise ConfigError(
+                f"{self.redact(uri)}: a URL must not hold credentials, since outputs name their source: "
+                "use storage.* or the environment"
+            )
         try:
             options = self._s3_options() if uri.startswith(("s3://", "s3a://")) else {}
             return fsspec.core.url_to_fs(uri, **options)
@@ -86,11 +95,15 @@ class Storage:
 
     def hide(self, text: str) -> str:
         """`text` without credentials: configured ones, those of the environment, and those within URLs."""
-        secrets = [self.key, self.secret, self.token, *(os.environ.get(name) for name in SECRET_VARIABLES)]
-        for secret in secrets:
-            if secret and len(secret) >= 4:
-                text = text.replace(secret, "***")
-        return _URL_SECRETS.sub("***", text)
+        return hide_secrets(text, [self.key, self.secret, self.token])
+
+
+def hide_secrets(text: str, secrets: Iterable[str | None]) -> str:
+    """`text` without `secrets`, those of the environment, and those within URLs."""
+    for secret in (*secrets, *(os.environ.get(name) for name in SECRET_VARIABLES)):
+        if secret and len(secret) >= 4:
+            text = text.replace(secret, "***")
+    return _URL_SECRETS.sub("***", text)
 
 
 def _store_errors(uri: str) -> tuple[type[Exception], ...]:
