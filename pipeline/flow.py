@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
+from pipeline.cluster import Resources
 from pipeline.errors import RunError
 from pipeline.plan import load_plan, require_same
 from pipeline.sources.base import Source
@@ -36,75 +37,100 @@ _ACTOR = {"max_restarts": 3, "max_task_retries": 3}
 
 
 def run_flow(config: "RunConfig", prepared: "Prepared", attempt: str) -> Iterator[dict[str, Any]]:
-    """Make every missing unit of the pending shards; yields each one's statistics as it is written."""
+    """Make every missing unit of the pending shards; yields each one's statistics as it is written.
+
+    Raises:
+        RunError: a stage failed for good.
+    """
     import ray
 
     _configure_ray_data()
-    cluster, options = config.cluster, config.options
-    gpus = ray.cluster_resources().get("GPU", 0)
-    pending = prepared.pending
-    units = _through(
-        # blocks that are there: a read operator of Ray's own would book a whole CPU, and wait for ever
-        ray.data.from_blocks([pa.table({"pending": [index]}) for index in range(len(pending))]),
-        read_pending,
-        fn_kwargs={
-            "output": prepared.output,
-            "source": config.source,
-            "storage": config.storage,
-            "task": config.task,
-            "limits": config.limits,
-            "pending": [(shard, prepared.finished.ranges(shard)) for shard in pending],
-        },
-        num_cpus=cluster.read.num_cpus,
-        retries=_TASK,
-    )
-    units = _through(
-        units,
-        decode_unit,
-        fn_kwargs={"checkpoint": config.model.path, "imaging": config.imaging},
-        num_cpus=cluster.decode.num_cpus,
-        retries=_TASK,
-    )
-    shared = {"geometry": prepared.geometry, "model": config.model, "arms": config.arms}
-    units = _through(
-        units,
-        Encode,
-        fn_constructor_kwargs={**shared, "device": options.device, "threads": cluster.encode.threads},
-        num_cpus=cluster.encode.num_cpus,
-        num_gpus=cluster.gpu_share("encode", gpus, options.device),
-        compute=ray.data.ActorPoolStrategy(size=cluster.encode.num_actors),
-        retries=_ACTOR,
-    )
-    units = _through(
-        units,
-        Generate,
-        fn_constructor_kwargs={
-            **shared,
-            "engine": config.engine,
-            "decoding": config.decoding,
-            "seed": options.seed,
-            "device": options.device,
-            "threads": cluster.generate.threads,
-        },
-        num_cpus=cluster.generate.num_cpus,
-        num_gpus=cluster.gpu_share("generate", gpus, options.device),
-        compute=ray.data.ActorPoolStrategy(size=cluster.generate.num_actors),
-        retries=_ACTOR,
-    )
-    rows = _through(
-        units,
-        write_unit,
-        fn_kwargs={"outputs": _outputs(config, prepared), "storage": config.storage, "attempt": attempt},
-        num_cpus=cluster.write.num_cpus,
-        retries=_TASK,
-    )
+    units = _write(_answer(_read_and_decode(config, prepared), config, prepared), config, prepared, attempt)
     try:
-        for row in rows.iter_rows():
+        for row in units.iter_rows():
             yield json.loads(row["stats"])
     except ray.exceptions.RayError as error:
         # the last line is what the worker raised, the others are Ray's frames
         reason = config.storage.redact(str(error).strip().splitlines()[-1])
         raise RunError(f"{reason}; run the same command again to go on") from error
+
+
+def _read_and_decode(config: "RunConfig", prepared: "Prepared") -> Any:
+    import ray.data
+
+    pending = [(shard, prepared.finished.ranges(shard)) for shard in prepared.pending]
+    # blocks that are there: a read operator of Ray's own would book a whole CPU, and wait for ever
+    shards = ray.data.from_blocks([pa.table({"pending": [index]}) for index in range(len(pending))])
+    reading = {
+        "output": prepared.output,
+        "source": config.source,
+        "storage": config.storage,
+        "task": config.task,
+        "limits": config.limits,
+        "pending": pending,
+    }
+    units = _tasks(shards, read_pending, config.cluster.read, reading)
+    decoding = {"checkpoint": config.model.path, "imaging": config.imaging}
+    return _tasks(units, decode_unit, config.cluster.decode, decoding)
+
+
+def _answer(units: Any, config: "RunConfig", prepared: "Prepared") -> Any:
+    shared = {
+        "geometry": prepared.geometry,
+        "model": config.model,
+        "arms": config.arms,
+        "device": config.options.device,
+    }
+    answering = {"engine": config.engine, "decoding": config.decoding, "seed": config.options.seed}
+    units = _actors(units, Encode, "encode", config, shared)
+    return _actors(units, Generate, "generate", config, {**shared, **answering})
+
+
+def _write(units: Any, config: "RunConfig", prepared: "Prepared", attempt: str) -> Any:
+    outputs = tuple(
+        ArmOutput(
+            folder=f"{prepared.output}/{arm.folder}".rstrip("/"),
+            reducer=arm.name,
+            fingerprint=prepared.manifest.fingerprint,
+            run_id=prepared.manifest.run_id,
+            model=config.model.name,
+        )
+        for arm in config.arms
+    )
+    writing = {"outputs": outputs, "storage": config.storage, "attempt": attempt}
+    return _tasks(units, write_unit, config.cluster.write, writing)
+
+
+def _tasks(units: Any, stage: Any, resources: Resources, arguments: dict[str, Any]) -> Any:
+    """The units after a stage of tasks."""
+    return _through(units, stage, retries=_TASK, fn_kwargs=arguments, num_cpus=resources.num_cpus)
+
+
+def _actors(units: Any, stage: Any, name: str, config: "RunConfig", arguments: dict[str, Any]) -> Any:
+    """The units after a stage of actors."""
+    import ray
+
+    resources: Resources = getattr(config.cluster, name)
+    gpus = ray.cluster_resources().get("GPU", 0)
+    return _through(
+        units,
+        stage,
+        retries=_ACTOR,
+        fn_constructor_kwargs={**arguments, "threads": resources.threads},
+        num_cpus=resources.num_cpus,
+        num_gpus=config.cluster.gpu_share(name, gpus, config.options.device),
+        compute=ray.data.ActorPoolStrategy(size=resources.num_actors),
+    )
+
+
+def _through(units: Any, stage: Any, *, retries: dict[str, int], **options: Any) -> Any:
+    """The units after one more stage, which is given a unit at a time, without a copy."""
+    with warnings.catch_warnings():
+        # Ray 2.60 deprecates passing these on, without another way to bound the retries yet
+        warnings.simplefilter("ignore", DeprecationWarning)
+        return units.map_batches(
+            stage, batch_size=1, batch_format="pyarrow", zero_copy_batch=True, **options, **retries
+        )
 
 
 def read_pending(
@@ -130,29 +156,6 @@ def _plan(output: str, storage: Storage) -> Any:
     plan = load_plan(output, storage)
     assert plan is not None, "the driver has written the plan"
     return plan
-
-
-def _through(units: Any, stage: Any, *, retries: dict[str, int], **options: Any) -> Any:
-    """The units after one more stage, which is given a unit at a time, without a copy."""
-    with warnings.catch_warnings():
-        # Ray 2.60 deprecates passing these on, without another way to bound the retries yet
-        warnings.simplefilter("ignore", DeprecationWarning)
-        return units.map_batches(
-            stage, batch_size=1, batch_format="pyarrow", zero_copy_batch=True, **options, **retries
-        )
-
-
-def _outputs(config: "RunConfig", prepared: "Prepared") -> tuple[ArmOutput, ...]:
-    return tuple(
-        ArmOutput(
-            folder=f"{prepared.output}/{arm.folder}".rstrip("/"),
-            reducer=arm.name,
-            fingerprint=prepared.manifest.fingerprint,
-            run_id=prepared.manifest.run_id,
-            model=config.model.name,
-        )
-        for arm in config.arms
-    )
 
 
 def _configure_ray_data() -> None:
