@@ -95,7 +95,9 @@ def start_ray(cluster: Cluster, device: str) -> None:
 
     if ray.is_initialized():
         return
-    environment = {"worker_process_setup_hook": _own_packages_first()}
+    # Two actors whose threads spin at OpenMP's barriers on the same cores slow each other down tenfold.
+    variables = {"OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "PASSIVE")}
+    environment = {"worker_process_setup_hook": _own_packages_first(), "env_vars": variables}
     options: dict[str, Any] = {"runtime_env": environment, "log_to_driver": False}
     if cluster.address == "local":
         options |= {
