@@ -65,7 +65,7 @@ def _varied(options: Any) -> Any:
     """In a sweep that does not set it, `output` is a folder per point."""
     hydra = HydraConfig.get()
     overrides = hydra.overrides.task
-    if hydra.mode != RunMode.MULTIRUN or any(item.startswith("output=") for item in overrides):
+    if hydra.mode != RunMode.MULTIRUN or any(item.lstrip("+").startswith("output=") for item in overrides):
         return options
     point = PurePosixPath(hydra.job.override_dirname or "default")
     return dataclasses.replace(options, output=f"{options.output.rstrip('/')}/{point}")
@@ -87,6 +87,6 @@ def _plain(config: DictConfig) -> dict[str, Any]:
 if __name__ == "__main__":
     import sys
 
-    from jobs.entry import run_command
+    from jobs.entry import command_line
 
-    sys.exit(run_command("annotate", sys.argv[1:]))
+    sys.exit(command_line("annotate", sys.argv[1:]))

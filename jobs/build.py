@@ -1,6 +1,7 @@
 """From Hydra's tree to frozen dataclasses; below this there is no DictConfig."""
 
 import dataclasses
+import logging
 from typing import Any
 
 from hydra.utils import get_class
@@ -32,13 +33,15 @@ def build_fields(fields: dict[Any, Any], kind: type, key: str) -> Any:
     _make_writable(schema)
     try:
         merged = OmegaConf.merge(schema, fields)
-        missing = sorted(OmegaConf.missing_keys(merged))
+        # a ??? in a YAML counts, too, where the class has a default
+        missing = sorted(OmegaConf.missing_keys(merged) | OmegaConf.missing_keys(OmegaConf.create(fields)))
         if missing:
             raise ConfigError(f"{prefix}{missing[0]} must be given")
         return OmegaConf.to_object(merged)
     except OmegaConfBaseException as error:
         name = getattr(error, "full_key", None) or ""
-        raise ConfigError(f"{prefix}{name}: {str(error).splitlines()[0]}") from None
+        where = f"{prefix}{name}".rstrip(".")
+        raise ConfigError(f"{where}: {str(error).splitlines()[0]}") from None
     except ValueError as error:
         raise ConfigError(f"{key}: {error}") from None
 
@@ -46,6 +49,7 @@ def build_fields(fields: dict[Any, Any], kind: type, key: str) -> Any:
 def _class_of(target: str | None, key: str) -> type:
     if target is None:
         raise ConfigError(f"{key}: the option has no _target_")
+    logging.getLogger("hydra.utils").setLevel(logging.CRITICAL)  # it logs what it raises, in many lines
     try:
         found = get_class(target)
     except (ImportError, ValueError) as error:

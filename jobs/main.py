@@ -29,9 +29,9 @@ def main() -> None:
         return
     if arguments[0] not in COMMANDS:
         sys.exit(_unknown(arguments[0]))
-    from jobs.entry import run_command
+    from jobs.entry import command_line
 
-    sys.exit(run_command(arguments[0], arguments[1:]))
+    sys.exit(command_line(arguments[0], arguments[1:]))
 
 
 def _unknown(command: str) -> int:

@@ -4,7 +4,7 @@ It only ever grows at its end, one Parquet file per growth, named after its firs
 """
 
 import dataclasses
-from collections.abc import Iterable, Iterator
+from collections.abc import Hashable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -54,6 +54,15 @@ class Plan:
                 first += rows
         raise AssertionError(f"shard {ordinal} is not in {part}")
 
+    def shards(self, storage: Storage) -> Iterator[Shard]:
+        """All shards with their files, in order, one row group of the plan in memory at a time."""
+        fs, folder = storage.open(self.folder)
+        for part in self.parts:
+            with fs.open(f"{folder}/plan/{part}", "rb") as file:
+                reader = pq.ParquetFile(file)
+                for group in range(reader.num_row_groups):
+                    yield from map(_shard, reader.read_row_group(group).to_pylist())
+
 
 def load_plan(output: str, storage: Storage) -> Plan | None:
     """The plan of an output, or None if it has none yet."""
@@ -87,9 +96,9 @@ def make_plan(output: str, source: Source, limit: int | None, storage: Storage) 
 
 
 def extend_plan(plan: Plan, source: Source, storage: Storage) -> Plan:
-    """Append the shards of files that are new in the source."""
-    known = _hashes(file for ordinal in range(len(plan)) for file in _files(plan.shard(ordinal, storage)))
-    new = (file for file in source.entries(storage) if not _holds(known, file))
+    """Append the shards of files that are new in the source, by their names."""
+    known = _hashes(file.uri for shard in plan.shards(storage) for file in _files(shard))
+    new = (file for file in source.entries(storage) if not _holds(known, file.uri))
     shards = (dataclasses.replace(shard, shard=len(plan) + shard.shard) for shard in source.shards(new))
     first = next(shards, None)
     if first is None:
@@ -102,13 +111,12 @@ def extend_plan(plan: Plan, source: Source, storage: Storage) -> Plan:
 
 def require_unchanged(plan: Plan, finished: Finished, source: Source, storage: Storage) -> None:
     """Refuse, by name, a shard that is not finished and whose files no longer equal the plan's."""
-    pending = [ordinal for ordinal in range(len(plan)) if not finished.has_shard(ordinal)]
     present = _hashes(source.entries(storage))
-    for ordinal in pending:
-        for file in _files(plan.shard(ordinal, storage)):
+    for shard in plan.shards(storage):
+        for file in () if finished.has_shard(shard.shard) else _files(shard):
             if not _holds(present, file):
                 raise ConfigError(
-                    f"shard {ordinal} has changed or is gone since the run first started: "
+                    f"shard {shard.shard} has changed or is gone since the run first started: "
                     f"{storage.redact(file.uri)}; restore it, or start a new output"
                 )
 
@@ -149,7 +157,8 @@ def _write_part(output: str, source: str, shards: Iterator[Shard], storage: Stor
             writer.write_table(pa.Table.from_pylist(rows, schema=SHARDS))
     assert first is not None, "a source without entries has raised"
     fs, folder = storage.open(output)
-    write_atomic(fs, f"{folder}/plan/{first:06d}.parquet", sink.getvalue().to_pybytes())
+    with storage.reaching("output", output):
+        write_atomic(fs, f"{folder}/plan/{first:06d}.parquet", sink.getvalue().to_pybytes())
 
 
 def _shard(row: dict[str, Any]) -> Shard:
@@ -161,14 +170,14 @@ def _files(shard: Shard) -> tuple[File, ...]:
     return shard.files or (File(shard.uri, shard.size, shard.etag),)
 
 
-def _hashes(files: Iterable[File]) -> np.ndarray:
-    """Eight bytes a file, sorted: a listing of millions fits."""
-    hashes = np.fromiter((hash(file) for file in files), np.int64)
+def _hashes(items: Iterable[Hashable]) -> np.ndarray:
+    """Eight bytes an item, sorted: a listing of millions fits."""
+    hashes = np.fromiter(map(hash, items), np.int64)
     hashes.sort()
     return hashes
 
 
-def _holds(hashes: np.ndarray, file: File) -> bool:
-    value = hash(file)
+def _holds(hashes: np.ndarray, item: Hashable) -> bool:
+    value = hash(item)
     place = int(np.searchsorted(hashes, value))
     return place < len(hashes) and int(hashes[place]) == value

@@ -94,8 +94,16 @@ def unpack(batch: pa.Table) -> UnitRow:
     assert batch.num_rows == 1, f"a stage must be given one unit, got {batch.num_rows}"
     unit = Unit(*(batch[name][0].as_py() for name in ("shard", "first", "stop", "end")))
     tables = {
-        name.removeprefix("table:"): pa.ipc.open_stream(batch[name][0].as_buffer()).read_all()
+        name.removeprefix("table:"): pa.ipc.open_stream(_bytes_of(batch[name])).read_all()
         for name in batch.column_names
         if name.startswith("table:")
     }
     return UnitRow(unit, tables, json.loads(batch["trace"][0].as_py()))
+
+
+def _bytes_of(column: pa.ChunkedArray) -> pa.Buffer:
+    """The only value of a large_binary column without a copy, which its scalar would be."""
+    (cell,) = (chunk for chunk in column.chunks if len(chunk))
+    _, offsets, data = cell.buffers()
+    first, stop = memoryview(offsets).cast("q")[cell.offset : cell.offset + 2]
+    return data.slice(first, stop - first)

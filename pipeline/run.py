@@ -92,8 +92,10 @@ def annotate(config: RunConfig) -> Outcome:
     prepared = prepare(config)
     if not prepared.pending:
         return _conclude(config, prepared, "nothing to do: every shard was finished before")
-    _run_units(config, prepared)
     fs, folder = config.storage.open(prepared.output)
+    if fs.exists(f"{folder}/_SUCCESS"):  # of a run before the output was extended, or lost a file
+        fs.rm_file(f"{folder}/_SUCCESS")
+    _run_units(config, prepared)
     finished = Finished(list_names(fs, f"{folder}/data"))
     done = Prepared(prepared.output, prepared.manifest, prepared.plan, finished, prepared.geometry)
     if done.pending:
@@ -108,9 +110,10 @@ def prepare(config: RunConfig) -> Prepared:
     geometry, counted_fields = _fingerprint(config)
     _require_unit_fits(config, geometry)
     manifest = make_manifest(output, counted_fields, config.settings)
-    _require_writable(config, output)
-    frozen = load_plan(output, config.storage)
+    with config.storage.reaching("output", output):
+        frozen = load_plan(output, config.storage)
     if frozen is not None:
+        _require_writable(config, output)
         agree(output, manifest, config.storage)
     plan = _current_plan(config, output, frozen)
     agree(output, manifest, config.storage)

@@ -61,9 +61,10 @@ class Storage:
             )
         try:
             options = self._s3_options() if uri.startswith(("s3://", "s3a://")) else {}
-            return fsspec.core.url_to_fs(uri, **options)
+            fs, path = fsspec.core.url_to_fs(uri, **options)
         except (ValueError, ImportError) as error:
             raise ConfigError(f"cannot open {self.redact(uri)}: {self.redact(str(error))}") from None
+        return fs, os.path.normpath(path) if isinstance(fs, LocalFileSystem) else path
 
     def _s3_options(self) -> dict[str, Any]:
         timeouts = {"connect_timeout": self.connect_timeout_s, "read_timeout": self.read_timeout_s}
@@ -196,8 +197,9 @@ def list_files(uri: str, storage: Storage) -> Iterator[File]:
     """
     fs, path = storage.open(uri)
     with storage.reaching("source.path", uri):
-        if fs.isfile(path):
-            yield _file(fs, fs.info(path))
+        info = _info(fs, path)
+        if info is not None and info["type"] == "file":
+            yield _file(fs, info)
         elif isinstance(fs, LocalFileSystem) and Path(path).is_dir():
             yield from _walk(path)
         elif any(mark in path for mark in "*?["):
@@ -208,6 +210,14 @@ def list_files(uri: str, storage: Storage) -> Iterator[File]:
             if not found:
                 raise FileNotFoundError(path)
             yield from (_file(fs, info) for _, info in sorted(found.items()))
+
+
+def _info(fs: fsspec.AbstractFileSystem, path: str) -> dict[str, Any] | None:
+    """What is at a path, or None; unlike `isfile` it does not take a store that is away for no file."""
+    try:
+        return dict(fs.info(path))
+    except (FileNotFoundError, PermissionError):  # a folder or a glob may still be listed
+        return None
 
 
 def _walk(folder: str) -> Iterator[File]:

@@ -45,14 +45,17 @@ class Images:
             for image in (file for file in files if _suffix(file.uri) in IMAGE_SUFFIXES):
                 empty = False
                 yield image
-                stem = image.uri.rsplit(".", 1)[0]
-                yield from (sidecars[name] for kind in _SIDECARS if (name := f"{stem}.{kind}") in sidecars)
+                names = (f"{_stem(image.uri)}.{kind}" for kind in _SIDECARS)
+                yield from (sidecars[name] for name in names if name in sidecars)
         if empty:
             wanted = ", ".join("." + suffix for suffix in IMAGE_SUFFIXES)
             raise ConfigError(f"source.path: no image ({wanted}) at {storage.redact(self.path)}")
 
     def shards(self, entries: Iterable[File]) -> Iterator[Shard]:
-        """See `Source.shards`: a slice of the listing is a shard."""
+        """See `Source.shards`: a slice of the listing is a shard.
+
+        A sidecar whose image is not among the entries is passed over.
+        """
         ordinal, images = 0, 0
         files: list[File] = []
         for file in entries:
@@ -61,6 +64,9 @@ class Images:
                     yield _slice(ordinal, files)
                     ordinal, images, files = ordinal + 1, 0, []
                 images += 1
+                stem = _stem(file.uri)
+            elif not files or _stem(file.uri) != stem:
+                continue
             files.append(file)
         if files:
             yield _slice(ordinal, files)
@@ -135,6 +141,10 @@ def _common_folder(files: list[File]) -> str:
     while not files[-1].uri.startswith(f"{folder}/"):
         folder = folder.rpartition("/")[0]
     return folder
+
+
+def _stem(uri: str) -> str:
+    return uri.rpartition(".")[0]
 
 
 def _suffix(uri: str) -> str:

@@ -1,0 +1,101 @@
+"""One real sweep of two runs, from a folder full of traps and with credentials that must not get about.
+
+The user's own `pipeline`, `jobs`, `conf` and `trim` packages must not be taken for ours, and credentials
+must stand in nothing that is printed, written or logged.
+"""
+
+import json
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+from commands import trimline
+from tars import jpeg
+
+pytestmark = pytest.mark.slow
+
+CANARIES = {
+    "AWS_SECRET_ACCESS_KEY": "CANARY-of-the-environment",
+    "AWS_SESSION_TOKEN": "CANARY-token-of-the-environment",
+}
+# quotes and '=' as real session tokens have them
+OVERRIDES = ["storage.key=CANARY-key", "storage.secret='CANARY-secret'", "storage.token=CANARY/token+A=="]
+# Ray then records each driver's command line in a file, as it does anyway in the cluster's own tables
+RECORDS = {"RAY_enable_export_api_write_config": "EXPORT_DRIVER_JOB,EXPORT_TASK,EXPORT_ACTOR,EXPORT_NODE"}
+
+
+@dataclass
+class Run:
+    folder: Path
+    logs: Path
+    process: subprocess.CompletedProcess[str]
+
+
+@pytest.fixture(scope="module")
+def run(cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
+    folder = tmp_path_factory.mktemp("shadow")
+    for name in ("pipeline", "jobs", "conf", "trim"):
+        (folder / name).mkdir()
+        (folder / name / "__init__.py").write_text("raise RuntimeError('the wrong package')\n")
+    (folder / "pictures").mkdir()
+    for index in range(2):
+        (folder / "pictures" / f"{index}.jpg").write_bytes(jpeg(index))
+    with tempfile.TemporaryDirectory(prefix="t", dir="/tmp") as logs, pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)  # and a short path for the logs: those of sockets are limited
+        process = trimline(
+            *("annotate", "-m", "decoding.max_new_tokens=1,2", "source.path=pictures"),
+            *OVERRIDES,
+            timeout=200,
+            RAY_TMPDIR=logs,
+            RAY_BACKEND_LOG_LEVEL="info",
+            **CANARIES,
+            **RECORDS,
+        )
+        yield Run(folder, Path(logs), process)
+
+
+def test_packages_of_the_user_do_no_harm(run):
+    assert run.process.returncode == 0, run.process.stderr
+    assert "wrong package" not in run.process.stdout + run.process.stderr
+
+
+def test_each_point_has_its_output_and_nothing_else_is_written(run):
+    points = [f"decoding.max_new_tokens={count},source.path=pictures" for count in (1, 2)]
+    assert sorted(path.name for path in (run.folder / "output").iterdir()) == points
+    assert {path.name for path in run.folder.iterdir()} == {
+        *("conf", "jobs", "output", "pictures", "pipeline", "trim")
+    }
+    for count, point in enumerate(points, start=1):
+        output = run.folder / "output" / point
+        assert (output / "_SUCCESS").exists()
+        rows = pq.read_table(output / "data").to_pylist()
+        assert [row["status"] for row in rows] == ["ok", "ok"]
+        assert all(row["generated_tokens"] <= count for row in rows)
+        configuration = json.loads((output / "run.json").read_text())["configuration"]
+        assert not {"key", "secret", "token"} & configuration["storage"].keys()
+
+
+def test_credentials_stand_in_no_output(run):
+    assert "CANARY" not in run.process.stdout + run.process.stderr
+    files = [path for path in (run.folder / "output").rglob("*") if path.is_file()]
+    assert len(files) >= 8
+    for path in files:
+        assert b"CANARY" not in path.read_bytes(), path
+        if path.suffix == ".parquet":
+            assert "CANARY" not in str(pq.read_table(path).to_pylist()), path
+            assert "CANARY" not in str(pq.read_metadata(path).metadata), path
+        assert "CANARY" not in str(path)
+
+
+def test_credentials_stand_in_no_log_of_ray(run):
+    files = [path for path in run.logs.rglob("*") if path.is_file()]
+    logged = {path: path.read_bytes() for path in files}
+    assert len(logged) > 20
+    recorded = b"".join(text for path, text in logged.items() if "DRIVER_JOB" in path.name)
+    assert b"source.path=pictures" in recorded, "Ray records the command line"
+    assert b"storage.secret=${oc.env:TRIMLINE_STORAGE_SECRET}" in recorded
+    assert [path for path, text in logged.items() if b"CANARY" in text] == []

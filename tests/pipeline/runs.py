@@ -1,0 +1,93 @@
+"""Whole runs as tests make them: a configuration in one call, and what an output holds."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline.arms import Arm
+from pipeline.cluster import Cluster, Resources
+from pipeline.config import Decoding, Model
+from pipeline.engines.transformers import Transformers
+from pipeline.imaging import Imaging
+from pipeline.run import RunConfig, RunOptions
+from pipeline.schema import VOLATILE
+from pipeline.sources.base import Source
+from pipeline.storage import Storage, list_names
+from pipeline.tasks import Task
+from pipeline.units import Unit, UnitLimits
+from trim import Full, Trim
+
+TEMPLATE = (
+    "A chat between a curious human and an artificial intelligence assistant. The assistant gives helpful, "
+    "detailed, and polite answers to the human's questions. USER: <image>\n{question} ASSISTANT:"
+)
+REDUCERS = {"full": Full(), "trim": Trim()}
+# one thread each: actors that share two cores would wait for one another's threads
+CLUSTER = Cluster(
+    encode=Resources(num_cpus=0.5, threads=1),
+    generate=Resources(num_cpus=0.6, threads=1),
+)
+
+
+def make_config(
+    checkpoint: Path,
+    source: Source,
+    output: str | Path,
+    *,
+    reducer: str = "full",
+    storage: Storage | None = None,
+    max_new_tokens: int = 4,
+    token_budget: int = 16384,
+    extend: bool = False,
+    **limits: int,
+) -> RunConfig:
+    """A run over the source's own questions with the random checkpoint, greedy and in float32."""
+    model = Model(
+        name="random", path=str(checkpoint / "llava"), clip=str(checkpoint / "clip"), template=TEMPLATE
+    )
+    return RunConfig(
+        options=RunOptions(output=str(output), extend=extend, device="cpu"),
+        limits=UnitLimits(**limits),
+        source=source,
+        task=Task(source_questions=True),
+        model=model,
+        arms=(Arm(reducer, REDUCERS[reducer], {"name": reducer}),),
+        engine=Transformers(token_budget=token_budget),
+        decoding=Decoding(max_new_tokens=max_new_tokens),
+        imaging=Imaging(),
+        storage=storage or Storage(),
+        cluster=CLUSTER,
+        settings={"test": True},
+    )
+
+
+def unit_names(output: str | Path, storage: Storage | None = None) -> list[str]:
+    """The names of an output's unit files, sorted; nothing else may lie beside them."""
+    fs, folder = (storage or Storage()).open(str(output))
+    names = sorted(list_names(fs, f"{folder}/data"))
+    assert all(Unit.of_file(name) for name in names), names
+    return names
+
+
+def read_units(output: str | Path, storage: Storage | None = None) -> dict[str, tuple[pa.Table, dict]]:
+    """Each unit file's rows and footer by its name."""
+    fs, folder = (storage or Storage()).open(str(output))
+    found = {}
+    for name in unit_names(output, storage):
+        with fs.open(f"{folder}/data/{name}", "rb") as file:
+            table = pq.read_table(file, page_checksum_verification=True)
+        found[name] = (table, json.loads(table.schema.metadata[b"trimline"]))
+    return found
+
+
+def rows(output: str | Path, storage: Storage | None = None) -> list[dict[str, Any]]:
+    """All rows of an output in the order of its files."""
+    return [row for table, _ in read_units(output, storage).values() for row in table.to_pylist()]
+
+
+def lasting(found: list[dict[str, Any]], *also: str) -> list[dict[str, Any]]:
+    """Rows without what differs between two runs that answered alike, and without the columns `also`."""
+    return [{name: value for name, value in row.items() if name not in (*VOLATILE, *also)} for row in found]

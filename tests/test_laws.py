@@ -1,0 +1,196 @@
+"""The laws that hold for the sources and the configuration as a whole, read off the files themselves."""
+
+import ast
+import dataclasses
+import sys
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.utils import get_class
+from omegaconf import MISSING, OmegaConf
+
+ROOT = Path(__file__).parents[1]
+CONF = ROOT / "conf"
+PACKAGES = ("trim", "pipeline", "jobs")
+SOURCES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
+OPTIONS = sorted(path for path in CONF.glob("*/*.yaml"))
+COMMANDS = sorted(path.stem for path in CONF.glob("*.yaml"))
+# What a key stands for that is no group.
+OF_KEY = {
+    "decoding": "pipeline.config.Decoding",
+    "image": "pipeline.imaging.Imaging",
+}
+OF_RUN = ("pipeline.run.RunOptions", "pipeline.units.UnitLimits", "pipeline.cluster.Resources")
+TARGETS = {str(OmegaConf.load(path)["_target_"]) for path in OPTIONS}
+
+
+def name_of(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+def imports(path: Path) -> set[str]:
+    """Top-level packages that a file imports anywhere, within functions and type checks, too."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{name_of(path)} imports relatively"
+            found.add(str(node.module).partition(".")[0])
+        elif isinstance(node, ast.Call) and getattr(node.func, "attr", "") in ("import_module", "__import__"):
+            first = node.args[0]
+            text = first.values[0] if isinstance(first, ast.JoinedStr) else first
+            found.add(str(getattr(text, "value", "")).partition(".")[0])
+    return found
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=name_of)
+def test_imports_run_one_way(path):
+    forbidden = {
+        "trim": {"pipeline", "jobs", "conf", "transformers", "ray", "hydra", "omegaconf"},
+        "pipeline": {"jobs", "conf", "hydra", "omegaconf"},
+        "jobs": {"ray", "torch", "transformers"},
+    }
+    assert not imports(path) & forbidden[path.relative_to(ROOT).parts[0]]
+
+
+def test_trim_needs_torch_and_nothing_else():
+    used = set().union(*(imports(path) for path in SOURCES if path.is_relative_to(ROOT / "trim")))
+    assert used - set(sys.stdlib_module_names) == {"torch", "trim"}
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=name_of)
+def test_files_are_short(path):
+    assert len(path.read_text().splitlines()) < 300
+
+
+def reachable(kind: type) -> set[type]:
+    """A dataclass and those that are its fields' defaults."""
+    found = {kind}
+    for field in dataclasses.fields(kind):
+        if field.default_factory is not dataclasses.MISSING and dataclasses.is_dataclass(
+            value := field.default_factory()
+        ):
+            found |= reachable(type(value))
+    return found
+
+
+def configuration_classes() -> list[type]:
+    """All of `pipeline`; a reducer of `trim` counts whole."""
+    named = {name for name in (*TARGETS, *OF_KEY.values(), *OF_RUN) if not name.startswith("trim.")}
+    found = set().union(*(reachable(get_class(name)) for name in named))
+    return sorted(found, key=lambda kind: kind.__qualname__)
+
+
+def test_the_configuration_classes_are_all_found():
+    names = {kind.__name__ for kind in configuration_classes()}
+    assert names >= {
+        *("Cluster", "Decoding", "Imaging", "Images", "Model", "Resources", "RunOptions", "Storage"),
+        *("Task", "Transformers", "UnitLimits", "WebDataset"),
+    }
+
+
+@pytest.mark.parametrize("kind", configuration_classes(), ids=lambda kind: kind.__name__)
+def test_every_field_says_whether_it_counts(kind):
+    assert kind.__dataclass_params__.frozen
+    for field in dataclasses.fields(kind):
+        assert isinstance(field.metadata.get("fingerprint"), bool), f"{kind.__name__}.{field.name}"
+
+
+def test_what_counts_is_what_the_design_says():
+    from pipeline.config import fingerprint_fields
+
+    def counted(name: str) -> set[str]:
+        kind = get_class(name)
+        return {field.name for field in dataclasses.fields(kind) if field.metadata["fingerprint"]}
+
+    assert counted("pipeline.run.RunOptions") == {"limit", "seed"}
+    assert counted("pipeline.units.UnitLimits") == {
+        *("unit_samples", "unit_requests", "unit_bytes", "max_questions")
+    }
+    for name in ("pipeline.storage.Storage", "pipeline.cluster.Cluster", "pipeline.cluster.Resources"):
+        assert counted(name) == set()
+    for name in ("pipeline.config.Decoding", "pipeline.tasks.Task", "pipeline.imaging.Imaging"):
+        kind = get_class(name)
+        assert counted(name) == {field.name for field in dataclasses.fields(kind)}
+    with pytest.raises(KeyError):  # a field that does not say
+        fingerprint_fields(dataclasses.make_dataclass("Silent", [("a", int, 0)])())
+
+
+def composed(command: str, *overrides: str):
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return compose(command, list(overrides))
+
+
+def missing(node) -> list[str]:
+    """Keys of a group that its user must give."""
+    return [key for key in node if OmegaConf.is_missing(node, key)]
+
+
+@pytest.mark.parametrize("path", OPTIONS, ids=name_of)
+def test_every_option_composes_and_builds(path):
+    from jobs.build import build
+    from pipeline.errors import ConfigError
+
+    group, option = path.parent.name, path.stem
+    for command in COMMANDS:
+        config = composed(command, f"{group}={option}")
+        for key in missing(config[group]):
+            with pytest.raises(ConfigError, match=f"{group}.{key} must be given"):
+                build(config, group)
+            config[group][key] = "given"
+        made = build(config, group)
+        assert f"{type(made).__module__}.{type(made).__name__}".startswith(
+            str(config[group]["_target_"]).split(".")[0]
+        )
+        assert made == build(config, group)
+
+
+@pytest.mark.parametrize("path", OPTIONS, ids=name_of)
+def test_the_keys_of_an_option_are_the_fields_of_its_class(path):
+    tree = OmegaConf.load(path)
+    assert_keys_are_fields(tree, get_class(tree["_target_"]))
+
+
+def assert_keys_are_fields(tree, kind: type) -> None:
+    """All keys are fields, and all fields are keys: a user sees in the YAML what there is."""
+    fields = {field.name: field for field in dataclasses.fields(kind) if field.init}
+    assert set(tree) - {"_target_"} == set(fields)
+    for name, field in fields.items():
+        default = field.default
+        if field.default_factory is not dataclasses.MISSING:
+            default = field.default_factory()
+        if dataclasses.is_dataclass(default):
+            assert_keys_are_fields(tree[name], type(default))
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_the_top_level_keys_are_the_fields_of_the_run(command):
+    config = composed(command)
+    groups = {path.parent.name for path in OPTIONS}
+    assert groups <= set(config)
+    fields = {field.name for name in OF_RUN[:2] for field in dataclasses.fields(get_class(name))}
+    assert set(config) - groups == {*fields, *OF_KEY}
+    for key, name in OF_KEY.items():
+        assert_keys_are_fields(config[key], get_class(name))
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_the_defaults_are_those_of_the_classes(command):
+    """Who uses the classes without Hydra gets what the YAML says."""
+    config = composed(command)
+    trees = [(config, get_class(name)) for name in OF_RUN[:2]]
+    trees += [(config[key], get_class(name)) for key, name in OF_KEY.items()]
+    trees += [(config[key], get_class(config[key]["_target_"])) for key in ("storage", "engine")]
+    for tree, kind in trees:
+        schema = OmegaConf.structured(kind)
+        for field in dataclasses.fields(kind):
+            assert tree[field.name] == schema[field.name] != MISSING, f"{kind.__name__}.{field.name}"
+
+
+def test_every_command_is_listed():
+    from jobs.main import COMMANDS as LISTED
+
+    assert sorted(LISTED) == COMMANDS
+    assert all((ROOT / "jobs" / f"{command}.py").is_file() for command in LISTED)
