@@ -181,9 +181,9 @@ def _show(name: str, found: dict[str, float], unit_bytes: int) -> None:
 def _show_ray(found: dict[str, float], unit_bytes: int) -> None:
     above = found["peak_bytes"] - found["low_bytes"]
     print(
-        f"in Ray {found['seconds']:.1f} s; private memory of a reading worker at most "
-        f"{found['peak_bytes'] / MIB:.0f} MiB, at least {found['low_bytes'] / MIB:.0f} MiB: "
-        f"{above / MIB:.0f} MiB = {above / unit_bytes:.2f} units' worth",
+        f"in Ray {found['seconds']:.1f} s; private memory of a reading worker from "
+        f"{found['low_bytes'] / MIB:.0f} to {found['peak_bytes'] / MIB:.0f} MiB: {above / MIB:.0f} MiB = "
+        f"{above / unit_bytes:.2f} units' worth, what it imports among them",
         flush=True,
     )
 

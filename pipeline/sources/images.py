@@ -98,10 +98,12 @@ def _by_image(files: Iterable[File]) -> Iterator[list[File]]:
 
 def _slice(ordinal: int, files: list[File]) -> Shard:
     digest = hashlib.sha256(repr([(file.uri, file.size, file.etag) for file in files]).encode()).hexdigest()
+    folder = _common_folder(files)
+    first = files[0].uri.removeprefix(f"{folder}/")  # names the slice: no other begins with it
     images = sum(_suffix(file.uri) in IMAGE_SUFFIXES for file in files)
     return Shard(
         ordinal,
-        f"{_common_folder(files)}/#{ordinal}",
+        f"{folder}/#{first}",
         sum(file.size for file in files),
         digest,
         images,
