@@ -6,7 +6,6 @@ Each stage maps one-row tables to one-row tables. Stages book different amounts 
 does not fuse a task into an actor.
 """
 
-import functools
 import json
 import logging
 import warnings
@@ -17,16 +16,11 @@ import pyarrow as pa
 
 from pipeline.cluster import Resources
 from pipeline.errors import RunError
-from pipeline.plan import load_plan, require_same
-from pipeline.sources.base import Source
 from pipeline.stages.decode import decode_unit
 from pipeline.stages.encode import Encode
 from pipeline.stages.generate import Generate
-from pipeline.stages.read import read_shard
+from pipeline.stages.read import read_pending
 from pipeline.stages.write import ArmOutput, write_unit
-from pipeline.storage import Storage
-from pipeline.tasks import Task
-from pipeline.units import UnitLimits
 
 if TYPE_CHECKING:
     from pipeline.run import Prepared, RunConfig
@@ -131,31 +125,6 @@ def _through(units: Any, stage: Any, *, retries: dict[str, int], **options: Any)
         return units.map_batches(
             stage, batch_size=1, batch_format="pyarrow", zero_copy_batch=True, **options, **retries
         )
-
-
-def read_pending(
-    batch: pa.Table,
-    *,
-    output: str,
-    source: Source,
-    storage: Storage,
-    task: Task,
-    limits: UnitLimits,
-    pending: list[tuple[int, dict[int, int]]],
-) -> Iterator[pa.Table]:
-    """The missing units of one shard: `batch` says which of the `pending` (number, finished ranges)."""
-    ordinal, finished = pending[batch["pending"][0].as_py()]
-    plan = _plan(output, storage)
-    shard = plan.shard(ordinal, storage)
-    require_same(shard, storage)
-    yield from read_shard(source, shard, storage=storage, task=task, limits=limits, finished=finished)
-
-
-@functools.lru_cache(maxsize=1)
-def _plan(output: str, storage: Storage) -> Any:
-    plan = load_plan(output, storage)
-    assert plan is not None, "the driver has written the plan"
-    return plan
 
 
 def _configure_ray_data() -> None:

@@ -4,6 +4,7 @@ It only ever grows at its end, one Parquet file per growth, named after its firs
 """
 
 import dataclasses
+import re
 from collections.abc import Hashable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
@@ -42,8 +43,8 @@ class Plan:
 
     def shard(self, ordinal: int, storage: Storage) -> Shard:
         """One shard with its files, as the plan holds it."""
-        part = max(name for name in self.parts if int(name.split(".")[0]) <= ordinal)
-        first = int(part.split(".")[0])
+        part = max((name for name in self.parts if _first_shard(name) <= ordinal), key=_first_shard)
+        first = _first_shard(part)
         fs, folder = storage.open(self.folder)
         with fs.open(f"{folder}/plan/{part}", "rb") as file:
             reader = pq.ParquetFile(file)
@@ -67,12 +68,17 @@ class Plan:
 def load_plan(output: str, storage: Storage) -> Plan | None:
     """The plan of an output, or None if it has none yet."""
     fs, folder = storage.open(output)
-    parts = sorted(name for name in list_names(fs, f"{folder}/plan") if name.endswith(".parquet"))
+    names = (name for name in list_names(fs, f"{folder}/plan") if re.fullmatch(r"\d+\.parquet", name))
+    parts = sorted(names, key=_first_shard)
     if not parts:
         return None
     tables = [_read_light(fs, f"{folder}/plan/{name}") for name in parts]
     source = tables[0].schema.metadata[_SOURCE].decode()
     return Plan(output, source, pa.concat_tables(tables), tuple(parts))
+
+
+def _first_shard(part: str) -> int:
+    return int(part.partition(".")[0])
 
 
 def _read_light(fs: fsspec.AbstractFileSystem, path: str) -> pa.Table:

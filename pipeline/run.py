@@ -93,8 +93,7 @@ def annotate(config: RunConfig) -> Outcome:
     if not prepared.pending:
         return _conclude(config, prepared, "nothing to do: every shard was finished before")
     fs, folder = config.storage.open(prepared.output)
-    if fs.exists(f"{folder}/_SUCCESS"):  # of a run before the output was extended, or lost a file
-        fs.rm_file(f"{folder}/_SUCCESS")
+    _take_back_success(config, prepared)
     _run_units(config, prepared)
     finished = Finished(list_names(fs, f"{folder}/data"))
     done = Prepared(prepared.output, prepared.manifest, prepared.plan, finished, prepared.geometry)
@@ -223,6 +222,7 @@ def _known_samples(prepared: Prepared) -> int | None:
 
 def _conclude(config: RunConfig, prepared: Prepared, message: str) -> Outcome:
     """Summary, exit status and, if all is well, _SUCCESS as the last file."""
+    _take_back_success(config, prepared)
     summary = summarise(prepared.output, prepared.plan, prepared.finished, config.storage)
     ok, rows = summary["status"].get("ok", 0), summary["rows"]
     if summary["failed_shards"]:
@@ -236,3 +236,10 @@ def _conclude(config: RunConfig, prepared: Prepared, message: str) -> Outcome:
     fs, folder = config.storage.open(prepared.output)
     write_atomic(fs, f"{folder}/_SUCCESS", b"")
     return Outcome(0, summary, message)
+
+
+def _take_back_success(config: RunConfig, prepared: Prepared) -> None:
+    """Remove the mark of an earlier end: the output has grown since, lost a file, or is measured anew."""
+    fs, folder = config.storage.open(prepared.output)
+    if fs.exists(f"{folder}/_SUCCESS"):
+        fs.rm_file(f"{folder}/_SUCCESS")

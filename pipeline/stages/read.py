@@ -4,6 +4,7 @@ Where a unit ends depends on its own samples and the limits alone, so a rerun cu
 over the ranges whose files exist without reading their bytes.
 """
 
+import functools
 import io
 import mmap
 import time
@@ -14,6 +15,7 @@ from typing import Any
 import pyarrow as pa
 
 from pipeline.errors import DataFault, ShardError
+from pipeline.plan import Plan, load_plan, require_same
 from pipeline.rows import UnitRow, pack_buffers
 from pipeline.schema import SAMPLES
 from pipeline.sources.base import Sample, Shard, Source
@@ -25,6 +27,31 @@ from pipeline.units import Unit, UnitLimits
 _PIECE_BYTES = 1 << 20
 # What a unit's memory has room for beyond `unit_bytes`: its last image and its questions, as a rule.
 _ROOM_BYTES = 32 << 20
+
+
+def read_pending(
+    batch: pa.Table,
+    *,
+    output: str,
+    source: Source,
+    storage: Storage,
+    task: Task,
+    limits: UnitLimits,
+    pending: list[tuple[int, dict[int, int]]],
+) -> Iterator[pa.Table]:
+    """The missing units of one shard: `batch` says which of the `pending` (number, finished ranges)."""
+    ordinal, finished = pending[batch["pending"][0].as_py()]
+    plan = _plan(output, storage)
+    shard = plan.shard(ordinal, storage)
+    require_same(shard, storage)
+    yield from read_shard(source, shard, storage=storage, task=task, limits=limits, finished=finished)
+
+
+@functools.lru_cache(maxsize=1)
+def _plan(output: str, storage: Storage) -> Plan:
+    plan = load_plan(output, storage)
+    assert plan is not None, "the driver has written the plan"
+    return plan
 
 
 def read_shard(
