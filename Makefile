@@ -31,17 +31,19 @@ format: $(VENV)/.test
 clean:
 	rm -rf $(VENV) output build *.egg-info
 
+$(VENV)/.demo: EXTRAS := demo
 $(VENV)/.demo: pyproject.toml constraints.txt
-	$(call install,.[demo])
+	$(install)
 
+$(VENV)/.test: EXTRAS := demo,test
 $(VENV)/.test: pyproject.toml constraints.txt
-	$(call install,.[demo,test])
+	$(install)
 	@touch $(VENV)/.demo
 
 # Under the constraints torch is a CPU build of a fixed version; a GPU machine installs its own first.
 define install
 	@test -n "$(PYTHON)" || { echo "make: there is no Python 3.11 on the PATH"; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(PIP) install --quiet --constraint constraints.txt --editable '$(1)'
+	$(PIP) install --quiet --constraint constraints.txt --editable '.[$(EXTRAS)]'
 	@touch $@
 endef
