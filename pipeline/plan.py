@@ -92,7 +92,7 @@ def make_plan(output: str, source: Source, limit: int | None, storage: Storage) 
     Raises:
         ConfigError: the source lists nothing.
     """
-    shards = source.shards(source.entries(storage))
+    shards = source.shards(source.entries(storage), storage)
     if limit is not None:
         shards = _first_samples(shards, source, limit, storage)
     _write_part(output, canonical(source.path, storage), shards, storage)
@@ -105,7 +105,9 @@ def extend_plan(plan: Plan, source: Source, storage: Storage) -> Plan:
     """Append the shards of files that are new in the source, by their names."""
     known = _hashes(file.uri for shard in plan.shards(storage) for file in _files(shard))
     new = (file for file in source.entries(storage) if not _holds(known, file.uri))
-    shards = (dataclasses.replace(shard, shard=len(plan) + shard.shard) for shard in source.shards(new))
+    shards = (
+        dataclasses.replace(shard, shard=len(plan) + shard.shard) for shard in source.shards(new, storage)
+    )
     first = next(shards, None)
     if first is None:
         return plan

@@ -61,7 +61,7 @@ def _stream(uri: str, unit_bytes: int) -> dict[str, float]:
 
     storage = Storage()
     source = WebDataset(path=uri)
-    (shard,) = source.shards(source.entries(storage))  # also imports what the store needs
+    (shard,) = source.shards(source.entries(storage), storage)  # also imports what the store needs
     task, limits = (
         Task(source_questions=True),
         UnitLimits(unit_samples=10**6, unit_requests=10**6, unit_bytes=unit_bytes),

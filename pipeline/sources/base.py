@@ -5,8 +5,8 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from pipeline.errors import BadQuestion, BadSample, DataFault
-from pipeline.storage import File, Storage
+from pipeline.errors import BadImage, BadQuestion, BadSample, DataFault
+from pipeline.storage import File, Storage, canonical
 
 IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp")
 MAX_IMAGE_BYTES = 256 << 20
@@ -61,7 +61,7 @@ class Source(Protocol):
     def entries(self, storage: Storage) -> Iterator[File]:
         """The files to read, in the order of their URIs; raises ConfigError if there are none."""
 
-    def shards(self, entries: Iterable[File]) -> Iterator[Shard]:
+    def shards(self, entries: Iterable[File], storage: Storage) -> Iterator[Shard]:
         """The entries as shards numbered from 0."""
 
     def samples(self, shard: Shard, storage: Storage, wanted: Wanted) -> Iterator[Sample | None]:
@@ -83,9 +83,13 @@ def sidecar_questions(data: bytes) -> tuple[Question, ...]:
         raise BadSample(f"the sidecar is not JSON: {str(error)[:200]}") from None
     if not isinstance(tree, dict):
         raise BadSample(f"the sidecar is JSON but not an object: {type(tree).__name__}")
-    asked = tree.get("questions", [tree] if tree.get("question") is not None else [])
+    return parse_questions(tree.get("questions", [tree] if tree.get("question") is not None else []))
+
+
+def parse_questions(asked: Any) -> tuple[Question, ...]:
+    """Questions from a list of texts or of `{question_id, question}`; BadSample if it is neither."""
     if not isinstance(asked, list):
-        raise BadSample(f"the sidecar's questions are not a list: {type(asked).__name__}")
+        raise BadSample(f"the questions are not a list: {type(asked).__name__}")
     return tuple(_question(item) for item in asked)
 
 
@@ -93,7 +97,7 @@ def _question(item: Any) -> Question:
     if isinstance(item, str):
         return Question("", item)
     if not isinstance(item, dict) or not isinstance(item.get("question", ""), str):
-        raise BadSample("a question in the sidecar is neither text nor an object with a text `question`")
+        raise BadSample("a question is neither text nor an object with a text `question`")
     name = item.get("question_id")
     return Question("" if name is None else str(name), item.get("question", ""))
 
@@ -105,6 +109,27 @@ def text_question(data: bytes) -> tuple[Question, ...]:
     except UnicodeDecodeError:
         raise BadQuestion("the .txt sidecar is not UTF-8") from None
     return (Question("", text),) if text else ()
+
+
+def read_image(root: str, path: str, storage: Storage) -> bytes:
+    """The bytes of an image that a table names relative to `root`.
+
+    Raises:
+        BadSample: the path leads out of `root`.
+        BadImage: there is no such file, it may not be read, or it is too large.
+    """
+    uri = path if "://" in path or path.startswith("/") else f"{root}/{path}"
+    inside = canonical(uri, storage).startswith(canonical(root, storage).rstrip("/") + "/")
+    if not inside or ".." in path.split("/"):
+        raise BadSample(f"the image {path[:200]} is not below {root}")
+    fs, place = storage.open(uri)
+    try:
+        data = bytes(fs.cat_file(place, start=0, end=MAX_IMAGE_BYTES + 1))
+    except (FileNotFoundError, PermissionError, IsADirectoryError) as error:
+        raise BadImage(f"cannot read the image {path[:200]}: {type(error).__name__}") from None
+    if len(data) > MAX_IMAGE_BYTES:
+        raise BadImage(f"the image {path[:200]} is too large: more than {MAX_IMAGE_BYTES} bytes")
+    return data
 
 
 def assemble(key: str, position: int, parts: dict[str, bytes | DataFault]) -> Sample:

@@ -51,7 +51,7 @@ class Images:
             wanted = ", ".join("." + suffix for suffix in IMAGE_SUFFIXES)
             raise ConfigError(f"source.path: no image ({wanted}) at {storage.redact(self.path)}")
 
-    def shards(self, entries: Iterable[File]) -> Iterator[Shard]:
+    def shards(self, entries: Iterable[File], storage: Storage) -> Iterator[Shard]:
         """See `Source.shards`: a slice of the listing is a shard.
 
         A sidecar whose image is not among the entries is passed over.

@@ -46,7 +46,7 @@ class WebDataset:
         if empty:
             raise ConfigError(f"source.path: no .tar at {storage.redact(self.path)}")
 
-    def shards(self, entries: Iterable[File]) -> Iterator[Shard]:
+    def shards(self, entries: Iterable[File], storage: Storage) -> Iterator[Shard]:
         """See `Source.shards`: a tar is a shard."""
         for ordinal, file in enumerate(entries):
             yield Shard(ordinal, file.uri, file.size, file.etag)

@@ -103,6 +103,8 @@ def _footer(
 
 def _parquet(table: pa.Table, footer: dict[str, Any]) -> bytes:
     sink = pa.BufferOutputStream()
-    described = table.replace_schema_metadata({FOOTER: json.dumps(footer).encode()})
-    pq.write_table(described, sink, compression="zstd", write_page_checksum=True)
+    described = table.schema.with_metadata({FOOTER: json.dumps(footer).encode()})
+    with pq.ParquetWriter(sink, described, compression="zstd", write_page_checksum=True) as writer:
+        if table.num_rows:  # a row group of no rows is what `datasets` cannot read
+            writer.write_table(table.cast(described))
     return sink.getvalue().to_pybytes()

@@ -63,7 +63,7 @@ def test_a_plan_of_tars_is_read_back_as_it_was(tmp_path, tars):
     made = make_plan(out(tmp_path), tars, None, HERE)
     assert made.source == f"file://{tmp_path}/tars"
     assert len(made) == 4
-    shards = list(tars.shards(tars.entries(HERE)))
+    shards = list(tars.shards(tars.entries(HERE), HERE))
     assert [made.shard(ordinal, HERE) for ordinal in range(4)] == shards == list(made.shards(HERE))
     assert [shard.uri for shard in shards] == [f"file://{tmp_path}/tars/{name}.tar" for name in range(4)]
     for shard in shards:
@@ -77,7 +77,7 @@ def test_a_plan_of_tars_is_read_back_as_it_was(tmp_path, tars):
 def test_a_plan_of_slices_is_read_back_with_its_files(tmp_path, pictures):
     made = make_plan(out(tmp_path), pictures, None, HERE)
     shards = [made.shard(ordinal, HERE) for ordinal in range(3)]
-    assert shards == list(pictures.shards(pictures.entries(HERE))) == list(made.shards(HERE))
+    assert shards == list(pictures.shards(pictures.entries(HERE), HERE)) == list(made.shards(HERE))
     assert [shard.samples for shard in shards] == [3, 3, 1]
     names = [[file.uri.rpartition("/")[2] for file in shard.files] for shard in shards]
     assert names == [["0.jpg", "1.jpg", "1.txt", "2.jpg"], ["3.jpg", "4.jpg", "5.jpg"], ["6.jpg"]]

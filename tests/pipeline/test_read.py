@@ -20,7 +20,7 @@ VQA = Task(source_questions=True)
 
 def units_of(source, *, finished=None, task=VQA, samples=None, **limits):
     """(unit, samples as rows, trace) of a source's only shard."""
-    (shard,) = source.shards(source.entries(STORAGE))
+    (shard,) = source.shards(source.entries(STORAGE), STORAGE)
     if samples is not None:
         shard = type(shard)(**{**vars(shard), "samples": samples})
     tables = read_shard(
@@ -237,7 +237,7 @@ def test_slices_of_a_folder_are_shards(tmp_path):
         (tmp_path / f"{index}.jpg").write_bytes(jpeg(index))
         (tmp_path / f"{index}.txt").write_text("who?")
     source = Images(path=str(tmp_path), slice_files=3)
-    shards = list(source.shards(source.entries(STORAGE)))
+    shards = list(source.shards(source.entries(STORAGE), STORAGE))
     assert [shard.samples for shard in shards] == [3, 3, 1]
     assert [len(shard.files) for shard in shards] == [6, 6, 2]
     assert len({shard.etag for shard in shards}) == 3

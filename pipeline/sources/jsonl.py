@@ -1,0 +1,137 @@
+"""JSONL in the layout of LLaVA's evaluation files: `question_id`, `image`, `text`, one question a line."""
+
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any
+
+from pipeline.config import counted, free, require
+from pipeline.errors import BadSample, ConfigError, DataFault
+from pipeline.sources.base import (
+    MAX_SIDECAR_BYTES,
+    Question,
+    Sample,
+    Shard,
+    Wanted,
+    parse_questions,
+    read_image,
+)
+from pipeline.storage import File, Storage, canonical, list_files
+
+
+@dataclass(frozen=True)
+class _Line:
+    """One line: its image and question, or what is wrong with it; `stop` is where it ends, in bytes."""
+
+    number: int
+    stop: int
+    image: str | None = None
+    question: Question | None = None
+    fault: DataFault | None = None
+
+    @property
+    def sample(self) -> tuple[Any, ...]:
+        """Equal for consecutive lines of one sample: those that name the same image."""
+        return (self.image,) if self.image is not None else (None, self.number)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Jsonl:
+    """A JSONL file, a folder or a glob of them; consecutive lines with the same image are one sample.
+
+    A shard is a slice of some `slice_files` lines. Images are relative to `image_root`, or to the
+    JSONL's folder; `sample_key` is the image as the line names it.
+    """
+
+    path: str = free()
+    image_root: str | None = free(None)
+    slice_files: int = counted(4096)
+
+    def __post_init__(self) -> None:
+        require(self.slice_files >= 1, "source.slice_files must be at least 1")
+
+    def entries(self, storage: Storage) -> Iterator[File]:
+        """See `Source.entries`."""
+        empty = True
+        for file in list_files(self.path, storage):
+            if file.uri.endswith((".jsonl", ".ndjson", ".json")):
+                empty = False
+                yield file
+        if empty:
+            raise ConfigError(f"source.path: no .jsonl at {storage.redact(self.path)}")
+
+    def shards(self, entries: Iterable[File], storage: Storage) -> Iterator[Shard]:
+        """See `Source.shards`: slices that end where a sample does."""
+        ordinal = 0
+        for file in entries:
+            first = start = lines = samples = 0
+            for _, group in groupby(_lines(file.uri, 0, file.size, storage), key=lambda line: line.sample):
+                found = list(group)
+                if lines >= self.slice_files:
+                    yield _slice(ordinal, file, first, start, samples)
+                    ordinal, first, lines, samples = ordinal + 1, start, 0, 0
+                lines, samples, start = lines + len(found), samples + 1, found[-1].stop
+            yield _slice(ordinal, file, first, file.size, samples)
+            ordinal += 1
+
+    def samples(self, shard: Shard, storage: Storage, wanted: Wanted) -> Iterator[Sample | None]:
+        """See `Source.samples`."""
+        uri, _, span = shard.uri.rpartition("#")
+        first, stop = map(int, span.split("-"))
+        root = canonical(self.image_root, storage) if self.image_root else uri.rpartition("/")[0]
+        lines = _lines(uri, first, stop, storage)
+        for index, (_, group) in enumerate(groupby(lines, key=lambda line: line.sample)):
+            found = list(group)
+            yield _sample(found, found[-1].stop - first, root, storage) if wanted(index) else None
+
+
+def _slice(ordinal: int, file: File, first: int, stop: int, samples: int) -> Shard:
+    return Shard(ordinal, f"{file.uri}#{first}-{stop}", stop - first, file.etag, samples, (file,))
+
+
+def _sample(lines: list[_Line], position: int, root: str, storage: Storage) -> Sample:
+    image = lines[0].image
+    questions = tuple(line.question for line in lines if line.question is not None)
+    key = image if image is not None else f"line {lines[0].number}"
+    fault = lines[0].fault
+    data = None
+    if fault is None and image is not None:
+        try:
+            data = read_image(root, image, storage)
+        except DataFault as error:
+            fault = error
+    return Sample(key, position, data, questions, fault)
+
+
+def _lines(uri: str, first: int, stop: int, storage: Storage) -> Iterator[_Line]:
+    """The lines between two byte offsets; blank ones are passed over."""
+    fs, path = storage.open(uri)
+    with fs.open(path, "rb") as stream:
+        stream.seek(first)
+        position, number = first, 0
+        while position < stop and (text := stream.readline()):
+            position += len(text)
+            number += 1
+            if text.strip():
+                yield _parse(text, number, position)
+
+
+def _parse(text: bytes, number: int, stop: int) -> _Line:
+    try:
+        if len(text) > MAX_SIDECAR_BYTES:
+            raise BadSample(f"the line is too long: {len(text)} bytes")
+        try:
+            tree = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise BadSample(f"the line is not JSON: {str(error)[:200]}") from None
+        if not isinstance(tree, dict):
+            raise BadSample(f"the line is JSON but not an object: {type(tree).__name__}")
+        if not isinstance(tree.get("image"), str):
+            raise BadSample("the line names no image")
+        name = tree.get("question_id")
+        asked = tree["text"] if "text" in tree else tree.get("question")
+        (question,) = parse_questions([{"question_id": name, "question": "" if asked is None else asked}])
+    except DataFault as fault:
+        return _Line(number, stop, fault=fault)
+    return _Line(number, stop, tree["image"], question)

@@ -1,0 +1,160 @@
+"""Parquet: one sample a row, with the image as bytes, as `{bytes, path}` or as the path of a file."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline.config import counted, free
+from pipeline.errors import BadSample, ConfigError, DataFault, ShardError
+from pipeline.sources.base import Question, Sample, Shard, Wanted, parse_questions, read_image
+from pipeline.storage import File, Storage, list_files
+
+_IMAGE_NAMES = ("image", "images", "jpg", "jpeg", "png", "webp", "image_bytes", "bytes", "image_path", "path")
+_ROWS_AT_ONCE = 16
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parquet:
+    """Parquet files as `datasets`, img2dataset, pandas or DuckDB write them; a file is a shard.
+
+    Columns left null are looked for: the image under the usual names, `question` and `questions`.
+    `key_column` null: a sample's key is its row. Paths are relative to `image_root`, or to the file's
+    folder.
+    """
+
+    path: str = free()
+    image_column: str | None = counted(None)
+    question_column: str | None = counted(None)
+    questions_column: str | None = counted(None)
+    question_id_column: str | None = counted(None)
+    key_column: str | None = counted(None)
+    image_root: str | None = free(None)
+
+    def entries(self, storage: Storage) -> Iterator[File]:
+        """See `Source.entries`."""
+        empty = True
+        for file in list_files(self.path, storage):
+            if file.uri.endswith(".parquet"):
+                empty = False
+                yield file
+        if empty:
+            raise ConfigError(f"source.path: no .parquet at {storage.redact(self.path)}")
+
+    def shards(self, entries: Iterable[File], storage: Storage) -> Iterator[Shard]:
+        """See `Source.shards`: a file is a shard."""
+        for ordinal, file in enumerate(entries):
+            yield Shard(ordinal, file.uri, file.size, file.etag)
+
+    def samples(self, shard: Shard, storage: Storage, wanted: Wanted) -> Iterator[Sample | None]:
+        """See `Source.samples`. Rows that a damaged row group lost are faults, each one a sample."""
+        fs, path = storage.open(shard.uri)
+        with fs.open(path, "rb") as stream:
+            try:
+                file = pq.ParquetFile(stream, buffer_size=1 << 20, page_checksum_verification=True)
+            except (pa.ArrowException, OSError) as error:
+                _reraise_outage(error)
+                raise ShardError(f"the Parquet file cannot be opened: {_line(error)}") from None
+            columns = self._columns(file.schema_arrow)
+            root = self.image_root or shard.uri.rpartition("/")[0]
+            first, total = 0, max(file.metadata.num_rows, 1)
+            for group in range(file.num_row_groups):
+                rows = _rows(file, group, list(columns.values()), first, wanted)
+                for index, row in enumerate(rows, first):
+                    position = shard.size * (index + 1) // total
+                    yield None if row is None else _sample(row, columns, index, position, root, storage)
+                first += file.metadata.row_group(group).num_rows
+
+    def _columns(self, schema: pa.Schema) -> dict[str, str]:
+        """What is read -> its column. Raises ShardError if a column that was named is not there."""
+        named = {
+            "image": self.image_column or next((name for name in _IMAGE_NAMES if name in schema.names), None),
+            "question": self.question_column or ("question" if "question" in schema.names else None),
+            "questions": self.questions_column or ("questions" if "questions" in schema.names else None),
+            "question_id": self.question_id_column,
+            "key": self.key_column,
+        }
+        if named["image"] is None:
+            raise ShardError(f"no image column among {', '.join(schema.names)}; set source.image_column")
+        found = {role: name for role, name in named.items() if name is not None}
+        missing = [name for name in found.values() if name not in schema.names]
+        if missing:
+            raise ShardError(f"no column {missing[0]!r} among {', '.join(schema.names)}")
+        return found
+
+
+def _sample(
+    row: dict[str, Any] | DataFault,
+    columns: dict[str, str],
+    index: int,
+    position: int,
+    root: str,
+    storage: Storage,
+) -> Sample:
+    if isinstance(row, DataFault):
+        return Sample(str(index), position, fault=row)
+    values = {role: row[name] for role, name in columns.items()}
+    key = str(values["key"]) if values.get("key") is not None else str(index)
+    questions: tuple[Question, ...] = ()
+    try:
+        questions = _questions(values)
+        return Sample(key, position, _image(values["image"], root, storage), questions)
+    except DataFault as fault:
+        return Sample(key, position, None, questions, fault)
+
+
+def _rows(
+    file: pq.ParquetFile, group: int, columns: list[str], first: int, wanted: Wanted
+) -> Iterator[dict[str, Any] | DataFault | None]:
+    """A row group's rows, None where not wanted; nothing is read before the first one that is."""
+    batches = file.iter_batches(_ROWS_AT_ONCE, row_groups=[group], columns=columns)
+    rows: list[dict[str, Any]] = []
+    read = 0  # rows of the group that were read, those in hand included
+    fault: DataFault | None = None
+    for row in range(file.metadata.row_group(group).num_rows):
+        if not wanted(first + row):
+            yield None
+            continue
+        while fault is None and row >= read:
+            try:
+                rows = next(batches).to_pylist()
+                read += len(rows)
+            except (pa.ArrowException, OSError, StopIteration) as error:
+                _reraise_outage(error)
+                fault = BadSample(f"row group {group} cannot be read from row {read} on: {_line(error)}")
+        yield rows[row - read] if row < read else fault  # counted from the end of the rows in hand
+
+
+def _questions(values: dict[str, Any]) -> tuple[Question, ...]:
+    if values.get("questions") is not None:
+        return parse_questions(values["questions"])
+    if values.get("question") is not None:
+        name = values.get("question_id")
+        return parse_questions([{"question": values["question"], "question_id": name}])
+    return ()
+
+
+def _image(value: Any, root: str, storage: Storage) -> bytes:
+    if isinstance(value, list) and len(value) == 1:
+        value = value[0]
+    if isinstance(value, dict):
+        value = value.get("bytes") or value.get("path")
+    if isinstance(value, bytes):
+        return value
+    if isinstance(value, str):
+        return read_image(root, value, storage)
+    if value is None:
+        raise BadSample("the row has no image")
+    raise BadSample(f"the image column holds neither bytes nor a path, but {type(value).__name__}")
+
+
+def _reraise_outage(error: BaseException) -> None:
+    """Arrow tells damage by a plain OSError; a subclass is a store that failed: no fault of the data."""
+    if isinstance(error, OSError) and type(error) is not OSError and not isinstance(error, pa.ArrowException):
+        raise error
+
+
+def _line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__
