@@ -1,0 +1,127 @@
+"""A corpus of faulty and merely odd inputs, each with the status that its row must have."""
+
+import io
+import json
+import random
+import struct
+import zlib
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image, ImageCms
+
+WORDS = ["red", "green", "large", "small", "round", "what", "where", "left", "right", "of", "the", "picture"]
+
+
+@dataclass(frozen=True)
+class Case:
+    """One sample: what it is, its image (None: it has none), its questions and the statuses of their rows."""
+
+    name: str
+    image: bytes | None
+    questions: tuple[str, ...] = ("what is it?",)
+    statuses: tuple[str, ...] = ("ok",)
+
+
+def encoded(image: Image.Image, kind: str, **options) -> bytes:
+    sink = io.BytesIO()
+    image.save(sink, kind, **options)
+    return sink.getvalue()
+
+
+def picture(seed: int, width: int = 64, height: int = 48) -> Image.Image:
+    rng = np.random.default_rng(seed)
+    coarse = Image.fromarray(rng.integers(0, 256, (5, 7, 3), np.uint8))
+    return coarse.resize((width, height), Image.Resampling.BICUBIC)
+
+
+def images(seed: int) -> list[Case]:
+    """Every way an image can be odd or wrong; the pixels differ from seed to seed."""
+    plain = picture(seed)
+    exif = Image.Exif()
+    exif[0x0112] = 1 + seed % 8
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    deep = Image.fromarray((np.arange(64 * 48).reshape(48, 64) * 21 + seed).astype(np.uint16))
+    jpeg = encoded(plain, "JPEG")
+    png, webp = encoded(plain, "PNG"), encoded(plain, "WEBP")
+    junk = random.Random(seed).randbytes(500)
+    fine = {
+        "jpeg": jpeg,
+        "png": png,
+        "webp": webp,
+        "cmyk": encoded(plain.convert("CMYK"), "JPEG"),
+        "grey": encoded(plain.convert("L"), "JPEG"),
+        "sixteen bits": encoded(deep, "PNG"),
+        "palette": encoded(plain.convert("P"), "PNG"),
+        "palette with transparency": encoded(plain.convert("P"), "PNG", transparency=3),
+        "transparent": encoded(plain.convert("RGBA"), "PNG"),
+        "grey and alpha": encoded(plain.convert("LA"), "PNG"),
+        "one bit": encoded(plain.convert("1"), "PNG"),
+        "exif rotated": encoded(plain, "JPEG", exif=exif),
+        "one pixel": encoded(picture(seed, 1, 1), "PNG"),
+        "long": encoded(Image.new("RGB", (20_000, 10), (seed % 256, 9, 9)), "PNG"),
+        "tall": encoded(Image.new("RGB", (10, 20_000), (seed % 256, 9, 9)), "PNG"),
+        "animated": encoded(plain, "WEBP", save_all=True, append_images=[picture(seed + 1)], duration=50),
+        "animated png": encoded(plain, "PNG", save_all=True, append_images=[picture(seed + 1)]),
+        "progressive": encoded(plain, "JPEG", progressive=True),
+        "with a profile": encoded(plain, "JPEG", icc_profile=profile),
+        "with a broken profile": encoded(plain, "JPEG", icc_profile=junk),
+        "with a broken exif": encoded(plain, "JPEG", exif=b"Exif\0\0" + junk[:40]),
+        "junk behind the end": jpeg + junk,
+    }
+    bad = {
+        "empty": b"",
+        "text": b"this is no picture " * 30,
+        "noise": junk,
+        "truncated jpeg": jpeg[: len(jpeg) // 2],
+        "truncated png": png[: len(png) // 2],
+        "truncated webp": webp[: len(webp) // 2],
+        "jpeg header alone": jpeg[:20],
+        "gif": encoded(plain, "GIF"),
+        "tiff": encoded(plain, "TIFF"),
+        "bitmap": encoded(plain, "BMP"),
+        "bomb": _bomb(40_000, 40_000),
+        "html": b"<!doctype html><html><body>404</body></html>",
+        "flipped bytes": png[:60] + bytes(byte ^ 255 for byte in png[60:120]) + png[120:],
+    }
+    cases = [Case(f"{name} {seed}", data) for name, data in fine.items()]
+    return cases + [Case(f"{name} {seed}", data, statuses=("bad_image",)) for name, data in bad.items()]
+
+
+def questions(seed: int) -> list[Case]:
+    """Every way a question can be odd or wrong, asked of a sound picture."""
+    data = encoded(picture(seed), "JPEG")
+    rng = random.Random(seed)
+    long = " ".join(rng.choice(WORDS) for _ in range(200))
+    return [
+        Case(f"control characters {seed}", data, ("what\x00is\x07this\x1b[31m?\r\n",)),
+        Case(f"right to left {seed}", data, ("ما هذا؟ \u202e abc",)),
+        Case(f"emoji {seed}", data, ("🤷🏽‍♀️ 这是什么？ \U0001f600",)),
+        Case(f"longer than CLIP takes {seed}", data, (long,)),
+        Case(f"an image token {seed}", data, ("what is <image> and </s>?",)),
+        Case(f"empty {seed}", data, ("", "what is it?", "  \n"), ("bad_question", "ok", "bad_question")),
+        Case(f"10,000 words {seed}", data, ("word " * 10_000, "and?"), ("bad_question", "ok")),
+        Case(f"10,000 questions {seed}", data, ("why?",) * 10_000, ("bad_sample",)),
+        Case(f"none {seed}", data, (), ("bad_question",)),
+    ]
+
+
+def sidecar(case: Case) -> bytes:
+    """The case's questions as a WebDataset sidecar."""
+    asked = [{"question_id": f"q{index}", "question": text} for index, text in enumerate(case.questions)]
+    return json.dumps({"questions": asked}).encode()
+
+
+def _bomb(width: int, height: int) -> bytes:
+    """A PNG of a few bytes that says it is gigantic."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + chunk(b"IDAT", zlib.compress(bytes(1000)))
+        + chunk(b"IEND", b"")
+    )
