@@ -30,8 +30,12 @@ _TASK = {"max_retries": 3}
 _ACTOR = {"max_restarts": 3, "max_task_retries": 3}
 
 
-def run_flow(config: "RunConfig", prepared: "Prepared", attempt: str) -> Iterator[dict[str, Any]]:
+def run_flow(
+    config: "RunConfig", prepared: "Prepared", attempt: str, *, encode: Any = Encode, generate: Any = Generate
+) -> Iterator[dict[str, Any]]:
     """Make every missing unit of the pending shards; yields each one's statistics as it is written.
+
+    `encode` and `generate` are the actors' classes; a benchmark of what is around them has its own.
 
     Raises:
         RunError: a stage failed for good.
@@ -39,7 +43,8 @@ def run_flow(config: "RunConfig", prepared: "Prepared", attempt: str) -> Iterato
     import ray
 
     _configure_ray_data()
-    units = _write(_answer(_read_and_decode(config, prepared), config, prepared), config, prepared, attempt)
+    units = _answer(_read_and_decode(config, prepared), config, prepared, encode, generate)
+    units = _write(units, config, prepared, attempt)
     try:
         for row in units.iter_rows():
             yield json.loads(row["stats"])
@@ -68,7 +73,7 @@ def _read_and_decode(config: "RunConfig", prepared: "Prepared") -> Any:
     return _tasks(units, decode_unit, config.cluster.decode, decoding)
 
 
-def _answer(units: Any, config: "RunConfig", prepared: "Prepared") -> Any:
+def _answer(units: Any, config: "RunConfig", prepared: "Prepared", encode: Any, generate: Any) -> Any:
     shared = {
         "geometry": prepared.geometry,
         "model": config.model,
@@ -76,8 +81,8 @@ def _answer(units: Any, config: "RunConfig", prepared: "Prepared") -> Any:
         "device": config.options.device,
     }
     answering = {"engine": config.engine, "decoding": config.decoding, "seed": config.options.seed}
-    units = _actors(units, Encode, "encode", config, shared)
-    return _actors(units, Generate, "generate", config, {**shared, **answering})
+    units = _actors(units, encode, "encode", config, shared)
+    return _actors(units, generate, "generate", config, {**shared, **answering})
 
 
 def _write(units: Any, config: "RunConfig", prepared: "Prepared", attempt: str) -> Any:

@@ -3,16 +3,18 @@
 Legend: S pixels a side.
 """
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
-from transformers import AutoImageProcessor
 
 from pipeline.errors import ConfigError
 
 _MAX_RATIO = 16
+_CLIP_MEAN, _CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 
 
 @dataclass(frozen=True)
@@ -27,27 +29,35 @@ class Normalization:
 class Preprocessor:
     """The resizing and cropping of a checkpoint's own image processor, in its Pillow version.
 
-    Always the Pillow version, torchvision or not: the two differ in their rounding.
+    Always the Pillow version, torchvision or not: the two differ in their rounding. CLIP's processor, the
+    one of LLaVA-1.5, is done here in two calls of Pillow, bit for bit as transformers does it: a decoding
+    worker would need seconds and 300 MB to import that. Any other processor is the library's own.
+
     Raises ConfigError if the folder has no image processor, or one that does not make square crops.
     """
 
     def __init__(self, folder: Path):
-        try:
-            self._processor = AutoImageProcessor.from_pretrained(folder, backend="pil")
-        except (OSError, ValueError) as error:
-            reason = str(error).splitlines()[0]
-            raise ConfigError(f"{folder} holds no image processor that can be loaded: {reason}") from error
-        processor = self._processor
-        crop = processor.crop_size if processor.do_center_crop else processor.size
-        if not crop or not crop.get("height") or crop["height"] != crop.get("width"):
-            raise ConfigError(f"{folder}: the image processor makes no square crops, but {crop}")
-        self.image_size: int = crop["height"]
-        plain = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
-        mean, std = (processor.image_mean, processor.image_std) if processor.do_normalize else plain
+        settings = _settings(folder)
+        side = _clip_side(settings)
+        if side is not None:
+            self.image_size = side
+            self._resample = Image.Resampling(settings.get("resample", Image.Resampling.BICUBIC))
+            self._library = None
+        else:
+            self._library = _library_processor(folder)
+            self.image_size = _crop_side(folder, self._library)
+            settings = self._library.to_dict()
+        given = (
+            settings
+            if settings.get("do_normalize", True)
+            else {"image_mean": (0,) * 3, "image_std": (1,) * 3}
+        )
         self.normalization = Normalization(
-            rescale_factor=processor.rescale_factor if processor.do_rescale else 1.0,
-            mean=tuple(mean),
-            std=tuple(std),
+            rescale_factor=settings.get("rescale_factor", 1 / 255)
+            if settings.get("do_rescale", True)
+            else 1.0,
+            mean=tuple(map(float, given.get("image_mean", _CLIP_MEAN))),
+            std=tuple(map(float, given.get("image_std", _CLIP_STD))),
         )
 
     def __call__(self, rgb: Image.Image) -> np.ndarray:
@@ -56,9 +66,62 @@ class Preprocessor:
         What lies beyond an aspect ratio of 16 is cut off before resizing, not after it: a processor that
         scales the short edge to S pixels would make hundreds of megabytes of a picture of 20000 x 10.
         """
-        output = self._processor(_within_ratio(rgb), do_rescale=False, do_normalize=False)
+        image = _within_ratio(rgb)
+        if self._library is None:
+            return np.array(_resize_and_crop(image, self.image_size, self._resample))
+        output = self._library(image, do_rescale=False, do_normalize=False)
         pixels = np.asarray(output["pixel_values"][0])
         return np.ascontiguousarray(pixels.transpose(1, 2, 0).astype(np.uint8, copy=False))
+
+
+def _settings(folder: Path) -> dict[str, Any]:
+    """The image processor's settings as the checkpoint's files hold them; empty if none are found."""
+    for name in ("preprocessor_config.json", "processor_config.json"):
+        if (folder / name).is_file():
+            content = json.loads((folder / name).read_bytes())
+            found = content.get("image_processor", content)
+            if isinstance(found, dict) and (
+                "image_processor_type" in found or "feature_extractor_type" in found
+            ):
+                return found
+    return {}
+
+
+def _clip_side(settings: dict[str, Any]) -> int | None:
+    """S, if this is CLIP's processor with its short edge scaled to S and the middle S x S cut out."""
+    kind = settings.get("image_processor_type") or settings.get("feature_extractor_type") or ""
+    size, crop = settings.get("size"), settings.get("crop_size")
+    edge = size.get("shortest_edge") if isinstance(size, dict) and len(size) == 1 else size
+    square = {"height": edge, "width": edge}
+    switches = ("do_resize", "do_center_crop", "do_convert_rgb")
+    if not kind.startswith("CLIP") or not all(settings.get(name, True) for name in switches):
+        return None
+    return edge if isinstance(edge, int) and crop in (edge, square) else None
+
+
+def _resize_and_crop(image: Image.Image, side: int, resample: Image.Resampling) -> Image.Image:
+    width, height = image.size
+    long = int(side * max(width, height) / min(width, height))
+    new_width, new_height = (side, long) if width <= height else (long, side)
+    left, top = (new_width - side) // 2, (new_height - side) // 2
+    return image.resize((new_width, new_height), resample).crop((left, top, left + side, top + side))
+
+
+def _library_processor(folder: Path) -> Any:
+    from transformers import AutoImageProcessor
+
+    try:
+        return AutoImageProcessor.from_pretrained(folder, backend="pil")
+    except (OSError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigError(f"{folder} holds no image processor that can be loaded: {reason}") from error
+
+
+def _crop_side(folder: Path, processor: Any) -> int:
+    crop = processor.crop_size if processor.do_center_crop else processor.size
+    if not crop or not crop.get("height") or crop["height"] != crop.get("width"):
+        raise ConfigError(f"{folder}: the image processor makes no square crops, but {crop}")
+    return int(crop["height"])
 
 
 def _within_ratio(image: Image.Image) -> Image.Image:

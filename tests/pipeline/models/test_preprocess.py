@@ -1,3 +1,7 @@
+import json
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -32,3 +36,52 @@ def test_odd_shapes_come_out_square(random_checkpoint, size):
 def test_a_folder_without_a_processor_is_refused(tmp_path):
     with pytest.raises(ConfigError, match="image processor"):
         Preprocessor(tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["published", "saved by transformers"])
+def test_pillow_alone_equals_the_library_bit_for_bit(random_checkpoint, tmp_path, kind):
+    from transformers import AutoImageProcessor
+
+    folder = random_checkpoint / "llava"
+    library = AutoImageProcessor.from_pretrained(folder, backend="pil")
+    if kind == "published":  # whole numbers in the place of objects, as the oldest checkpoints have it
+        settings = {
+            "feature_extractor_type": "CLIPFeatureExtractor",
+            "size": 336,
+            "crop_size": 336,
+            "resample": 3,
+        }
+        (tmp_path / "preprocessor_config.json").write_text(json.dumps(settings))
+        folder = tmp_path
+    preprocessor = Preprocessor(folder)
+    assert preprocessor._library is None
+    rng = np.random.default_rng(0)
+    for _ in range(40):
+        width, height = (int(side) for side in rng.integers(1, 700, 2))
+        if max(width, height) > 16 * min(width, height):
+            continue
+        image = Image.fromarray(rng.integers(0, 256, (height, width, 3), np.uint8))
+        whole = library(image, do_rescale=False, do_normalize=False)["pixel_values"][0]
+        assert np.array_equal(preprocessor(image), np.asarray(whole).transpose(1, 2, 0)), (width, height)
+
+
+def test_another_processor_is_the_librarys_own(tmp_path):
+    from transformers import SiglipImageProcessorPil
+
+    SiglipImageProcessorPil(size={"height": 64, "width": 64}).save_pretrained(tmp_path)
+    preprocessor = Preprocessor(tmp_path)
+    assert preprocessor._library is not None
+    assert preprocessor(Image.new("RGB", (90, 40))).shape == (64, 64, 3)
+    assert preprocessor.normalization.mean == (0.5, 0.5, 0.5)
+
+
+def test_decoding_does_without_torch_and_transformers(random_checkpoint):
+    code = (
+        "import sys; from pathlib import Path; from PIL import Image; import pipeline.stages.decode;"
+        "from pipeline.models.preprocess import Preprocessor;"
+        f"Preprocessor(Path({str(random_checkpoint / 'llava')!r}))(Image.new('RGB', (50, 40)));"
+        "sys.exit(' '.join({'torch', 'transformers'} & sys.modules.keys()))"
+    )
+    assert (
+        subprocess.run([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True).stderr.strip() == ""
+    )

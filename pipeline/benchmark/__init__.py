@@ -1,0 +1,1 @@
+"""`trimline benchmark`: speed and memory, measured; each module is one table."""

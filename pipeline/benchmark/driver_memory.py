@@ -1,0 +1,99 @@
+"""Memory of the driver by the number of requests; encode and generate are stubs, all else is a whole run.
+
+Each size runs in a driver process of its own: `measure` starts them, `main` is what runs in one.
+"""
+
+import dataclasses
+import json
+import pickle
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from pipeline.benchmark.load import write_tars
+from pipeline.cluster import start_ray
+from pipeline.flow import run_flow
+from pipeline.rows import pack, peak_memory_bytes, unpack
+from pipeline.run import RunConfig, prepare
+from pipeline.schema import REQUESTS, TOKENS
+from pipeline.sources.webdataset import WebDataset
+from pipeline.tasks import Task
+
+
+class StubEncode:
+    """Opens a unit's requests without CLIP."""
+
+    def __init__(self, **_: Any) -> None:
+        pass
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        """IMAGES to REQUESTS with no tokens."""
+        row = unpack(batch)
+        requests = [
+            {
+                **sample,
+                **question,
+                "arm": 0,
+                "key": f"{row.unit.shard:06d}-{sample['sample']:08d}-{number:04d}",
+            }
+            for sample in row.tables["images"].drop_columns(["pixels"]).to_pylist()
+            for number, question in enumerate(sample["questions"])
+        ]
+        known = set(REQUESTS.names)
+        lines = [{name: value for name, value in line.items() if name in known} for line in requests]
+        tables = {"requests": pa.Table.from_pylist(lines, schema=REQUESTS), "tokens": TOKENS.empty_table()}
+        return pack(row.passed("encode", time.time(), tables))
+
+
+class StubGenerate:
+    """Passes requests on without an answer."""
+
+    def __init__(self, **_: Any) -> None:
+        pass
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        """REQUESTS as they are."""
+        row = unpack(batch)
+        return pack(row.passed("generate", time.time(), {"requests": row.tables["requests"]}))
+
+
+def measure(config: RunConfig, requests: tuple[int, ...], questions: int) -> dict[str, Any]:
+    """Peak resident bytes of the driver by number of requests, and the ratio of the last to the first."""
+    with tempfile.TemporaryDirectory(prefix="trimline-") as folder:
+        sizes = []
+        for number in requests:
+            place = Path(folder) / str(number)
+            source = WebDataset(path=str(write_tars(place / "in", number // questions, questions, 4, 32)))
+            options = dataclasses.replace(config.options, output=str(place / "out"), limit=None)
+            run = dataclasses.replace(
+                config, source=source, task=Task(source_questions=True), options=options
+            )
+            told = subprocess.run(
+                [sys.executable, "-m", "pipeline.benchmark.driver_memory"],
+                input=pickle.dumps(run),
+                stdout=subprocess.PIPE,
+                check=True,
+            )
+            sizes.append(json.loads(told.stdout.splitlines()[-1]))
+    return {"runs": sizes, "ratio": sizes[-1]["peak_bytes"] / sizes[0]["peak_bytes"]}
+
+
+def main() -> None:
+    """One run; its configuration comes from stdin, from the process that measures."""
+    config: RunConfig = pickle.loads(sys.stdin.buffer.read())
+    prepared = prepare(config)
+    start_ray(config.cluster, config.options.device)
+    rows = units = 0
+    for stats in run_flow(config, prepared, "benchmark", encode=StubEncode, generate=StubGenerate):
+        rows += sum(totals["rows"] for totals in stats["totals"])
+        units += 1
+    print(json.dumps({"requests": rows, "units": units, "peak_bytes": peak_memory_bytes()}))
+
+
+if __name__ == "__main__":
+    main()
