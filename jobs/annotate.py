@@ -13,7 +13,18 @@ from jobs.build import build, build_fields
 if TYPE_CHECKING:
     from pipeline.run import RunConfig
 
-_GROUPS = ("source", "task", "model", "reducer", "engine", "cluster", "storage", "decoding", "image")
+_GROUPS = (
+    "source",
+    "task",
+    "model",
+    "reducer",
+    "engine",
+    "cluster",
+    "storage",
+    "decoding",
+    "image",
+    "benchmark",
+)
 _SECRETS = ("key", "secret", "token")
 
 

@@ -2,7 +2,10 @@
 
 import sys
 
-COMMANDS = {"annotate": "answer every question about every image of a source"}
+COMMANDS = {
+    "annotate": "answer every question about every image of a source",
+    "benchmark": "measure speed and memory on this machine: trimline benchmark pipeline",
+}
 
 _USAGE = """\
 usage: trimline COMMAND [key=value ...]
@@ -31,7 +34,10 @@ def main() -> None:
         sys.exit(_unknown(arguments[0]))
     from jobs.entry import command_line
 
-    sys.exit(command_line(arguments[0], arguments[1:]))
+    command, *overrides = arguments
+    if command == "benchmark" and overrides and overrides[0].isidentifier():
+        overrides[0] = f"benchmark.name={overrides[0]}"
+    sys.exit(command_line(command, overrides))
 
 
 def _unknown(command: str) -> int:

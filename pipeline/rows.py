@@ -8,10 +8,10 @@ import json
 import os
 import resource
 import socket
-import sys
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -49,8 +49,11 @@ class UnitRow:
 
 def peak_memory_bytes() -> int:
     """Peak resident memory of this process, shared memory included."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
+    status = Path("/proc/self/status")
+    if status.is_file():  # getrusage would tell the peak of the process that this one was forked from
+        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM:"))
+        return int(line.split()[1]) * 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # macOS: in bytes
 
 
 def pack(row: UnitRow) -> pa.Table:
