@@ -5,8 +5,8 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from pipeline.errors import BadImage, BadQuestion, BadSample, DataFault
-from pipeline.storage import File, Storage, canonical
+from pipeline.errors import BadImage, BadQuestion, BadSample, ConfigError, DataFault
+from pipeline.storage import File, Storage, canonical, list_files
 
 IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp")
 MAX_IMAGE_BYTES = 256 << 20
@@ -71,18 +71,35 @@ class Source(Protocol):
         """
 
 
+def files_ending(path: str, suffixes: tuple[str, ...], storage: Storage) -> Iterator[File]:
+    """The files at `path` whose names end so; ConfigError if there are none."""
+    empty = True
+    for file in list_files(path, storage):
+        if file.uri.endswith(suffixes):
+            empty = False
+            yield file
+    if empty:
+        raise ConfigError(f"source.path: no {suffixes[0]} at {storage.redact(path)}")
+
+
+def parse_object(data: bytes, what: str) -> dict[str, Any]:
+    """A JSON object; BadSample, naming `what` it should have been, if it is none."""
+    try:
+        tree = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise BadSample(f"the {what} is not JSON: {str(error)[:200]}") from None
+    if not isinstance(tree, dict):
+        raise BadSample(f"the {what} is JSON but not an object: {type(tree).__name__}")
+    return tree
+
+
 def sidecar_questions(data: bytes) -> tuple[Question, ...]:
     """The questions that a sample's JSON sidecar asks: `question`, or `questions` as a list.
 
     Raises:
         BadSample: it is not a JSON object, or its questions are not of the documented form.
     """
-    try:
-        tree = json.loads(data)
-    except (ValueError, RecursionError) as error:
-        raise BadSample(f"the sidecar is not JSON: {str(error)[:200]}") from None
-    if not isinstance(tree, dict):
-        raise BadSample(f"the sidecar is JSON but not an object: {type(tree).__name__}")
+    tree = parse_object(data, "sidecar")
     return parse_questions(tree.get("questions", [tree] if tree.get("question") is not None else []))
 
 

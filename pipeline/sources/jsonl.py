@@ -1,23 +1,24 @@
 """JSONL in the layout of LLaVA's evaluation files: `question_id`, `image`, `text`, one question a line."""
 
-import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
 from pipeline.config import counted, free, require
-from pipeline.errors import BadSample, ConfigError, DataFault
+from pipeline.errors import BadSample, DataFault
 from pipeline.sources.base import (
     MAX_SIDECAR_BYTES,
     Question,
     Sample,
     Shard,
     Wanted,
+    files_ending,
+    parse_object,
     parse_questions,
     read_image,
 )
-from pipeline.storage import File, Storage, canonical, list_files
+from pipeline.storage import File, Storage, canonical
 
 
 @dataclass(frozen=True)
@@ -53,13 +54,7 @@ class Jsonl:
 
     def entries(self, storage: Storage) -> Iterator[File]:
         """See `Source.entries`."""
-        empty = True
-        for file in list_files(self.path, storage):
-            if file.uri.endswith((".jsonl", ".ndjson", ".json")):
-                empty = False
-                yield file
-        if empty:
-            raise ConfigError(f"source.path: no .jsonl at {storage.redact(self.path)}")
+        return files_ending(self.path, (".jsonl", ".ndjson", ".json"), storage)
 
     def shards(self, entries: Iterable[File], storage: Storage) -> Iterator[Shard]:
         """See `Source.shards`: slices that end where a sample does."""
@@ -121,12 +116,7 @@ def _parse(text: bytes, number: int, stop: int) -> _Line:
     try:
         if len(text) > MAX_SIDECAR_BYTES:
             raise BadSample(f"the line is too long: {len(text)} bytes")
-        try:
-            tree = json.loads(text)
-        except (ValueError, RecursionError) as error:
-            raise BadSample(f"the line is not JSON: {str(error)[:200]}") from None
-        if not isinstance(tree, dict):
-            raise BadSample(f"the line is JSON but not an object: {type(tree).__name__}")
+        tree = parse_object(text, "line")
         if not isinstance(tree.get("image"), str):
             raise BadSample("the line names no image")
         name = tree.get("question_id")

@@ -8,9 +8,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.config import counted, free
-from pipeline.errors import BadSample, ConfigError, DataFault, ShardError
-from pipeline.sources.base import Question, Sample, Shard, Wanted, parse_questions, read_image
-from pipeline.storage import File, Storage, list_files
+from pipeline.errors import BadSample, DataFault, ShardError
+from pipeline.sources.base import Question, Sample, Shard, Wanted, files_ending, parse_questions, read_image
+from pipeline.storage import File, Storage
 
 _IMAGE_NAMES = ("image", "images", "jpg", "jpeg", "png", "webp", "image_bytes", "bytes", "image_path", "path")
 _ROWS_AT_ONCE = 16
@@ -35,13 +35,7 @@ class Parquet:
 
     def entries(self, storage: Storage) -> Iterator[File]:
         """See `Source.entries`."""
-        empty = True
-        for file in list_files(self.path, storage):
-            if file.uri.endswith(".parquet"):
-                empty = False
-                yield file
-        if empty:
-            raise ConfigError(f"source.path: no .parquet at {storage.redact(self.path)}")
+        return files_ending(self.path, (".parquet",), storage)
 
     def shards(self, entries: Iterable[File], storage: Storage) -> Iterator[Shard]:
         """See `Source.shards`: a file is a shard."""

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from pipeline.config import free, require
-from pipeline.errors import BadImage, BadSample, ConfigError, DataFault, ShardError
+from pipeline.errors import BadImage, BadSample, DataFault, ShardError
 from pipeline.sources.base import (
     IMAGE_SUFFIXES,
     MAX_IMAGE_BYTES,
@@ -15,8 +15,9 @@ from pipeline.sources.base import (
     Shard,
     Wanted,
     assemble,
+    files_ending,
 )
-from pipeline.storage import File, Storage, list_files
+from pipeline.storage import File, Storage
 
 _MEMBER = re.compile(r"((?:.*/|)[^/.]+)\.([^/]*)", re.DOTALL)
 _SUFFIXES = (*IMAGE_SUFFIXES, "json", "txt")
@@ -38,13 +39,7 @@ class WebDataset:
 
     def entries(self, storage: Storage) -> Iterator[File]:
         """See `Source.entries`."""
-        empty = True
-        for file in list_files(self.path, storage):
-            if file.uri.endswith(".tar"):
-                empty = False
-                yield file
-        if empty:
-            raise ConfigError(f"source.path: no .tar at {storage.redact(self.path)}")
+        return files_ending(self.path, (".tar",), storage)
 
     def shards(self, entries: Iterable[File], storage: Storage) -> Iterator[Shard]:
         """See `Source.shards`: a tar is a shard."""
