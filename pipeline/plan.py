@@ -15,10 +15,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.errors import ConfigError, ShardError
+from pipeline.errors import ConfigError, RunError, ShardError
 from pipeline.schema import SHARDS
 from pipeline.sources.base import Shard, Source
-from pipeline.storage import File, Storage, canonical, list_names, write_atomic
+from pipeline.storage import File, Storage, canonical, list_files, list_names, write_atomic
 from pipeline.units import Finished
 
 _SOURCE = b"source"
@@ -130,12 +130,16 @@ def require_unchanged(plan: Plan, finished: Finished, source: Source, storage: S
 
 
 def require_same(shard: Shard, storage: Storage) -> None:
-    """Refuse a shard whose one file is no longer what the plan says, just before it is read."""
+    """Refuse a shard whose one file is no longer what the plan says, just before it is read.
+
+    Raises:
+        RunError: the file has changed.
+        ConfigError: it is gone.
+    """
     if shard.files:
         return
-    fs, path = storage.open(shard.uri)
-    if not fs.exists(path):
-        raise ShardError("the shard is gone")
+    if next(list_files(shard.uri, storage)) != File(shard.uri, shard.size, shard.etag):
+        raise RunError(f"shard {shard.shard} has changed during the run: {storage.redact(shard.uri)}")
 
 
 def _first_samples(shards: Iterable[Shard], source: Source, limit: int, storage: Storage) -> Iterator[Shard]:

@@ -5,10 +5,11 @@ import time
 from pathlib import Path
 
 import pytest
+from s3 import BUCKET
 from tars import jpeg, write_tar
 
-from pipeline.errors import ConfigError
-from pipeline.plan import extend_plan, load_plan, make_plan, require_unchanged
+from pipeline.errors import ConfigError, RunError
+from pipeline.plan import extend_plan, load_plan, make_plan, require_same, require_unchanged
 from pipeline.sources.images import Images
 from pipeline.sources.webdataset import WebDataset
 from pipeline.storage import Storage, canonical
@@ -227,3 +228,21 @@ def test_ten_thousand_shards(tmp_path):
     require_unchanged(plan, finished(), source, HERE)
     assert extend_plan(plan, source, HERE) == plan
     assert time.process_time() - started < 10, "each shard is looked up once, not the plan for each shard"
+
+
+@pytest.mark.parametrize("change", ["size", "time", "gone"])
+def test_a_tar_that_changes_during_the_run_is_refused_when_it_is_read(tmp_path, tars, change):
+    shard = make_plan(out(tmp_path), tars, None, HERE).shard(2, HERE)
+    require_same(shard, HERE)
+    spoil(Path(tars.path) / "2.tar", change)
+    with pytest.raises((RunError, ConfigError), match=r"2\.tar"):
+        require_same(shard, HERE)
+
+
+@pytest.mark.parametrize("named", ["tars", "tars/*.tar", "tars/0.tar"])
+def test_a_tar_on_s3_is_the_same_however_it_was_listed(tmp_path, s3, named):
+    fs, root = s3.open(f"s3://{BUCKET}/same")
+    fs.put_file(str(write_tar(tmp_path / "0.tar", 2)), f"{root}/tars/0.tar")
+    source = WebDataset(path=f"s3://{root}/{named}")
+    for shard in make_plan(out(tmp_path), source, None, s3).shards(s3):
+        require_same(shard, s3)
