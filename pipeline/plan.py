@@ -5,6 +5,7 @@ It only ever grows at its end, one Parquet file per growth, named after its firs
 
 import dataclasses
 import re
+import tempfile
 from collections.abc import Hashable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
@@ -16,9 +17,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.errors import ConfigError, RunError, ShardError
+from pipeline.listing import File, list_files
 from pipeline.schema import SHARDS
 from pipeline.sources.base import Shard, Source
-from pipeline.storage import File, Storage, canonical, list_files, list_names, write_atomic
+from pipeline.storage import Storage, canonical, list_names, put_atomic
 from pipeline.units import Finished
 
 _SOURCE = b"source"
@@ -95,26 +97,45 @@ def make_plan(output: str, source: Source, limit: int | None, storage: Storage) 
     shards = source.shards(source.entries(storage), storage)
     if limit is not None:
         shards = _first_samples(shards, source, limit, storage)
-    _write_part(output, canonical(source.path, storage), shards, storage)
+    first = next(shards, None)
+    assert first is not None, "a source without entries has raised"
+    _write_part(output, canonical(source.path, storage), first, shards, storage)
     plan = load_plan(output, storage)
     assert plan is not None, "the plan was just written"
     return plan
 
 
 def extend_plan(plan: Plan, source: Source, storage: Storage) -> Plan:
-    """Append the shards of files that are new in the source, by their names."""
-    known = _hashes(file.uri for shard in plan.shards(storage) for file in _files(shard))
-    new = (file for file in source.entries(storage) if not _holds(known, file.uri))
+    """Append the shards of files that are new in the source, by their names.
+
+    Raises:
+        ConfigError: a file that the plan holds, finished or not, has changed in the source.
+    """
+    new = _new_files(plan, source, storage)
     shards = (
         dataclasses.replace(shard, shard=len(plan) + shard.shard) for shard in source.shards(new, storage)
     )
     first = next(shards, None)
     if first is None:
         return plan
-    _write_part(plan.folder, plan.source, (shard for some in ([first], shards) for shard in some), storage)
+    _write_part(plan.folder, plan.source, first, shards, storage)
     grown = load_plan(plan.folder, storage)
     assert grown is not None, "the plan was just written"
     return grown
+
+
+def _new_files(plan: Plan, source: Source, storage: Storage) -> Iterator[File]:
+    known = (file for shard in plan.shards(storage) for file in _files(shard))
+    pairs = np.fromiter(((hash(file.uri), hash(file)) for file in known), np.dtype((np.int64, 2)))
+    names, files = np.sort(pairs.T)
+    for file in source.entries(storage):
+        if not _holds(names, file.uri):
+            yield file
+        elif not _holds(files, file):
+            raise ConfigError(
+                f"{storage.redact(file.uri)} has changed since the run first started, and extend=true takes "
+                "new files only: restore it and put what is new into another file, or start a new output"
+            )
 
 
 def require_unchanged(plan: Plan, finished: Finished, source: Source, storage: Storage) -> None:
@@ -156,21 +177,22 @@ def _first_samples(shards: Iterable[Shard], source: Source, limit: int, storage:
             return
 
 
-def _write_part(output: str, source: str, shards: Iterator[Shard], storage: Storage) -> None:
+def _write_part(output: str, source: str, first: Shard, more: Iterator[Shard], storage: Storage) -> None:
     """One row group per shard that is a slice of files, so that it can be read alone."""
-    sink = pa.BufferOutputStream()
-    first = None
-    with pq.ParquetWriter(sink, SHARDS.with_metadata({_SOURCE: source}), compression="zstd") as writer:
-        while batch := list(islice(shards, 1)):
-            first = batch[0].shard if first is None else first
-            if not batch[0].files:
-                batch += islice(shards, 9_999)
-            rows = [{**vars(shard), "files": [vars(file) for file in shard.files] or None} for shard in batch]
-            writer.write_table(pa.Table.from_pylist(rows, schema=SHARDS))
-    assert first is not None, "a source without entries has raised"
-    fs, folder = storage.open(output)
-    with storage.reaching("output", output):
-        write_atomic(fs, f"{folder}/plan/{first:06d}.parquet", sink.getvalue().to_pybytes())
+    shards = (shard for some in ([first], more) for shard in some)
+    with tempfile.NamedTemporaryFile() as spool:
+        with pq.ParquetWriter(spool, SHARDS.with_metadata({_SOURCE: source}), compression="zstd") as writer:
+            while batch := list(islice(shards, 1)):
+                if not batch[0].files:
+                    batch += islice(shards, 9_999)
+                rows = [
+                    {**vars(shard), "files": [vars(file) for file in shard.files] or None} for shard in batch
+                ]
+                writer.write_table(pa.Table.from_pylist(rows, schema=SHARDS))
+        spool.flush()
+        fs, folder = storage.open(output)
+        with storage.reaching("output", output):
+            put_atomic(fs, f"{folder}/plan/{first.shard:06d}.parquet", spool.name)
 
 
 def _shard(row: dict[str, Any]) -> Shard:

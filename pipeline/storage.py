@@ -1,13 +1,15 @@
 """Where bytes come from and go to: every URI goes through fsspec."""
 
+import io
 import os
 import re
+import shutil
 import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
@@ -60,8 +62,12 @@ class Storage:
                 "use storage.* or the environment"
             )
         try:
-            options = self._s3_options() if uri.startswith(("s3://", "s3a://")) else {}
-            fs, path = fsspec.core.url_to_fs(uri, **options)
+            protocol = fsspec.core.split_protocol(uri)[0] or "file"
+            if protocol in ("file", "s3", "s3a"):  # whose names may hold `::`, by which fsspec chains URIs
+                fs = fsspec.filesystem(protocol, **(self._s3_options() if protocol != "file" else {}))
+                path = fs._strip_protocol(uri)
+            else:
+                fs, path = fsspec.core.url_to_fs(uri)
         except (ValueError, ImportError) as error:
             raise ConfigError(f"cannot open {self.redact(uri)}: {self.redact(str(error))}") from None
         return fs, os.path.normpath(path) if isinstance(fs, LocalFileSystem) else path
@@ -75,6 +81,8 @@ class Storage:
             "token": self.token,
             "client_kwargs": {name: value for name, value in client.items() if value},
             "config_kwargs": timeouts,
+            # more would ask for the size of every file before reading it
+            "max_concurrency": 1,
             # a listing that is older than the run must never decide what is missing
             "use_listings_cache": False,
             "skip_instance_cache": False,
@@ -139,15 +147,27 @@ def write_atomic(fs: fsspec.AbstractFileSystem, path: str, data: bytes) -> None:
 
     Locally a temporary file beside it is flushed to disk and renamed; elsewhere it is one PUT.
     """
-    if not isinstance(fs, LocalFileSystem):
+    if isinstance(fs, LocalFileSystem):
+        _replace(Path(path), io.BytesIO(data))
+    else:
         fs.pipe_file(path, data)
-        return
-    target = Path(path)
+
+
+def put_atomic(fs: fsspec.AbstractFileSystem, path: str, local: str) -> None:
+    """Like `write_atomic`, with what a local file holds: it need not fit in memory."""
+    if isinstance(fs, LocalFileSystem):
+        with Path(local).open("rb") as content:
+            _replace(Path(path), content)
+    else:
+        fs.put_file(local, path)
+
+
+def _replace(target: Path, content: BinaryIO) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}.tmp")
     try:
         with temporary.open("wb") as file:
-            file.write(data)
+            shutil.copyfileobj(content, file)
             file.flush()
             os.fsync(file.fileno())
         temporary.rename(target)
@@ -166,74 +186,34 @@ def _sync_folder(folder: Path) -> None:
 
 
 def list_names(fs: fsspec.AbstractFileSystem, folder: str) -> Iterator[str]:
-    """Names of the files directly in a folder; none if it does not exist."""
+    """Names of what is directly in a folder; none if it does not exist."""
     if isinstance(fs, LocalFileSystem):
         if Path(folder).is_dir():
             with os.scandir(folder) as entries:
                 yield from (entry.name for entry in entries)
         return
     try:
-        listing = fs.ls(folder, detail=False)
+        if "s3" in fs.protocol:
+            for page in s3_pages(fs, f"{folder}/", Delimiter="/"):
+                paths = [item["Key"] for item in page.get("Contents", ())]
+                paths += [item["Prefix"].rstrip("/") for item in page.get("CommonPrefixes", ())]
+                yield from (name_of(path) for path in paths if not path.endswith("/"))
+        else:
+            yield from map(name_of, fs.ls(folder, detail=False))
     except FileNotFoundError:
         return
-    for path in listing:
-        yield path.rsplit("/", 1)[-1]
 
 
-@dataclass(frozen=True)
-class File:
-    """One line of a listing: canonical URI, size in bytes, etag (or modification time)."""
+def s3_pages(fs: fsspec.AbstractFileSystem, start: str, **options: Any) -> Iterator[dict[str, Any]]:
+    """S3's listing of what begins with the path `start`, some thousand keys at a time.
 
-    uri: str
-    size: int
-    etag: str
-
-
-def list_files(uri: str, storage: Storage) -> Iterator[File]:
-    """A file, the files below a folder, or those that match a glob, sorted by URI.
-
-    Raises:
-        ConfigError: there is nothing at the path, or it may not be listed.
+    s3fs's own listings hold all of it in memory, some 3 KiB for each key.
     """
-    fs, path = storage.open(uri)
-    with storage.reaching("source.path", uri):
-        info = _info(fs, path)
-        if info is not None and info["type"] == "file":
-            yield _file(fs, info)
-        elif isinstance(fs, LocalFileSystem) and Path(path).is_dir():
-            yield from _walk(path)
-        elif any(mark in path for mark in "*?["):
-            found = fs.glob(path, detail=True)
-            yield from (_file(fs, info) for _, info in sorted(found.items()) if info["type"] == "file")
-        else:
-            found = fs.find(path, detail=True)
-            if not found:
-                raise FileNotFoundError(path)
-            yield from (_file(fs, info) for _, info in sorted(found.items()))
-
-
-def _info(fs: fsspec.AbstractFileSystem, path: str) -> dict[str, Any] | None:
-    """What is at a path, or None; unlike `isfile` it does not take a store that is away for no file."""
-    try:
-        return dict(fs.info(path))
-    except (FileNotFoundError, PermissionError):  # a folder or a glob may still be listed
-        return None
-
-
-def _walk(folder: str) -> Iterator[File]:
-    """Files below a local folder in the order of their whole paths, one folder in memory at a time."""
-    with os.scandir(folder) as entries:
-        ordered = sorted(entries, key=lambda entry: entry.name + ("/" if entry.is_dir() else ""))
-    for entry in ordered:
-        if entry.is_dir():
-            yield from _walk(entry.path)
-        elif entry.is_file():
-            stat = entry.stat()
-            yield File(f"file://{entry.path}", stat.st_size, f"{stat.st_mtime_ns:x}")
-
-
-def _file(fs: fsspec.AbstractFileSystem, info: dict[str, Any]) -> File:
-    if isinstance(fs, LocalFileSystem):
-        return File(f"file://{info['name']}", info["size"], f"{Path(info['name']).stat().st_mtime_ns:x}")
-    etag = info.get("ETag") or info.get("etag") or info.get("LastModified") or info.get("mtime") or ""
-    return File(fs.unstrip_protocol(info["name"]), info["size"], str(etag).strip('"'))
+    bucket, _, prefix = start.partition("/")
+    following: dict[str, str] | None = {}
+    while following is not None:
+        page = fs.call_s3(
+            "list_objects_v2", Bucket=bucket, Prefix=prefix, **fs.req_kw, **options, **following
+        )
+        yield page
+        following = {"ContinuationToken": page["NextContinuationToken"]} if page.get("IsTruncated") else None

@@ -1,18 +1,28 @@
 """What every source is made of: a listing, shards, and samples with their questions."""
 
+import errno
 import json
+import re
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from pipeline.errors import BadImage, BadQuestion, BadSample, ConfigError, DataFault
-from pipeline.storage import File, Storage, canonical, list_files
+from pipeline.listing import File, list_files
+from pipeline.storage import Storage, canonical
 
 IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp")
 MAX_IMAGE_BYTES = 256 << 20
 MAX_SIDECAR_BYTES = 16 << 20
 
-# Asked once for each sample, in order, just before its bytes would be read.
+# How many samples are read at a time where each has a file of its own, and how large they may be for that:
+# together they take half of what a unit does.
+AHEAD = 8
+AHEAD_BYTES = 4 << 20
+
+# Asked once for each sample, in order, before its bytes are read: at most AHEAD samples before it is yielded.
 Wanted = Callable[[int], bool]
 
 
@@ -128,25 +138,79 @@ def text_question(data: bytes) -> tuple[Question, ...]:
     return (Question("", text),) if text else ()
 
 
-def read_image(root: str, path: str, storage: Storage) -> bytes:
-    """The bytes of an image that a table names relative to `root`.
+# Reads a sample, or gives None if it takes more than so many bytes (None: then it reads it, however large).
+Read = Callable[[int | None], Sample | None]
+
+
+def read_ahead(items: Iterable[Read | Sample | None], root: str, storage: Storage) -> Iterator[Sample | None]:
+    """The samples in order, whose files are below `root`; a store that answers slowly is read ahead.
+
+    Threads run AHEAD `Read`s. Memory is bounded: what is too large is read when its turn comes, and what is
+    no `Read` but at hand lets nothing queue behind it. What a `Read` raises is raised in its sample's place.
+    """
+    if "file" in storage.open(root)[0].protocol:  # threads would only be in each other's way
+        yield from (item(None) if callable(item) else item for item in items)
+        return
+    waiting: deque[tuple[Read, Future[Sample | None]]] = deque()
+    with ThreadPoolExecutor(AHEAD, "read") as threads:  # whoever leaves early waits for reads under way
+        for item in items:
+            if callable(item):
+                waiting.append((item, threads.submit(item, AHEAD_BYTES)))
+            while waiting and (len(waiting) == AHEAD or not callable(item)):
+                yield _result(*waiting.popleft())
+            if not callable(item):
+                yield item
+        while waiting:
+            yield _result(*waiting.popleft())
+
+
+def _result(read: Read, future: Future[Sample | None]) -> Sample | None:
+    sample = future.result()
+    return read(None) if sample is None else sample
+
+
+def read_image(root: str, path: str, storage: Storage, most: int | None) -> bytes | None:
+    """The bytes of an image that a table names relative to `root`; None if they are more than `most`.
 
     Raises:
         BadSample: the path leads out of `root`.
         BadImage: there is no such file, it may not be read, or it is too large.
     """
-    uri = path if "://" in path or path.startswith("/") else f"{root}/{path}"
-    inside = canonical(uri, storage).startswith(canonical(root, storage).rstrip("/") + "/")
-    if not inside or ".." in path.split("/"):
-        raise BadSample(f"the image {path[:200]} is not below {root}")
-    fs, place = storage.open(uri)
+    shown = storage.redact(path[:200])
+    name = _below(canonical(root, storage).rstrip("/"), path)
+    if name is None:
+        raise BadSample(f"the image {shown} is not below {storage.redact(root)}")
+    fs, folder = storage.open(root)
+    end = MAX_IMAGE_BYTES if most is None else most
     try:
-        data = bytes(fs.cat_file(place, start=0, end=MAX_IMAGE_BYTES + 1))
-    except (FileNotFoundError, PermissionError, IsADirectoryError) as error:
-        raise BadImage(f"cannot read the image {path[:200]}: {type(error).__name__}") from None
-    if len(data) > MAX_IMAGE_BYTES:
-        raise BadImage(f"the image {path[:200]} is too large: more than {MAX_IMAGE_BYTES} bytes")
-    return data
+        data = bytes(fs.cat_file(f"{folder.rstrip('/')}/{name}", start=0, end=end + 1))
+    except (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError, ValueError) as error:
+        raise BadImage(f"cannot read the image {shown}: {type(error).__name__}") from None
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            raise BadImage(f"cannot read the image {shown}: its name is too long") from None
+        if error.errno != errno.EINVAL:
+            raise
+        data = b""  # S3 has no range of an empty object
+    if len(data) <= end:
+        return data
+    if most is not None:
+        return None
+    raise BadImage(f"the image {shown} is too large: more than {MAX_IMAGE_BYTES} bytes")
+
+
+def _below(root: str, path: str) -> str | None:
+    """What follows the URI `root` in an image's path: relative, absolute or a URI. None if it leads out.
+
+    It is not left to fsspec, to which `a::b` and `x://y` mean more than a name.
+    """
+    uri = f"file://{path}" if path.startswith("/") else re.sub("^s3a://", "s3://", path)
+    if uri.startswith(f"{root}/"):
+        uri = uri.removeprefix(f"{root}/")
+    elif "://" in uri:
+        return None
+    parts = [part for part in uri.split("/") if part != "."]
+    return "/".join(parts) if any(parts) and ".." not in parts else None
 
 
 def assemble(key: str, position: int, parts: dict[str, bytes | DataFault]) -> Sample:

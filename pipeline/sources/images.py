@@ -1,5 +1,6 @@
 """A folder of images, optionally with a `.json` or `.txt` sidecar of the same stem beside each."""
 
+import functools
 import hashlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -7,16 +8,19 @@ from itertools import groupby
 
 from pipeline.config import counted, free, require
 from pipeline.errors import BadImage, BadSample, ConfigError, DataFault
+from pipeline.listing import File, list_files
 from pipeline.sources.base import (
     IMAGE_SUFFIXES,
     MAX_IMAGE_BYTES,
     MAX_SIDECAR_BYTES,
+    Read,
     Sample,
     Shard,
     Wanted,
     assemble,
+    read_ahead,
 )
-from pipeline.storage import File, Storage, canonical, list_files, name_of
+from pipeline.storage import Storage, canonical, name_of
 
 _SIDECARS = ("json", "txt")
 
@@ -73,15 +77,21 @@ class Images:
 
     def samples(self, shard: Shard, storage: Storage, wanted: Wanted) -> Iterator[Sample | None]:
         """See `Source.samples`."""
+        return read_ahead(self._reads(shard, storage, wanted), shard.uri, storage)
+
+    def _reads(self, shard: Shard, storage: Storage, wanted: Wanted) -> Iterator[Read | None]:
         root = _root(canonical(self.path, storage))
         position = 0
         for index, files in enumerate(_by_image(shard.files)):
             position += sum(file.size for file in files)
-            if not wanted(index):
-                yield None
-                continue
-            parts = {_suffix(file.uri): _content(file, storage) for file in files}
-            yield assemble(files[0].uri.removeprefix(root), position, parts)
+            yield functools.partial(_sample, files, position, root, storage) if wanted(index) else None
+
+
+def _sample(files: list[File], position: int, root: str, storage: Storage, most: int | None) -> Sample | None:
+    if most is not None and sum(file.size for file in files) > most:
+        return None
+    parts = {_suffix(file.uri): _content(file, storage) for file in files}
+    return assemble(files[0].uri.removeprefix(root), position, parts)
 
 
 def _by_image(files: Iterable[File]) -> Iterator[list[File]]:

@@ -1,5 +1,6 @@
 """JSONL in the layout of LLaVA's evaluation files: `question_id`, `image`, `text`, one question a line."""
 
+import functools
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import groupby
@@ -7,18 +8,21 @@ from typing import Any
 
 from pipeline.config import counted, free, require
 from pipeline.errors import BadSample, DataFault
+from pipeline.listing import File
 from pipeline.sources.base import (
     MAX_SIDECAR_BYTES,
     Question,
+    Read,
     Sample,
     Shard,
     Wanted,
     files_ending,
     parse_object,
     parse_questions,
+    read_ahead,
     read_image,
 )
-from pipeline.storage import File, Storage, canonical
+from pipeline.storage import Storage
 
 
 @dataclass(frozen=True)
@@ -72,31 +76,35 @@ class Jsonl:
 
     def samples(self, shard: Shard, storage: Storage, wanted: Wanted) -> Iterator[Sample | None]:
         """See `Source.samples`."""
+        root = self.image_root or shard.uri.rpartition("/")[0]
+        return read_ahead(self._reads(shard, root, storage, wanted), root, storage)
+
+    def _reads(self, shard: Shard, root: str, storage: Storage, wanted: Wanted) -> Iterator[Read | None]:
         uri, _, span = shard.uri.rpartition("#")
         first, stop = map(int, span.split("-"))
-        root = canonical(self.image_root, storage) if self.image_root else uri.rpartition("/")[0]
         lines = _lines(uri, first, stop, storage)
         for index, (_, group) in enumerate(groupby(lines, key=lambda line: line.sample)):
             found = list(group)
-            yield _sample(found, found[-1].stop - first, root, storage) if wanted(index) else None
+            position = found[-1].stop - first
+            yield functools.partial(_sample, found, position, root, storage) if wanted(index) else None
 
 
 def _slice(ordinal: int, file: File, first: int, stop: int, samples: int) -> Shard:
     return Shard(ordinal, f"{file.uri}#{first}-{stop}", stop - first, file.etag, samples, (file,))
 
 
-def _sample(lines: list[_Line], position: int, root: str, storage: Storage) -> Sample:
-    image = lines[0].image
+def _sample(
+    lines: list[_Line], position: int, root: str, storage: Storage, most: int | None
+) -> Sample | None:
+    image, fault = lines[0].image, lines[0].fault
     questions = tuple(line.question for line in lines if line.question is not None)
-    key = image if image is not None else f"line {lines[0].number}"
-    fault = lines[0].fault
-    data = None
-    if fault is None and image is not None:
-        try:
-            data = read_image(root, image, storage)
-        except DataFault as error:
-            fault = error
-    return Sample(key, position, data, questions, fault)
+    if image is None:
+        return Sample(f"line {lines[0].number}", position, None, questions, fault)
+    try:
+        data = read_image(root, image, storage, most)
+    except DataFault as error:
+        return Sample(image, position, None, questions, error)
+    return None if data is None else Sample(image, position, data, questions)
 
 
 def _lines(uri: str, first: int, stop: int, storage: Storage) -> Iterator[_Line]:

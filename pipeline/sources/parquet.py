@@ -1,5 +1,6 @@
 """Parquet: one sample a row, with the image as bytes, as `{bytes, path}` or as the path of a file."""
 
+import functools
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -9,8 +10,19 @@ import pyarrow.parquet as pq
 
 from pipeline.config import counted, free
 from pipeline.errors import BadSample, DataFault, ShardError
-from pipeline.sources.base import Question, Sample, Shard, Wanted, files_ending, parse_questions, read_image
-from pipeline.storage import File, Storage
+from pipeline.listing import File
+from pipeline.sources.base import (
+    Question,
+    Read,
+    Sample,
+    Shard,
+    Wanted,
+    files_ending,
+    parse_questions,
+    read_ahead,
+    read_image,
+)
+from pipeline.storage import Storage
 
 _IMAGE_NAMES = ("image", "images", "jpg", "jpeg", "png", "webp", "image_bytes", "bytes", "image_path", "path")
 _ROWS_AT_ONCE = 16
@@ -44,6 +56,12 @@ class Parquet:
 
     def samples(self, shard: Shard, storage: Storage, wanted: Wanted) -> Iterator[Sample | None]:
         """See `Source.samples`. Rows that a damaged row group lost are faults, each one a sample."""
+        root = self.image_root or shard.uri.rpartition("/")[0]
+        return read_ahead(self._items(shard, root, storage, wanted), root, storage)
+
+    def _items(
+        self, shard: Shard, root: str, storage: Storage, wanted: Wanted
+    ) -> Iterator[Read | Sample | None]:
         fs, path = storage.open(shard.uri)
         with fs.open(path, "rb") as stream:
             try:
@@ -52,7 +70,6 @@ class Parquet:
                 _reraise_outage(error)
                 raise ShardError(f"the Parquet file cannot be opened: {_line(error)}") from None
             columns = self._columns(file.schema_arrow)
-            root = self.image_root or shard.uri.rpartition("/")[0]
             first, total = 0, max(file.metadata.num_rows, 1)
             for group in range(file.num_row_groups):
                 rows = _rows(file, group, list(columns.values()), first, wanted)
@@ -86,7 +103,8 @@ def _sample(
     position: int,
     root: str,
     storage: Storage,
-) -> Sample:
+) -> Read | Sample:
+    """A row as a sample, or how to read it if its image is a file."""
     if isinstance(row, DataFault):
         return Sample(str(index), position, fault=row)
     values = {role: row[name] for role, name in columns.items()}
@@ -94,9 +112,28 @@ def _sample(
     questions: tuple[Question, ...] = ()
     try:
         questions = _questions(values)
-        return Sample(key, position, _image(values["image"], root, storage), questions)
+        image = _image(values["image"])
     except DataFault as fault:
         return Sample(key, position, None, questions, fault)
+    if isinstance(image, bytes):
+        return Sample(key, position, image, questions)
+    return functools.partial(_read, key, position, questions, root, image, storage)
+
+
+def _read(
+    key: str,
+    position: int,
+    questions: tuple[Question, ...],
+    root: str,
+    path: str,
+    storage: Storage,
+    most: int | None,
+) -> Sample | None:
+    try:
+        data = read_image(root, path, storage, most)
+    except DataFault as fault:
+        return Sample(key, position, None, questions, fault)
+    return None if data is None else Sample(key, position, data, questions)
 
 
 def _rows(
@@ -130,15 +167,14 @@ def _questions(values: dict[str, Any]) -> tuple[Question, ...]:
     return ()
 
 
-def _image(value: Any, root: str, storage: Storage) -> bytes:
+def _image(value: Any) -> bytes | str:
+    """An image's bytes, or the path of its file."""
     if isinstance(value, list) and len(value) == 1:
         value = value[0]
     if isinstance(value, dict):
         value = value.get("bytes") or value.get("path")
-    if isinstance(value, bytes):
+    if isinstance(value, bytes | str):
         return value
-    if isinstance(value, str):
-        return read_image(root, value, storage)
     if value is None:
         raise BadSample("the row has no image")
     raise BadSample(f"the image column holds neither bytes nor a path, but {type(value).__name__}")

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from pipeline.config import free, require
 from pipeline.errors import BadImage, BadSample, DataFault, ShardError
+from pipeline.listing import File
 from pipeline.sources.base import (
     IMAGE_SUFFIXES,
     MAX_IMAGE_BYTES,
@@ -17,7 +18,7 @@ from pipeline.sources.base import (
     assemble,
     files_ending,
 )
-from pipeline.storage import File, Storage
+from pipeline.storage import Storage
 
 _MEMBER = re.compile(r"((?:.*/|)[^/.]+)\.([^/]*)", re.DOTALL)
 _SUFFIXES = (*IMAGE_SUFFIXES, "json", "txt")

@@ -183,8 +183,8 @@ class _Cutter:
         self._position = 0
 
     def wants(self, index: int) -> bool:
-        """Whether sample `index` belongs to a unit that is to be made."""
-        if self.current is None and index >= self._skip_to:
+        """Whether sample `index` is of a unit that is to be made; sources ask ahead of what they yield."""
+        if index >= self._skip_to:
             self._skip_to = self._finished.get(index, index)
         return index >= self._skip_to
 
@@ -192,7 +192,8 @@ class _Cutter:
         """Take the next sample; the unit that it closes, if it closes one."""
         if sample is None:
             self.index += 1
-            return None
+            # none is open here, unless an image that no plan holds has changed: it ends, lest units overlap
+            return self._close()
         if self.current is None:
             self.current = self._open()
         unit = self.current

@@ -4,6 +4,7 @@ import io
 import json
 import random
 import struct
+import tarfile
 import zlib
 from dataclasses import dataclass
 
@@ -104,6 +105,34 @@ def questions(seed: int) -> list[Case]:
         Case(f"10,000 questions {seed}", data, ("why?",) * 10_000, ("bad_sample",)),
         Case(f"none {seed}", data, (), ("bad_question",)),
     ]
+
+
+def members():
+    """What a tar can hold, in order: a name, (name, content or tar type) of each part, the row's status."""
+    image, ask = encoded(picture(7), "JPEG"), b'{"question": "what?"}'
+    big = b'{"question": "' + b"x" * (50 << 20) + b'"}'
+    return {
+        "fine": ([("fine.jpg", image), ("fine.json", ask)], "ok"),
+        "no image": ([("a.json", ask)], "bad_sample"),
+        "two images": ([("b.jpg", image), ("b.png", image), ("b.json", ask)], "bad_sample"),
+        "not json": ([("c.jpg", image), ("c.json", b"{,")], "bad_sample"),
+        "no object": ([("d.jpg", image), ("d.json", b'"what?"')], "bad_sample"),
+        "deep json": ([("e.jpg", image), ("e.json", b"[" * 100_000)], "bad_sample"),
+        "50 MB": ([("f.jpg", image), ("f.json", big)], "bad_sample"),
+        "not utf-8": ([("g.jpg", image), ("g.txt", b"\xff\xfe\xfd")], "bad_question"),
+        "not utf-8 json": ([("h.jpg", image), ("h.json", b'{"question": "\xff"}')], "bad_sample"),
+        "symbolic link": ([("i.jpg", tarfile.SYMTYPE), ("i.json", ask)], "bad_sample"),
+        "hard link": ([("j.jpg", tarfile.LNKTYPE), ("j.json", ask)], "bad_sample"),
+        "device": ([("k.jpg", tarfile.CHRTYPE), ("k.json", ask)], "bad_sample"),
+        "pipe": ([("l.jpg", tarfile.FIFOTYPE), ("l.json", ask)], "bad_sample"),
+        "absolute": ([("/etc/m.jpg", image), ("/etc/m.json", ask)], "ok"),
+        "dots": ([("../../n.jpg", image), ("../../n.json", ask)], "ok"),
+        "key once": ([("o.jpg", image), ("o.json", ask)], "ok"),
+        "key twice": ([("o.jpg", image), ("o.json", ask)], "ok"),
+        "long name": ([("p" * 300 + ".jpg", image), ("p" * 300 + ".json", ask)], "ok"),
+        "capitals": ([("q.JPG", image), ("q.JSON", ask)], "ok"),
+        "last": ([("z.jpg", image), ("z.json", ask)], "ok"),
+    }
 
 
 def sidecar(case: Case) -> bytes:

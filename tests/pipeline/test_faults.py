@@ -1,85 +1,98 @@
-"""Nothing that a corpus of faulty inputs holds stops the run, and every row has the expected status."""
+"""Nothing that a corpus of faulty inputs holds stops a run or costs a neighbour; every row is as expected.
 
+Each format is one run of the real command, in this process, so that all of them share one Ray.
+"""
+
+import contextlib
+import functools
+import hashlib
+import io
 import json
 import tarfile
 from collections import Counter
+from types import SimpleNamespace
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from corpus import Case, encoded, images, picture, questions, sidecar
+from corpus import Case, encoded, images, members, picture, questions, sidecar
+from runs import rows
 from tars import add
 
-from pipeline.arms import Arm
-from pipeline.config import Decoding, Model
-from pipeline.engines.transformers import Transformers
-from pipeline.imaging import Imaging
-from pipeline.models.checkpoint import check_fit
-from pipeline.sources.images import Images
-from pipeline.sources.jsonl import Jsonl
-from pipeline.sources.parquet import Parquet
-from pipeline.sources.webdataset import WebDataset
-from pipeline.stages.decode import decode_unit
-from pipeline.stages.encode import Encode
-from pipeline.stages.generate import Generate
-from pipeline.stages.read import read_shard
-from pipeline.stages.write import ArmOutput, write_unit
-from pipeline.storage import Storage
-from pipeline.tasks import Task
-from pipeline.units import UnitLimits
-from trim import Trim
-
-HERE = Storage()
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]  # the first test starts Ray, each format is a run
 CASES = [case for seed in (0, 1) for case in (*images(seed), *questions(seed))]
+SETTINGS = [
+    *("task=vqa", "reducer=trim", "decoding.max_new_tokens=2", "unit_samples=16", "device=cpu"),
+    *("cluster.encode.threads=1", "cluster.generate.threads=1"),
+]
 
 
 @pytest.fixture(scope="module")
-def answer(random_checkpoint):
-    """All stages in a row, as Ray would run them on each unit; yields the rows that were written."""
-    llava, clip = str(random_checkpoint / "llava"), str(random_checkpoint / "clip")
-    template = "USER: <image>\n{question} ASSISTANT:"
-    model = Model(name="random", path=llava, clip=clip, template=template)
-    arms = (Arm("trim", Trim(), {}),)
-    shared = {"model": model, "geometry": check_fit(random_checkpoint / "llava", random_checkpoint / "clip")}
-    shared |= {"device": "cpu", "threads": None, "arms": arms}
-    encode = Encode(**shared)
-    generate = Generate(engine=Transformers(), decoding=Decoding(max_new_tokens=2), seed=0, **shared)
-    task = Task(source_questions=True)
+def annotate(random_checkpoint):
+    """`trimline annotate` with these overrides: its exit status and its last line."""
+    import ray
 
-    def run(source, output):
-        for shard in source.shards(source.entries(HERE), HERE):
-            units = read_shard(
-                source, shard, storage=HERE, task=task, limits=UnitLimits(unit_samples=16), finished={}
-            )
-            for unit in units:
-                decoded = decode_unit(unit, checkpoint=llava, imaging=Imaging())
-                outputs = (ArmOutput(str(output), "trim", "fp", "run", "random"),)
-                write_unit(generate(encode(decoded)), outputs=outputs, storage=HERE, attempt="1")
-        return pq.read_table(output / "data").sort_by("key").to_pylist()
+    from jobs.entry import run_command
 
-    return run
+    model = [f"model.path={random_checkpoint / 'llava'}", f"model.clip={random_checkpoint / 'clip'}"]
+
+    def run(*overrides):
+        with contextlib.redirect_stdout(io.StringIO()) as told:
+            status = run_command("annotate", [*SETTINGS, *model, *overrides])
+        return status, told.getvalue().strip().rpartition("\n")[2]
+
+    yield run
+    ray.shutdown()
+
+
+@pytest.fixture(scope="module")
+def finished(annotate, tmp_path_factory):
+    """The corpus in one format, run: how it ended, its rows and its summary; made when first asked for."""
+
+    @functools.cache
+    def make(write):
+        folder = tmp_path_factory.mktemp(write.__name__)
+        (folder / "in").mkdir()
+        overrides = [*write(folder / "in", CASES), f"output={folder / 'out'}"]
+        status, line = annotate(*overrides)
+        summary = json.loads((folder / "out" / "summary.json").read_text())
+        return SimpleNamespace(
+            overrides=overrides,
+            output=folder / "out",
+            status=status,
+            line=line,
+            rows=rows(folder / "out"),
+            summary=summary,
+        )
+
+    return make
 
 
 def as_webdataset(folder, cases):
-    with tarfile.open(folder / "a.tar", "w") as tar:
+    write_tar(folder / "corpus.tar", cases)
+    write_members(folder / "members.tar")
+    write_broken(folder)
+    return "source=webdataset", f"source.path={folder}"
+
+
+def write_tar(path, cases):
+    with tarfile.open(path, "w") as tar:
         for index, case in enumerate(cases):
-            if case.image is not None:
-                add(tar, f"{index:06d}.jpg", case.image)
+            add(tar, f"{index:06d}.jpg", case.image)
             add(tar, f"{index:06d}.json", sidecar(case))
-    return WebDataset(path=str(folder))
 
 
 def as_images(folder, cases):
     for index, case in enumerate(cases):
         (folder / f"{index:06d}.jpg").write_bytes(case.image)
         (folder / f"{index:06d}.json").write_bytes(sidecar(case))
-    return Images(path=str(folder), slice_files=30)
+    return "source=images", f"source.path={folder}", "source.slice_files=30"
 
 
 def as_parquet(folder, cases):
     table = pa.table({"image": [c.image for c in cases], "questions": [list(c.questions) for c in cases]})
     pq.write_table(table, folder / "a.parquet", row_group_size=20)
-    return Parquet(path=str(folder))
+    return "source=parquet", f"source.path={folder}"
 
 
 def as_jsonl(folder, cases):
@@ -89,53 +102,74 @@ def as_jsonl(folder, cases):
         for text in case.questions or [None]:
             lines.append(json.dumps({"question_id": len(lines), "image": f"{index:06d}.jpg", "text": text}))
     (folder / "q.jsonl").write_text("\n".join(lines))
-    return Jsonl(path=str(folder / "q.jsonl"), slice_files=30)
+    return "source=jsonl", f"source.path={folder / 'q.jsonl'}", "source.slice_files=30"
 
 
-@pytest.mark.parametrize("write", [as_webdataset, as_images, as_parquet, as_jsonl])
-def test_every_row_of_the_corpus_has_the_expected_status(tmp_path, answer, write):
-    assert len(CASES) * 4 >= 300, "the corpus over all formats"
-    (tmp_path / "in").mkdir()
-    rows = answer(write(tmp_path / "in", CASES), tmp_path / "out")
-    expected = [(case.name, status) for case in CASES for status in case.statuses]
-    found = [row["status"] for row in rows]
-    assert [(name, status) for (name, _), status in zip(expected, found, strict=True)] == expected
-    for row in rows:
+BESIDE = ("cut.tar", "members.tar", "spoilt.tar", "whole.tar")  # what lies beside the corpus
+FORMATS = [as_webdataset, as_images, as_parquet, as_jsonl]
+
+
+def of_corpus(run):
+    """The rows of a run that are the corpus's, in its order."""
+    own = [row for row in run.rows if not row["source"].endswith(BESIDE)]
+    return sorted(own, key=lambda row: (number(row), row["key"]))
+
+
+def number(row):
+    """The place of a row's sample in the corpus."""
+    return int(row["sample_key"].removesuffix(".jpg"))
+
+
+@pytest.mark.parametrize("write", FORMATS)
+def test_every_row_of_the_corpus_is_as_expected(finished, write):
+    assert len(CASES) * len(FORMATS) >= 300, "the corpus over all formats"
+    found = of_corpus(finished(write))
+    expected = [
+        (case.name, place, asked, status)
+        for place, case in enumerate(CASES)
+        for asked, status in enumerate(case.statuses)
+    ]
+    assert [
+        (name, number(row), int(row["key"][-4:]), row["status"])
+        for (name, *_), row in zip(expected, found, strict=True)
+    ] == expected
+    for row in found:
+        case = CASES[number(row)]
+        assert row["image_sha256"] in (None, hashlib.sha256(case.image).hexdigest())
         assert (row["error"] is None) == (row["status"] == "ok") == (row["prediction"] is not None)
         assert "\n" not in (row["error"] or ""), "an error is one line"
+        if row["status"] == "ok":
+            assert row["question"] == case.questions[int(row["key"][-4:])]
+            assert row["image_sha256"] and row["visual_tokens_kept"] > 0
 
 
-def members():
-    """(name, content or tar type, what a key's row must be) of one tar, in order."""
-    image, ask = encoded(picture(7), "JPEG"), b'{"question": "what?"}'
-    big = b'{"question": "' + b"x" * (50 << 20) + b'"}'
-    return {
-        "fine": ([("fine.jpg", image), ("fine.json", ask)], "ok"),
-        "no image": ([("a.json", ask)], "bad_sample"),
-        "two images": ([("b.jpg", image), ("b.png", image), ("b.json", ask)], "bad_sample"),
-        "not json": ([("c.jpg", image), ("c.json", b"{,")], "bad_sample"),
-        "no object": ([("d.jpg", image), ("d.json", b'"what?"')], "bad_sample"),
-        "deep json": ([("e.jpg", image), ("e.json", b"[" * 100_000)], "bad_sample"),
-        "50 MB": ([("f.jpg", image), ("f.json", big)], "bad_sample"),
-        "not utf-8": ([("g.jpg", image), ("g.txt", b"\xff\xfe\xfd")], "bad_question"),
-        "not utf-8 json": ([("h.jpg", image), ("h.json", b'{"question": "\xff"}')], "bad_sample"),
-        "symbolic link": ([("i.jpg", tarfile.SYMTYPE), ("i.json", ask)], "bad_sample"),
-        "hard link": ([("j.jpg", tarfile.LNKTYPE), ("j.json", ask)], "bad_sample"),
-        "device": ([("k.jpg", tarfile.CHRTYPE), ("k.json", ask)], "bad_sample"),
-        "pipe": ([("l.jpg", tarfile.FIFOTYPE), ("l.json", ask)], "bad_sample"),
-        "absolute": ([("/etc/m.jpg", image), ("/etc/m.json", ask)], "ok"),
-        "dots": ([("../../n.jpg", image), ("../../n.json", ask)], "ok"),
-        "key once": ([("o.jpg", image), ("o.json", ask)], "ok"),
-        "key twice": ([("o.jpg", image), ("o.json", ask)], "ok"),
-        "long name": ([("p" * 300 + ".jpg", image), ("p" * 300 + ".json", ask)], "ok"),
-        "capitals": ([("q.JPG", image), ("q.JSON", ask)], "ok"),
-        "last": ([("z.jpg", image), ("z.json", ask)], "ok"),
-    }
+def test_an_answer_hangs_on_no_neighbour(finished):
+    """The formats put other samples side by side in a unit; what is kept and said of each is the same."""
+    first, *others = (
+        [(row["kept_patches"], row["prediction"]) for row in of_corpus(finished(write))] for write in FORMATS
+    )
+    for other in others:
+        differing = sum(one != two for one, two in zip(first, other, strict=True))
+        assert differing <= 1, "rounding decides about a patch that lies on TRIM's very fence"
+    assert len(set(first)) > 30, "equal means something: they differ from row to row"
 
 
-def test_every_member_that_a_tar_can_hold(tmp_path, answer):
-    (tmp_path / "in").mkdir()
-    with tarfile.open(tmp_path / "in" / "a.tar", "w") as tar:
+def test_too_many_failed_rows_are_status_3_until_they_are_allowed(finished, annotate):
+    bad = sum(status != "ok" for case in CASES for status in case.statuses)
+    total = sum(len(case.statuses) for case in CASES)
+    for write in (as_images, as_parquet, as_jsonl):
+        run = finished(write)
+        assert (run.status, run.summary["rows"]) == (3, total)
+        assert run.line == f"{bad} of {total} rows failed, more than max_failed_fraction=0.1"
+        assert run.summary["status"] == Counter(row["status"] for row in run.rows)
+        assert not (run.output / "_SUCCESS").exists()
+        status, line = annotate(*run.overrides, "max_failed_fraction=0.5")
+        assert (status, line.partition(":")[0]) == (0, "nothing to do")
+        assert (run.output / "_SUCCESS").exists()
+
+
+def write_members(path):
+    with tarfile.open(path, "w") as tar:
         for parts, _ in members().values():
             for name, content in parts:
                 if isinstance(content, bytes) and len(content) > 1:
@@ -144,30 +178,42 @@ def test_every_member_that_a_tar_can_hold(tmp_path, answer):
                     info = tarfile.TarInfo(name)
                     info.type, info.linkname = content, "/etc/hostname"
                     tar.addfile(info)
-    rows = answer(WebDataset(path=str(tmp_path / "in")), tmp_path / "out")
+
+
+def test_every_member_that_a_tar_can_hold(finished):
+    run = finished(as_webdataset)
+    found = [row["status"] for row in run.rows if row["source"].endswith("members.tar")]
     expected = {name: status for name, (_, status) in members().items()}
-    assert dict(zip(expected, (row["status"] for row in rows), strict=True)) == expected
-    assert not (tmp_path.parent / "n.jpg").exists(), "names are names, nothing is unpacked"
+    assert dict(zip(expected, found, strict=True)) == expected
+    assert not list(run.output.parent.parent.rglob("n.jpg")), "names are names, nothing is unpacked"
 
 
-def test_shards_that_break_lose_no_neighbour(tmp_path, answer):
-    (tmp_path / "in").mkdir()
+def write_broken(folder):
+    """Three tars of the same samples: one ends in the middle of a member, one has a bad header there."""
     good = [Case(f"{seed}", encoded(picture(seed), "JPEG")) for seed in range(12)]
-    for name in ("cut", "spoilt", "whole"):
-        as_webdataset(tmp_path / "in", good)
-        (tmp_path / "in" / "a.tar").rename(tmp_path / "in" / f"{name}.tar")
-    with tarfile.open(tmp_path / "in" / "cut.tar") as tar:
+    for name in ("cut.tar", "spoilt.tar", "whole.tar"):
+        write_tar(folder / name, good)
+    with tarfile.open(folder / "cut.tar") as tar:
         offset = tar.getmember("000006.jpg").offset
-    cut, spoilt = tmp_path / "in" / "cut.tar", tmp_path / "in" / "spoilt.tar"
-    cut.write_bytes(cut.read_bytes()[: offset + 700])
-    data = bytearray(spoilt.read_bytes())
-    data[offset : offset + 512] = b"\xaa" * 512
-    spoilt.write_bytes(data)
-    rows = answer(WebDataset(path=str(tmp_path / "in")), tmp_path / "out")
-    counts = Counter((row["source"].rpartition("/")[2], row["status"]) for row in rows)
-    assert counts == {
+    data = (folder / "cut.tar").read_bytes()
+    (folder / "cut.tar").write_bytes(data[: offset + 700])
+    (folder / "spoilt.tar").write_bytes(data[:offset] + b"\xaa" * 512 + data[offset + 512 :])
+
+
+def test_shards_that_break_are_status_1_and_lose_no_neighbour(finished):
+    run = finished(as_webdataset)
+    found = Counter((row["source"].rpartition("/")[2], row["status"]) for row in run.rows)
+    assert {
+        key: count for key, count in found.items() if key[0] in ("cut.tar", "spoilt.tar", "whole.tar")
+    } == {
         ("cut.tar", "ok"): 6,
         ("cut.tar", "bad_sample"): 1,
         ("spoilt.tar", "ok"): 6,
         ("whole.tar", "ok"): 12,
     }
+    names = ["corpus.tar", *BESIDE]
+    failed = [names[item["shard"]] for item in run.summary["failed_shards_named"]]
+    assert failed == ["cut.tar", "spoilt.tar"]
+    assert run.status == 1, "and not 3: more was lost than the rows that failed"
+    assert run.line.startswith("2 shards could not be read whole; shard 1: ")
+    assert not (run.output / "_SUCCESS").exists()

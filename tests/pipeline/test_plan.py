@@ -1,9 +1,12 @@
 """The plan: frozen, read back as it was, grown at its end, compared with what is there now."""
 
 import os
+import shutil
 import time
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from s3 import BUCKET
 from tars import jpeg, write_tar
@@ -11,6 +14,8 @@ from tars import jpeg, write_tar
 from pipeline.errors import ConfigError, RunError
 from pipeline.plan import extend_plan, load_plan, make_plan, require_same, require_unchanged
 from pipeline.sources.images import Images
+from pipeline.sources.jsonl import Jsonl
+from pipeline.sources.parquet import Parquet
 from pipeline.sources.webdataset import WebDataset
 from pipeline.storage import Storage, canonical
 from pipeline.units import Finished, Unit
@@ -183,6 +188,42 @@ def test_a_new_sidecar_of_a_known_picture_is_no_new_sample(tmp_path, pictures):
     (known,) = (file for file in plan.shard(0, HERE).files[:1])
     Path(known.uri.removeprefix("file://")).with_suffix(".json").write_text("{}")
     assert extend_plan(plan, pictures, HERE) == plan
+
+
+@pytest.fixture(params=["tars", "jsonl", "parquet", "images"])
+def growing(request, tmp_path, tars, pictures):
+    """A source of each kind with the file of it that grows; a JSONL in several slices."""
+    if request.param == "tars":
+        return tars, Path(tars.path) / "1.tar"
+    if request.param == "images":
+        return pictures, Path(pictures.path) / "a" / "1.txt"
+    folder = tmp_path / "tables"
+    folder.mkdir()
+    for name in ("a", "b"):
+        (folder / f"{name}.jsonl").write_text('{"image": "x.jpg", "text": "?"}\n{"image": "y.jpg"}\n')
+        pq.write_table(pa.table({"image": [b""]}), folder / f"{name}.parquet")
+    kind = {"jsonl": Jsonl(path=str(folder), slice_files=1), "parquet": Parquet(path=str(folder))}
+    return kind[request.param], folder / f"b.{request.param}"
+
+
+@pytest.mark.parametrize("change", ["size", "time"])
+def test_extending_refuses_a_file_that_grew_and_names_it(tmp_path, growing, change):
+    source, file = growing
+    plan = make_plan(out(tmp_path), source, None, HERE)
+    assert extend_plan(plan, source, HERE) == plan
+    spoil(file, change)
+    shutil.copy(file, file.with_name(f"0new{file.suffix}"))  # something new beside it does not hide it
+    expected = rf"^file://{file} has changed .*extend=true takes new files only"
+    with pytest.raises(ConfigError, match=expected) as refusal:
+        extend_plan(plan, source, HERE)
+    assert "\n" not in str(refusal.value)
+    assert load_plan(out(tmp_path), HERE).parts == plan.parts, "nothing is appended"
+
+
+def test_extending_does_without_files_that_are_gone(tmp_path, tars):
+    plan = make_plan(out(tmp_path), tars, None, HERE)
+    spoil(Path(tars.path) / "1.tar", "gone")
+    assert extend_plan(plan, tars, HERE) == plan
 
 
 @pytest.mark.parametrize("change", ["size", "time", "gone"])
