@@ -16,6 +16,7 @@ from typing import Any
 import pyarrow as pa
 
 from pipeline.benchmark.load import write_tars
+from pipeline.benchmark.table import Table
 from pipeline.cluster import start_ray
 from pipeline.flow import run_flow
 from pipeline.rows import pack, peak_memory_bytes, unpack
@@ -81,6 +82,19 @@ def measure(config: RunConfig, requests: tuple[int, ...], questions: int) -> dic
             )
             sizes.append(json.loads(told.stdout.splitlines()[-1]))
     return {"runs": sizes, "ratio": sizes[-1]["peak_bytes"] / sizes[0]["peak_bytes"]}
+
+
+def table(figures: dict[str, Any]) -> Table:
+    """What `measure` found."""
+    return Table(
+        "driver memory: encode and generate are stubs",
+        ("", "units", "peak MiB"),
+        [
+            (f"{run['requests']:,} requests", run["units"], run["peak_bytes"] / 2**20)
+            for run in figures["runs"]
+        ],
+        (f"the last takes {figures['ratio']:.3f} times the memory of the first",),
+    )
 
 
 def main() -> None:

@@ -2,17 +2,26 @@
 
 The bare loop is one process that calls the very stage functions on the same units, one after the other, with
 all cores as torch threads. The pipeline is a whole run; its steady state is the time between the units
-that end its first and its last tenth. Rounds alternate, and medians are compared.
+that end its first and its last tenth. While the models load, units are decoded ahead: what a stage did before
+the steady state must not count for it. So a request counts as the stages that it went through in
+that time, each at its share of the bare loop's seconds.
+
+The two take turns; what the pipeline keeps is told round by round, since what else happens on the machine
+changes more slowly than that, and its median is the result. On a machine that others use, too,
+OMP_WAIT_POLICY=PASSIVE makes the bare loop wait as the pipeline's workers do, and not spin.
 """
 
 import dataclasses
 import tempfile
 import time
+from collections import defaultdict
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 from pipeline.benchmark.load import write_tars
+from pipeline.benchmark.table import SPREAD, Table, spread
 from pipeline.cluster import start_ray
 from pipeline.flow import run_flow
 from pipeline.rows import unpack
@@ -22,7 +31,10 @@ from pipeline.stages.decode import decode_unit
 from pipeline.stages.encode import Encode
 from pipeline.stages.generate import Generate
 from pipeline.stages.read import read_shard
+from pipeline.storage import list_names
+from pipeline.summary import read_footers
 from pipeline.tasks import Task
+from pipeline.units import Finished
 
 _TRIMMED = 0.1  # of the units at either end: fill and drain
 
@@ -38,17 +50,42 @@ def measure(config: RunConfig, samples: int, questions: int, side: int, rounds: 
             run = dataclasses.replace(config, source=source, task=task, options=options)
             prepared = prepare(run)
             bare.append(_bare(run, prepared))
-            steady.append(_pipeline(run, prepared))
-    rates = [entry["requests_per_s"] for entry in bare], [entry["requests_per_s"] for entry in steady]
+            steady.append(_pipeline(run, prepared, bare[-1]["stages"]))
+    kept = [now / alone for now, alone in zip(_rates(steady), _rates(bare), strict=True)]
     return {
         "requests": samples * questions,
         "units": steady[0]["units"],
         "bare": bare,
         "pipeline": steady,
-        "bare_requests_per_s": median(rates[0]),
-        "pipeline_requests_per_s": median(rates[1]),
-        "efficiency": median(rates[1]) / median(rates[0]),
+        "bare_requests_per_s": median(_rates(bare)),
+        "pipeline_requests_per_s": median(_rates(steady)),
+        "efficiency_rounds": kept,
+        "efficiency": median(kept),
     }
+
+
+def table(figures: dict[str, Any]) -> Table:
+    """What `measure` found."""
+    rounds = figures["pipeline"]
+    around = [median(entry[name] for entry in rounds) for name in ("start_and_fill_s", "drain_s")]
+    return Table(
+        "efficiency: requests per second",
+        ("", *SPREAD),
+        [
+            ("bare loop", *spread(_rates(figures["bare"]))),
+            ("pipeline", *spread(_rates(rounds))),
+            ("pipeline / bare loop", *spread(figures["efficiency_rounds"])),
+        ],
+        (
+            f"{figures['requests']:,} requests in {figures['units']:,} units a round",
+            f"beside the steady state: start and fill {around[0]:.1f} s, drain {around[1]:.1f} s, medians; "
+            f"Ray's own start {rounds[0]['ray_start_s']:.1f} s, once",
+        ),
+    )
+
+
+def _rates(rounds: list[dict[str, Any]]) -> list[float]:
+    return [entry["requests_per_s"] for entry in rounds]
 
 
 def _bare(config: RunConfig, prepared: Prepared) -> dict[str, Any]:
@@ -57,16 +94,31 @@ def _bare(config: RunConfig, prepared: Prepared) -> dict[str, Any]:
     shared |= {"device": config.options.device, "threads": None}
     encode = Encode(**shared)
     generate = Generate(engine=config.engine, decoding=config.decoding, seed=config.options.seed, **shared)
-    units = [unit for shard in prepared.pending for unit in _units(config, prepared, shard)]
-    requests = 0
-    started = time.perf_counter()
-    for number, unit in enumerate(units):
-        if number == 1:  # the first one warms up
-            requests, started = 0, time.perf_counter()
-        decoded = decode_unit(unit, checkpoint=config.model.path, imaging=config.imaging)
-        requests += unpack(generate(encode(decoded))).tables["requests"].num_rows
-    seconds = time.perf_counter() - started
-    return {"units": len(units) - 1, "seconds": seconds, "requests_per_s": requests / seconds}
+    stages = {
+        "decode": partial(decode_unit, checkpoint=config.model.path, imaging=config.imaging),
+        "encode": encode,
+        "generate": generate,
+    }
+    first, *units = [unit for shard in prepared.pending for unit in _units(config, prepared, shard)]
+    _answer(first, stages)  # warms up
+    seconds: dict[str, float] = defaultdict(float)
+    requests = sum(_answer(unit, stages, seconds) for unit in units)
+    return {
+        "units": len(units),
+        "stages": dict(seconds),
+        "seconds": sum(seconds.values()),
+        "requests_per_s": requests / sum(seconds.values()),
+    }
+
+
+def _answer(batch: Any, stages: dict[str, Any], seconds: dict[str, float] | None = None) -> int:
+    """One unit through the stages; adds up the seconds of each and returns the number of requests."""
+    for name, stage in stages.items():
+        started = time.perf_counter()
+        batch = stage(batch)
+        if seconds is not None:
+            seconds[name] += time.perf_counter() - started
+    return int(unpack(batch).tables["requests"].num_rows)
 
 
 def _units(config: RunConfig, prepared: Prepared, shard: int) -> Any:
@@ -80,23 +132,34 @@ def _units(config: RunConfig, prepared: Prepared, shard: int) -> Any:
     )
 
 
-def _pipeline(config: RunConfig, prepared: Prepared) -> dict[str, Any]:
-    """A whole run; start-up, fill and drain are told apart from the steady state."""
-    began = time.perf_counter()
+def _pipeline(config: RunConfig, prepared: Prepared, weights: dict[str, float]) -> dict[str, Any]:
+    """A whole run; start-up, fill and drain are told apart from the steady state.
+
+    A stage's work on a request counts by its share of the `weights`.
+    """
+    began = time.time()
     start_ray(config.cluster, config.options.device)
-    ready = time.perf_counter()
-    done = []
-    for stats in run_flow(config, prepared, attempt="benchmark"):
-        done.append((time.perf_counter(), sum(totals["rows"] for totals in stats["totals"])))
-    ended = time.perf_counter()
-    skip = max(1, round(len(done) * _TRIMMED))
-    inner = done[skip : len(done) - skip]
-    steady_s = inner[-1][0] - done[skip - 1][0]
+    ready = time.time()
+    for _ in run_flow(config, prepared, attempt="benchmark"):
+        pass
+    ended = time.time()
+    fs, folder = config.storage.open(prepared.output)
+    finished = Finished(list_names(fs, f"{folder}/data"))
+    units = list(read_footers(prepared.output, finished, config.storage))
+    ends = sorted(unit["end_time"] for unit in units)
+    skip = max(1, round(len(ends) * _TRIMMED))
+    first, last = ends[skip - 1], ends[-skip - 1]
+    work = sum(
+        unit["totals"]["rows"] * weight
+        for unit in units
+        for stage, weight in weights.items()
+        if first < unit["stages"][stage]["end"] <= last
+    )
     return {
-        "units": len(done),
+        "units": len(units),
         "ray_start_s": ready - began,
-        "start_and_fill_s": done[skip - 1][0] - ready,
-        "steady_s": steady_s,
-        "drain_s": ended - inner[-1][0],
-        "requests_per_s": sum(rows for _, rows in inner) / steady_s,
+        "start_and_fill_s": first - ready,
+        "steady_s": last - first,
+        "drain_s": ended - last,
+        "requests_per_s": work / sum(weights.values()) / (last - first),
     }

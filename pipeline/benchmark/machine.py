@@ -6,9 +6,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+VERSIONS = ("python", "torch", "transformers", "ray", "pyarrow", "trimline")
+
 
 def machine() -> dict[str, Any]:
-    """Processor, cores, memory and versions, for the head of a benchmark."""
+    """Processor, cores, memory, versions and how busy it is, for the head of a benchmark."""
     import torch
 
     return {
@@ -16,8 +18,9 @@ def machine() -> dict[str, Any]:
         "cores": len(os.sched_getaffinity(0)),
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "load": os.getloadavg()[0],  # processes that wanted a core in the last minute: other people's work
         "python": platform.python_version(),
-        **{name: version(name) for name in ("torch", "transformers", "ray", "pyarrow", "trimline")},
+        **{name: version(name) for name in VERSIONS[1:]},
     }
 
 
