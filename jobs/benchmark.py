@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +18,8 @@ if TYPE_CHECKING:
     from pipeline.benchmark.table import Table
     from pipeline.run import RunConfig
 
-PARTS = ("efficiency", "driver_memory", "reduction")
+SPLITS = ("train", "val", "test")
+PARTS = {"pipeline": ("efficiency", "driver_memory", "reduction"), "demo": ("demo",)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +27,7 @@ class Benchmark:
     """What is measured, and how much of it."""
 
     name: str = free("pipeline")
-    parts: list[str] = free(default_factory=lambda: list(PARTS))
+    parts: list[str] | None = free(None)
     json: str | None = free(None)
     samples: int = free(640)
     side: int = free(200)
@@ -33,11 +35,17 @@ class Benchmark:
     driver_requests: list[int] = free(default_factory=lambda: [5000, 100000])
     reduction_images: int = free(64)
     reduction_dtype: str = free("bfloat16")
+    demo_split: str = free("test")
+    demo_pictures: int = free(400)
 
     def __post_init__(self) -> None:
-        require(self.name == "pipeline", f"benchmark.name: {self.name!r}; there is: pipeline")
-        unknown = [part for part in self.parts if part not in PARTS]
-        require(not unknown, f"benchmark.parts: {unknown} not among {list(PARTS)}")
+        require(self.name in PARTS, f"benchmark.name: {self.name!r}; there is: {', '.join(PARTS)}")
+        unknown = [part for part in self.parts or () if part not in PARTS[self.name]]
+        require(not unknown, f"benchmark.parts: {unknown} not among {list(PARTS[self.name])}")
+        require(
+            self.demo_split in SPLITS, f"benchmark.demo_split: {self.demo_split!r} not among {list(SPLITS)}"
+        )
+        require(self.demo_pictures >= 1, "benchmark.demo_pictures must be at least 1")
         require(self.rounds >= 1, "benchmark.rounds must be at least 1")
         require(self.samples >= 4, "benchmark.samples must be at least 4: a steady state needs some units")
         require(bool(self.driver_requests), "benchmark.driver_requests must not be empty")
@@ -54,7 +62,7 @@ def run(config: DictConfig) -> int:
     figures: dict[str, Any] = {"machine": machine()}
     _write(figures, options.json)  # a file that cannot be written is told before the first part, not after it
     table.show_machine(figures["machine"])
-    for part in options.parts:
+    for part in options.parts or PARTS[options.name]:
         figures[part], found = _measure(part, options, run_config)
         table.show(found)
         _write(figures, options.json)
@@ -63,8 +71,19 @@ def run(config: DictConfig) -> int:
 
 def _measure(part: str, options: Benchmark, config: "RunConfig") -> tuple[dict[str, Any], "Table"]:
     """A part's figures, and the table that shows them."""
-    from pipeline.benchmark import driver_memory, efficiency, reduction
+    from pipeline.benchmark import demo, driver_memory, efficiency, reduction
 
+    if part == "demo":
+        figures = demo.measure(
+            config.model,
+            config.engine,
+            split=options.demo_split,
+            seed=0,
+            pictures=options.demo_pictures,
+            progress=lambda done: print(f"\r{done} pictures", end="", file=sys.stderr, flush=True),
+        )
+        print(file=sys.stderr)
+        return figures, demo.table(figures)
     if part == "efficiency":
         figures = efficiency.measure(config, options.samples, 1, options.side, options.rounds)
         return figures, efficiency.table(figures)

@@ -6,15 +6,21 @@ import json
 import os
 import shutil
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from pipeline.errors import ConfigError
 
-PHOTOGRAPHS = "demo:photographs"
+PICTURES = "demo:pictures"
+TRAINED = "demo:model/"
 RANDOM = "demo:random/"
+PARTS = ("llava", "clip")
+SCENES = 24  # of the test split, beside the photographs
 _RANDOM_VERSION = 1  # part of the cache folder's name; raise it with every change of what is made
+_PICTURES_VERSION = 2
 _QUESTIONS = Path(__file__).with_name("photographs.json")
+_CHECKPOINT = Path(__file__).with_name("checkpoint")
 
 
 def cache_folder() -> Path:
@@ -25,9 +31,23 @@ def cache_folder() -> Path:
 
 def resolve_source(source: Any) -> Any:
     """The source with a `demo:` path replaced by the folder that it stands for."""
-    if source.path == PHOTOGRAPHS:
-        return dataclasses.replace(source, path=str(photographs()))
+    if source.path == PICTURES:
+        return dataclasses.replace(source, path=str(pictures()))
     return source
+
+
+def resolve_checkpoint(name: str) -> Path:
+    """The folder of a `demo:` checkpoint: the trained one that is shipped, or the random one.
+
+    Raises ConfigError if there is none of that name.
+    """
+    kind, _, part = name.rpartition("/")
+    if part in PARTS and f"{kind}/" == TRAINED:
+        return _CHECKPOINT / part
+    if part in PARTS and f"{kind}/" == RANDOM:
+        return random_checkpoint() / part
+    there = ", ".join(kind + part for kind in (TRAINED, RANDOM) for part in PARTS)
+    raise ConfigError(f"model: {name!r} is no demo checkpoint; there are {there}")
 
 
 def random_checkpoint() -> Path:
@@ -40,30 +60,49 @@ def random_checkpoint() -> Path:
     return folder
 
 
-def photographs() -> Path:
-    """A folder with the photographs of scikit-image and questions about them, made if missing.
+def pictures() -> Path:
+    """A folder of `scenes/` (test split) and `photographs/` (scikit-image's), with questions; made once.
 
     Raises:
         ConfigError: scikit-image is not installed.
     """
-    questions: dict[str, list[str]] = json.loads(_QUESTIONS.read_text())
-    folder = cache_folder() / "photographs-v1"
-    if folder.is_dir():
-        return folder
+    return _made_once(cache_folder() / f"pictures-v{_PICTURES_VERSION}", _make_pictures)
+
+
+def _make_pictures(folder: Path) -> None:
+    photographs = _photographs()
+    (folder / "photographs").mkdir()
+    for name, asked in json.loads(_QUESTIONS.read_text()).items():
+        shutil.copyfile(photographs / name, folder / "photographs" / name)
+        (folder / "photographs" / name).with_suffix(".json").write_text(json.dumps({"questions": asked}))
+    from pipeline.demo.scenes import make_sample
+
+    (folder / "scenes").mkdir()
+    for index in range(SCENES):
+        sample = make_sample("test", 0, index)
+        (folder / "scenes" / f"{sample.key}.jpg").write_bytes(sample.jpeg())
+        (folder / "scenes" / f"{sample.key}.json").write_text(json.dumps(sample.sidecar()))
+
+
+def _photographs() -> Path:
     package = importlib.util.find_spec("skimage")
     if package is None or package.origin is None:
         raise ConfigError(
-            f"source.path={PHOTOGRAPHS} shows scikit-image's photographs: pip install 'trimline[demo]', "
+            f"source.path={PICTURES} shows scikit-image's photographs, too: pip install 'trimline[demo]', "
             "or name a folder of your own"
         )
-    pictures = Path(package.origin).parent / "data"
+    return Path(package.origin).parent / "data"
+
+
+def _made_once(folder: Path, make: Callable[[Path], None]) -> Path:
+    """The folder, made whole or not at all, also if several processes do it at once."""
+    if folder.is_dir():
+        return folder
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
         made = Path(temporary) / "made"
         made.mkdir()
-        for name, asked in questions.items():
-            shutil.copyfile(pictures / name, made / name)
-            (made / name).with_suffix(".json").write_text(json.dumps({"questions": asked}))
+        make(made)
         try:
             made.rename(folder)
         except OSError:  # another process was first

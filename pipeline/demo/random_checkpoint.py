@@ -11,22 +11,17 @@ on the image and the question, some end in EOS, and greedy choices are never tie
 Shapes: V vocabulary, H language width.
 """
 
-import json
 import math
 import shutil
 import tempfile
 from pathlib import Path
-from typing import Any
 
 import torch
-from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from torch import nn
 from transformers import (
     CLIPConfig,
-    CLIPImageProcessorPil,
     CLIPModel,
     CLIPTextConfig,
-    CLIPTokenizer,
     CLIPVisionConfig,
     GenerationConfig,
     LlamaConfig,
@@ -36,10 +31,9 @@ from transformers import (
     LlavaProcessor,
 )
 
+from pipeline.demo.tokenizers import IMAGE_PX, PATCH_PX, clip_tokenizer, image_processor, llama_tokenizer
 from pipeline.models.loading import quiet
 
-IMAGE_PX = 336
-PATCH_PX = 14
 LOUDNESS = 20.0  # norm of the rows of lm_head, so the standard deviation of logits
 LLAVA_SEED = 5  # of eight tried with photographs, the one with varied answers and no near ties
 END = "at"  # EOS is said where this word would be: with that seed, in some four of ten answers
@@ -87,7 +81,7 @@ def make(folder: Path, seed: int = 0) -> None:
 
 
 def _make_clip(folder: Path, generator: torch.Generator) -> CLIPModel:
-    tokenizer = _clip_tokenizer()
+    tokenizer = clip_tokenizer(SENTENCES, 900)
     config = CLIPConfig(
         projection_dim=32,
         vision_config=CLIPVisionConfig(
@@ -129,12 +123,12 @@ def _make_clip(folder: Path, generator: torch.Generator) -> CLIPModel:
         filters -= 0.8 * filters.mean((2, 3), keepdim=True)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    _image_processor().save_pretrained(folder)
+    image_processor().save_pretrained(folder)
     return model
 
 
 def _make_llava(folder: Path, clip: CLIPModel, generator: torch.Generator) -> None:
-    tokenizer = _llama_tokenizer()
+    tokenizer = llama_tokenizer(SENTENCES, 1200)
     ids = {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
     config = LlavaConfig(
         vision_config=clip.vision_model.config.to_dict(),
@@ -168,7 +162,7 @@ def _make_llava(folder: Path, clip: CLIPModel, generator: torch.Generator) -> No
     model.generation_config = GenerationConfig(**ids)
     model.save_pretrained(folder)
     LlavaProcessor(
-        _image_processor(),
+        image_processor(),
         tokenizer,
         patch_size=PATCH_PX,
         vision_feature_select_strategy="default",
@@ -201,56 +195,3 @@ def _randomize(model: nn.Module, scales: dict[str, float], generator: torch.Gene
             else:
                 fan_in = 1 if id(weight) in embeddings else math.prod(weight.shape[1:])
                 weight.normal_(0.0, scale / math.sqrt(fan_in), generator=generator)
-
-
-def _image_processor() -> CLIPImageProcessorPil:
-    side = {"height": IMAGE_PX, "width": IMAGE_PX}
-    return CLIPImageProcessorPil(size={"shortest_edge": IMAGE_PX}, crop_size=side)
-
-
-def _clip_tokenizer() -> CLIPTokenizer:
-    """CLIP's byte-level BPE; every byte is a token, with and without the end-of-word mark."""
-    template = CLIPTokenizer().backend_tokenizer
-    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
-    letters += [letter + "</w>" for letter in letters]
-    tokenizer = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
-    tokenizer.normalizer = template.normalizer
-    tokenizer.pre_tokenizer = template.pre_tokenizer
-    # As special tokens the letters get their ids first; otherwise their order, and with it ties between
-    # merges, would change from run to run.
-    trainer = trainers.BpeTrainer(
-        vocab_size=900, end_of_word_suffix="</w>", special_tokens=letters, show_progress=False
-    )
-    tokenizer.train_from_iterator(SENTENCES, trainer)
-    pieces, merges = _pieces(tokenizer)
-    tokens = [
-        *pieces,
-        "<|startoftext|>",
-        "<|endoftext|>",
-    ]  # the end last: older CLIPs look for the highest id
-    return CLIPTokenizer(vocab=_ids(tokens), merges=merges, model_max_length=77)
-
-
-def _llama_tokenizer() -> LlamaTokenizer:
-    """Llama's BPE with byte fallback, and LLaVA's `<image>` and `<pad>` as added tokens."""
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(replacement="▁", prepend_scheme="first", split=True)
-    trainer = trainers.BpeTrainer(vocab_size=1200, show_progress=False)
-    tokenizer.train_from_iterator(SENTENCES, trainer)
-    pieces, merges = _pieces(tokenizer)
-    tokens = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), *pieces]
-    made = LlamaTokenizer(
-        vocab=_ids(tokens), merges=merges, pad_token="<pad>", add_bos_token=True, model_max_length=4096
-    )
-    made.add_special_tokens({"additional_special_tokens": ["<image>"]})
-    return made
-
-
-def _pieces(tokenizer: Tokenizer) -> tuple[list[str], Any]:
-    """The trained vocabulary in order of its ids, and the merges."""
-    model = json.loads(tokenizer.to_str())["model"]
-    return sorted(model["vocab"], key=model["vocab"].get), [tuple(pair) for pair in model["merges"]]
-
-
-def _ids(tokens: list[str]) -> dict[str, int]:
-    return {token: index for index, token in enumerate(dict.fromkeys(tokens))}

@@ -18,7 +18,7 @@ class Request:
     """One prompt, in which `<image>` stands exactly once, and the visual tokens to put there."""
 
     prompt: str
-    tokens_KD: "Tensor"  # noqa: N815 - before the projector; any floating dtype, any device
+    tokens_KD: "Tensor"
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.demo.names import RANDOM, random_checkpoint
+from pipeline.demo.names import resolve_checkpoint
 from pipeline.errors import ConfigError
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
@@ -80,11 +80,7 @@ def resolve(path: str) -> Path:
     Raises ConfigError if there is nothing to be had under that name.
     """
     if path.startswith("demo:"):
-        if path not in (RANDOM + "llava", RANDOM + "clip"):
-            raise ConfigError(
-                f"model: {path!r} is no demo checkpoint; there are {RANDOM}llava and {RANDOM}clip"
-            )
-        return random_checkpoint() / path.removeprefix(RANDOM)
+        return resolve_checkpoint(path)
     folder = Path(path).expanduser()
     if folder.is_dir():
         return folder

@@ -11,10 +11,13 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoTokenizer, CLIPTextModelWithProjection, CLIPVisionModelWithProjection
 
+from pipeline.models.attention import LastLayer, Tap, single_head_attention
 from pipeline.models.loading import load_part
 from pipeline.models.preprocess import Normalization
 
-IMAGE_FIELDS = frozenset({"patches", "metric", "cls"})
+OWN_LAYER = frozenset({"cls_attention", "head_mean_keys"})
+LAST_LAYER = frozenset({"last_cls_attention", "last_keys"})
+IMAGE_FIELDS = frozenset({"patches", "metric", "cls"}) | OWN_LAYER | LAST_LAYER
 TEXTS_AT_ONCE = 256
 
 
@@ -47,10 +50,15 @@ class ClipEncoder:
         vision = load_part(CLIPVisionModelWithProjection, "vision tower", folder, torch.float32)
         self.joint_width: int = vision.config.projection_dim
         tower = vision.vision_model
-        tower.encoder.layers = tower.encoder.layers[:feature_layer]
+        layers = tower.encoder.layers
+        tower.encoder.layers = layers[:feature_layer]
         head = nn.Sequential(copy.deepcopy(tower.post_layernorm), vision.visual_projection)
         self._vision_head = head.to(self.device)
         self._vision_tower = tower.to(self.device, dtype)
+        after = layers[feature_layer:].to(self.device, dtype)
+        tapped = OWN_LAYER if len(after) else OWN_LAYER | LAST_LAYER
+        self._tap = Tap(layers[feature_layer - 1].self_attn) if needs & tapped else None
+        self._last = LastLayer(after) if needs & LAST_LAYER and len(after) else None
         self._mean_C = torch.tensor(normalization.mean, device=self.device)
         self._std_C = torch.tensor(normalization.std, device=self.device)
         if "text" in needs:
@@ -72,14 +80,29 @@ class ClipEncoder:
             patches [B, N, D] in its dtype: hidden_states[feature_layer] without CLS.
             metric  [B, N, P] float32: visual_projection(post_layernorm(patches)).
             cls     [B, D] in its dtype: the CLS token of the same hidden state.
+            cls_attention, head_mean_keys, last_cls_attention, last_keys: see `trim.VisualTokens`.
         """
         hidden = self._vision_tower(pixel_values=self._normalize(pixels_BSSC)).last_hidden_state
         fields = {"patches": hidden[:, 1:]}
         if "metric" in needs:
-            fields["metric"] = self._vision_head(fields["patches"].float())
+            fields["metric"] = self.metric(fields["patches"])
         if "cls" in needs:
             fields["cls"] = hidden[:, 0]
-        return fields
+        if self._tap is not None:
+            query_BD, keys_BMD = self._tap.take()
+            fields["cls_attention"] = self._tap.cls_attention(query_BD, keys_BMD)
+            fields["head_mean_keys"] = self._tap.head_mean_keys(keys_BMD)
+        if needs & LAST_LAYER:
+            if self._last is not None:
+                query_BD, keys_BMD = self._last(hidden)
+            fields["last_cls_attention"] = single_head_attention(query_BD, keys_BMD)
+            fields["last_keys"] = keys_BMD[:, 1:]
+        return {name: value for name, value in fields.items() if name in needs or name == "patches"}
+
+    @torch.inference_mode()
+    def metric(self, patches_BND: Tensor) -> Tensor:
+        """Patches in the joint space: float32 [B, N, P]."""
+        return self._vision_head(patches_BND.float())
 
     @torch.inference_mode()
     def encode_texts(self, texts: Sequence[str]) -> Tensor:

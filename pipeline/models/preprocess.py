@@ -68,7 +68,7 @@ class Preprocessor:
         """
         image = _within_ratio(rgb)
         if self._library is None:
-            return np.array(_resize_and_crop(image, self.image_size, self._resample))
+            return np.array(resize_and_crop(image, self.image_size, self._resample))
         output = self._library(image, do_rescale=False, do_normalize=False)
         pixels = np.asarray(output["pixel_values"][0])
         return np.ascontiguousarray(pixels.transpose(1, 2, 0).astype(np.uint8, copy=False))
@@ -99,7 +99,7 @@ def _clip_side(settings: dict[str, Any]) -> int | None:
     return edge if isinstance(edge, int) and crop in (edge, square) else None
 
 
-def _resize_and_crop(image: Image.Image, side: int, resample: Image.Resampling) -> Image.Image:
+def resize_and_crop(image: Image.Image, side: int, resample: Image.Resampling) -> Image.Image:
     width, height = image.size
     long = int(side * max(width, height) / min(width, height))
     new_width, new_height = (side, long) if width <= height else (long, side)

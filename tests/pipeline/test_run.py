@@ -47,7 +47,9 @@ def pictures(tmp_path_factory):
     folder = tmp_path_factory.mktemp("pictures")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
-        files = sorted(file for file in names.photographs().iterdir() if file.suffix != ".json")
+        files = sorted(
+            file for file in (names.pictures() / "photographs").iterdir() if file.suffix != ".json"
+        )
     for file in files:
         shutil.copyfile(file, folder / file.name)
     for index, file in enumerate(files[: 26 - len(files)]):

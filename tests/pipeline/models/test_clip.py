@@ -2,7 +2,7 @@ import pytest
 import torch
 from transformers import AutoTokenizer, CLIPModel
 
-from pipeline.models.clip import ClipEncoder
+from pipeline.models.clip import IMAGE_FIELDS, ClipEncoder
 from pipeline.models.preprocess import Preprocessor
 
 TEXTS = [
@@ -40,6 +40,38 @@ def test_image_fields_are_those_of_the_library(encoder, reference, pixels):
     torch.testing.assert_close(fields["cls"], hidden[:, 0], rtol=0, atol=0)
     metric = reference.visual_projection(tower.post_layernorm(hidden[:, 1:]))
     torch.testing.assert_close(fields["metric"], metric)
+
+
+@pytest.mark.parametrize("feature_layer", [2, 3, 4])
+@torch.inference_mode()
+def test_attention_fields_are_those_of_whole_attention_maps(
+    random_checkpoint, encoder, pixels, feature_layer
+):
+    """Against the library's own maps and projections, which the encoder never makes."""
+    needs = IMAGE_FIELDS
+    ours = ClipEncoder(
+        random_checkpoint / "clip",
+        feature_layer=feature_layer,
+        normalization=encoder.normalization,
+        needs=needs,
+    )
+    fields = ours.encode_images(pixels, needs)
+    whole = CLIPModel.from_pretrained(random_checkpoint / "clip", attn_implementation="eager").eval()
+    tower = whole.vision_model
+    seen = {}
+    for name in ("q_proj", "k_proj"):
+        for number, layer in enumerate(tower.encoder.layers):
+            module = getattr(layer.self_attn, name)
+            module.register_forward_hook(lambda m, i, out, key=(name, number): seen.update({key: out}))
+    output = tower(encoder._normalize(pixels), output_attentions=True, output_hidden_states=True)
+    own, last = feature_layer - 1, len(tower.encoder.layers) - 1
+    torch.testing.assert_close(fields["patches"], output.hidden_states[feature_layer][:, 1:])
+    torch.testing.assert_close(fields["cls_attention"], output.attentions[own].mean(1)[:, 0, 1:])
+    keys = seen["k_proj", own][:, 1:]
+    torch.testing.assert_close(fields["head_mean_keys"], sum(keys.split(16, -1)) / 4)
+    torch.testing.assert_close(fields["last_keys"], seen["k_proj", last][:, 1:])
+    scores = seen["q_proj", last][:, :1] @ seen["k_proj", last].transpose(1, 2) / 64**0.5
+    torch.testing.assert_close(fields["last_cls_attention"], scores.softmax(-1)[:, 0, 1:])
 
 
 def test_only_what_is_needed_is_given(encoder, pixels):

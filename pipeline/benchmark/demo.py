@@ -1,0 +1,209 @@
+"""How right the demo model is on scenes it never saw, under all tokens and under reduced ones.
+
+The arms answer the same requests through the same preprocessing, CLIP, reducers and engine as a run.
+`random` gets, request by request, as many tokens as TRIM keeps.
+
+Legend: K tokens kept.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pipeline.benchmark.table import Table
+from pipeline.config import Decoding, Model
+from pipeline.demo.scene import HELD_OUT
+from pipeline.demo.scenes import CAPTION_PROMPT, SceneSample, make_sample
+from pipeline.demo.score import F1, caption_f1, is_right
+from pipeline.engines.base import Engine, EngineConfig, Request
+from pipeline.imaging import Imaging, decode
+from pipeline.models.checkpoint import check_fit, resolve
+from pipeline.models.clip import ClipEncoder
+from pipeline.models.preprocess import Preprocessor
+from pipeline.stages.encode import identity_of
+from trim import Full, Random, Reducer, Trim, VisualTokens
+
+AT_ONCE = 16
+RESAMPLES = 2000
+
+
+@dataclass(frozen=True)
+class Scored:
+    """One answer: whether it is right, or (of a caption) its attributes."""
+
+    picture: int
+    kind: str
+    held_out: bool
+    kept: int
+    right: bool = False
+    told: F1 = F1()  # noqa: RUF009 - frozen
+
+
+def measure(
+    model: Model,
+    engine: EngineConfig,
+    *,
+    split: str,
+    seed: int,
+    pictures: int,
+    progress: Callable[[int], None],
+) -> dict[str, Any]:
+    """Figures of every arm over the first `pictures` of a split."""
+    arms = arms_of(model)
+    loaded = engine.load(model, Decoding(max_new_tokens=64), device="cpu", seed=0)
+    answers: dict[str, list[Scored]] = {name: [] for name in arms}
+    for first, samples, features in _encoded(model, split, seed, pictures):
+        asked = [(place, question) for place, sample in enumerate(samples) for question in _questions(sample)]
+        kept: dict[str, list[Tensor]] = {}
+        for name, reducer in arms.items():
+            budget = [len(tokens) for tokens in kept["trim"]] if name == "random" else None
+            kept[name] = _reduce(reducer, features, [place for place, _ in asked], budget)
+            answers[name] += _answer(loaded, model, samples, asked, kept[name], first)
+        progress(first + len(samples))
+    figures = {name: _figures(scored) for name, scored in answers.items()}
+    return {
+        "split": split,
+        "seed": seed,
+        "pictures": pictures,
+        "requests": len(answers["full"]),
+        "trim_sign": model.trim_sign,
+        "arms": figures,
+        "differences": {name: _difference(answers["trim"], answers[name]) for name in arms if name != "trim"},
+    }
+
+
+def arms_of(model: Model) -> dict[str, Reducer]:
+    """`trim` with the model's own sign, and `trim_other_sign`."""
+    return {
+        "full": Full(),
+        "trim": Trim(sign=model.trim_sign),
+        "random": Random(num_kept=1, seed=0),
+        "trim_other_sign": Trim(sign=-model.trim_sign),
+    }
+
+
+def table(figures: dict[str, Any]) -> Table:
+    """A row for each arm: accuracies in percent."""
+    kinds = list(figures["arms"]["full"]["kinds"])
+    rows = [
+        (
+            name,
+            arm["kept"],
+            *(100 * arm[key] for key in ("accuracy", "held_out", "caption_f1")),
+            *(100 * arm["kinds"][kind] for kind in kinds),
+        )
+        for name, arm in figures["arms"].items()
+    ]
+    worse = figures["differences"]["random"]
+    return Table(
+        f"demo model: {figures['requests']} requests about {figures['pictures']} pictures "
+        f"of the {figures['split']} split, percent right",
+        ("arm", "tokens kept", "questions", "held-out pairs", "captions (F1)", *kinds),
+        rows,
+        (
+            f"trim - random, the same number of tokens: {100 * worse['mean']:+.1f} points, 95 % interval "
+            f"{100 * worse['low']:+.1f} to {100 * worse['high']:+.1f} (over pictures)",
+            f"trim has the model's own sign, {figures['trim_sign']:+d}",
+        ),
+    )
+
+
+def _questions(sample: SceneSample) -> list[tuple[str, str, tuple[str, ...]]]:
+    """Kind, text and answers, the caption first."""
+    told = [(item.kind, item.question, item.answers) for item in sample.asked]
+    return [("caption", CAPTION_PROMPT, (sample.caption,)), *told]
+
+
+def _encoded(
+    model: Model, split: str, seed: int, pictures: int
+) -> Iterator[tuple[int, list[SceneSample], VisualTokens]]:
+    """Batches of samples: their patches and metric per picture, text and identity per request."""
+    preprocess = Preprocessor(resolve(model.path))
+    encoder = ClipEncoder(
+        resolve(model.clip),
+        feature_layer=check_fit(resolve(model.path), resolve(model.clip)).feature_layer,
+        normalization=preprocess.normalization,
+    )
+    for first in range(0, pictures, AT_ONCE):
+        samples = [make_sample(split, seed, index) for index in range(first, min(first + AT_ONCE, pictures))]
+        squares = [preprocess(decode(sample.jpeg(), Imaging())[0]) for sample in samples]
+        fields = encoder.encode_images(torch.from_numpy(np.stack(squares)), frozenset({"metric"}))
+        texts = [text for sample in samples for _, text, _ in _questions(sample)]
+        names = [identity_of(sample.key, text) for sample in samples for _, text, _ in _questions(sample)]
+        yield (
+            first,
+            samples,
+            VisualTokens(**fields, text=encoder.encode_texts(texts), identity=torch.tensor(names)),
+        )
+
+
+@torch.inference_mode()
+def _reduce(
+    reducer: Reducer, features: VisualTokens, places: list[int], budget: list[int] | None
+) -> list[Tensor]:
+    """The tokens [K, D] of each request."""
+    assert features.metric is not None
+    rows = torch.tensor(places)
+    given = replace(
+        features,
+        patches=features.patches[rows],
+        metric=features.metric[rows],
+        budget=None if budget is None else torch.tensor(budget),
+    )
+    return [item.tokens for item in reducer(given)]
+
+
+def _answer(
+    engine: Engine,
+    model: Model,
+    samples: list[SceneSample],
+    asked: list[tuple[int, tuple[str, str, tuple[str, ...]]]],
+    tokens: list[Tensor],
+    first: int,
+) -> list[Scored]:
+    requests = [
+        Request(model.template.replace("{question}", text), kept)
+        for (_, (_, text, _)), kept in zip(asked, tokens, strict=True)
+    ]
+    scored = []
+    for (place, (kind, _, right)), kept, answer in zip(asked, tokens, engine.generate(requests), strict=True):
+        held_out = any(thing.pair in HELD_OUT for thing in samples[place].scene.things)
+        line = Scored(first + place, kind, held_out, len(kept))
+        if kind == "caption":
+            scored.append(replace(line, told=caption_f1(answer.text, right[0])))
+        else:
+            scored.append(replace(line, right=is_right(answer.text, right)))
+    return scored
+
+
+def _figures(scored: list[Scored]) -> dict[str, Any]:
+    questions = [item for item in scored if item.kind != "caption"]
+    kinds = list(dict.fromkeys(item.kind for item in questions))
+    captions = sum((item.told for item in scored if item.kind == "caption"), F1())
+    return {
+        "kept": _mean([item.kept for item in scored]),
+        "accuracy": _mean([item.right for item in questions]),
+        "held_out": _mean([item.right for item in questions if item.held_out]),
+        "caption_f1": captions.value,
+        "kinds": {kind: _mean([item.right for item in questions if item.kind == kind]) for kind in kinds},
+    }
+
+
+def _mean(values: list[Any]) -> float:
+    return float(np.mean(values)) if values else float("nan")
+
+
+def _difference(one: list[Scored], other: list[Scored]) -> dict[str, float]:
+    """Mean difference in accuracy with its 95 % interval: a paired bootstrap over pictures."""
+    pairs = [(a.picture, a.right - b.right) for a, b in zip(one, other, strict=True) if a.kind != "caption"]
+    pictures = np.array([picture for picture, _ in pairs])
+    sums = np.bincount(pictures, [difference for _, difference in pairs])
+    counts = np.bincount(pictures)
+    chosen = np.random.default_rng(0).integers(len(sums), size=(RESAMPLES, len(sums)))
+    means = sums[chosen].sum(1) / counts[chosen].sum(1)
+    low, high = np.percentile(means, [2.5, 97.5])
+    return {"mean": float(sums.sum() / counts.sum()), "low": float(low), "high": float(high)}

@@ -1,0 +1,179 @@
+"""What can be asked about a scene, and the right answers.
+
+Every question also says which things it is `about`: what a text encoder should light up.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import combinations
+
+import numpy as np
+
+from pipeline.demo.scene import COLORS, HELD_OUT, SHAPES, SIDE, Scene, Thing
+
+KINDS = ("color", "shape", "texture", "position", "relation", "count", "existence", "size")
+NUMBERS = ("zero", "one", "two", "three", "four")
+OFF_MIDDLE = 28.0  # how far a thing must be from the middle lines before its quadrant is asked for
+APART = 28.0  # how far two things must be apart before left, right, above or below is asked for
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One question; `about` are indices into the scene's things."""
+
+    kind: str
+    question: str
+    answers: tuple[str, ...]
+    about: tuple[int, ...]
+
+
+def caption_of(scene: Scene) -> str:
+    """Every thing with its attributes, from left to right."""
+    phrases = [f"a {thing.phrase}" for thing in scene.things]
+    return phrases[0] if len(phrases) == 1 else ", ".join(phrases[:-1]) + " and " + phrases[-1]
+
+
+def ask_all(scene: Scene, rng: np.random.Generator, *, held_out: bool) -> list[Asked]:
+    """One question of each kind that the scene allows, two on existence (a yes and a no), as KINDS go.
+
+    `held_out`: whether a question may name a held-out pair that the scene does not show.
+    """
+    asked = []
+    for make in (_color, _shape, _texture, _position, _relation):
+        asked += _choose(make(scene), rng)
+    asked += _choose(_count(scene, rng), rng)
+    asked += _existence(scene, rng, held_out)
+    return asked + _choose(_size(scene), rng)
+
+
+def phrases(scene: Scene, rng: np.random.Generator) -> list[Asked]:
+    """Phrases without an answer: each thing in full, and one attribute with all the things that have it."""
+    told = [Asked("phrase", f"a {thing.phrase}", (), (index,)) for index, thing in enumerate(scene.things)]
+    attribute = ("shape", "color", "size", "texture")[int(rng.integers(4))]
+    value = getattr(scene.things[int(rng.integers(len(scene.things)))], attribute)
+    having = tuple(i for i, thing in enumerate(scene.things) if getattr(thing, attribute) == value)
+    text = _plural(value) if attribute == "shape" else f"{value} objects"
+    return [*told, Asked("phrase", text, (), having)]
+
+
+def _choose(options: list[Asked], rng: np.random.Generator) -> list[Asked]:
+    return [options[int(rng.integers(len(options)))]] if options else []
+
+
+def _color(scene: Scene) -> list[Asked]:
+    return [
+        Asked("color", text.format(thing.shape), (thing.color,), (index,))
+        for index, thing in _unique(scene, lambda thing: thing.shape)
+        for text in ("What color is the {}?", "What is the color of the {}?")
+    ]
+
+
+def _shape(scene: Scene) -> list[Asked]:
+    return [
+        Asked("shape", text.format(thing.color), (thing.shape,), (index,))
+        for index, thing in _unique(scene, lambda thing: thing.color)
+        for text in ("What shape is the {} object?", "What is the shape of the {} object?")
+    ]
+
+
+def _texture(scene: Scene) -> list[Asked]:
+    return [
+        Asked("texture", f"Is the {thing.name} {options}?", (thing.texture,), (index,))
+        for index, thing in enumerate(scene.things)
+        for options in ("striped or solid", "solid or striped")
+    ]
+
+
+def _position(scene: Scene) -> list[Asked]:
+    asked = []
+    for index, thing in enumerate(scene.things):
+        if min(abs(thing.x - SIDE / 2), abs(thing.y - SIDE / 2)) >= OFF_MIDDLE:
+            answer = (
+                f"{'top' if thing.y < SIDE / 2 else 'bottom'} {'left' if thing.x < SIDE / 2 else 'right'}"
+            )
+            for text in ("Where is the {}?", "In which corner of the image is the {}?"):
+                asked.append(Asked("position", text.format(thing.name), (answer,), (index,)))
+    return asked
+
+
+def _relation(scene: Scene) -> list[Asked]:
+    asked = []
+    for i, j in combinations(range(len(scene.things)), 2):
+        for a, b in ((i, j), (j, i)):
+            one, other = scene.things[a], scene.things[b]
+            if abs(one.x - other.x) >= APART:
+                side = "left" if one.x < other.x else "right"
+                text = f"Is the {one.name} left or right of the {other.name}?"
+                asked.append(Asked("relation", text, (side,), (a, b)))
+            if abs(one.y - other.y) >= APART:
+                side = "above" if one.y < other.y else "below"
+                text = f"Is the {one.name} above or below the {other.name}?"
+                asked.append(Asked("relation", text, (side,), (a, b)))
+    return asked
+
+
+def _count(scene: Scene, rng: np.random.Generator) -> list[Asked]:
+    """All things, those of a shape or of a colour that is there, and one shape that may be missing."""
+    everything = tuple(range(len(scene.things)))
+    asked = [_counted("objects", everything)] * 2
+    for shape in dict.fromkeys(thing.shape for thing in scene.things):
+        same = tuple(index for index in everything if scene.things[index].shape == shape)
+        asked += [_counted(_plural(shape), same)] * len(same)  # or nearly all answers would be "one"
+    for color in dict.fromkeys(thing.color for thing in scene.things):
+        same = tuple(index for index in everything if scene.things[index].color == color)
+        asked += [_counted(f"{color} objects", same)] * len(same)
+    missing = [shape for shape in SHAPES if all(thing.shape != shape for thing in scene.things)]
+    return [*asked, _counted(_plural(missing[int(rng.integers(len(missing)))]), ())]
+
+
+def _counted(what: str, about: tuple[int, ...]) -> Asked:
+    return Asked("count", f"How many {what} are there?", (NUMBERS[len(about)], str(len(about))), about)
+
+
+def _existence(scene: Scene, rng: np.random.Generator, held_out: bool) -> list[Asked]:
+    """A thing that is there, and one that is not: as in POPE (arXiv 2305.10355), by lot or nearly there."""
+    index = int(rng.integers(len(scene.things)))
+    absent = _absent(scene, rng, held_out)
+    template = ("Is there {} in the image?", "Is there {}?")[int(rng.integers(2))]
+    return [
+        Asked("existence", template.format(with_article(scene.things[index].name)), ("yes",), (index,)),
+        Asked("existence", template.format(with_article(" ".join(absent))), ("no",), ()),
+    ]
+
+
+def _absent(scene: Scene, rng: np.random.Generator, held_out: bool) -> tuple[str, str]:
+    """A pair that the scene lacks; two times in three with the colour or the shape of a thing in it."""
+    shown = {thing.pair for thing in scene.things}
+    thing = scene.things[int(rng.integers(len(scene.things)))]
+    kind = int(rng.integers(3))
+    colors = (thing.color,) if kind == 1 else COLORS
+    shapes = (thing.shape,) if kind == 2 else SHAPES
+    among = [(color, shape) for color in colors for shape in shapes if (color, shape) not in shown]
+    if not held_out:
+        among = [pair for pair in among if pair not in HELD_OUT]
+    return among[int(rng.integers(len(among)))]
+
+
+def _size(scene: Scene) -> list[Asked]:
+    asked = []
+    for i, j in combinations(range(len(scene.things)), 2):
+        for a, b in ((i, j), (j, i)):
+            one, other = scene.things[a], scene.things[b]
+            if one.size != other.size:
+                answer = "larger" if one.radius > other.radius else "smaller"
+                text = f"Is the {one.name} larger or smaller than the {other.name}?"
+                asked.append(Asked("size", text, (answer,), (a, b)))
+    return asked
+
+
+def _unique(scene: Scene, attribute: Callable[[Thing], str]) -> list[tuple[int, Thing]]:
+    values = [attribute(thing) for thing in scene.things]
+    return [(index, thing) for index, thing in enumerate(scene.things) if values.count(values[index]) == 1]
+
+
+def with_article(name: str) -> str:
+    return f"{'an' if name[0] in 'aeiou' else 'a'} {name}"
+
+
+def _plural(shape: str) -> str:
+    return "crosses" if shape == "cross" else f"{shape}s"

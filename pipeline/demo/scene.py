@@ -1,0 +1,118 @@
+"""What may stand in a scene, and how scenes are drawn by lot: objects with known attributes and places.
+
+Lengths are in pixels of a picture whose short side is 336; `draw` scales them to the real size.
+"""
+
+from dataclasses import dataclass
+from itertools import pairwise, product
+
+import numpy as np
+
+SHAPES = ("circle", "square", "triangle", "star", "cross", "ring")
+COLORS = ("red", "green", "blue", "yellow", "purple", "orange", "black", "white")
+SIZES = ("small", "large")
+TEXTURES = ("solid", "striped")
+BACKGROUNDS = ("gradient", "noise", "texture")
+# Never shown, described or asked about as present, outside the test split.
+HELD_OUT = (("red", "star"), ("blue", "cross"), ("yellow", "triangle"), ("purple", "ring"))
+HELD_OUT_SHARE = 0.25  # of the test scenes that show one of them
+
+SIDE = 336
+RADII = {"small": (11.0, 14.0), "large": (20.0, 26.0)}
+GAP = 6.0
+MAX_OBJECTS = 4
+# Width and height; every second picture is square, as the model sees it.
+CANVASES = ((336, 336), (480, 360), (360, 480), (640, 427), (427, 640), (256, 256), (500, 333))
+
+
+@dataclass(frozen=True)
+class Thing:
+    """One object: its attributes, its centre and radius, its rotation in degrees."""
+
+    shape: str
+    color: str
+    size: str
+    texture: str
+    x: float  # from the left edge of the middle square of the picture
+    y: float
+    radius: float
+    angle: float
+
+    @property
+    def pair(self) -> tuple[str, str]:
+        return self.color, self.shape
+
+    @property
+    def name(self) -> str:
+        return f"{self.color} {self.shape}"
+
+    @property
+    def phrase(self) -> str:
+        """Every attribute in words: "small striped red circle"; solid goes without saying."""
+        texture = "striped " if self.texture == "striped" else ""
+        return f"{self.size} {texture}{self.name}"
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A picture's content: 1 to 4 things with different (colour, shape) pairs, from left to right."""
+
+    things: tuple[Thing, ...]
+    background: str
+    canvas: tuple[int, int]  # width, height
+
+
+def compose(rng: np.random.Generator, *, held_out: bool) -> Scene:
+    """A scene by lot; `held_out` lets the pairs that training never shows in, for some of the scenes."""
+    pairs = _pairs(rng, int(rng.integers(1, MAX_OBJECTS + 1)), held_out and rng.random() < HELD_OUT_SHARE)
+    sizes = [SIZES[int(rng.integers(2))] for _ in pairs]
+    radii = [float(rng.uniform(*RADII[size])) for size in sizes]
+    places = _places(rng, radii)
+    things = [
+        Thing(
+            shape=shape,
+            color=color,
+            size=size,
+            texture=TEXTURES[int(rng.random() < 0.4)],
+            x=x,
+            y=y,
+            radius=radius,
+            angle=float(rng.uniform(-20, 20)),
+        )
+        for (color, shape), size, radius, (x, y) in zip(pairs, sizes, radii, places, strict=True)
+    ]
+    canvas = CANVASES[0] if rng.random() < 0.5 else CANVASES[int(rng.integers(1, len(CANVASES)))]
+    background = BACKGROUNDS[int(rng.integers(len(BACKGROUNDS)))]
+    return Scene(tuple(sorted(things, key=lambda thing: thing.x)), background, canvas)
+
+
+def _pairs(rng: np.random.Generator, count: int, with_held_out: bool) -> list[tuple[str, str]]:
+    """Different (colour, shape) pairs; often some share one of the two, or there were nothing to count."""
+    allowed = [pair for pair in product(COLORS, SHAPES) if pair not in HELD_OUT]
+    chosen = [HELD_OUT[int(rng.integers(len(HELD_OUT)))]] if with_held_out else []
+    theme = int(rng.integers(3))  # 0: all by lot, 1: a common colour, 2: a common shape
+    first = chosen[0] if chosen else allowed[int(rng.integers(len(allowed)))]
+    chosen = [first]
+    while len(chosen) < count:
+        alike = theme and rng.random() < 0.7
+        among = [
+            pair
+            for pair in allowed
+            if pair not in chosen and (not alike or pair[theme - 1] == first[theme - 1])
+        ]
+        chosen.append(among[int(rng.integers(len(among)))])
+    return chosen
+
+
+def _places(rng: np.random.Generator, radii: list[float]) -> list[tuple[float, float]]:
+    """Centres of discs that neither touch each other nor the edge; two never have the same x."""
+    while True:
+        places = [tuple(map(float, rng.uniform(radius + 4, SIDE - radius - 4, 2))) for radius in radii]
+        apart = all(
+            np.hypot(places[a][0] - places[b][0], places[a][1] - places[b][1]) > radii[a] + radii[b] + GAP
+            for a in range(len(radii))
+            for b in range(a)
+        )
+        in_order = all(right - left > GAP for left, right in pairwise(sorted(x for x, _ in places)))
+        if apart and in_order:
+            return places  # type: ignore[return-value]

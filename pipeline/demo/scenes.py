@@ -1,0 +1,112 @@
+"""Pictures with ground truth: `python -m pipeline.demo.scenes --out FOLDER_OR_URI --samples N ...`.
+
+Writes WebDataset shards whose sidecars hold questions with their kinds and answers. A sample is a function
+of split, seed and index alone, so equal arguments give equal bytes and splits never share a picture.
+"""
+
+import argparse
+import io
+import json
+import tarfile
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+
+import numpy as np
+from PIL import Image
+
+from pipeline.demo.ask import Asked, ask_all, caption_of
+from pipeline.demo.draw import draw
+from pipeline.demo.scene import Scene, compose
+from pipeline.storage import Storage, write_atomic
+
+SPLITS = {"train": 0, "val": 1, "test": 2}
+CAPTION_PROMPT = "Describe the image in one sentence."
+JPEG_QUALITY = 92
+
+
+@dataclass(frozen=True)
+class SceneSample:
+    """One picture with everything that is true of it."""
+
+    key: str
+    scene: Scene
+    image: Image.Image
+    caption: str
+    asked: tuple[Asked, ...]
+
+    def jpeg(self) -> bytes:
+        buffer = io.BytesIO()
+        self.image.save(buffer, "JPEG", quality=JPEG_QUALITY)
+        return buffer.getvalue()
+
+    def sidecar(self) -> dict[str, object]:
+        """The questions in the form that sources read, and the truth that scores read."""
+        questions = [
+            {
+                "question_id": f"{self.key}-{number}",
+                "question": asked.question,
+                "kind": asked.kind,
+                "answers": list(asked.answers),
+            }
+            for number, asked in enumerate(self.asked)
+        ]
+        things = [asdict(thing) for thing in self.scene.things]
+        return {"questions": questions, "caption": self.caption, "things": things}
+
+
+def make_sample(split: str, seed: int, index: int) -> SceneSample:
+    """Sample `index` of a split; the splits' random streams are apart from each other."""
+    rng = np.random.default_rng([SPLITS[split], seed, index])
+    held_out = split == "test"
+    scene = compose(rng, held_out=held_out)
+    asked = tuple(ask_all(scene, rng, held_out=held_out))
+    return SceneSample(f"{split}-{seed}-{index:07d}", scene, draw(scene, rng), caption_of(scene), asked)
+
+
+def write_shards(
+    out: str, *, samples: int, samples_per_shard: int, split: str, seed: int, storage: Storage
+) -> Iterator[str]:
+    """Write the shards one after the other; yields the name of each."""
+    fs, folder = storage.open(out)
+    for shard, first in enumerate(range(0, samples, samples_per_shard)):
+        name = f"{split}-{shard:06d}.tar"
+        indices = range(first, min(first + samples_per_shard, samples))
+        write_atomic(fs, f"{folder}/{name}", _tar(split, seed, indices))
+        yield name
+
+
+def _tar(split: str, seed: int, indices: range) -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.USTAR_FORMAT) as tar:
+        for index in indices:
+            sample = make_sample(split, seed, index)
+            sidecar = json.dumps(sample.sidecar(), sort_keys=True).encode()
+            for suffix, data in (("jpg", sample.jpeg()), ("json", sidecar)):
+                member = tarfile.TarInfo(f"{sample.key}.{suffix}")  # its time is 0: equal bytes
+                member.size = len(data)
+                tar.addfile(member, io.BytesIO(data))
+    return buffer.getvalue()
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m pipeline.demo.scenes", description=__doc__)
+    parser.add_argument("--out", required=True, help="folder or URI; made if missing")
+    parser.add_argument("--samples", type=_positive, required=True)
+    parser.add_argument("--samples-per-shard", type=_positive, default=1000)
+    parser.add_argument("--split", choices=sorted(SPLITS), default="test")
+    parser.add_argument("--seed", type=int, default=0)
+    given = parser.parse_args(arguments)
+    options = {name: getattr(given, name) for name in ("samples", "samples_per_shard", "split", "seed")}
+    for name in write_shards(given.out, storage=Storage(), **options):
+        print(name)
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError("must be at least 1")
+    return number
+
+
+if __name__ == "__main__":
+    main()

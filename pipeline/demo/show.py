@@ -1,0 +1,80 @@
+"""What `make demo` prints: answers beside the truth, and what reduced tokens saved and cost.
+
+`python -m pipeline.demo.show REDUCED FULL` takes two finished outputs of the demo pictures.
+"""
+
+import json
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from pipeline.benchmark.table import Table, show
+from pipeline.demo.names import pictures
+from pipeline.demo.score import F1, caption_f1, is_right
+
+COLUMNS = ["sample_key", "question_id", "question", "prediction", "visual_tokens_kept", "visual_tokens_full"]
+SHOWN = 4  # scenes whose answers are printed
+QUESTIONS = 3  # of each
+
+
+def main(reduced: str, full: str) -> None:
+    arms = {"reduced": _rows(reduced), "all tokens": _rows(full)}
+    truth = _truth(pictures())
+    show(_some_answers(arms, truth))
+    show(_totals(arms, truth))
+    print("\nThe photographs are answered, too, but the demo model knows nothing beyond coloured shapes.")
+
+
+def _rows(output: str) -> dict[tuple[str, str], dict[str, Any]]:
+    rows = pq.read_table(Path(output) / "data", columns=COLUMNS).to_pylist()
+    return {(row["sample_key"], row["question_id"]): row for row in rows}
+
+
+def _truth(folder: Path) -> dict[tuple[str, str], tuple[str, ...]]:
+    """The right answers by sample and question; a caption's question is called 0, as the task does."""
+    truth: dict[tuple[str, str], tuple[str, ...]] = {}
+    for file in sorted(folder.glob("scenes/*.json")):
+        sidecar = json.loads(file.read_text())
+        key = f"scenes/{file.stem}.jpg"
+        truth[key, "0"] = (sidecar["caption"],)
+        truth |= {(key, item["question_id"]): tuple(item["answers"]) for item in sidecar["questions"]}
+    return truth
+
+
+def _some_answers(arms: dict[str, Any], truth: dict[tuple[str, str], tuple[str, ...]]) -> Table:
+    asked: Counter[str] = Counter()
+    rows = []
+    for (sample, question), answers in truth.items():
+        if question == "0" or asked[sample] == QUESTIONS or (sample not in asked and len(asked) == SHOWN):
+            continue
+        asked[sample] += 1
+        answered = [arm[sample, question] for arm in arms.values()]
+        told = (f"{row['prediction']} ({row['visual_tokens_kept']})" for row in answered)
+        rows.append((sample, answered[0]["question"], answers[0], *told))
+    title = "Some answers, with the visual tokens they were given from"
+    return Table(title, ("picture", "question", "truth", *arms), rows)
+
+
+def _totals(arms: dict[str, Any], truth: dict[tuple[str, str], tuple[str, ...]]) -> Table:
+    rows = []
+    for name, arm in arms.items():
+        right = [is_right(arm[key]["prediction"], answers) for key, answers in truth.items() if key[1] != "0"]
+        captions = [
+            caption_f1(arm[key]["prediction"], answers[0]) for key, answers in truth.items() if key[1] == "0"
+        ]
+        kept = sum(arm[key]["visual_tokens_kept"] for key in truth)
+        whole = sum(arm[key]["visual_tokens_full"] for key in truth)
+        accuracy, told = 100 * sum(right) / len(right), 100 * sum(captions, F1()).value
+        rows.append((name, accuracy, told, kept / len(truth), 100 * (1 - kept / whole)))
+    return Table(
+        f"All {len(truth)} requests about scenes",
+        ("", "answers right, %", "captions, F1 %", "tokens kept", "tokens saved, %"),
+        rows,
+    )
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,1 @@
+"""How the demo checkpoint is made: pictures, tower, language model, export."""

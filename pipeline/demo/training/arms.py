@@ -1,0 +1,153 @@
+"""Which visual tokens the language model is shown while it learns.
+
+The mixture gives no arm of a comparison an advantage: all tokens and reduced ones take turns, and reduced
+means TRIM under either sign or of a random size, or a random choice of a random size. Early on, pictures are
+shown by their objects' patches and some others: short sequences, which teach the same at a third of the cost.
+
+Legend: N patches, D vision width, P joint width, K tokens kept.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pipeline.demo.ask import Asked
+from pipeline.demo.training.corpus import Corpus, unpatchify
+from pipeline.demo.training.language import Row
+from pipeline.demo.training.tower import SUFFIX, SUFFIX_SHARE
+from pipeline.demo.training.turns import Conversation, Turn
+from pipeline.models.clip import IMAGE_FIELDS, ClipEncoder
+from pipeline.models.preprocess import Preprocessor
+from trim import PruMerge, Random, Reducer, Trim, VisionZip, VisualTokens
+
+PICTURES_AT_ONCE = 32
+FEWEST, MOST = 8, 400  # tokens of the random arm, log-uniformly
+
+
+@dataclass(frozen=True)
+class Features:
+    """A frozen tower's output for a corpus.
+
+    `fields` are those of VisualTokens by name, a row a picture, in float16 or float32; `texts` has the
+    embedding of each question.
+    """
+
+    fields: dict[str, Tensor]
+    corpus: Corpus
+    texts: dict[str, Tensor]
+    encoder: ClipEncoder
+
+    @property
+    def patches(self) -> Tensor:
+        return self.fields["patches"]
+
+
+def encode(clip: Path, feature_layer: int, corpus: Corpus, device: torch.device) -> Features:
+    """Run an exported CLIP over a corpus as a run would, and over its questions with and without suffix."""
+    needs = IMAGE_FIELDS - {"metric"}  # half of all bytes, and made of the patches in no time
+    encoder = ClipEncoder(
+        clip,
+        feature_layer=feature_layer,
+        normalization=Preprocessor(clip).normalization,
+        needs=needs | {"text"},
+        device=device,
+    )
+    fields: dict[str, Tensor] = {}
+    for first in range(0, len(corpus), PICTURES_AT_ONCE):
+        squares = [unpatchify(pixels) for pixels in corpus.pixels[first : first + PICTURES_AT_ONCE]]
+        found = encoder.encode_images(torch.from_numpy(np.stack(squares)), needs)
+        for name, values in found.items():
+            if name not in fields:
+                dtype = torch.float32 if values.ndim == 2 else torch.float16
+                fields[name] = torch.empty(len(corpus), *values.shape[1:], dtype=dtype)
+            fields[name][first : first + len(values)] = values
+    questions = {a.question for truth in corpus.truths for a in (truth.describe, *truth.asked)}
+    wanted = sorted(questions | {question + SUFFIX for question in questions})
+    texts = dict(zip(wanted, encoder.encode_texts(wanted).cpu(), strict=True))
+    return Features(fields, corpus, texts, encoder)
+
+
+def whole_rows(features: Features, talk: Conversation, rng: np.random.Generator, pictures: int) -> list[Row]:
+    """Pictures with all their tokens and all their questions."""
+    chosen = rng.choice(len(features.corpus), pictures, replace=False)
+    return [Row(features.patches[index], _all_turns(features, talk, rng, index)) for index in chosen]
+
+
+def masked_rows(
+    features: Features, talk: Conversation, rng: np.random.Generator, pictures: int, shown: int
+) -> list[Row]:
+    """Pictures by the patches of their objects and some others, `shown` in all, with all their questions."""
+    rows = []
+    for index in rng.choice(len(features.corpus), pictures, replace=False):
+        lots = rng.random(features.patches.shape[1]) - (features.corpus.coverage(int(index)).max(0) > 0)
+        at = np.sort(np.argpartition(lots, shown)[:shown])
+        rows.append(Row(features.patches[index][at], _all_turns(features, talk, rng, index)))
+    return rows
+
+
+def reduced_rows(features: Features, talk: Conversation, rng: np.random.Generator, count: int) -> list[Row]:
+    """One question each, with the tokens that an arm by lot keeps for it."""
+    rows = []
+    for index in rng.integers(len(features.corpus), size=count):
+        asked = _questions(features, int(index))
+        item = asked[int(rng.integers(len(asked)))]
+        suffix = _suffix(item, rng)
+        tokens = reduce(features, int(index), item.question + suffix, _arm(rng), int(rng.integers(2**62)))
+        rows.append(Row(tokens, (talk.turn(item, suffix),)))
+    return rows
+
+
+@torch.inference_mode()
+def reduce(
+    features: Features, index: int, text: str, reducer: Reducer, identity: int, budget: int | None = None
+) -> Tensor:
+    """The tokens [K, D] that a reducer keeps of one picture for one text."""
+    given = {name: features.fields[name][index][None] for name in reducer.needs if name in features.fields}
+    if "metric" in reducer.needs:
+        given["metric"] = features.encoder.metric(features.patches[index][None])
+    return reducer(
+        VisualTokens(
+            **{"patches": features.patches[index][None], **given},
+            text=features.texts[text][None],
+            identity=torch.tensor([identity]),
+            budget=None if budget is None else torch.tensor([budget]),
+        )
+    )[0].tokens
+
+
+def _arm(rng: np.random.Generator) -> Reducer:
+    """TRIM by either sign half of the time, then chance, then what merges tokens.
+
+    DivPrune and CDPruner choose and merge nothing: what `random` shows is like what they would.
+    """
+    number = round(float(np.exp(rng.uniform(np.log(FEWEST), np.log(MOST)))))
+    lot = rng.random()
+    if lot < 0.5:
+        return Trim(sign=1) if lot < 0.3 else Trim(sign=-1)
+    if lot < 0.6:
+        return Trim(sign=1, num_kept=number)
+    if lot < 0.8:
+        return Random(num_kept=number)
+    if lot < 0.9:
+        return PruMerge(plus=lot < 0.85)
+    dominant = max(2, round(0.84 * number))  # of 64, 54 in its paper
+    return VisionZip(dominant=dominant, contextual=max(1, number - dominant))
+
+
+def _questions(features: Features, index: int) -> Sequence[Asked]:
+    truth = features.corpus.truths[index]
+    return (truth.describe, *truth.asked)
+
+
+def _all_turns(
+    features: Features, talk: Conversation, rng: np.random.Generator, index: int
+) -> tuple[Turn, ...]:
+    return tuple(talk.turn(item, _suffix(item, rng)) for item in _questions(features, index))
+
+
+def _suffix(item: Asked, rng: np.random.Generator) -> str:
+    return SUFFIX if item.kind != "caption" and rng.random() < SUFFIX_SHARE else ""

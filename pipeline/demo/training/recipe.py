@@ -1,0 +1,197 @@
+"""The demo checkpoint from nothing: pictures, tower, language model, files.
+
+Every part keeps its state in a folder of its own below `work` and goes on from there when started again.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from transformers import CLIPModel, CLIPTokenizer, LlamaTokenizer
+
+from pipeline.config import free, require
+from pipeline.demo.tokenizers import clip_tokenizer, llama_tokenizer
+from pipeline.demo.training import arms, language, tower
+from pipeline.demo.training.card import write_report
+from pipeline.demo.training.corpus import Corpus, open_corpus
+from pipeline.demo.training.export import write_clip, write_llava
+from pipeline.demo.training.loop import Schedule, train
+from pipeline.demo.training.probe import probe_language, probe_tower
+from pipeline.demo.training.turns import Conversation
+from pipeline.devices import torch_device
+
+VOCABULARY = 1000
+TOWER_WEIGHTS = {"global": 0.3, "softmax": 1.0, "sigmoid": 1.0}
+ROWS_AT_ONCE = 16
+
+
+@dataclass(frozen=True, kw_only=True)
+class TowerRecipe:
+    """Stage (a): `steps` with `shown` patches of each picture, then `full_steps` with all."""
+
+    steps: int = free(2000)
+    full_steps: int = free(120)
+    pictures: int = free(64)
+    shown: int = free(128)
+    full_pictures: int = free(24)
+    learning_rate: float = free(1e-3)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LanguageRecipe:
+    """Stage (b): `steps` on pictures shown in part, then `mixed_steps` on all tokens and on reduced ones."""
+
+    steps: int = free(1500)
+    mixed_steps: int = free(600)
+    pictures: int = free(24)
+    shown: int = free(96)
+    full_pictures: int = free(8)
+    reduced_rows: int = free(64)
+    learning_rate: float = free(1.5e-3)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """Everything that the weights depend on, and where they go.
+
+    `work` keeps rendered pictures and the state of training, `output` gets `clip/` and `llava/`.
+    """
+
+    work: str = free()
+    output: str = free()
+    template: str = free()
+    seed: int = free(0)
+    device: str = free("auto")
+    train_pictures: int = free(10_000)
+    val_pictures: int = free(500)
+    probed_pictures: int = free(100)
+    reported_pictures: int = free(400)
+    validate_every: int = free(200)
+    tower: TowerRecipe = free(default_factory=TowerRecipe)
+    language: LanguageRecipe = free(default_factory=LanguageRecipe)
+
+    def __post_init__(self) -> None:
+        require(self.train_pictures >= self.tower.pictures, "train_pictures must be at least tower.pictures")
+        require(0 < self.probed_pictures <= self.val_pictures, "probed_pictures must be in [1, val_pictures]")
+
+
+@dataclass(frozen=True)
+class Ground:
+    """What both stages stand on."""
+
+    train: Corpus
+    val: Corpus
+    clip_tokenizer: CLIPTokenizer
+    tokenizer: LlamaTokenizer
+    device: torch.device
+    folder: Path = field(kw_only=True)
+
+
+def make_demo(recipe: Recipe, say: Callable[[str], None]) -> None:
+    """Run the whole recipe, or what is left of it, and write the checkpoints."""
+    ground = lay_ground(recipe, say)
+    clip = train_tower(recipe, ground, say)
+    write_clip(Path(recipe.output) / "clip", clip, ground.clip_tokenizer)
+    parts = train_language(recipe, ground, clip, say)  # on what was written: a run reads the same weights
+    write_llava(Path(recipe.output) / "llava", clip, parts, ground.tokenizer)
+    write_report(recipe, say)
+
+
+def lay_ground(recipe: Recipe, say: Callable[[str], None]) -> Ground:
+    """Pictures and tokenizers."""
+    folder = Path(recipe.work)
+    say(f"pictures: {recipe.val_pictures} for validation, {recipe.train_pictures} to train on")
+    val = open_corpus(folder / "corpus", "val", recipe.seed, recipe.val_pictures)
+    corpus = open_corpus(folder / "corpus", "train", recipe.seed, recipe.train_pictures)
+    texts = sorted(set(tower.tower_corpus_texts(corpus)))
+    return Ground(
+        corpus,
+        val,
+        clip_tokenizer([*texts, tower.SUFFIX], VOCABULARY),
+        llama_tokenizer([*texts, recipe.template.replace("<image>", ""), tower.SUFFIX], VOCABULARY, True),
+        torch_device(recipe.device),
+        folder=folder,
+    )
+
+
+def train_tower(recipe: Recipe, ground: Ground, say: Callable[[str], None]) -> CLIPModel:
+    """Stage (a)."""
+    plan = recipe.tower
+    clip, loss = tower.make_clip(ground.clip_tokenizer, recipe.seed), tower.TowerLoss()
+    module = nn.ModuleDict({"clip": clip, "loss": loss}).to(ground.device)
+
+    def losses(step: int) -> dict[str, Tensor]:
+        rng = np.random.default_rng([recipe.seed, 1, step])
+        whole = step >= plan.steps
+        pictures, shown = (plan.full_pictures, 10**6) if whole else (plan.pictures, plan.shown)
+        batch = tower.sample_batch(ground.train, rng, pictures, shown).to(ground.device)
+        with torch.autocast(ground.device.type, torch.bfloat16):
+            return loss(clip, ground.clip_tokenizer, batch)
+
+    train(
+        ground.folder / "tower",
+        module,
+        Schedule(plan.steps + plan.full_steps, plan.learning_rate),
+        losses,
+        weights=TOWER_WEIGHTS,
+        validate=partial(probe_tower, clip, ground.clip_tokenizer, ground.val, recipe.probed_pictures),
+        validate_every=recipe.validate_every,
+        say=say,
+    )
+    return clip.eval().requires_grad_(False)
+
+
+def train_language(
+    recipe: Recipe, ground: Ground, clip: CLIPModel, say: Callable[[str], None]
+) -> language.Parts:
+    """Stage (b), on the features of the frozen tower."""
+    plan = recipe.language
+    say("features: running the tower over all pictures")
+    config = language.llava_config(ground.tokenizer, clip.vision_model.config)
+    layer = clip.vision_model.config.num_hidden_layers + 1 + config.vision_feature_layer
+    features, checked = (
+        arms.encode(Path(recipe.output) / "clip", layer, corpus, ground.device)
+        for corpus in (ground.train, ground.val)
+    )
+    talk = Conversation(ground.tokenizer, recipe.template)
+    parts = language.make_parts(config, recipe.seed).to(ground.device)
+
+    def losses(step: int) -> dict[str, Tensor]:
+        rng = np.random.default_rng([recipe.seed, 2, step])
+        if step < plan.steps:
+            rows = arms.masked_rows(features, talk, rng, plan.pictures, plan.shown)
+            return {"masked": _loss(parts, talk, rows)}
+        whole = arms.whole_rows(features, talk, rng, plan.full_pictures)
+        reduced = arms.reduced_rows(features, talk, rng, plan.reduced_rows)
+        return {"whole": _loss(parts, talk, whole), "reduced": _loss(parts, talk, reduced)}
+
+    train(
+        ground.folder / "language",
+        parts,
+        Schedule(plan.steps + plan.mixed_steps, plan.learning_rate),
+        losses,
+        weights={"masked": 1.0, "whole": 0.5, "reduced": 0.5},
+        validate=partial(probe_language, parts, checked, talk, recipe.probed_pictures),
+        validate_every=recipe.validate_every,
+        say=say,
+    )
+    return parts.eval()
+
+
+def _loss(parts: language.Parts, talk: Conversation, rows: list[language.Row]) -> Tensor:
+    """The mean over a batch's turns, in pieces of rows of like lengths."""
+    rows = sorted(rows, key=lambda row: len(row.tokens_KD))
+    total, weight = torch.zeros(()), 0
+    for at in range(0, len(rows), ROWS_AT_ONCE):
+        some = rows[at : at + ROWS_AT_ONCE]
+        turns = [turn for row in some for turn in row.turns]
+        device = parts.language.device
+        with torch.autocast(str(device.type), torch.bfloat16):
+            loss_A, _, turn_A = language.answer_losses(parts, language.pack(talk.prefix, some))
+        total = total.to(device) + language.mean_loss(loss_A, turn_A, turns) * len(turns)
+        weight += len(turns)
+    return total / weight

@@ -1,0 +1,212 @@
+"""Stage (a): a small CLIP whose patches, not only its CLS token, mean what texts say.
+
+Three losses: CLIP's own InfoNCE between CLS and captions (arXiv 2103.00020); a softmax over each picture's
+patches of their raw dot product with a text, which has to fall on the patches that show what the text is
+about (phrase grounding, as in GLIP, arXiv 2112.03857); and a sigmoid of the same product (arXiv 2303.15343),
+which also teaches that a text may be about nothing in the picture.
+
+To be fast, each picture shows the tower its objects' patches and some others by lot (arXiv 2212.00794); a
+last part of the training shows all patches.
+
+Legend: B pictures, T texts, N patches shown, F values of a patch, D vision width, P joint width.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPTokenizer, CLIPVisionConfig
+
+from pipeline.demo.ask import Asked
+from pipeline.demo.tokenizers import IMAGE_PX, PATCH_PX
+from pipeline.demo.training.corpus import COVERED, Corpus
+
+MEAN = (0.48145466, 0.4578275, 0.40821073)  # CLIP's
+STD = (0.26862954, 0.26130258, 0.27577711)
+TEXTS_A_PICTURE = 5  # besides its caption
+SUFFIX = "\nAnswer the question using a single word or phrase."
+SUFFIX_SHARE = 0.15
+
+
+@dataclass(frozen=True)
+class TowerBatch:
+    """What one step sees. `relevant_TN` is 1 where a text's patch is, 0 where it is not, -1 in between."""
+
+    patches_BNF: Tensor  # uint8
+    places_BN: Tensor  # int64, where the patches stand in the picture
+    captions: list[str]
+    texts: list[str]
+    picture_T: Tensor  # int64, of each text
+    relevant_TN: Tensor  # int8
+
+    def to(self, device: torch.device) -> "TowerBatch":
+        tensors = {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
+        moved: dict[str, Any] = {name: value.to(device) for name, value in tensors.items()}
+        return replace(self, **moved)
+
+
+def make_clip(tokenizer: CLIPTokenizer, seed: int) -> CLIPModel:
+    """An untrained CLIP: 1.1 M parameters of vision in five layers; LLaVA reads what the fourth gives."""
+    torch.manual_seed(seed)
+    vision = CLIPVisionConfig(
+        hidden_size=128,
+        intermediate_size=512,
+        num_hidden_layers=5,
+        num_attention_heads=4,
+        image_size=IMAGE_PX,
+        patch_size=PATCH_PX,
+        projection_dim=128,
+    )
+    text = CLIPTextConfig(
+        hidden_size=96,
+        intermediate_size=384,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        max_position_embeddings=77,
+        projection_dim=128,
+        vocab_size=len(tokenizer),
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    return CLIPModel(
+        CLIPConfig(projection_dim=128, vision_config=vision.to_dict(), text_config=text.to_dict())
+    )
+
+
+def sample_batch(corpus: Corpus, rng: np.random.Generator, pictures: int, shown: int) -> TowerBatch:
+    """A batch by lot; `shown` patches of each picture, those with objects among them."""
+    patches, places, relevant, captions, texts, picture = [], [], [], [], [], []
+    for number, index in enumerate(rng.choice(len(corpus), pictures, replace=False)):
+        truth, coverage = corpus.truths[index], corpus.coverage(int(index))
+        at = _shown(coverage.max(0) > 0, shown, rng)
+        patches.append(corpus.pixels[index][at])
+        places.append(at)
+        captions.append(truth.caption)
+        asked = [truth.describe, *truth.asked, *truth.texts]
+        for choice in rng.choice(len(asked), min(TEXTS_A_PICTURE, len(asked)), replace=False):
+            texts.append(_as_asked(asked[choice], rng))
+            relevant.append(_relevant(coverage[:, at], asked[choice]))
+            picture.append(number)
+    return TowerBatch(
+        torch.from_numpy(np.stack(patches)),
+        torch.from_numpy(np.stack(places)),
+        captions,
+        texts,
+        torch.tensor(picture),
+        torch.from_numpy(np.stack(relevant)),
+    )
+
+
+def _shown(shows_object: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
+    if count >= len(shows_object):
+        return np.arange(len(shows_object))
+    lots = rng.random(len(shows_object)) - shows_object  # objects first
+    return np.sort(np.argpartition(lots, count)[:count])
+
+
+def _relevant(coverage: np.ndarray, asked: Asked) -> np.ndarray:
+    if not asked.about:
+        return np.zeros(coverage.shape[1], np.int8)
+    most = coverage[list(asked.about)].max(0)
+    return np.where(most >= COVERED, 1, np.where(most > 0, -1, 0)).astype(np.int8)
+
+
+def _as_asked(asked: Asked, rng: np.random.Generator) -> str:
+    with_suffix = asked.answers and rng.random() < SUFFIX_SHARE
+    return asked.question + SUFFIX if with_suffix else asked.question
+
+
+def normalize(patches_BNF: Tensor) -> Tensor:
+    """uint8 values as the image processor would give them."""
+    mean, std = (torch.tensor(values).repeat_interleave(PATCH_PX**2) for values in (MEAN, STD))
+    device = patches_BNF.device
+    return (patches_BNF.float() / 255 - mean.to(device)) / std.to(device)
+
+
+def hidden_states(clip: CLIPModel, patches_BNF: Tensor, places_BN: Tensor) -> tuple[Tensor, Tensor]:
+    """The last two hidden states [B, 1 + N, D] of the vision tower for the patches that are shown.
+
+    What `CLIPVisionModel` computes, but for patches that were left out: they are missing before its first
+    layer, so that nothing is spent on them.
+    """
+    tower = clip.vision_model
+    embeddings = tower.embeddings
+    filters_DF = embeddings.patch_embedding.weight.flatten(1)
+    positions = embeddings.position_embedding.weight
+    patches_BND = functional.linear(normalize(patches_BNF), filters_DF) + positions[1 + places_BN]
+    cls_B1D = (embeddings.class_embedding + positions[0]).expand(len(patches_BND), 1, -1)
+    hidden = tower.pre_layrnorm(torch.cat([cls_B1D, patches_BND], 1))
+    for layer in tower.encoder.layers[:-1]:
+        hidden = layer(hidden, attention_mask=None)
+    return hidden, tower.encoder.layers[-1](hidden, attention_mask=None)
+
+
+def text_embeds(clip: CLIPModel, tokenizer: CLIPTokenizer, texts: list[str]) -> Tensor:
+    """CLIP's text_embeds [T, P], each text encoded once however often it stands there."""
+    unique = list(dict.fromkeys(texts))
+    tokens = tokenizer(unique, padding=True, truncation=True, max_length=77, return_tensors="pt")
+    tokens = tokens.to(clip.device)
+    pooled = clip.get_text_features(tokens.input_ids, tokens.attention_mask).pooler_output
+    place = {text: number for number, text in enumerate(unique)}
+    return pooled[[place[text] for text in texts]]
+
+
+class TowerLoss(torch.nn.Module):
+    """The three losses; holds the offset of the sigmoid, which is not part of CLIP."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.offset = torch.nn.Parameter(torch.tensor(-2.0))
+
+    def forward(self, clip: CLIPModel, tokenizer: CLIPTokenizer, batch: TowerBatch) -> dict[str, Tensor]:
+        """`global`, `softmax` and `sigmoid`, each a mean."""
+        before_last, last = hidden_states(clip, batch.patches_BNF, batch.places_BN)
+        norm = clip.vision_model.post_layernorm
+        metric_BNP = clip.visual_projection(norm(before_last[:, 1:]))
+        image_BP = clip.visual_projection(norm(last[:, 0]))
+        told = text_embeds(clip, tokenizer, batch.captions + batch.texts)
+        caption_BP, text_TP = told[: len(batch.captions)], told[len(batch.captions) :]
+        scores_TN = torch.einsum("tnp,tp->tn", metric_BNP[batch.picture_T], text_TP).float()
+        return {
+            "global": _info_nce(image_BP.float(), caption_BP.float(), clip.logit_scale.exp()),
+            "softmax": _on_target(scores_TN, batch.relevant_TN),
+            "sigmoid": _told_apart(scores_TN + self.offset, batch.relevant_TN),
+        }
+
+
+def _info_nce(image_BP: Tensor, text_BP: Tensor, scale: Tensor) -> Tensor:
+    """Symmetric InfoNCE; equal captions of a batch would count as wrong, but are rare."""
+    logits_BB = scale.clamp(max=100) * functional.normalize(image_BP) @ functional.normalize(text_BP).T
+    target = torch.arange(len(logits_BB), device=logits_BB.device)
+    return (functional.cross_entropy(logits_BB, target) + functional.cross_entropy(logits_BB.T, target)) / 2
+
+
+def _on_target(scores_TN: Tensor, relevant_TN: Tensor) -> Tensor:
+    """-log of each relevant patch's share among itself and the irrelevant ones, of texts that have any."""
+    about_T = (relevant_TN == 1).any(-1)
+    scores_TN, relevant_TN = scores_TN[about_T], relevant_TN[about_T]
+    others_T1 = scores_TN.masked_fill(relevant_TN != 0, -torch.inf).logsumexp(-1, keepdim=True)
+    loss_TN = functional.softplus(others_T1 - scores_TN)
+    hit_TN = relevant_TN == 1
+    return ((loss_TN * hit_TN).sum(-1) / hit_TN.sum(-1)).mean()
+
+
+def _told_apart(logits_TN: Tensor, relevant_TN: Tensor) -> Tensor:
+    """Binary cross entropy, where relevant and irrelevant patches weigh the same."""
+    hit_TN, miss_TN = relevant_TN == 1, relevant_TN == 0
+    hits = (functional.softplus(-logits_TN) * hit_TN).sum() / hit_TN.sum().clamp(min=1)
+    misses = (functional.softplus(logits_TN) * miss_TN).sum() / miss_TN.sum().clamp(min=1)
+    return (hits + misses) / 2
+
+
+def tower_corpus_texts(corpus: Corpus) -> Iterator[str]:
+    """Every text of a corpus: what tokenizers are trained on."""
+    for truth in corpus.truths:
+        yield truth.caption
+        for asked in (truth.describe, *truth.asked, *truth.texts):
+            yield " ".join([asked.question, *asked.answers])

@@ -1,0 +1,161 @@
+"""Scenes say the truth: pictures, questions and shards."""
+
+import io
+import json
+import subprocess
+import sys
+import tarfile
+from collections import Counter
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pipeline.demo.ask import KINDS, caption_of
+from pipeline.demo.draw import RGB
+from pipeline.demo.scene import HELD_OUT, SIDE, TEXTURES
+from pipeline.demo.scenes import make_sample
+from pipeline.demo.score import caption_f1, is_right
+from pipeline.demo.training.corpus import _disc
+from pipeline.sources.base import sidecar_questions
+
+SAMPLES = 150
+
+
+@pytest.fixture(scope="module")
+def test_split():
+    return [make_sample("test", 0, index) for index in range(SAMPLES)]
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "pipeline.demo.scenes", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+
+
+def test_equal_arguments_give_equal_bytes_and_shards_hold_what_was_asked(tmp_path):
+    arguments = ("--samples", "5", "--samples-per-shard", "2", "--split", "val", "--seed", "3", "--out")
+    assert run(*arguments, str(tmp_path / "a")).stdout.split() == [f"val-00000{n}.tar" for n in range(3)]
+    run(*arguments, str(tmp_path / "b"))
+    for file in sorted((tmp_path / "a").iterdir()):
+        assert file.read_bytes() == (tmp_path / "b" / file.name).read_bytes()
+    with tarfile.open(tmp_path / "a" / "val-000001.tar") as tar:
+        names = tar.getnames()
+        assert names == [f"val-3-000000{n}.{kind}" for n in (2, 3) for kind in ("jpg", "json")]
+        sidecar = tar.extractfile("val-3-0000002.json").read()
+        picture = Image.open(io.BytesIO(tar.extractfile("val-3-0000002.jpg").read()))
+    sample = make_sample("val", 3, 2)
+    assert picture.size == sample.scene.canvas
+    assert [q.text for q in sidecar_questions(sidecar)] == [asked.question for asked in sample.asked]
+    assert json.loads(sidecar)["caption"] == sample.caption
+    assert all(
+        set(q) == {"question_id", "question", "kind", "answers"} for q in json.loads(sidecar)["questions"]
+    )
+
+
+def test_wrong_arguments_are_told_in_one_line(tmp_path):
+    found = run("--samples", "0", "--out", str(tmp_path))
+    assert found.returncode == 2
+    assert "argument --samples: must be at least 1" in found.stderr.splitlines()[-1]
+
+
+def test_splits_and_seeds_share_no_picture():
+    scenes = [
+        make_sample(split, seed, n).scene
+        for split in ("train", "val", "test")
+        for seed in (0, 1)
+        for n in range(30)
+    ]
+    assert len({scene.things for scene in scenes}) == len(scenes)
+
+
+def test_held_out_pairs_are_shown_and_named_in_the_test_split_alone(test_split):
+    shown = [any(thing.pair in HELD_OUT for thing in sample.scene.things) for sample in test_split]
+    assert 0.15 < np.mean(shown) < 0.35
+    names = [f"{color} {shape}" for color, shape in HELD_OUT]
+    for split in ("train", "val"):
+        for index in range(SAMPLES):
+            sample = make_sample(split, 0, index)
+            assert not any(thing.pair in HELD_OUT for thing in sample.scene.things)
+            told = " ".join([sample.caption, *(asked.question for asked in sample.asked)])
+            assert not any(name in told for name in names)
+
+
+def test_every_kind_is_asked_and_yes_and_no_are_balanced(test_split):
+    asked = [question for sample in test_split for question in sample.asked]
+    kinds = Counter(question.kind for question in asked)
+    assert set(kinds) == set(KINDS)
+    assert min(kinds.values()) > SAMPLES / 3
+    said = Counter(question.answers[0] for question in asked if question.kind == "existence")
+    assert said["yes"] == said["no"] == SAMPLES
+
+
+def test_pictures_show_the_things_where_the_truth_has_them(test_split):
+    """Looked at with the eyes of a ruler: the colours found in each thing's disc are its own."""
+    checked = 0
+    for sample in test_split:
+        width, height = sample.scene.canvas
+        scale = min(width, height) / SIDE
+        pixels = np.asarray(sample.image, np.float32)
+        for thing in sample.scene.things:
+            if thing.shape == "ring" or thing.texture != TEXTURES[0]:
+                continue
+            x, y = (width - SIDE * scale) / 2 + thing.x * scale, (height - SIDE * scale) / 2 + thing.y * scale
+            found = pixels[round(y) - 1 : round(y) + 2, round(x) - 1 : round(x) + 2].mean((0, 1))
+            nearest = min(RGB, key=lambda name: np.abs(found - RGB[name]).sum())
+            assert nearest == thing.color, (sample.key, thing, found)
+            checked += 1
+    assert checked > SAMPLES
+
+
+def test_answers_follow_from_the_scene(test_split):
+    """Each answer again, from the scene's numbers alone."""
+    for sample in test_split:
+        things = sample.scene.things
+        for asked in sample.asked:
+            about = [things[index] for index in asked.about]
+            answer = asked.answers[0]
+            if asked.kind in ("color", "shape", "texture"):
+                assert answer == getattr(about[0], asked.kind)
+            elif asked.kind == "position":
+                vertical, horizontal = answer.split()
+                assert (vertical == "top") == (about[0].y < SIDE / 2)
+                assert (horizontal == "left") == (about[0].x < SIDE / 2)
+            elif asked.kind == "relation":
+                one, other = about
+                right = {"left": one.x < other.x, "right": one.x > other.x, "above": one.y < other.y}
+                assert {**right, "below": one.y > other.y}[answer]
+            elif asked.kind == "count":
+                assert asked.answers[1] == str(len(about))
+            elif asked.kind == "existence":
+                named = asked.question.removesuffix(" in the image?").removesuffix("?")
+                assert (answer == "yes") == any(named.endswith(thing.name) for thing in things)
+            else:
+                assert (answer == "larger") == (about[0].radius > about[1].radius)
+
+
+def test_captions_are_scored_by_attributes(test_split):
+    caption = "a small red circle and a large striped blue star"
+    assert caption_f1(caption, caption).value == 1
+    assert caption_f1("a large red circle and a large striped blue star", caption).value == pytest.approx(
+        5 / 6
+    )
+    assert caption_f1("a small red circle", caption).value == pytest.approx(2 * 3 / (3 + 6))
+    assert caption_f1("a small blue circle and a large striped red star", caption).value == pytest.approx(
+        4 / 6
+    )
+    assert caption_f1(None, caption).value == 0
+    assert all(caption_f1(caption_of(s.scene), s.caption).value == 1 for s in test_split)
+
+
+def test_answers_are_compared_without_case_blanks_and_full_stop():
+    assert is_right(" Top  left.", ("top left",))
+    assert is_right("2", ("two", "2"))
+    assert not is_right("left", ("top left",))
+    assert not is_right(None, ("yes",))
+
+
+def test_coverage_is_the_share_of_a_patch_in_the_disc():
+    coverage = _disc(100.0, 60.0, 20.0)
+    assert coverage.shape == (576,)
+    assert coverage.sum() * 14**2 == pytest.approx(np.pi * 20**2, rel=0.02)
+    assert coverage.reshape(24, 24)[60 // 14, 100 // 14] == 1
