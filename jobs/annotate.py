@@ -23,6 +23,7 @@ _GROUPS = (
     "storage",
     "decoding",
     "image",
+    "clip_text",
     "benchmark",
 )
 _SECRETS = ("key", "secret", "token")
@@ -42,6 +43,7 @@ def run(config: DictConfig) -> int:
 def make_config(config: DictConfig) -> "RunConfig":
     """The frozen configuration of a run from Hydra's tree."""
     from pipeline.arms import Arm
+    from pipeline.clip_text import ClipText
     from pipeline.cluster import Cluster
     from pipeline.config import Decoding, Model
     from pipeline.demo.names import resolve_source
@@ -66,6 +68,7 @@ def make_config(config: DictConfig) -> "RunConfig":
         engine=build(config, "engine"),
         decoding=build(config, "decoding", Decoding),
         imaging=build(config, "image", Imaging),
+        clip_text=build(config, "clip_text", ClipText),
         storage=build(config, "storage", Storage),
         cluster=build(config, "cluster", Cluster),
         settings=_settings(config),

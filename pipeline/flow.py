@@ -81,7 +81,8 @@ def _answer(units: Any, config: "RunConfig", prepared: "Prepared", encode: Any, 
         "device": config.options.device,
     }
     answering = {"engine": config.engine, "decoding": config.decoding, "seed": config.options.seed}
-    units = _actors(units, encode, "encode", config, shared)
+    encoding = {"clip_text": config.clip_text, "suffix": config.task.suffix}
+    units = _actors(units, encode, "encode", config, {**shared, **encoding})
     return _actors(units, generate, "generate", config, {**shared, **answering})
 
 

@@ -1,10 +1,11 @@
 """The run: everything between a configuration and a finished output."""
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from pipeline.arms import Arm
+from pipeline.clip_text import ClipText
 from pipeline.cluster import Cluster, start_ray
 from pipeline.config import DEVICES, Decoding, Model, counted, fingerprint_fields, free, require
 from pipeline.engines.base import EngineConfig
@@ -55,6 +56,7 @@ class RunConfig:
     imaging: Imaging
     storage: Storage
     cluster: Cluster
+    clip_text: ClipText = field(default_factory=ClipText)
     settings: dict[str, Any]
 
 
@@ -154,6 +156,7 @@ def _fingerprint(config: RunConfig) -> tuple[Geometry, dict[str, Any]]:
             "clip_weights": weights_digest(clip),
         },
         "reducer": arm.settings,
+        "clip_text": fingerprint_fields(config.clip_text) if "text" in arm.reducer.needs else {},
         "engine": {"kind": type(config.engine).__name__, **fingerprint_fields(config.engine)},
         "decoding": fingerprint_fields(config.decoding),
         "image": fingerprint_fields(config.imaging),

@@ -18,8 +18,15 @@ PACKAGES = ("trim", "pipeline", "jobs")
 SOURCES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
 OPTIONS = sorted(path for path in CONF.glob("*/*.yaml"))
 COMMANDS = sorted(path.stem for path in CONF.glob("*.yaml"))
+# Those that run the pipeline take what run.yaml has.
+RUNS = [
+    name
+    for name in COMMANDS
+    if name == "run" or "run" in OmegaConf.load(CONF / f"{name}.yaml").get("defaults")
+]
 # What a key stands for that is no group.
 OF_KEY = {
+    "clip_text": "pipeline.clip_text.ClipText",
     "decoding": "pipeline.config.Decoding",
     "image": "pipeline.imaging.Imaging",
 }
@@ -113,7 +120,11 @@ def test_what_counts_is_what_the_design_says():
     }
     for name in ("pipeline.storage.Storage", "pipeline.cluster.Cluster", "pipeline.cluster.Resources"):
         assert counted(name) == set()
-    for name in ("pipeline.config.Decoding", "pipeline.tasks.Task", "pipeline.imaging.Imaging"):
+    for name in (
+        "pipeline.config.Decoding",
+        "pipeline.tasks.Task",
+        *(OF_KEY[key] for key in ("image", "clip_text")),
+    ):
         kind = get_class(name)
         assert counted(name) == {field.name for field in dataclasses.fields(kind)}
     with pytest.raises(KeyError):  # a field that does not say
@@ -136,7 +147,7 @@ def test_every_option_composes_and_builds(path):
     from pipeline.errors import ConfigError
 
     group, option = path.parent.name, path.stem
-    for command in COMMANDS:
+    for command in RUNS:
         config = composed(command, f"{group}={option}")
         for key in missing(config[group]):
             with pytest.raises(ConfigError, match=f"{group}.{key} must be given"):
@@ -167,7 +178,7 @@ def assert_keys_are_fields(tree, kind: type) -> None:
             assert_keys_are_fields(tree[name], type(default))
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("command", RUNS)
 def test_the_top_level_keys_are_the_fields_of_the_run(command):
     config = composed(command)
     groups = {path.parent.name for path in OPTIONS}
@@ -179,6 +190,10 @@ def test_the_top_level_keys_are_the_fields_of_the_run(command):
         assert_keys_are_fields(config[key], kind)
     for key, name in OF_KEY.items():
         assert_keys_are_fields(config[key], get_class(name))
+
+
+def test_the_keys_of_the_recipe_are_its_fields():
+    assert_keys_are_fields(composed("train_demo").recipe, get_class("pipeline.demo.training.recipe.Recipe"))
 
 
 @pytest.mark.parametrize("command", ["run", "annotate"])

@@ -92,7 +92,7 @@ def _bare(config: RunConfig, prepared: Prepared) -> dict[str, Any]:
     """All units through decode, encode and generate in this process, its models loaded beforehand."""
     shared: dict[str, Any] = {"geometry": prepared.geometry, "model": config.model, "arms": config.arms}
     shared |= {"device": config.options.device, "threads": None}
-    encode = Encode(**shared)
+    encode = Encode(clip_text=config.clip_text, suffix=config.task.suffix, **shared)
     generate = Generate(engine=config.engine, decoding=config.decoding, seed=config.options.seed, **shared)
     stages = {
         "decode": partial(decode_unit, checkpoint=config.model.path, imaging=config.imaging),

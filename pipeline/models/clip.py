@@ -105,24 +105,34 @@ class ClipEncoder:
         return self._vision_head(patches_BND.float())
 
     @torch.inference_mode()
-    def encode_texts(self, texts: Sequence[str]) -> Tensor:
+    def encode_texts(self, texts: Sequence[str], *, windows: bool = False) -> Tensor:
         """CLIP's text_embeds, not normalised: float32 [B, P] on the encoder's device.
 
-        A text is cut at the tower's positions (77 tokens, the end token among them). The encoder must have
-        been made with "text" in its `needs`.
+        A text is cut at the tower's positions (77 tokens, the end token among them); with `windows` it is
+        split there instead, and the mean of its pieces' embeddings given. The encoder must have been made
+        with "text" in its `needs`.
         """
+        pieces = [self._pieces(text, windows) for text in texts]
+        every = [piece for several in pieces for piece in several]
         chunks = [torch.empty(0, self.joint_width, device=self.device)]
-        for first in range(0, len(texts), TEXTS_AT_ONCE):
-            tokens = self._tokenizer(
-                list(texts[first : first + TEXTS_AT_ONCE]),
-                padding=True,
-                truncation=True,
-                max_length=self._max_tokens,
-                return_tensors="pt",
+        for first in range(0, len(every), TEXTS_AT_ONCE):
+            tokens = self._tokenizer.pad(
+                {"input_ids": every[first : first + TEXTS_AT_ONCE]}, padding=True, return_tensors="pt"
             ).to(self.device)
             pooled = self._text_tower(tokens.input_ids, attention_mask=tokens.attention_mask).pooler_output
             chunks.append(self._text_head(pooled.float()))
-        return torch.cat(chunks)
+        embeds_BP = torch.cat(chunks)
+        if len(every) == len(texts):
+            return embeds_BP
+        return torch.stack([part.mean(0) for part in embeds_BP.split([len(several) for several in pieces])])
+
+    def _pieces(self, text: str, windows: bool) -> list[list[int]]:
+        """A text's token ids between start and end token, in one piece or in as many as it takes."""
+        room = self._max_tokens - 2
+        ids = self._tokenizer(text, add_special_tokens=False)["input_ids"]
+        stop = len(ids) if windows else room
+        parts = [ids[at : at + room] for at in range(0, max(1, min(len(ids), stop)), room)]
+        return [[self._tokenizer.bos_token_id, *part, self._tokenizer.eos_token_id] for part in parts]
 
     def _normalize(self, pixels_BSSC: Tensor) -> Tensor:
         """pixel_values [B, C, S, S] float32; uint8 crosses to the device, a quarter of the bytes."""

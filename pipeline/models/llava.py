@@ -51,7 +51,7 @@ class LanguageModel:
             config=config.text_config,
             key_mapping=LANGUAGE_KEYS,
         ).to(self.device)
-        self.projector = _load_projector(folder, config, dtype).to(self.device)
+        self.projector = load_projector(folder, dtype).to(self.device)
         self.tokenizer: Any = AutoTokenizer.from_pretrained(folder)
         self.max_positions: int = config.text_config.max_position_embeddings
         self.image_token_id: int = config.image_token_id
@@ -87,7 +87,9 @@ class LanguageModel:
         return torch.cat([text_LH[:at], self.project(tokens_KD), text_LH[at:]])
 
 
-def _load_projector(folder: Path, config: Any, dtype: torch.dtype) -> nn.Module:
+def load_projector(folder: Path, dtype: torch.dtype) -> nn.Module:
+    """What makes visual tokens [..., D] embeddings [..., H] of the language model; nothing else is read."""
+    config = AutoConfig.from_pretrained(folder)
     weights = {}
     for file in weight_files(folder):
         with safe_open(file, framework="pt") as tensors:

@@ -13,6 +13,7 @@ import pyarrow as pa
 import torch
 
 from pipeline.arms import Arm
+from pipeline.clip_text import ClipText
 from pipeline.config import Model
 from pipeline.devices import clock, to_bytes, torch_device, use_threads
 from pipeline.models.checkpoint import Geometry, resolve
@@ -52,7 +53,15 @@ class Encode:
     """The encode actor: holds CLIP's towers; called with one unit at a time."""
 
     def __init__(
-        self, *, model: Model, geometry: Geometry, arms: tuple[Arm, ...], device: str, threads: int | None
+        self,
+        *,
+        model: Model,
+        geometry: Geometry,
+        arms: tuple[Arm, ...],
+        device: str,
+        threads: int | None,
+        clip_text: ClipText | None = None,
+        suffix: str = "",
     ) -> None:
         started = time.perf_counter()
         from pipeline.models.clip import ClipEncoder
@@ -60,6 +69,7 @@ class Encode:
 
         use_threads(threads)
         self._arms, self._geometry = arms, geometry
+        self._clip_text, self._suffix, self._template = clip_text or ClipText(), suffix, model.template
         self._needs = frozenset().union(*(arm.reducer.needs for arm in arms))
         self._batch_size = model.encode_batch_size
         self._device = torch_device(device)
@@ -71,6 +81,12 @@ class Encode:
             needs=self._needs,
             normalization=Preprocessor(resolve(model.path)).normalization,
         )
+        self._projector = None
+        if "embeddings" in self._needs:
+            from pipeline.models.llava import load_projector
+
+            dtype = getattr(torch, model.encode_dtype)
+            self._projector = load_projector(resolve(model.path), dtype).to(self._device)
         self._startup_s = time.perf_counter() - started
 
     @torch.inference_mode()
@@ -100,14 +116,21 @@ class Encode:
         side = self._geometry.image_size
         squares = [np.frombuffer(images["pixels"][index].as_buffer(), np.uint8) for index in part]
         pixels_BHWC = torch.from_numpy(np.stack(squares).reshape(-1, side, side, 3))
-        features = VisualTokens(**self._encoder.encode_images(pixels_BHWC, self._needs))
+        fields = self._encoder.encode_images(pixels_BHWC, self._needs)
+        if self._projector is not None:
+            fields["embeddings"] = self._projector(fields["patches"])
+        features = VisualTokens(**fields)
         image_s = (clock(self._device) - begin) / len(part)
         place = [part.index(request.image) for request in requests]
         encoded = _Batch(features, requests, place, [image_s / place.count(index) for index in place])
         if "text" in self._needs:
             begin = clock(self._device)
-            texts = [request.fields["question"].replace("<image>", " ") for request in requests]
-            encoded.features = replace(features, text=self._encoder.encode_texts(texts))
+            texts = [
+                self._clip_text.of(item.fields["question"], suffix=self._suffix, template=self._template)
+                for item in requests
+            ]
+            windows = self._clip_text.long == "windows"
+            encoded.features = replace(features, text=self._encoder.encode_texts(texts, windows=windows))
             encoded.text_s = (clock(self._device) - begin) / len(texts)
         return encoded
 

@@ -15,17 +15,16 @@ from transformers import CLIPModel, CLIPTokenizer, LlamaTokenizer
 
 from pipeline.config import free, require
 from pipeline.demo.tokenizers import clip_tokenizer, llama_tokenizer
-from pipeline.demo.training import arms, language, tower
-from pipeline.demo.training.card import write_report
+from pipeline.demo.training import language, tower
 from pipeline.demo.training.corpus import Corpus, open_corpus
 from pipeline.demo.training.export import write_clip, write_llava
 from pipeline.demo.training.loop import Schedule, train
-from pipeline.demo.training.probe import probe_language, probe_tower
+from pipeline.demo.training.probe import probe_tower
 from pipeline.demo.training.turns import Conversation
 from pipeline.devices import torch_device
 
 VOCABULARY = 1000
-TOWER_WEIGHTS = {"global": 0.3, "softmax": 1.0, "sigmoid": 1.0}
+TOWER_WEIGHTS = {"global": 0.3, "region": 1.0, "softmax": 1.0, "sigmoid": 1.0}
 ROWS_AT_ONCE = 16
 
 
@@ -33,10 +32,10 @@ ROWS_AT_ONCE = 16
 class TowerRecipe:
     """Stage (a): `steps` with `shown` patches of each picture, then `full_steps` with all."""
 
-    steps: int = free(2000)
+    steps: int = free(2200)
     full_steps: int = free(120)
     pictures: int = free(64)
-    shown: int = free(128)
+    shown: int = free(96)
     full_pictures: int = free(24)
     learning_rate: float = free(1e-3)
 
@@ -98,6 +97,8 @@ def make_demo(recipe: Recipe, say: Callable[[str], None]) -> None:
     write_clip(Path(recipe.output) / "clip", clip, ground.clip_tokenizer)
     parts = train_language(recipe, ground, clip, say)  # on what was written: a run reads the same weights
     write_llava(Path(recipe.output) / "llava", clip, parts, ground.tokenizer)
+    from pipeline.demo.training.card import write_report
+
     write_report(recipe, say)
 
 
@@ -129,7 +130,7 @@ def train_tower(recipe: Recipe, ground: Ground, say: Callable[[str], None]) -> C
         whole = step >= plan.steps
         pictures, shown = (plan.full_pictures, 10**6) if whole else (plan.pictures, plan.shown)
         batch = tower.sample_batch(ground.train, rng, pictures, shown).to(ground.device)
-        with torch.autocast(ground.device.type, torch.bfloat16):
+        with _precision(ground.device):
             return loss(clip, ground.clip_tokenizer, batch)
 
     train(
@@ -149,6 +150,9 @@ def train_language(
     recipe: Recipe, ground: Ground, clip: CLIPModel, say: Callable[[str], None]
 ) -> language.Parts:
     """Stage (b), on the features of the frozen tower."""
+    from pipeline.demo.training import arms
+    from pipeline.demo.training.probe_language import probe_language
+
     plan = recipe.language
     say("features: running the tower over all pictures")
     config = language.llava_config(ground.tokenizer, clip.vision_model.config)
@@ -182,6 +186,11 @@ def train_language(
     return parts.eval()
 
 
+def _precision(device: torch.device) -> torch.autocast:
+    """bfloat16 on a GPU; on a CPU layers this narrow are no faster in it."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda")
+
+
 def _loss(parts: language.Parts, talk: Conversation, rows: list[language.Row]) -> Tensor:
     """The mean over a batch's turns, in pieces of rows of like lengths."""
     rows = sorted(rows, key=lambda row: len(row.tokens_KD))
@@ -190,7 +199,7 @@ def _loss(parts: language.Parts, talk: Conversation, rows: list[language.Row]) -
         some = rows[at : at + ROWS_AT_ONCE]
         turns = [turn for row in some for turn in row.turns]
         device = parts.language.device
-        with torch.autocast(str(device.type), torch.bfloat16):
+        with _precision(device):
             loss_A, _, turn_A = language.answer_losses(parts, language.pack(talk.prefix, some))
         total = total.to(device) + language.mean_loss(loss_A, turn_A, turns) * len(turns)
         weight += len(turns)

@@ -1,9 +1,11 @@
 """Stage (a): a small CLIP whose patches, not only its CLS token, mean what texts say.
 
-Three losses: CLIP's own InfoNCE between CLS and captions (arXiv 2103.00020); a softmax over each picture's
-patches of their raw dot product with a text, which has to fall on the patches that show what the text is
-about (phrase grounding, as in GLIP, arXiv 2112.03857); and a sigmoid of the same product (arXiv 2303.15343),
-which also teaches that a text may be about nothing in the picture.
+Four losses: CLIP's own InfoNCE between CLS and captions (arXiv 2103.00020); one between the patches of an
+object and its phrase among all phrases of the batch (as in RegionCLIP, arXiv 2112.09106), without which
+shapes are hardly learned; a softmax over each picture's patches of their raw dot product with a text, which
+has to fall on the patches that show what the text is about (phrase grounding, as in GLIP, arXiv 2112.03857);
+and a sigmoid of the same product (arXiv 2303.15343), which also teaches that a text may be about nothing in
+the picture.
 
 To be fast, each picture shows the tower its objects' patches and some others by lot (arXiv 2212.00794); a
 last part of the training shows all patches.
@@ -30,11 +32,16 @@ STD = (0.26862954, 0.26130258, 0.27577711)
 TEXTS_A_PICTURE = 5  # besides its caption
 SUFFIX = "\nAnswer the question using a single word or phrase."
 SUFFIX_SHARE = 0.15
+BACKGROUND, HIT, OTHER, UNSURE = 0, 1, 2, 3
 
 
 @dataclass(frozen=True)
 class TowerBatch:
-    """What one step sees. `relevant_TN` is 1 where a text's patch is, 0 where it is not, -1 in between."""
+    """What one step sees.
+
+    `relevant_TN` says of each patch whether it shows what a text is about: HIT, BACKGROUND, OTHER (a thing
+    that the text is not about) or UNSURE (an edge). `things_ON` has each object's patches, weighted.
+    """
 
     patches_BNF: Tensor  # uint8
     places_BN: Tensor  # int64, where the patches stand in the picture
@@ -42,6 +49,9 @@ class TowerBatch:
     texts: list[str]
     picture_T: Tensor  # int64, of each text
     relevant_TN: Tensor  # int8
+    phrases: list[str]  # of the objects
+    picture_O: Tensor  # int64, of each object
+    things_ON: Tensor  # float32, rows that add up to 1
 
     def to(self, device: torch.device) -> "TowerBatch":
         tensors = {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
@@ -81,12 +91,17 @@ def make_clip(tokenizer: CLIPTokenizer, seed: int) -> CLIPModel:
 def sample_batch(corpus: Corpus, rng: np.random.Generator, pictures: int, shown: int) -> TowerBatch:
     """A batch by lot; `shown` patches of each picture, those with objects among them."""
     patches, places, relevant, captions, texts, picture = [], [], [], [], [], []
+    phrases, picture_of, things = [], [], []
     for number, index in enumerate(rng.choice(len(corpus), pictures, replace=False)):
         truth, coverage = corpus.truths[index], corpus.coverage(int(index))
         at = _shown(coverage.max(0) > 0, shown, rng)
         patches.append(corpus.pixels[index][at])
         places.append(at)
         captions.append(truth.caption)
+        for thing, covered in zip(truth.scene.things, coverage[:, at], strict=True):
+            phrases.append(f"a {thing.phrase}")
+            picture_of.append(number)
+            things.append(covered / covered.sum())
         asked = [truth.describe, *truth.asked, *truth.texts]
         for choice in rng.choice(len(asked), min(TEXTS_A_PICTURE, len(asked)), replace=False):
             texts.append(_as_asked(asked[choice], rng))
@@ -99,6 +114,9 @@ def sample_batch(corpus: Corpus, rng: np.random.Generator, pictures: int, shown:
         texts,
         torch.tensor(picture),
         torch.from_numpy(np.stack(relevant)),
+        phrases,
+        torch.tensor(picture_of),
+        torch.from_numpy(np.stack(things)),
     )
 
 
@@ -110,10 +128,10 @@ def _shown(shows_object: np.ndarray, count: int, rng: np.random.Generator) -> np
 
 
 def _relevant(coverage: np.ndarray, asked: Asked) -> np.ndarray:
-    if not asked.about:
-        return np.zeros(coverage.shape[1], np.int8)
-    most = coverage[list(asked.about)].max(0)
-    return np.where(most >= COVERED, 1, np.where(most > 0, -1, 0)).astype(np.int8)
+    about = np.isin(np.arange(len(coverage)), asked.about)[:, None]
+    hit, other = (coverage * about).max(0), (coverage * ~about).max(0)
+    found = np.where(other >= COVERED, OTHER, np.where(np.maximum(hit, other) > 0, UNSURE, BACKGROUND))
+    return np.where(hit >= COVERED, HIT, found).astype(np.int8)
 
 
 def _as_asked(asked: Asked, rng: np.random.Generator) -> str:
@@ -157,23 +175,27 @@ def text_embeds(clip: CLIPModel, tokenizer: CLIPTokenizer, texts: list[str]) -> 
 
 
 class TowerLoss(torch.nn.Module):
-    """The three losses; holds the offset of the sigmoid, which is not part of CLIP."""
+    """The four losses; holds the offset of the sigmoid, which is not part of CLIP."""
 
     def __init__(self) -> None:
         super().__init__()
         self.offset = torch.nn.Parameter(torch.tensor(-2.0))
 
     def forward(self, clip: CLIPModel, tokenizer: CLIPTokenizer, batch: TowerBatch) -> dict[str, Tensor]:
-        """`global`, `softmax` and `sigmoid`, each a mean."""
+        """`global`, `region`, `softmax` and `sigmoid`, each a mean."""
         before_last, last = hidden_states(clip, batch.patches_BNF, batch.places_BN)
         norm = clip.vision_model.post_layernorm
         metric_BNP = clip.visual_projection(norm(before_last[:, 1:]))
         image_BP = clip.visual_projection(norm(last[:, 0]))
-        told = text_embeds(clip, tokenizer, batch.captions + batch.texts)
-        caption_BP, text_TP = told[: len(batch.captions)], told[len(batch.captions) :]
+        told = text_embeds(clip, tokenizer, batch.captions + batch.texts + batch.phrases)
+        caption_BP, text_TP, phrase_OP = told.split(
+            [len(batch.captions), len(batch.texts), len(batch.phrases)]
+        )
         scores_TN = torch.einsum("tnp,tp->tn", metric_BNP[batch.picture_T], text_TP).float()
+        object_OP = torch.einsum("on,onp->op", batch.things_ON, metric_BNP[batch.picture_O].float())
         return {
             "global": _info_nce(image_BP.float(), caption_BP.float(), clip.logit_scale.exp()),
+            "region": _told_by_phrase(object_OP, phrase_OP.float(), batch.phrases),
             "softmax": _on_target(scores_TN, batch.relevant_TN),
             "sigmoid": _told_apart(scores_TN + self.offset, batch.relevant_TN),
         }
@@ -186,22 +208,34 @@ def _info_nce(image_BP: Tensor, text_BP: Tensor, scale: Tensor) -> Tensor:
     return (functional.cross_entropy(logits_BB, target) + functional.cross_entropy(logits_BB.T, target)) / 2
 
 
+def _told_by_phrase(object_OP: Tensor, phrase_OP: Tensor, phrases: list[str]) -> Tensor:
+    """Which of the batch's different phrases an object's patches are nearest to, by the raw dot product."""
+    first = {phrase: number for number, phrase in reversed(list(enumerate(phrases)))}
+    different = sorted(first.values())
+    target = torch.tensor([different.index(first[phrase]) for phrase in phrases], device=object_OP.device)
+    return functional.cross_entropy(object_OP @ phrase_OP[different].T, target)
+
+
 def _on_target(scores_TN: Tensor, relevant_TN: Tensor) -> Tensor:
     """-log of each relevant patch's share among itself and the irrelevant ones, of texts that have any."""
-    about_T = (relevant_TN == 1).any(-1)
+    about_T = (relevant_TN == HIT).any(-1)
     scores_TN, relevant_TN = scores_TN[about_T], relevant_TN[about_T]
-    others_T1 = scores_TN.masked_fill(relevant_TN != 0, -torch.inf).logsumexp(-1, keepdim=True)
+    irrelevant_TN = (relevant_TN == BACKGROUND) | (relevant_TN == OTHER)
+    others_T1 = scores_TN.masked_fill(~irrelevant_TN, -torch.inf).logsumexp(-1, keepdim=True)
     loss_TN = functional.softplus(others_T1 - scores_TN)
-    hit_TN = relevant_TN == 1
+    hit_TN = relevant_TN == HIT
     return ((loss_TN * hit_TN).sum(-1) / hit_TN.sum(-1)).mean()
 
 
 def _told_apart(logits_TN: Tensor, relevant_TN: Tensor) -> Tensor:
-    """Binary cross entropy, where relevant and irrelevant patches weigh the same."""
-    hit_TN, miss_TN = relevant_TN == 1, relevant_TN == 0
-    hits = (functional.softplus(-logits_TN) * hit_TN).sum() / hit_TN.sum().clamp(min=1)
-    misses = (functional.softplus(logits_TN) * miss_TN).sum() / miss_TN.sum().clamp(min=1)
-    return (hits + misses) / 2
+    """Binary cross entropy: half of it hits, a quarter each the background and things that are not meant."""
+
+    def mean(loss_TN: Tensor, kind: int) -> Tensor:
+        of_kind_TN = relevant_TN == kind
+        return (loss_TN * of_kind_TN).sum() / of_kind_TN.sum().clamp(min=1)
+
+    no_TN, yes_TN = functional.softplus(logits_TN), functional.softplus(-logits_TN)
+    return mean(yes_TN, HIT) / 2 + (mean(no_TN, BACKGROUND) + mean(no_TN, OTHER)) / 4
 
 
 def tower_corpus_texts(corpus: Corpus) -> Iterator[str]:

@@ -1,0 +1,46 @@
+"""`trimline train_demo` in miniature: real pictures, real models, few steps."""
+
+import json
+
+from commands import trimline
+from transformers import AutoProcessor, AutoTokenizer, CLIPModel, LlavaForConditionalGeneration
+
+from pipeline.models.checkpoint import check_fit
+
+MINIATURE = {
+    "train_pictures": 64,
+    "val_pictures": 8,
+    "probed_pictures": 2,
+    "reported_pictures": 2,
+    "validate_every": 4,
+    "tower": {"steps": 6, "full_steps": 2, "pictures": 16, "shown": 96, "full_pictures": 4},
+    "language": {"steps": 6, "mixed_steps": 4, "pictures": 4, "full_pictures": 2, "reduced_rows": 12},
+}
+
+
+def test_the_recipe_in_miniature(tmp_path):
+    """The real command, from nothing to checkpoints that the library loads and a card with figures."""
+    overrides = [
+        f"recipe.{name}.{key}={number}" if isinstance(value, dict) else f"recipe.{name}={value}"
+        for name, value in MINIATURE.items()
+        for key, number in (value.items() if isinstance(value, dict) else [("", 0)])
+    ]
+    work = [f"recipe.work={tmp_path}/work", f"recipe.output={tmp_path}/model"]
+    found = trimline("train_demo", *overrides, *work, timeout=280)
+    assert found.returncode == 0, found.stderr
+    assert "report: answering questions about 2 pictures of the test split" in found.stdout
+    model = tmp_path / "model"
+    CLIPModel.from_pretrained(model / "clip")
+    LlavaForConditionalGeneration.from_pretrained(model / "llava")
+    AutoProcessor.from_pretrained(model / "llava")
+    AutoTokenizer.from_pretrained(model / "clip")
+    assert check_fit(model / "llava", model / "clip").feature_layer == 4
+    report = json.loads((model / "report.json").read_text())
+    assert report["trim_sign"] in (-1, 1)
+    assert set(report["figures"]["test"]["arms"]) == {"full", "trim", "random", "trim_other_sign"}
+    assert [line["step"] for line in report["logs"]["language"]] == [4, 8, 10]
+    card = (model / "README.md").read_text()
+    assert "requests about 2 pictures of the test split" in card and "{" not in card
+    rerun = trimline("train_demo", *overrides, *work, timeout=200)
+    assert rerun.returncode == 0, rerun.stderr
+    assert "tower: step" not in rerun.stdout, "what is trained is not trained again"
