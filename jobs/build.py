@@ -23,7 +23,7 @@ def build(config: DictConfig, key: str, kind: type | None = None) -> Any:
     fields = OmegaConf.to_container(node, resolve=True, throw_on_missing=False)
     assert isinstance(fields, dict)
     target = fields.pop("_target_", None)
-    return build_fields(fields, kind or _class_of(target, key), key)
+    return build_fields(fields, kind or class_of(target, key), key)
 
 
 def build_fields(fields: dict[Any, Any], kind: type, key: str) -> Any:
@@ -46,7 +46,8 @@ def build_fields(fields: dict[Any, Any], kind: type, key: str) -> Any:
         raise ConfigError(f"{key}: {error}") from None
 
 
-def _class_of(target: str | None, key: str) -> type:
+def class_of(target: str | None, key: str) -> type:
+    """The dataclass that a `_target_` names; ConfigError if it is none."""
     if target is None:
         raise ConfigError(f"{key}: the option has no _target_")
     logging.getLogger("hydra.utils").setLevel(logging.CRITICAL)  # it logs what it raises, in many lines

@@ -46,15 +46,29 @@ def agree(output: str, manifest: Manifest, storage: Storage) -> None:
         text = storage.hide(json.dumps(dataclasses.asdict(manifest), indent=2))
         write_atomic(fs, f"{folder}/run.json", text.encode())
         return
-    try:
-        there = Manifest(**json.loads(data))
-    except (ValueError, TypeError):
-        raise ConfigError(f"run.json in {storage.redact(output)} is damaged or of another version") from None
+    there = _parse(data, output, storage)
     if there.fingerprint != manifest.fingerprint:
         raise ConfigError(
             f"output {storage.redact(output)} was made with another configuration: "
             f"{_difference(there.counted, manifest.counted)}; choose another output"
         )
+
+
+def load_manifest(output: str, storage: Storage) -> Manifest:
+    """The manifest of an output that was started; ConfigError if there is none, or it is damaged."""
+    fs, folder = storage.open(output)
+    with storage.reaching("output", output):
+        data = read_bytes(fs, f"{folder}/run.json")
+    if data is None:
+        raise ConfigError(f"{storage.redact(output)} is no output of Trimline: it has no run.json")
+    return _parse(data, output, storage)
+
+
+def _parse(data: bytes, output: str, storage: Storage) -> Manifest:
+    try:
+        return Manifest(**json.loads(data))
+    except (ValueError, TypeError):
+        raise ConfigError(f"run.json in {storage.redact(output)} is damaged or of another version") from None
 
 
 def _difference(there: dict[str, Any], now: dict[str, Any]) -> str:

@@ -9,14 +9,22 @@ Shapes: B images, N patches, D vision width, K tokens kept of one image, k patch
 
 from __future__ import annotations
 
+from typing import TypeGuard
+
 import torch
 from torch import Tensor
 
 from trim.types import Reduced, VisualTokens
 
 
-def require(x: VisualTokens, name: str, *lead: int) -> Tensor:
+def require(x: VisualTokens, name: str, *lead: int, ndim: int | None = None) -> Tensor:
     """The field `name` of `x`, which must be there and whose shape must begin with `lead`.
+
+    Args:
+        x: the batch.
+        name: one of its fields.
+        lead: the first dimensions, as they must be.
+        ndim: how many dimensions there must be in all; None leaves it open.
 
     Raises:
         ValueError: the field is missing or has another shape; the message names it.
@@ -29,7 +37,20 @@ def require(x: VisualTokens, name: str, *lead: int) -> Tensor:
         raise ValueError(
             f"VisualTokens.{name} has shape {list(value.shape)}, expected it to begin {list(lead)}"
         )
+    if ndim is not None and value.ndim != ndim:
+        raise ValueError(f"VisualTokens.{name} has shape {list(value.shape)}, expected {ndim} dimensions")
     return value
+
+
+def check_finite(scores_BN: Tensor, origin: str) -> None:
+    """Refuses scores that are no numbers; `origin` says which fields they come from.
+
+    Raises:
+        ValueError: a score is NaN or infinite; the message names the first such image.
+    """
+    wrong_B = scores_BN.isfinite().logical_not().any(-1)
+    if wrong_B.any():
+        raise ValueError(f"scores of image {int(wrong_B.nonzero()[0])} are NaN or infinite: see its {origin}")
 
 
 def patches_of(x: VisualTokens) -> Tensor:
@@ -65,9 +86,29 @@ def budget_of(x: VisualTokens) -> Tensor | None:
     return budget_B.to(x.patches.device, torch.int64).clamp(max=patches)
 
 
-def is_whole(value: object) -> bool:
+def is_whole(value: object) -> TypeGuard[int]:
     """True for an int that is not a bool."""
     return isinstance(value, int) and not isinstance(value, bool)
+
+
+def check_sign(sign: int) -> None:
+    """Validates whether low (-1) or high (+1) similarity to the text makes a patch relevant.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    if sign not in (-1, 1):
+        raise ValueError(f"sign must be -1 or 1, not {sign!r}")
+
+
+def check_count(name: str, value: object, least: int = 1) -> None:
+    """Validates a parameter that counts something.
+
+    Raises:
+        ValueError: it is no whole number or below `least`; the message names the parameter.
+    """
+    if not is_whole(value) or value < least:
+        raise ValueError(f"{name} must be a whole number of at least {least}, not {value!r}")
 
 
 def check_size(keep_ratio: float | None, num_kept: int | None) -> None:
@@ -80,8 +121,8 @@ def check_size(keep_ratio: float | None, num_kept: int | None) -> None:
         raise ValueError("keep_ratio and num_kept exclude each other; give one of them")
     if keep_ratio is not None and not 0 < keep_ratio <= 1:
         raise ValueError(f"keep_ratio must be above 0 and at most 1, not {keep_ratio!r}")
-    if num_kept is not None and (not is_whole(num_kept) or num_kept < 1):
-        raise ValueError(f"num_kept must be a whole number of at least 1, not {num_kept!r}")
+    if num_kept is not None:
+        check_count("num_kept", num_kept)
 
 
 def fixed_count(keep_ratio: float | None, num_kept: int | None, patches: int) -> int | None:
@@ -95,9 +136,11 @@ def ordered_sum(x: Tensor, dim: int) -> Tensor:
     """Sums over `dim` by adding the second half onto the first until one entry is left.
 
     Elementwise additions alone: the same bits in any batch, thread count and device. The memory of `x` is
-    used up, so it must belong to the caller.
+    used up, so it must belong to the caller. The sum of nothing is 0.
     """
     length = x.shape[dim]
+    if length == 0:
+        return x.sum(dim)
     while length > 1:
         half = (length + 1) // 2
         x.narrow(dim, 0, length - half).add_(x.narrow(dim, half, length - half))
@@ -153,6 +196,22 @@ def top_mask(scores_BN: Tensor, count_B: Tensor) -> Tensor:
     place_N = torch.arange(scores_BN.shape[-1], device=scores_BN.device)
     rank_BN = torch.empty_like(order_BN).scatter_(-1, order_BN, place_N.expand_as(order_BN))
     return rank_BN < count_B[:, None]
+
+
+def picked_mask(picked_BK: Tensor, count_B: Tensor, patches: int) -> Tensor:
+    """Marks the first `count_B` patches of each row of a greedy choice.
+
+    Args:
+        picked_BK: [B, K] int64, different indices in each row, the best first.
+        count_B: [B] int64 between 0 and K.
+        patches: N.
+
+    Returns:
+        [B, N] bool.
+    """
+    place_K = torch.arange(picked_BK.shape[1], device=picked_BK.device)
+    mask_BN = picked_BK.new_zeros(len(picked_BK), patches, dtype=torch.bool)
+    return mask_BN.scatter_(1, picked_BK, place_K < count_B[:, None])
 
 
 def mean_of_rest(patches_BND: Tensor, kept_BN: Tensor) -> Tensor:

@@ -14,6 +14,8 @@ from torch import Tensor
 
 from trim.select import (
     budget_of,
+    check_finite,
+    check_sign,
     check_size,
     fixed_count,
     gather,
@@ -82,8 +84,7 @@ class Trim:
 
     def __post_init__(self) -> None:
         check_size(self.keep_ratio, self.num_kept)
-        if self.sign not in (-1, 1):
-            raise ValueError(f"sign must be -1 or 1, not {self.sign!r}")
+        check_sign(self.sign)
         if not (math.isfinite(self.iqr_factor) and self.iqr_factor >= 0):
             raise ValueError(f"iqr_factor must be finite and at least 0, not {self.iqr_factor!r}")
 
@@ -132,9 +133,5 @@ def text_scores(metric_BNP: Tensor, text_BP: Tensor, normalize: bool) -> Tensor:
         metric_norm_BN = ordered_dot(metric_BNP, metric_BNP).sqrt()
         text_norm_B1 = ordered_dot(text_BP, text_BP).sqrt()[:, None]
         scores_BN = scores_BN / (metric_norm_BN * text_norm_B1).clamp(min=1e-12)
-    wrong_B = scores_BN.isfinite().logical_not().any(-1)
-    if wrong_B.any():
-        raise ValueError(
-            f"scores of image {int(wrong_B.nonzero()[0])} are NaN or infinite: see its metric and text"
-        )
+    check_finite(scores_BN, "metric and text")
     return scores_BN

@@ -12,9 +12,14 @@ from pipeline.cluster import Cluster, Resources
 from pipeline.config import Decoding, Model
 from pipeline.engines.transformers import Transformers
 from pipeline.imaging import Imaging
-from pipeline.run import RunConfig, RunOptions
+from pipeline.run import RunConfig, RunOptions, prepare
 from pipeline.schema import VOLATILE
 from pipeline.sources.base import Source
+from pipeline.stages.decode import decode_unit
+from pipeline.stages.encode import Encode
+from pipeline.stages.generate import Generate
+from pipeline.stages.read import read_shard
+from pipeline.stages.write import ArmOutput, write_unit
 from pipeline.storage import Storage, list_names
 from pipeline.tasks import Task
 from pipeline.units import Unit, UnitLimits
@@ -62,6 +67,25 @@ def make_config(
         cluster=CLUSTER,
         settings={"test": True},
     )
+
+
+def answer_here(config: RunConfig) -> None:
+    """Every unit through the very functions of the stages, one by one in this process, without Ray."""
+    prepared = prepare(config)
+    shared = {"geometry": prepared.geometry, "model": config.model, "arms": config.arms}
+    shared |= {"device": "cpu", "threads": None}
+    encode = Encode(clip_text=config.clip_text, suffix=config.task.suffix, **shared)
+    generate = Generate(engine=config.engine, decoding=config.decoding, seed=config.options.seed, **shared)
+    outputs = tuple(
+        ArmOutput(f"{prepared.output}/{arm.folder}".rstrip("/"), arm.name, "fp", "run", config.model.name)
+        for arm in config.arms
+    )
+    reading = {"storage": config.storage, "task": config.task, "limits": config.limits, "finished": {}}
+    for number in prepared.pending:
+        shard = prepared.plan.shard(number, config.storage)
+        for unit in read_shard(config.source, shard, **reading):
+            decoded = decode_unit(unit, checkpoint=config.model.path, imaging=config.imaging)
+            write_unit(generate(encode(decoded)), outputs=outputs, storage=config.storage, attempt="1")
 
 
 def unit_names(output: str | Path, storage: Storage | None = None) -> list[str]:

@@ -7,7 +7,18 @@ import pytest
 import torch
 
 import trim
-from trim import Full, Random, Reduced, Reducer, Trim, VisualTokens
+from trim import (
+    CDPruner,
+    DivPrune,
+    Full,
+    PruMerge,
+    Random,
+    Reduced,
+    Reducer,
+    Trim,
+    VisionZip,
+    VisualTokens,
+)
 
 EVERY = [
     Full(),
@@ -16,6 +27,11 @@ EVERY = [
     Trim(keep_ratio=0.5),
     Trim(aggregate=False),
     Trim(normalize=True),
+    PruMerge(),
+    PruMerge(plus=True),
+    VisionZip(2, 1),
+    DivPrune(3),
+    CDPruner(3),
 ]
 
 
@@ -27,12 +43,21 @@ def full_batch(
         "metric": torch.arange(40.0, device=device).view(2, 5, 4),
         "text": torch.ones(2, 4, device=device),
         "identity": torch.tensor([3, 4], device=device),
+        "cls": torch.ones(2, 3, dtype=dtype, device=device),
+        "cls_attention": torch.arange(10, device=device).to(dtype).view(2, 5),
+        "head_mean_keys": torch.arange(20, device=device).to(dtype).view(2, 5, 2),
+        "last_cls_attention": torch.arange(10, device=device).to(dtype).view(2, 5),
+        "last_keys": torch.arange(30, device=device).to(dtype).view(2, 5, 3),
+        "embeddings": torch.arange(60, device=device).to(dtype).view(2, 5, 6),
     }
     return VisualTokens(**(fields | changed))
 
 
 def test_exported_names() -> None:
-    assert trim.__all__ == ["Full", "Random", "Reduced", "Reducer", "Trim", "VisualTokens"]
+    assert trim.__all__ == [
+        *("CDPruner", "DivPrune", "Full", "PruMerge", "Random", "Reduced", "Reducer", "Trim"),
+        *("VisionZip", "VisualTokens"),
+    ]
     assert all(hasattr(trim, name) and getattr(trim, name).__doc__ for name in trim.__all__)
 
 
@@ -46,6 +71,9 @@ def test_field_order() -> None:
         *("keep_ratio", "num_kept", "sign", "normalize", "iqr_factor", "aggregate"),
     ]
     assert Trim() == Trim(None, None, -1, False, 1.5, True)
+    assert PruMerge() == PruMerge(plus=False, neighbours=32)
+    assert VisionZip() == VisionZip(dominant=54, contextual=10)
+    assert DivPrune(5) == DivPrune(num_kept=5) and CDPruner(5) == CDPruner(num_kept=5)
 
 
 def test_only_patches_are_required() -> None:
@@ -68,6 +96,10 @@ def test_needs() -> None:
     assert Full().needs == frozenset()
     assert Random(num_kept=1).needs == {"identity"}
     assert Trim().needs == {"metric", "text"}
+    assert PruMerge().needs == {"last_cls_attention", "last_keys"}
+    assert VisionZip().needs == {"cls", "cls_attention", "head_mean_keys"}
+    assert DivPrune(1).needs == {"embeddings"}
+    assert CDPruner(1).needs == {"metric", "text", "embeddings"}
 
 
 @pytest.mark.parametrize("reducer", EVERY, ids=repr)
@@ -116,6 +148,12 @@ def test_construction_names_the_wrong_parameter(make, message: str) -> None:
         (Full(), {"patches": torch.ones(5, 3)}, "patches has shape"),
         (Random(num_kept=1), {"identity": torch.tensor([1])}, "identity has shape"),
         (Random(num_kept=1), {"identity": torch.ones(2)}, "identity must be"),
+        (PruMerge(), {"last_cls_attention": torch.ones(2, 5, 5)}, "last_cls_attention has shape"),
+        (PruMerge(), {"last_keys": torch.ones(2, 5)}, "last_keys has shape"),
+        (VisionZip(), {"cls": torch.ones(2, 4)}, "cls has shape"),
+        (VisionZip(), {"head_mean_keys": torch.ones(2, 5, 2, 3)}, "head_mean_keys has shape"),
+        (DivPrune(1), {"embeddings": torch.ones(2, 5)}, "embeddings has shape"),
+        (CDPruner(1), {"text": torch.ones(2, 3)}, "text has shape"),
         (Trim(), {"budget": torch.tensor([1])}, "budget has shape"),
         (Trim(), {"budget": torch.ones(2)}, "budget must be"),
         (Trim(), {"budget": torch.tensor([4, 0])}, "budget of image 1 is 0"),

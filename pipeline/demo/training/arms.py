@@ -18,7 +18,7 @@ from torch import Tensor
 from pipeline.demo.ask import Asked
 from pipeline.demo.training.corpus import Corpus, unpatchify
 from pipeline.demo.training.language import Row
-from pipeline.demo.training.tower import SUFFIX, SUFFIX_SHARE
+from pipeline.demo.training.tower import SUFFIX, SUFFIX_SHARE, shown_patches
 from pipeline.demo.training.turns import Conversation, Turn
 from pipeline.models.clip import IMAGE_FIELDS, ClipEncoder
 from pipeline.models.preprocess import Preprocessor
@@ -80,11 +80,10 @@ def whole_rows(features: Features, talk: Conversation, rng: np.random.Generator,
 def masked_rows(
     features: Features, talk: Conversation, rng: np.random.Generator, pictures: int, shown: int
 ) -> list[Row]:
-    """Pictures by the patches of their objects and some others, `shown` in all, with all their questions."""
+    """Pictures by `shown` patches, those around their objects among them, with all their questions."""
     rows = []
     for index in rng.choice(len(features.corpus), pictures, replace=False):
-        lots = rng.random(features.patches.shape[1]) - (features.corpus.coverage(int(index)).max(0) > 0)
-        at = np.sort(np.argpartition(lots, shown)[:shown])
+        at = shown_patches(features.corpus.coverage(int(index)), shown, rng)
         rows.append(Row(features.patches[index][at], _all_turns(features, talk, rng, index)))
     return rows
 

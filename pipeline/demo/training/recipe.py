@@ -30,13 +30,13 @@ ROWS_AT_ONCE = 16
 
 @dataclass(frozen=True, kw_only=True)
 class TowerRecipe:
-    """Stage (a): `steps` with `shown` patches of each picture, then `full_steps` with all."""
+    """Stage (a): pictures by `shown` patches; every `full_every`-th step, `full_pictures` whole ones."""
 
-    steps: int = free(2200)
-    full_steps: int = free(120)
-    pictures: int = free(64)
-    shown: int = free(96)
-    full_pictures: int = free(24)
+    steps: int = free(2400)
+    pictures: int = free(40)
+    shown: int = free(144)
+    full_every: int = free(4)
+    full_pictures: int = free(12)
     learning_rate: float = free(1e-3)
 
 
@@ -127,7 +127,7 @@ def train_tower(recipe: Recipe, ground: Ground, say: Callable[[str], None]) -> C
 
     def losses(step: int) -> dict[str, Tensor]:
         rng = np.random.default_rng([recipe.seed, 1, step])
-        whole = step >= plan.steps
+        whole = step % plan.full_every == 0
         pictures, shown = (plan.full_pictures, 10**6) if whole else (plan.pictures, plan.shown)
         batch = tower.sample_batch(ground.train, rng, pictures, shown).to(ground.device)
         with _precision(ground.device):
@@ -136,7 +136,7 @@ def train_tower(recipe: Recipe, ground: Ground, say: Callable[[str], None]) -> C
     train(
         ground.folder / "tower",
         module,
-        Schedule(plan.steps + plan.full_steps, plan.learning_rate),
+        Schedule(plan.steps, plan.learning_rate),
         losses,
         weights=TOWER_WEIGHTS,
         validate=partial(probe_tower, clip, ground.clip_tokenizer, ground.val, recipe.probed_pictures),

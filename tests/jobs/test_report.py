@@ -1,0 +1,84 @@
+"""`trimline report`: the picture of what was kept, from real outputs of two reducers."""
+
+import numpy as np
+import pytest
+from commands import compose
+from PIL import Image
+from runs import answer_here
+
+from jobs.entry import run_command
+from pipeline.demo.scenes import make_sample
+
+KEY = "000000-00000001-0001"
+SAMPLES = [make_sample("test", 0, index) for index in range(16)]
+SCENES = [sample for sample in SAMPLES if sample.scene.canvas == (336, 336)]  # what the model sees as it is
+
+
+@pytest.fixture(scope="module")
+def outputs(tmp_path_factory):
+    """Two scenes, answered by the random model under TRIM and under all tokens."""
+    folder = tmp_path_factory.mktemp("report")
+    (folder / "in").mkdir()
+    for index in range(2):
+        SCENES[index].image.save(folder / "in" / f"{index}.png")
+        (folder / "in" / f"{index}.txt").write_text("What color is the ring?")
+    for reducer in ("trim", "full"):
+        answer_here(
+            compose(
+                f"source.path={folder}/in",
+                f"output={folder}/{reducer}",
+                f"reducer={reducer}",
+                "model=random",
+                "device=cpu",
+                "decoding.max_new_tokens=3",
+            )
+        )
+    return folder
+
+
+def report(outputs, *overrides: str) -> int:
+    chosen = f"picture.outputs=[{outputs}/trim,{outputs}/full]"
+    return run_command("report", [chosen, f"picture.file={outputs}/kept.png", *overrides])
+
+
+def test_kept_patches_are_lit_and_the_others_dark(outputs, capsys):
+    assert report(outputs, f"picture.key={KEY}") == 0
+    assert capsys.readouterr().out.strip() == f"{outputs}/kept.png"
+    picture = np.asarray(Image.open(outputs / "kept.png").convert("RGB"), np.int16)
+    scene = np.asarray(SCENES[1].image)
+    assert picture.shape[1] == 2 * 336 + 3 * 8
+    top = picture.shape[0] - 336 - 80
+    trim, full = (picture[top : top + 336, left : left + 336] for left in (8, 8 + 336 + 8))
+    assert (full == scene).all(), "all tokens: nothing is dimmed"
+    lit = (trim == scene).all(-1).reshape(24, 14, 24, 14).all((1, 3))
+    assert 0 < lit.sum() < 300
+    dark = ~lit
+    assert trim.reshape(24, 14, 24, 14, 3).mean((1, 3, 4))[dark].max() < 0.25 * 255
+
+
+@pytest.mark.parametrize(
+    ("override", "told"),
+    [
+        ("picture.key=000000-00000009-0000", "has no request 000000-00000009-0000"),
+        ("picture.key=nonsense", "'nonsense' is not of the form 000000-00000000-0000"),
+        ("picture.outputs=[/nowhere]", "is no output of Trimline: it has no run.json"),
+        ("picture.outputs=[]", "picture.outputs must not be empty"),
+        ("picture.file=/nowhere/kept.png", "picture.file: "),
+    ],
+)
+def test_what_is_wrong_is_told_in_one_line(outputs, capsys, override, told):
+    key = [] if override.startswith("picture.key") else [f"picture.key={KEY}"]
+    assert report(outputs, *key, override) == 2
+    line = capsys.readouterr().err
+    assert told in line and line.count("\n") == 1
+
+
+def test_an_image_that_is_gone_is_told(outputs, capsys):
+    gone = outputs / "in" / "1.png"
+    data = gone.read_bytes()
+    gone.unlink()
+    try:
+        assert report(outputs, f"picture.key={KEY}") == 2
+        assert f"the image of {KEY} cannot be read any more" in capsys.readouterr().err
+    finally:
+        gone.write_bytes(data)

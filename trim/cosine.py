@@ -1,0 +1,55 @@
+"""Cosines whose every bit is the same in any batch, thread count, kernel and device.
+
+A matrix product's bits depend on the order in which its kernel adds, and that on the shapes, the alignment
+and the threads. Here no addition rounds, so the order does not matter: unit vectors are rounded to multiples
+of 2**-26, all products and all partial sums are then multiples of 2**-52, below 2 by Cauchy-Schwarz, and
+float64 holds such numbers exactly. The rounding costs a cosine about 2**-27, less than float32 does.
+
+Shapes: B images, N patches, D width of what is compared.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from trim.select import ordered_dot
+
+_GRID = 2.0**26
+
+
+def unit_vectors(x_ND: Tensor, name: str, image: int) -> Tensor:
+    """The rows of one image's `x_ND` at length 1, on the grid on which `a @ b.T` of any such rows is exact.
+
+    Args:
+        x_ND: [N, D] floating point, read as float32.
+        name: the field of VisualTokens it comes from, for the message.
+        image: which image of the batch it is, for the message.
+
+    Returns:
+        [N, D] float64; a row of zeros stays one, so that its cosine with everything is 0.
+
+    Raises:
+        ValueError: a number is NaN or infinite; the message names the image.
+    """
+    wide_ND = x_ND.detach().float().to(torch.float64, copy=True)
+    length_N = ordered_dot(wide_ND, wide_ND).sqrt()
+    if not length_N.isfinite().all():
+        raise ValueError(f"scores of image {image} are NaN or infinite: see its {name}")
+    return wide_ND.div_(length_N.masked_fill(length_N == 0, 1)[:, None]).mul_(_GRID).round_().div_(_GRID)
+
+
+def cosines(x_BND: Tensor, name: str) -> Tensor:
+    """Cosines of all pairs of patches of each image: [B, N, N] float64, exactly symmetric.
+
+    Takes 8 B N N bytes, and 24 N D more for one image at a time.
+
+    Raises:
+        ValueError: as `unit_vectors` does.
+    """
+    batch, patches, _ = x_BND.shape
+    cosine_BNN = x_BND.new_empty(batch, patches, patches, dtype=torch.float64)
+    for i, x_ND in enumerate(x_BND):
+        unit_ND = unit_vectors(x_ND, name, i)
+        cosine_BNN[i] = unit_ND @ unit_ND.T
+    return cosine_BNN
