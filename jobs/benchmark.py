@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig
 
 from jobs.annotate import make_config
+from jobs.arms import make_reducer, reducer_names
 from jobs.build import build
 from pipeline.config import free, require
 from pipeline.errors import ConfigError
@@ -19,7 +20,11 @@ if TYPE_CHECKING:
     from pipeline.run import RunConfig
 
 SPLITS = ("train", "val", "test")
-PARTS = {"pipeline": ("efficiency", "driver_memory", "reduction"), "demo": ("demo",)}
+PARTS = {
+    "pipeline": ("efficiency", "driver_memory", "reduction"),
+    "demo": ("demo",),
+    "reducers": ("reducers",),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +40,7 @@ class Benchmark:
     driver_requests: list[int] = free(default_factory=lambda: [5000, 100000])
     reduction_images: int = free(64)
     reduction_dtype: str = free("bfloat16")
+    reducer_batches: list[int] = free(default_factory=lambda: [1, 16, 64])
     demo_split: str = free("test")
     demo_pictures: int = free(400)
 
@@ -48,6 +54,8 @@ class Benchmark:
         require(self.demo_pictures >= 1, "benchmark.demo_pictures must be at least 1")
         require(self.rounds >= 1, "benchmark.rounds must be at least 1")
         require(self.samples >= 4, "benchmark.samples must be at least 4: a steady state needs some units")
+        batches = self.reducer_batches
+        require(bool(batches) and min(batches) >= 1, "benchmark.reducer_batches must be at least 1 each")
         require(bool(self.driver_requests), "benchmark.driver_requests must not be empty")
         require(self.reduction_images >= 1, "benchmark.reduction_images must be at least 1")
 
@@ -71,8 +79,12 @@ def run(config: DictConfig) -> int:
 
 def _measure(part: str, options: Benchmark, config: "RunConfig") -> tuple[dict[str, Any], "Table"]:
     """A part's figures, and the table that shows them."""
-    from pipeline.benchmark import demo, driver_memory, efficiency, reduction
+    from pipeline.benchmark import demo, driver_memory, efficiency, reducers, reduction
 
+    if part == "reducers":
+        found = {name: make_reducer(name)[0] for name in reducer_names()}
+        figures = reducers.measure(found, options.reducer_batches, options.rounds, options.reduction_dtype)
+        return figures, reducers.table(figures)
     if part == "demo":
         figures = demo.measure(
             config.model,

@@ -34,8 +34,8 @@ class CDPruner:
     """Conditional diversity (Zhang et al., arXiv 2506.10967, method section).
 
     For each image r = sign cosine(metric, text), moved to the range from 0 to 1, is the relevance of its
-    patches, S the cosines of their `embeddings`, and L = diag(r) S diag(r) the kernel of a determinantal point
-    process. Patches are chosen one by one, each time the one that enlarges det(L of the chosen) most
+    patches, S the cosines of their `embeddings`, and L = diag(r) S diag(r) the kernel of a determinantal
+    point process. Patches are chosen one by one, each time the one that enlarges det(L of the chosen) most
     (greedy MAP: Chen et al., arXiv 1709.05135, algorithm 1). They stay in spatial order; nothing is merged.
 
     Args:

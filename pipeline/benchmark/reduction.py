@@ -22,7 +22,7 @@ def measure(batch: int, at_once: int, rounds: int, dtype: str) -> dict[str, Any]
     The ViT sees `at_once` images a pass and runs the 23 layers that LLaVA reads. Its weights are random,
     which changes no time.
     """
-    tower, kind = _tower(getattr(torch, dtype)), getattr(torch, dtype)
+    tower, kind = vit_l(getattr(torch, dtype)), getattr(torch, dtype)
     patches_BND = torch.randn(batch, _N, _D).to(kind)
     tokens = VisualTokens(patches=patches_BND, metric=torch.randn(batch, _N, _P), text=torch.randn(batch, _P))
     pixels = torch.randn(at_once, 3, 336, 336).to(kind)
@@ -31,8 +31,8 @@ def measure(batch: int, at_once: int, rounds: int, dtype: str) -> dict[str, Any]
     with torch.inference_mode():
         tower(pixels), reducer(tokens)  # warm-up
         for _ in range(rounds):
-            forward_s.append(_seconds(lambda: [tower(pixels) for _ in range(0, batch, at_once)]))
-            reduce_s.append(_seconds(lambda: reducer(tokens)))
+            forward_s.append(seconds_of(lambda: [tower(pixels) for _ in range(0, batch, at_once)]))
+            reduce_s.append(seconds_of(lambda: reducer(tokens)))
     reduced, forward = median(reduce_s), median(forward_s)
     return {
         "images": batch,
@@ -53,7 +53,8 @@ def table(figures: dict[str, Any]) -> Table:
     )
 
 
-def _tower(dtype: torch.dtype) -> Any:
+def vit_l(dtype: torch.dtype) -> Any:
+    """ViT-L/14-336's 23 layers that LLaVA reads, with random weights."""
     from transformers import CLIPVisionConfig, CLIPVisionModel
 
     config = CLIPVisionConfig(
@@ -68,7 +69,8 @@ def _tower(dtype: torch.dtype) -> Any:
     return tower.to(dtype).eval()
 
 
-def _seconds(work: Callable[[], Any]) -> float:
+def seconds_of(work: Callable[[], Any]) -> float:
+    """How long a call takes."""
     started = time.perf_counter()
     work()
     return time.perf_counter() - started

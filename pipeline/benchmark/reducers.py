@@ -1,0 +1,117 @@
+"""What each reducer costs beside CLIP's forward pass for the same images: time and memory.
+
+Legend: B images, N patches, D vision width, P joint CLIP width, d width of a head, H language width.
+"""
+
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+
+from pipeline.benchmark.reduction import seconds_of, vit_l
+from pipeline.benchmark.table import Table
+from trim import Reducer, VisualTokens
+
+_N, _D, _P, _HEAD, _H = 576, 1024, 768, 64, 4096
+_MIB = 2**20
+
+
+def measure(reducers: Mapping[str, Reducer], batches: list[int], rounds: int, dtype: str) -> dict[str, Any]:
+    """Milliseconds an image and MiB at the peak for each reducer and batch size, on random features.
+
+    Each image has a tenth of its patches near its text and near what CLS attends to, so that automatic
+    budgets keep about as many patches as on real images. Reducers and the ViT take turns; medians are told.
+    """
+    kind = getattr(torch, dtype)
+    tower = vit_l(kind)
+    figures: dict[str, Any] = {"dtype": dtype, "patches": _N, "width": _D, "rows": [], "vit_ms_an_image": {}}
+    for batch in batches:
+        times: dict[str, list[float]] = {name: [] for name in reducers}
+        kept, peaks, vit_s = {}, {}, []
+        pixels = torch.randn(min(batch, 4), 3, 336, 336).to(kind)  # more at once are no faster here
+        features = {name: _features(batch, kind, reducer.needs) for name, reducer in reducers.items()}
+        for name, reducer in reducers.items():  # warms up, too
+            peaks[name], found = _peak_mib(partial(reducer, features[name]))
+            kept[name] = sum(len(item.tokens) for item in found) / batch
+        for _ in range(rounds):
+            for name, reducer in reducers.items():
+                times[name].append(seconds_of(partial(reducer, features[name])))
+            with torch.inference_mode():
+                vit_s.append(seconds_of(partial(tower, pixels)) / len(pixels))
+        for name in reducers:
+            row = {
+                "reducer": name,
+                "batch": batch,
+                "kept": kept[name],
+                "ms_an_image": 1e3 * median(times[name]) / batch,
+                "peak_mib": peaks[name],
+            }
+            row["share_of_vit"] = median(times[name]) / batch / median(vit_s)
+            figures["rows"].append(row)
+        figures["vit_ms_an_image"][batch] = 1e3 * median(vit_s)
+    return figures
+
+
+def table(figures: dict[str, Any]) -> Table:
+    """A row for each reducer, columns by batch size."""
+    batches = sorted({row["batch"] for row in figures["rows"]})
+    names = list(dict.fromkeys(row["reducer"] for row in figures["rows"]))
+    cells = {(row["reducer"], row["batch"]): row for row in figures["rows"]}
+    columns = ["", "kept"]
+    for batch in batches:
+        columns += [f"ms/image B={batch}", "MiB", "of ViT"]
+    rows = []
+    for name in names:
+        line: list[Any] = [name, cells[name, batches[0]]["kept"]]
+        for batch in batches:
+            cell = cells[name, batch]
+            line += [cell["ms_an_image"], cell["peak_mib"], f"{cell['share_of_vit']:.2%}"]
+        rows.append(tuple(line))
+    vit = ", ".join(f"{ms:.0f} beside B={batch}" for batch, ms in figures["vit_ms_an_image"].items())
+    return Table(
+        f"reducers: {figures['patches']} patches of width {figures['width']}, {figures['dtype']}",
+        tuple(columns),
+        rows,
+        (f"ViT-L/14-336 (23 layers), ms an image: {vit}", "MiB: the peak above what features and code take"),
+    )
+
+
+def _features(batch: int, dtype: torch.dtype, needs: frozenset[str]) -> VisualTokens:
+    """Random features of `batch` images; only what is needed is made."""
+    generator = torch.Generator().manual_seed(batch)
+
+    def normal(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape, generator=generator)
+
+    near_BN1 = (torch.rand(batch, _N, 1, generator=generator) < 0.1).float()
+    text_BP = normal(batch, _P) * _P**-0.5
+    weights_BN = (normal(batch, _N) + 4 * near_BN1[..., 0]).softmax(-1)
+    made = {
+        "metric": lambda: normal(batch, _N, _P) * 0.5 - 8 * near_BN1 * text_BP[:, None],
+        "text": lambda: text_BP,
+        "cls": lambda: normal(batch, _D).to(dtype),
+        "cls_attention": lambda: weights_BN,
+        "head_mean_keys": lambda: normal(batch, _N, _HEAD).to(dtype),
+        "last_cls_attention": lambda: weights_BN,
+        "last_keys": lambda: normal(batch, _N, _D).to(dtype),
+        "embeddings": lambda: normal(batch, _N, _H).to(dtype),
+        "identity": lambda: torch.randint(2**62, (batch,), generator=generator),
+    }
+    return VisualTokens(patches=normal(batch, _N, _D).to(dtype), **{name: made[name]() for name in needs})
+
+
+def _peak_mib(work: Any) -> tuple[float, Any]:
+    """How far a call raises this process's resident memory above where it began, and what it returns."""
+    status = Path("/proc/self/status")
+    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+    before = _status_kib(status, "VmRSS")
+    result = work()
+    return max(0.0, (_status_kib(status, "VmHWM") - before) * 1024 / _MIB), result
+
+
+def _status_kib(file: Path, name: str) -> int:
+    line = next(line for line in file.read_text().splitlines() if line.startswith(name))
+    return int(line.split()[1])
