@@ -6,6 +6,7 @@ from trim.full import Full
 from trim.prumerge import PruMerge
 from trim.random import Random
 from trim.trim import Trim
+from trim.trim_cover import TrimCover
 from trim.types import Reduced, Reducer, VisualTokens
 from trim.visionzip import VisionZip
 
@@ -18,6 +19,7 @@ __all__ = [
     "Reduced",
     "Reducer",
     "Trim",
+    "TrimCover",
     "VisionZip",
     "VisualTokens",
 ]

@@ -5,7 +5,7 @@ Every question also says which things it is `about`: what a text encoder should 
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import combinations, product
 
 import numpy as np
 
@@ -115,15 +115,19 @@ def _relation(scene: Scene) -> list[Asked]:
 def _count(scene: Scene, rng: np.random.Generator) -> list[Asked]:
     """All things, those of a shape or of a colour that is there, and one shape that may be missing."""
     everything = tuple(range(len(scene.things)))
-    asked = [_counted("objects", everything)] * 2
+    asked = [_counted("objects", everything)] * 2 if len(everything) < len(NUMBERS) else []
     for shape in dict.fromkeys(thing.shape for thing in scene.things):
         same = tuple(index for index in everything if scene.things[index].shape == shape)
-        asked += [_counted(_plural(shape), same)] * len(same)  # or nearly all answers would be "one"
+        if len(same) < len(NUMBERS):
+            asked += [_counted(_plural(shape), same)] * len(same)  # or nearly all answers would be "one"
     for color in dict.fromkeys(thing.color for thing in scene.things):
         same = tuple(index for index in everything if scene.things[index].color == color)
-        asked += [_counted(f"{color} objects", same)] * len(same)
+        if len(same) < len(NUMBERS):
+            asked += [_counted(f"{color} objects", same)] * len(same)
     missing = [shape for shape in SHAPES if all(thing.shape != shape for thing in scene.things)]
-    return [*asked, _counted(_plural(missing[int(rng.integers(len(missing)))]), ())]
+    if missing:
+        asked.append(_counted(_plural(missing[int(rng.integers(len(missing)))]), ()))
+    return asked
 
 
 def _counted(what: str, about: tuple[int, ...]) -> Asked:
@@ -146,11 +150,11 @@ def _absent(scene: Scene, rng: np.random.Generator, held_out: bool) -> tuple[str
     shown = {thing.pair for thing in scene.things}
     thing = scene.things[int(rng.integers(len(scene.things)))]
     kind = int(rng.integers(3))
-    colors = (thing.color,) if kind == 1 else COLORS
-    shapes = (thing.shape,) if kind == 2 else SHAPES
-    among = [(color, shape) for color in colors for shape in shapes if (color, shape) not in shown]
-    if not held_out:
-        among = [pair for pair in among if pair not in HELD_OUT]
+    absent = [
+        pair for pair in product(COLORS, SHAPES) if pair not in shown and (held_out or pair not in HELD_OUT)
+    ]
+    alike = [pair for pair in absent if kind == 0 or pair[kind - 1] == thing.pair[kind - 1]]
+    among = alike or absent
     return among[int(rng.integers(len(among)))]
 
 

@@ -21,6 +21,7 @@ SIDE = 336
 RADII = {"small": (11.0, 14.0), "large": (20.0, 26.0)}
 GAP = 6.0
 MAX_OBJECTS = 4
+DENSE_OBJECTS = (6, 9)  # in pictures that only a tower is trained on: more to learn from each
 # Width and height; every second picture is square, as the model sees it.
 CANVASES = ((336, 336), (480, 360), (360, 480), (640, 427), (427, 640), (256, 256), (500, 333))
 
@@ -62,9 +63,10 @@ class Scene:
     canvas: tuple[int, int]  # width, height
 
 
-def compose(rng: np.random.Generator, *, held_out: bool) -> Scene:
+def compose(rng: np.random.Generator, *, held_out: bool, dense: bool = False) -> Scene:
     """A scene by lot; `held_out` lets the pairs that training never shows in, for some of the scenes."""
-    pairs = _pairs(rng, int(rng.integers(1, MAX_OBJECTS + 1)), held_out and rng.random() < HELD_OUT_SHARE)
+    fewest, most = DENSE_OBJECTS if dense else (1, MAX_OBJECTS)
+    pairs = _pairs(rng, int(rng.integers(fewest, most + 1)), held_out and rng.random() < HELD_OUT_SHARE)
     sizes = [SIZES[int(rng.integers(2))] for _ in pairs]
     radii = [float(rng.uniform(*RADII[size])) for size in sizes]
     places = _places(rng, radii)
@@ -94,12 +96,9 @@ def _pairs(rng: np.random.Generator, count: int, with_held_out: bool) -> list[tu
     first = chosen[0] if chosen else allowed[int(rng.integers(len(allowed)))]
     chosen = [first]
     while len(chosen) < count:
-        alike = theme and rng.random() < 0.7
-        among = [
-            pair
-            for pair in allowed
-            if pair not in chosen and (not alike or pair[theme - 1] == first[theme - 1])
-        ]
+        left = [pair for pair in allowed if pair not in chosen]
+        alike = [pair for pair in left if pair[theme - 1] == first[theme - 1]] if theme else []
+        among = alike if theme and rng.random() < 0.7 and alike else left
         chosen.append(among[int(rng.integers(len(among)))])
     return chosen
 

@@ -19,7 +19,7 @@ from pipeline.demo.draw import draw
 from pipeline.demo.scene import Scene, compose
 from pipeline.storage import Storage, write_atomic
 
-SPLITS = {"train": 0, "val": 1, "test": 2}
+SPLITS = {"train": 0, "val": 1, "test": 2, "dense": 3}  # dense: crowded, for the training of a tower
 CAPTION_PROMPT = "Describe the image in one sentence."
 JPEG_QUALITY = 92
 
@@ -58,7 +58,7 @@ def make_sample(split: str, seed: int, index: int) -> SceneSample:
     """Sample `index` of a split; the splits' random streams are apart from each other."""
     rng = np.random.default_rng([SPLITS[split], seed, index])
     held_out = split == "test"
-    scene = compose(rng, held_out=held_out)
+    scene = compose(rng, held_out=held_out, dense=split == "dense")
     asked = tuple(ask_all(scene, rng, held_out=held_out))
     return SceneSample(f"{split}-{seed}-{index:07d}", scene, draw(scene, rng), caption_of(scene), asked)
 

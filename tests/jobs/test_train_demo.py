@@ -9,6 +9,7 @@ from pipeline.models.checkpoint import check_fit
 
 MINIATURE = {
     "train_pictures": 64,
+    "dense_pictures": 64,
     "val_pictures": 8,
     "probed_pictures": 2,
     "reported_pictures": 2,

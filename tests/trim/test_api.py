@@ -16,6 +16,7 @@ from trim import (
     Reduced,
     Reducer,
     Trim,
+    TrimCover,
     VisionZip,
     VisualTokens,
 )
@@ -32,6 +33,7 @@ EVERY = [
     VisionZip(2, 1),
     DivPrune(3),
     CDPruner(3),
+    TrimCover(),
 ]
 
 
@@ -56,7 +58,7 @@ def full_batch(
 def test_exported_names() -> None:
     assert trim.__all__ == [
         *("CDPruner", "DivPrune", "Full", "PruMerge", "Random", "Reduced", "Reducer", "Trim"),
-        *("VisionZip", "VisualTokens"),
+        *("TrimCover", "VisionZip", "VisualTokens"),
     ]
     assert all(hasattr(trim, name) and getattr(trim, name).__doc__ for name in trim.__all__)
 

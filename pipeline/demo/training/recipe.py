@@ -30,14 +30,14 @@ ROWS_AT_ONCE = 16
 
 @dataclass(frozen=True, kw_only=True)
 class TowerRecipe:
-    """Stage (a): pictures by `shown` patches; every `full_every`-th step, `full_pictures` whole ones."""
+    """Stage (a): dense pictures by `shown` patches; every `full_every`-th step, ordinary ones as a whole."""
 
-    steps: int = free(2400)
-    pictures: int = free(40)
-    shown: int = free(144)
+    steps: int = free(4000)
+    pictures: int = free(24)
+    shown: int = free(240)
     full_every: int = free(4)
     full_pictures: int = free(12)
-    learning_rate: float = free(1e-3)
+    learning_rate: float = free(1.5e-3)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,6 +66,7 @@ class Recipe:
     seed: int = free(0)
     device: str = free("auto")
     train_pictures: int = free(10_000)
+    dense_pictures: int = free(6_000)
     val_pictures: int = free(500)
     probed_pictures: int = free(100)
     reported_pictures: int = free(400)
@@ -74,7 +75,9 @@ class Recipe:
     language: LanguageRecipe = free(default_factory=LanguageRecipe)
 
     def __post_init__(self) -> None:
-        require(self.train_pictures >= self.tower.pictures, "train_pictures must be at least tower.pictures")
+        most = max(self.tower.full_pictures, self.language.pictures, self.language.full_pictures)
+        require(self.train_pictures >= most, f"train_pictures must be at least {most}, as many as in a step")
+        require(self.dense_pictures >= self.tower.pictures, "dense_pictures must be at least tower.pictures")
         require(0 < self.probed_pictures <= self.val_pictures, "probed_pictures must be in [1, val_pictures]")
 
 
@@ -83,6 +86,7 @@ class Ground:
     """What both stages stand on."""
 
     train: Corpus
+    dense: Corpus
     val: Corpus
     clip_tokenizer: CLIPTokenizer
     tokenizer: LlamaTokenizer
@@ -105,12 +109,15 @@ def make_demo(recipe: Recipe, say: Callable[[str], None]) -> None:
 def lay_ground(recipe: Recipe, say: Callable[[str], None]) -> Ground:
     """Pictures and tokenizers."""
     folder = Path(recipe.work)
-    say(f"pictures: {recipe.val_pictures} for validation, {recipe.train_pictures} to train on")
+    count = recipe.train_pictures + recipe.dense_pictures
+    say(f"pictures: {recipe.val_pictures} for validation, {count} to train on")
     val = open_corpus(folder / "corpus", "val", recipe.seed, recipe.val_pictures)
     corpus = open_corpus(folder / "corpus", "train", recipe.seed, recipe.train_pictures)
+    dense = open_corpus(folder / "corpus", "dense", recipe.seed, recipe.dense_pictures)
     texts = sorted(set(tower.tower_corpus_texts(corpus)))
     return Ground(
         corpus,
+        dense,
         val,
         clip_tokenizer([*texts, tower.SUFFIX], VOCABULARY),
         llama_tokenizer([*texts, recipe.template.replace("<image>", ""), tower.SUFFIX], VOCABULARY, True),
@@ -127,9 +134,11 @@ def train_tower(recipe: Recipe, ground: Ground, say: Callable[[str], None]) -> C
 
     def losses(step: int) -> dict[str, Tensor]:
         rng = np.random.default_rng([recipe.seed, 1, step])
-        whole = step % plan.full_every == 0
-        pictures, shown = (plan.full_pictures, 10**6) if whole else (plan.pictures, plan.shown)
-        batch = tower.sample_batch(ground.train, rng, pictures, shown).to(ground.device)
+        if step % plan.full_every == 0:
+            batch = tower.sample_batch(ground.train, rng, plan.full_pictures, None)
+        else:
+            batch = tower.sample_batch(ground.dense, rng, plan.pictures, plan.shown)
+        batch = batch.to(ground.device)
         with _precision(ground.device):
             return loss(clip, ground.clip_tokenizer, batch)
 

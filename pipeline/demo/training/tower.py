@@ -90,13 +90,13 @@ def make_clip(tokenizer: CLIPTokenizer, seed: int) -> CLIPModel:
     )
 
 
-def sample_batch(corpus: Corpus, rng: np.random.Generator, pictures: int, shown: int) -> TowerBatch:
-    """A batch by lot; `shown` patches of each picture, those with objects among them."""
+def sample_batch(corpus: Corpus, rng: np.random.Generator, pictures: int, shown: int | None) -> TowerBatch:
+    """A batch by lot; of each picture `shown` patches, those around its objects first, or all (None)."""
     patches, places, relevant, captions, texts, picture = [], [], [], [], [], []
     phrases, picture_of, things = [], [], []
     for number, index in enumerate(rng.choice(len(corpus), pictures, replace=False)):
         truth, coverage = corpus.truths[index], corpus.coverage(int(index))
-        at = shown_patches(coverage, shown, rng)
+        at = np.arange(coverage.shape[1]) if shown is None else shown_patches(coverage, shown, rng)
         patches.append(corpus.pixels[index][at])
         places.append(at)
         captions.append(truth.caption)
@@ -124,8 +124,6 @@ def sample_batch(corpus: Corpus, rng: np.random.Generator, pictures: int, shown:
 
 def shown_patches(coverage: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
     """`count` patches in order: those with things, then those beside such, then others by lot."""
-    if count >= coverage.shape[1]:
-        return np.arange(coverage.shape[1])
     things = (coverage.max(0) > 0).reshape(GRID, GRID)
     padded = np.pad(things, 1)
     near = np.zeros_like(things)
