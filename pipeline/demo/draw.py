@@ -33,6 +33,15 @@ def draw(scene: Scene, rng: np.random.Generator) -> Image.Image:
     return picture
 
 
+def silhouette(scene: Scene, cells: int) -> np.ndarray:
+    """How much of each cell of the middle square its things cover: float32 [cells, cells] in [0, 1]."""
+    mask = Image.new("L", (cells * OVERSAMPLING, cells * OVERSAMPLING))
+    scale = mask.width / SIDE
+    for thing in scene.things:
+        _outline(ImageDraw.Draw(mask), thing, (thing.x * scale, thing.y * scale), thing.radius * scale)
+    return np.asarray(mask.resize((cells, cells), Image.Resampling.BOX), np.float32) / 255
+
+
 def _background(kind: str, width: int, height: int, rng: np.random.Generator) -> np.ndarray:
     """uint8 [height, width, 3] of a greyish colour, with what the kind adds and a little noise."""
     base = (rng.uniform(95, 185) + rng.uniform(-18, 18, 3)).astype(np.float32)

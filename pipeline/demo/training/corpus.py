@@ -17,6 +17,7 @@ import numpy as np
 from PIL import Image
 
 from pipeline.demo.ask import Asked, caption_of, phrases
+from pipeline.demo.draw import silhouette
 from pipeline.demo.scene import SIDE, Scene
 from pipeline.demo.scenes import CAPTION_PROMPT, SPLITS, make_sample
 from pipeline.models.preprocess import resize_and_crop
@@ -24,6 +25,7 @@ from pipeline.models.preprocess import resize_and_crop
 PATCH_PX = 14
 GRID = SIDE // PATCH_PX
 CHUNK = 500
+CELLS = 7  # a side of a patch, where outlines are told
 COVERED = 0.15  # of a patch's area, by a thing's disc: from here on the patch shows the thing
 
 
@@ -55,6 +57,11 @@ class Corpus:
     def coverage(self, index: int) -> np.ndarray:
         """float32 [things, N]: the share of the patch that lies in the thing's disc."""
         return np.stack([_disc(thing.x, thing.y, thing.radius) for thing in self.truths[index].scene.things])
+
+    def outlines(self, index: int) -> np.ndarray:
+        """What of each patch is covered by things: float32 [N, CELLS * CELLS], row by row."""
+        cells = silhouette(self.truths[index].scene, GRID * CELLS)
+        return cells.reshape(GRID, CELLS, GRID, CELLS).transpose(0, 2, 1, 3).reshape(GRID * GRID, -1)
 
 
 def open_corpus(folder: Path, split: str, seed: int, count: int) -> Corpus:

@@ -39,7 +39,7 @@ def probe_tower(clip: CLIPModel, tokenizer: CLIPTokenizer, corpus: Corpus, pictu
         part = range(first, min(first + AT_ONCE, pictures))
         pixels = torch.from_numpy(np.stack([corpus.pixels[index] for index in part])).to(clip.device)
         places = everywhere.expand(len(part), -1).to(clip.device)
-        hidden, _ = hidden_states(clip, pixels, places)
+        hidden = hidden_states(clip, pixels, places)[-2]
         metric_BNP = clip.visual_projection(clip.vision_model.post_layernorm(hidden[:, 1:])).float()
         for place, index in enumerate(part):
             coverage, things = corpus.coverage(index), corpus.truths[index].scene.things

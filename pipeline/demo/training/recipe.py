@@ -24,7 +24,7 @@ from pipeline.demo.training.turns import Conversation
 from pipeline.devices import torch_device
 
 VOCABULARY = 1000
-TOWER_WEIGHTS = {"global": 0.3, "region": 1.0, "softmax": 1.0, "sigmoid": 1.0}
+TOWER_WEIGHTS = {"global": 0.3, "region": 1.0, "softmax": 1.0, "sigmoid": 1.0, "outline": 5.0}
 ROWS_AT_ONCE = 16
 
 
@@ -32,12 +32,12 @@ ROWS_AT_ONCE = 16
 class TowerRecipe:
     """Stage (a): dense pictures by `shown` patches; every `full_every`-th step, ordinary ones as a whole."""
 
-    steps: int = free(4000)
+    steps: int = free(3600)
     pictures: int = free(24)
     shown: int = free(240)
     full_every: int = free(4)
     full_pictures: int = free(12)
-    learning_rate: float = free(1.5e-3)
+    learning_rate: float = free(1e-3)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,7 +129,7 @@ def lay_ground(recipe: Recipe, say: Callable[[str], None]) -> Ground:
 def train_tower(recipe: Recipe, ground: Ground, say: Callable[[str], None]) -> CLIPModel:
     """Stage (a)."""
     plan = recipe.tower
-    clip, loss = tower.make_clip(ground.clip_tokenizer, recipe.seed), tower.TowerLoss()
+    clip, loss = tower.make_clip(ground.clip_tokenizer, recipe.seed), tower.TowerLoss(tower.WIDTH)
     module = nn.ModuleDict({"clip": clip, "loss": loss}).to(ground.device)
 
     def losses(step: int) -> dict[str, Tensor]:

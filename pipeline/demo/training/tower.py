@@ -1,11 +1,12 @@
 """Stage (a): a small CLIP whose patches, not only its CLS token, mean what texts say.
 
-Four losses: CLIP's own InfoNCE between CLS and captions (arXiv 2103.00020); one between the patches of an
-object and its phrase among all phrases of the batch (as in RegionCLIP, arXiv 2112.09106), without which
-shapes are hardly learned; a softmax over each picture's patches of their raw dot product with a text, which
-has to fall on the patches that show what the text is about (phrase grounding, as in GLIP, arXiv 2112.03857);
-and a sigmoid of the same product (arXiv 2303.15343), which also teaches that a text may be about nothing in
-the picture.
+Four losses tie texts to pictures: CLIP's own InfoNCE between CLS and captions (arXiv 2103.00020); one between
+the patches of an object and its phrase among all phrases of the batch (as in RegionCLIP, arXiv 2112.09106),
+without which shapes are hardly learned; a softmax over each picture's patches of their raw dot product with a
+text, which has to fall on the patches that show what the text is about (phrase grounding, as in GLIP, arXiv
+2112.03857); and a sigmoid of the same product (arXiv 2303.15343), which also teaches that a text may be about
+nothing in the picture. A fifth helps shapes on: after two layers, each patch has to know which of its 7 x 7
+cells things cover.
 
 To be fast, most pictures show the tower but a part of their patches (arXiv 2212.00794): those around their
 objects, and some others by lot. Only with the ground around them do objects look as they do in a whole
@@ -27,14 +28,16 @@ from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPTokenizer, C
 
 from pipeline.demo.ask import Asked
 from pipeline.demo.tokenizers import IMAGE_PX, PATCH_PX
-from pipeline.demo.training.corpus import COVERED, GRID, Corpus
+from pipeline.demo.training.corpus import CELLS, COVERED, GRID, Corpus
 
 MEAN = (0.48145466, 0.4578275, 0.40821073)  # CLIP's
 STD = (0.26862954, 0.26130258, 0.27577711)
+WIDTH = 128
 TEXTS_A_PICTURE = 5  # besides its caption
 SUFFIX = "\nAnswer the question using a single word or phrase."
 SUFFIX_SHARE = 0.15
 BACKGROUND, HIT, OTHER, UNSURE = 0, 1, 2, 3
+OUTLINED = 2  # the layer after which outlines have to be known, so that the next ones can make shapes of them
 
 
 @dataclass(frozen=True)
@@ -54,6 +57,7 @@ class TowerBatch:
     phrases: list[str]  # of the objects
     picture_O: Tensor  # int64, of each object
     things_ON: Tensor  # float32, rows that add up to 1
+    outlines_BNC: Tensor  # float32, how much of each cell of a patch is covered by things
 
     def to(self, device: torch.device) -> "TowerBatch":
         tensors = {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
@@ -65,8 +69,8 @@ def make_clip(tokenizer: CLIPTokenizer, seed: int) -> CLIPModel:
     """An untrained CLIP: 1.1 M parameters of vision in five layers; LLaVA reads what the fourth gives."""
     torch.manual_seed(seed)
     vision = CLIPVisionConfig(
-        hidden_size=128,
-        intermediate_size=512,
+        hidden_size=WIDTH,
+        intermediate_size=4 * WIDTH,
         num_hidden_layers=5,
         num_attention_heads=4,
         image_size=IMAGE_PX,
@@ -93,12 +97,13 @@ def make_clip(tokenizer: CLIPTokenizer, seed: int) -> CLIPModel:
 def sample_batch(corpus: Corpus, rng: np.random.Generator, pictures: int, shown: int | None) -> TowerBatch:
     """A batch by lot; of each picture `shown` patches, those around its objects first, or all (None)."""
     patches, places, relevant, captions, texts, picture = [], [], [], [], [], []
-    phrases, picture_of, things = [], [], []
+    phrases, picture_of, things, outlines = [], [], [], []
     for number, index in enumerate(rng.choice(len(corpus), pictures, replace=False)):
         truth, coverage = corpus.truths[index], corpus.coverage(int(index))
         at = np.arange(coverage.shape[1]) if shown is None else shown_patches(coverage, shown, rng)
         patches.append(corpus.pixels[index][at])
         places.append(at)
+        outlines.append(corpus.outlines(int(index))[at])
         captions.append(truth.caption)
         for thing, covered in zip(truth.scene.things, coverage[:, at], strict=True):
             phrases.append(f"a {thing.phrase}")
@@ -119,6 +124,7 @@ def sample_batch(corpus: Corpus, rng: np.random.Generator, pictures: int, shown:
         phrases,
         torch.tensor(picture_of),
         torch.from_numpy(np.stack(things)),
+        torch.from_numpy(np.stack(outlines)),
     )
 
 
@@ -152,8 +158,8 @@ def normalize(patches_BNF: Tensor) -> Tensor:
     return (patches_BNF.float() / 255 - mean.to(device)) / std.to(device)
 
 
-def hidden_states(clip: CLIPModel, patches_BNF: Tensor, places_BN: Tensor) -> tuple[Tensor, Tensor]:
-    """The last two hidden states [B, 1 + N, D] of the vision tower for the patches that are shown.
+def hidden_states(clip: CLIPModel, patches_BNF: Tensor, places_BN: Tensor) -> list[Tensor]:
+    """The hidden states [B, 1 + N, D] of the vision tower for the patches that are shown.
 
     What `CLIPVisionModel` computes, but for patches that were left out: they are missing before its first
     layer, so that nothing is spent on them.
@@ -164,10 +170,10 @@ def hidden_states(clip: CLIPModel, patches_BNF: Tensor, places_BN: Tensor) -> tu
     positions = embeddings.position_embedding.weight
     patches_BND = functional.linear(normalize(patches_BNF), filters_DF) + positions[1 + places_BN]
     cls_B1D = (embeddings.class_embedding + positions[0]).expand(len(patches_BND), 1, -1)
-    hidden = tower.pre_layrnorm(torch.cat([cls_B1D, patches_BND], 1))
-    for layer in tower.encoder.layers[:-1]:
-        hidden = layer(hidden, attention_mask=None)
-    return hidden, tower.encoder.layers[-1](hidden, attention_mask=None)
+    states = [tower.pre_layrnorm(torch.cat([cls_B1D, patches_BND], 1))]
+    for layer in tower.encoder.layers:
+        states.append(layer(states[-1], attention_mask=None))
+    return states
 
 
 def text_embeds(clip: CLIPModel, tokenizer: CLIPTokenizer, texts: list[str]) -> Tensor:
@@ -181,15 +187,18 @@ def text_embeds(clip: CLIPModel, tokenizer: CLIPTokenizer, texts: list[str]) -> 
 
 
 class TowerLoss(torch.nn.Module):
-    """The four losses; holds the offset of the sigmoid, which is not part of CLIP."""
+    """The losses; holds what is not part of CLIP: the sigmoid's offset, and what tells outlines."""
 
-    def __init__(self) -> None:
+    def __init__(self, width: int) -> None:
         super().__init__()
         self.offset = torch.nn.Parameter(torch.tensor(-2.0))
+        self.outline = torch.nn.Linear(width, CELLS**2)
 
     def forward(self, clip: CLIPModel, tokenizer: CLIPTokenizer, batch: TowerBatch) -> dict[str, Tensor]:
-        """`global`, `region`, `softmax` and `sigmoid`, each a mean."""
-        before_last, last = hidden_states(clip, batch.patches_BNF, batch.places_BN)
+        """`global`, `region`, `softmax`, `sigmoid` and `outline`, each a mean."""
+        states = hidden_states(clip, batch.patches_BNF, batch.places_BN)
+        before_last, last = states[-2:]
+        outlines_BNC = self.outline(states[OUTLINED][:, 1:]).float()
         norm = clip.vision_model.post_layernorm
         metric_BNP = clip.visual_projection(norm(before_last[:, 1:]))
         image_BP = clip.visual_projection(norm(last[:, 0]))
@@ -204,6 +213,7 @@ class TowerLoss(torch.nn.Module):
             "region": _told_by_phrase(object_OP, phrase_OP.float(), batch.phrases),
             "softmax": _on_target(scores_TN, batch.relevant_TN),
             "sigmoid": _told_apart(scores_TN + self.offset, batch.relevant_TN),
+            "outline": functional.binary_cross_entropy_with_logits(outlines_BNC, batch.outlines_BNC),
         }
 
 

@@ -1,0 +1,74 @@
+"""Every reducer found in conf/ by its name: side by side over one unit, and each as if it were alone."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from commands import compose
+from PIL import Image
+
+from pipeline.rows import unpack
+from pipeline.run import prepare
+from pipeline.stages.decode import decode_unit
+from pipeline.stages.encode import Encode
+from pipeline.stages.generate import Generate
+from pipeline.stages.read import read_shard
+
+NAMES = sorted(path.stem for path in (Path(__file__).parents[2] / "conf" / "reducer").glob("*.yaml"))
+QUESTIONS = ["What is it?", "What color is the cup?"]
+
+
+@pytest.fixture(scope="module")
+def unit(tmp_path_factory):
+    """One unit of three pictures with two questions each, decoded; its configuration; arms by name."""
+    folder = tmp_path_factory.mktemp("every")
+    (folder / "in").mkdir()
+    for index in range(3):
+        picture = Image.effect_noise((360 + 40 * index, 340), 60 + 20 * index).convert("RGB")
+        picture.save(folder / "in" / f"{index}.png")
+        (folder / "in" / f"{index}.json").write_text(json.dumps({"questions": QUESTIONS}))
+    where = (f"source.path={folder}/in", f"output={folder}/out", "task=vqa", "model=random", "device=cpu")
+    arms = {name: compose(*where, f"reducer={name}").arms[0] for name in NAMES}
+    config = compose(*where, "decoding.max_new_tokens=2")
+    prepared = prepare(config)
+    reading = {"storage": config.storage, "task": config.task, "limits": config.limits, "finished": {}}
+    (row,) = read_shard(config.source, prepared.plan.shard(0, config.storage), **reading)
+    decoded = decode_unit(row, checkpoint=config.model.path, imaging=config.imaging)
+    shared = {"geometry": prepared.geometry, "model": config.model, "device": "cpu", "threads": None}
+    return decoded, config, arms, shared
+
+
+@pytest.fixture(scope="module")
+def together(unit):
+    """The rows of all arms, and their tokens."""
+    decoded, config, arms, shared = unit
+    shared = {**shared, "arms": tuple(arms.values())}
+    encoded = Encode(**shared)(decoded)
+    answered = Generate(engine=config.engine, decoding=config.decoding, seed=0, **shared)(encoded)
+    return unpack(answered).tables["requests"].to_pylist(), unpack(encoded).tables
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_it_answers_every_request_from_as_many_tokens_as_it_says(unit, together, name):
+    _, _, _, shared = unit
+    rows, tables = together
+    own = [row for row in rows if row["arm"] == NAMES.index(name)]
+    assert [row["status"] for row in own] == ["ok"] * 6
+    for row in own:
+        tokens = tables["tokens"]["tokens"][row["visual"]].as_py()
+        assert len(tokens) == row["visual_tokens_kept"] * shared["geometry"].vision_width * 4
+        kept = np.unpackbits(np.frombuffer(row["kept_patches"], np.uint8)).sum()
+        assert 0 <= kept <= row["visual_tokens_kept"] <= 576
+        assert row["prediction"] is not None
+
+
+@pytest.mark.parametrize("name", ["cdpruner", "prumerge_plus", "trim", "visionzip"])
+def test_it_keeps_the_same_as_if_it_were_alone(unit, together, name):
+    decoded, _, arms, shared = unit
+    rows, tables = together
+    alone = unpack(Encode(arms=(arms[name],), **shared)(decoded)).tables
+    own = [row for row in rows if row["arm"] == NAMES.index(name)]
+    for row, single in zip(own, alone["requests"].to_pylist(), strict=True):
+        assert row["kept_patches"] == single["kept_patches"]
+        assert tables["tokens"]["tokens"][row["visual"]] == alone["tokens"]["tokens"][single["visual"]]
