@@ -43,6 +43,8 @@ class Benchmark:
     reducer_batches: list[int] = free(default_factory=lambda: [1, 16, 64])
     demo_split: str = free("test")
     demo_pictures: int = free(400)
+    demo_reducers: list[str] = free(default_factory=list)
+    demo_budgets: list[int] = free(default_factory=list)
 
     def __post_init__(self) -> None:
         require(self.name in PARTS, f"benchmark.name: {self.name!r}; there is: {', '.join(PARTS)}")
@@ -50,6 +52,9 @@ class Benchmark:
         require(not unknown, f"benchmark.parts: {unknown} not among {list(PARTS[self.name])}")
         require(
             self.demo_split in SPLITS, f"benchmark.demo_split: {self.demo_split!r} not among {list(SPLITS)}"
+        )
+        require(
+            all(number >= 1 for number in self.demo_budgets), "benchmark.demo_budgets must be at least 1 each"
         )
         require(self.demo_pictures >= 1, "benchmark.demo_pictures must be at least 1")
         require(self.rounds >= 1, "benchmark.rounds must be at least 1")
@@ -89,6 +94,7 @@ def _measure(part: str, options: Benchmark, config: "RunConfig") -> tuple[dict[s
         figures = demo.measure(
             config.model,
             config.engine,
+            _demo_arms(options, config),
             split=options.demo_split,
             seed=0,
             pictures=options.demo_pictures,
@@ -106,6 +112,16 @@ def _measure(part: str, options: Benchmark, config: "RunConfig") -> tuple[dict[s
         return figures, driver_memory.table(figures)
     figures = reduction.measure(options.reduction_images, 16, 1, options.reduction_dtype)
     return figures, reduction.table(figures)
+
+
+def _demo_arms(options: Benchmark, config: "RunConfig") -> Any:
+    """The standing arms; `demo_reducers` adds others, `all` every one that may have any number of tokens."""
+    from pipeline.benchmark.demo import arms_of
+
+    standing = {"full", "trim", "random"}
+    chosen = reducer_names() if options.demo_reducers == ["all"] else options.demo_reducers
+    others = {name: make_reducer(name)[0] for name in chosen if name not in standing}
+    return arms_of(config.model, others, options.demo_budgets)
 
 
 def _write(figures: dict[str, Any], file: str | None) -> None:

@@ -6,7 +6,7 @@ The arms answer the same requests through the same preprocessing, CLIP, reducers
 Legend: K tokens kept.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -23,12 +23,22 @@ from pipeline.engines.base import Engine, EngineConfig, Request
 from pipeline.imaging import Imaging, decode
 from pipeline.models.checkpoint import check_fit, resolve
 from pipeline.models.clip import ClipEncoder
+from pipeline.models.llava import load_projector
 from pipeline.models.preprocess import Preprocessor
 from pipeline.stages.encode import identity_of
 from trim import Full, Random, Reducer, Trim, VisualTokens
 
 AT_ONCE = 16
 RESAMPLES = 2000
+
+
+@dataclass(frozen=True)
+class DemoArm:
+    """A reducer and how many tokens it keeps: its own number, `budget`, or as many as the arm it `follows`."""
+
+    reducer: Reducer
+    budget: int | None = None
+    follows: str | None = None
 
 
 @dataclass(frozen=True)
@@ -46,22 +56,25 @@ class Scored:
 def measure(
     model: Model,
     engine: EngineConfig,
+    arms: Mapping[str, DemoArm],
     *,
     split: str,
     seed: int,
     pictures: int,
     progress: Callable[[int], None],
 ) -> dict[str, Any]:
-    """Figures of every arm over the first `pictures` of a split."""
-    arms = arms_of(model)
+    """Figures of every arm (`full`, `trim` and `random` among them) over the first `pictures` of a split."""
     loaded = engine.load(model, Decoding(max_new_tokens=64), device="cpu", seed=0)
     answers: dict[str, list[Scored]] = {name: [] for name in arms}
-    for first, samples, features in _encoded(model, split, seed, pictures):
+    needs = frozenset[str]().union(*(arm.reducer.needs for arm in arms.values()))
+    for first, samples, features in _encoded(model, needs, split, seed, pictures):
         asked = [(place, question) for place, sample in enumerate(samples) for question in _questions(sample)]
         kept: dict[str, list[Tensor]] = {}
-        for name, reducer in arms.items():
-            budget = [len(tokens) for tokens in kept["trim"]] if name == "random" else None
-            kept[name] = _reduce(reducer, features, [place for place, _ in asked], budget)
+        for name, arm in arms.items():
+            budget = None if arm.budget is None else [arm.budget] * len(asked)
+            if arm.follows is not None:
+                budget = [len(tokens) for tokens in kept[arm.follows]]
+            kept[name] = _reduce(arm.reducer, features, [place for place, _ in asked], budget)
             answers[name] += _answer(loaded, model, samples, asked, kept[name], first)
         progress(first + len(samples))
     figures = {name: _figures(scored) for name, scored in answers.items()}
@@ -76,14 +89,27 @@ def measure(
     }
 
 
-def arms_of(model: Model) -> dict[str, Reducer]:
-    """`trim` with the model's own sign, and `trim_other_sign`."""
-    return {
-        "full": Full(),
-        "trim": Trim(sign=model.trim_sign),
-        "random": Random(num_kept=1, seed=0),
-        "trim_other_sign": Trim(sign=-model.trim_sign),
+def arms_of(
+    model: Model, others: Mapping[str, Reducer] | None = None, budgets: Sequence[int] = ()
+) -> dict[str, DemoArm]:
+    """All tokens, TRIM with the model's own sign and with the other, chance at as many tokens as TRIM keeps.
+
+    `others` are shown at TRIM's number, request by request; they, TRIM and chance at each of `budgets`, too.
+    """
+    trim, chance = Trim(sign=model.trim_sign), Random(num_kept=1, seed=0)
+    arms = {
+        "full": DemoArm(Full()),
+        "trim": DemoArm(trim),
+        "random": DemoArm(chance, follows="trim"),
+        "trim_other_sign": DemoArm(Trim(sign=-model.trim_sign)),
     }
+    others = others or {}
+    arms |= {name: DemoArm(reducer, follows="trim") for name, reducer in others.items()}
+    for budget in budgets:
+        every: dict[str, Reducer] = {"trim": trim, "random": chance, **others}
+        for name, reducer in every.items():
+            arms[f"{name}_{budget}"] = DemoArm(reducer, budget=budget)
+    return arms
 
 
 def table(figures: dict[str, Any]) -> Table:
@@ -119,26 +145,30 @@ def _questions(sample: SceneSample) -> list[tuple[str, str, tuple[str, ...]]]:
 
 
 def _encoded(
-    model: Model, split: str, seed: int, pictures: int
+    model: Model, needs: frozenset[str], split: str, seed: int, pictures: int
 ) -> Iterator[tuple[int, list[SceneSample], VisualTokens]]:
-    """Batches of samples: their patches and metric per picture, text and identity per request."""
-    preprocess = Preprocessor(resolve(model.path))
+    """Batches of samples: what is needed of their images per picture, text and identity per request."""
+    llava, clip = resolve(model.path), resolve(model.clip)
+    preprocess = Preprocessor(llava)
     encoder = ClipEncoder(
-        resolve(model.clip),
-        feature_layer=check_fit(resolve(model.path), resolve(model.clip)).feature_layer,
+        clip,
+        feature_layer=check_fit(llava, clip).feature_layer,
         normalization=preprocess.normalization,
+        needs=needs | {"text"},
     )
+    projector = load_projector(llava, torch.float32) if "embeddings" in needs else None
     for first in range(0, pictures, AT_ONCE):
-        samples = [make_sample(split, seed, index) for index in range(first, min(first + AT_ONCE, pictures))]
+        stop = min(first + AT_ONCE, pictures)
+        samples = [make_sample(split, seed, index) for index in range(first, stop)]
         squares = [preprocess(decode(sample.jpeg(), Imaging())[0]) for sample in samples]
-        fields = encoder.encode_images(torch.from_numpy(np.stack(squares)), frozenset({"metric"}))
+        with torch.inference_mode():
+            fields = encoder.encode_images(torch.from_numpy(np.stack(squares)), needs)
+            if projector is not None:
+                fields["embeddings"] = projector(fields["patches"])
         texts = [text for sample in samples for _, text, _ in _questions(sample)]
         names = [identity_of(sample.key, text) for sample in samples for _, text, _ in _questions(sample)]
-        yield (
-            first,
-            samples,
-            VisualTokens(**fields, text=encoder.encode_texts(texts), identity=torch.tensor(names)),
-        )
+        text_BP, identity_B = encoder.encode_texts(texts), torch.tensor(names)
+        yield first, samples, VisualTokens(**fields, text=text_BP, identity=identity_B)
 
 
 @torch.inference_mode()
@@ -146,14 +176,13 @@ def _reduce(
     reducer: Reducer, features: VisualTokens, places: list[int], budget: list[int] | None
 ) -> list[Tensor]:
     """The tokens [K, D] of each request."""
-    assert features.metric is not None
     rows = torch.tensor(places)
-    given = replace(
-        features,
-        patches=features.patches[rows],
-        metric=features.metric[rows],
-        budget=None if budget is None else torch.tensor(budget),
-    )
+    of_images = {
+        name: value[rows]
+        for name, value in vars(features).items()
+        if value is not None and name not in ("text", "identity")
+    }
+    given = replace(features, **of_images, budget=None if budget is None else torch.tensor(budget))
     return [item.tokens for item in reducer(given)]
 
 

@@ -38,6 +38,7 @@ def write_report(recipe: "Recipe", say: Callable[[str], None]) -> None:
         return demo.measure(
             signed,
             Transformers(),
+            demo.arms_of(signed),
             split=split,
             seed=recipe.seed,
             pictures=recipe.reported_pictures,
