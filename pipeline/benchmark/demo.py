@@ -34,7 +34,7 @@ RESAMPLES = 2000
 
 @dataclass(frozen=True)
 class DemoArm:
-    """A reducer and how many tokens it keeps: its own number, `budget`, or as many as the arm it `follows`."""
+    """A reducer and how many tokens it keeps: its own number, `budget`, or what the arm it `follows` does."""
 
     reducer: Reducer
     budget: int | None = None

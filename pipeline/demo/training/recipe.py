@@ -24,7 +24,7 @@ from pipeline.demo.training.turns import Conversation
 from pipeline.devices import torch_device
 
 VOCABULARY = 1000
-TOWER_WEIGHTS = {"global": 0.3, "region": 1.0, "softmax": 1.0, "sigmoid": 1.0, "outline": 5.0}
+TOWER_WEIGHTS = {"global": 0.3, "region": 2.0, "softmax": 1.0, "sigmoid": 1.0, "outline": 5.0}
 ROWS_AT_ONCE = 16
 
 

@@ -89,9 +89,24 @@ def make_clip(tokenizer: CLIPTokenizer, seed: int) -> CLIPModel:
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
     )
-    return CLIPModel(
+    clip = CLIPModel(
         CLIPConfig(projection_dim=128, vision_config=vision.to_dict(), text_config=text.to_dict())
     )
+    with torch.no_grad():
+        clip.vision_model.embeddings.position_embedding.weight[1:] = _waves(WIDTH)
+    return clip
+
+
+def _waves(width: int) -> Tensor:
+    """Where positions start from: sines and cosines of row and column [N, D] (arXiv 2205.01580).
+
+    From noise, a tower this small takes thousands of steps to learn which patches are neighbours.
+    """
+    frequencies = 10_000.0 ** -(torch.arange(width // 4) / (width // 4 - 1))
+    angles = torch.arange(GRID)[:, None] * frequencies
+    axis = torch.cat([angles.sin(), angles.cos()], 1)
+    rows = axis[:, None].expand(GRID, GRID, -1)
+    return torch.cat([rows, rows.transpose(0, 1)], -1).flatten(0, 1)
 
 
 def sample_batch(corpus: Corpus, rng: np.random.Generator, pictures: int, shown: int | None) -> TowerBatch:
