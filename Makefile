@@ -8,10 +8,11 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 .PHONY: demo test check lint format clean
 
 demo: $(VENV)/.demo
-	$(BIN)/trimline annotate output=output/trim
-	$(BIN)/trimline annotate reducer=full output=output/full
+	$(BIN)/trimline annotate
 	@echo
-	$(BIN)/python -m pipeline.demo.show output/trim output/full
+	@echo "Every answer with its token counts is in output/data/*.parquet, the totals in output/summary.json."
+	@echo "Look:  $(BIN)/python -c \"import pyarrow.parquet as p; print(p.read_table('output/data').to_pandas()[['sample_key', 'question', 'prediction', 'visual_tokens_kept']])\""
+	@echo "The demo model has random weights: its answers mean nothing, everything else is real."
 
 test: $(VENV)/.test
 	$(BIN)/python -m pytest
