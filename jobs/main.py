@@ -5,6 +5,7 @@ import sys
 COMMANDS = {
     "annotate": "answer every question about every image of a source",
     "benchmark": "measure speed and memory on this machine: trimline benchmark pipeline",
+    "evaluate": "score a finished output by the rules of a dataset",
     "report": "draw which patches outputs kept for a request",
     "train_demo": "rebuild the demo checkpoint",
 }

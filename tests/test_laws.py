@@ -17,6 +17,7 @@ CONF = ROOT / "conf"
 PACKAGES = ("trim", "pipeline", "jobs")
 SOURCES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
 OPTIONS = sorted(path for path in CONF.glob("*/*.yaml"))
+OF_EVALUATE = ("dataset",)  # groups of `evaluate` alone
 COMMANDS = sorted(path.stem for path in CONF.glob("*.yaml"))
 # Those that run the pipeline take what run.yaml has.
 RUNS = [
@@ -147,7 +148,7 @@ def test_every_option_composes_and_builds(path):
     from pipeline.errors import ConfigError
 
     group, option = path.parent.name, path.stem
-    for command in RUNS:
+    for command in ["evaluate"] if group in OF_EVALUATE else RUNS:
         config = composed(command, f"{group}={option}")
         for key in missing(config[group]):
             with pytest.raises(ConfigError, match=f"{group}.{key} must be given"):
@@ -181,7 +182,7 @@ def assert_keys_are_fields(tree, kind: type) -> None:
 @pytest.mark.parametrize("command", RUNS)
 def test_the_top_level_keys_are_the_fields_of_the_run(command):
     config = composed(command)
-    groups = {path.parent.name for path in OPTIONS}
+    groups = {path.parent.name for path in OPTIONS} - set(OF_EVALUATE)
     assert groups <= set(config)
     fields = {field.name for name in OF_RUN[:2] for field in dataclasses.fields(get_class(name))}
     own = {"benchmark": Benchmark} if command == "benchmark" else {}
@@ -190,6 +191,12 @@ def test_the_top_level_keys_are_the_fields_of_the_run(command):
         assert_keys_are_fields(config[key], kind)
     for key, name in OF_KEY.items():
         assert_keys_are_fields(config[key], get_class(name))
+
+
+def test_the_keys_of_evaluate_are_its_fields():
+    config = composed("evaluate", "dataset=pope")
+    own = {name: config._get_node(name) for name in config if name not in (*OF_EVALUATE, "storage")}
+    assert_keys_are_fields(own, get_class("pipeline.evaluate.run.Evaluation"))
 
 
 def test_the_keys_of_the_recipe_are_its_fields():

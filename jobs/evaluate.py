@@ -1,0 +1,35 @@
+"""`trimline evaluate`: scores of a finished output by the rules of a dataset."""
+
+from omegaconf import DictConfig, OmegaConf
+
+from jobs.build import build, build_fields
+
+_GROUPS = ("dataset", "storage")
+
+
+def run(config: DictConfig) -> int:
+    """Score, print and write the figures; returns the exit status."""
+    from pipeline.benchmark.table import show
+    from pipeline.evaluate.run import Evaluation, evaluate, table
+    from pipeline.storage import Storage
+
+    tree = OmegaConf.to_container(config, resolve=True, throw_on_missing=False)
+    assert isinstance(tree, dict)
+    own = {name: value for name, value in tree.items() if name not in _GROUPS}
+    options: Evaluation = build_fields(own, Evaluation, "")
+    storage: Storage = build(config, "storage", Storage)
+    found = evaluate(build(config, "dataset"), options, storage)
+    if found["figures"]:
+        show(table(found))
+    for place in (options.submission, options.json or f"{options.output.rstrip('/')}/evaluation.json"):
+        if place:
+            print(storage.redact(place))
+    return 0
+
+
+if __name__ == "__main__":
+    import sys
+
+    from jobs.entry import command_line
+
+    sys.exit(command_line("evaluate", sys.argv[1:]))

@@ -1,0 +1,211 @@
+"""Multiple choice: ScienceQA-IMG, SEED-Bench and MMBench."""
+
+import base64
+import hashlib
+import tempfile
+from collections import defaultdict
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from string import ascii_uppercase
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline.config import free, require
+from pipeline.errors import ConfigError
+from pipeline.evaluate import submission
+from pipeline.evaluate.base import Answered, Metric, Reference
+from pipeline.evaluate.datasets.official import LETTER, Official, WithImages, with_choices
+from pipeline.evaluate.files import json_items, json_pairs, table_rows, telling
+from pipeline.evaluate.metrics import choice
+from pipeline.evaluate.requests import Asked, keep
+from pipeline.schema import QUESTION
+from pipeline.sources.base import Source
+from pipeline.sources.parquet import Parquet
+from pipeline.storage import Storage
+
+KINDS = ("image", "video")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScienceQaImg(WithImages):
+    """ScienceQA (arXiv 2209.09513), the questions of a split that have an image."""
+
+    images: str = free("images/test")
+    suffix: str = free(LETTER)
+    problems: str = free("problems.json")
+    splits: str = free("pid_splits.json")
+    split: str = free("test")
+
+    def asked(self, storage: Storage) -> Iterator[Asked]:
+        """See `Official.asked`."""
+        with telling(self.root, self.splits, storage):
+            chosen = {str(name) for name in json_items(self.root, self.splits, f"{self.split}.item", storage)}
+        with telling(self.root, self.problems, storage):
+            for name, item in json_pairs(self.root, self.problems, "", storage):
+                if name not in chosen or not item["image"]:
+                    continue
+                hint = item["hint"].strip()
+                text = with_choices(
+                    f"Context: {hint}\n{item['question']}" if hint else item["question"], item["choices"]
+                )
+                reference = Reference(
+                    name,
+                    f"{name}/{item['image']}",
+                    (ascii_uppercase[item["answer"]],),
+                    (item["subject"],),
+                    choices=tuple(item["choices"]),
+                )
+                yield reference, text
+
+    def metric(self, references: Collection[Reference]) -> Metric:
+        """See `Dataset.metric`."""
+        return choice.scienceqa()
+
+
+@dataclass(frozen=True, kw_only=True)
+class SeedBench(Official):
+    """SEED-Bench (arXiv 2307.16125): images, and the middle frames of videos as LLaVA's script has them."""
+
+    suffix: str = free(LETTER)
+    questions: str = free("SEED-Bench.json")
+    image_folder: str = free("SEED-Bench-image")
+    frame_folder: str = free("SEED-Bench-video-image")
+    kinds: list[str] = free(default_factory=lambda: list(KINDS))
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(
+            bool(self.kinds) and set(self.kinds) <= set(KINDS),
+            f"dataset.kinds: some of {list(KINDS)}, please",
+        )
+
+    def asked(self, storage: Storage) -> Iterator[Asked]:
+        """See `Official.asked`."""
+        with telling(self.root, self.questions, storage):
+            names = {
+                number: name
+                for name, number in json_pairs(self.root, self.questions, "question_type", storage)
+            }
+            for item in json_items(self.root, self.questions, "questions.item", storage):
+                kind, number = item["data_type"], item["question_type_id"]
+                if kind not in self.kinds:
+                    continue
+                image = f"{self.image_folder}/{item['data_id']}"
+                if kind == "video":
+                    image = f"{self.frame_folder}/{number}_{item['question_id']}.png"
+                choices = tuple(str(item[f"choice_{letter}"]) for letter in "abcd")
+                reference = Reference(
+                    str(item["question_id"]),
+                    image,
+                    (item["answer"],),
+                    (kind, names[number]),
+                    choices=choices,
+                )
+                yield reference, with_choices(item["question"], choices)
+
+    def metric(self, references: Collection[Reference]) -> Metric:
+        """See `Dataset.metric`."""
+        return choice.seed_bench()
+
+    def submission(self, rows: Iterator[Answered]) -> Iterator[str]:
+        """See `Dataset.submission`: as LLaVA's convert_seed_for_submission.py writes it."""
+        return submission.json_lines(
+            {"question_id": row.question_id, "prediction": row.prediction or ""} for row in rows
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class MmBench(Official):
+    """MMBench (arXiv 2307.06281): a TSV that holds the images as base64.
+
+    A row whose index is 1,000,000 times n above another's is that question with its choices rotated n times:
+    together they are one circle, and here the questions of one sample. An image's cell may name another row.
+    """
+
+    suffix: str = free(LETTER)
+    table: str = free("mmbench_dev_20230712.tsv")
+
+    def asked(self, storage: Storage) -> Iterator[Asked]:
+        """See `Official.asked`."""
+        with telling(self.root, self.table, storage):
+            for row in table_rows(self.root, self.table, storage):
+                index = int(row["index"])
+                circle = str(index % choice.CIRCLE)
+                choices = _choices(row)
+                question = f"{row['hint']}\n{row['question']}" if _told(row.get("hint")) else row["question"]
+                answer = row.get("answer") or ""
+                reference = Reference(
+                    str(index),
+                    circle,
+                    (answer,) if _told(answer) else (),
+                    tuple(row[name] for name in ("l2-category", "category") if _told(row.get(name))),
+                    unit=circle,
+                    choices=choices,
+                )
+                yield reference, with_choices(question, choices)
+
+    def metric(self, references: Collection[Reference]) -> Metric:
+        """See `Dataset.metric`."""
+        return choice.mmbench()
+
+    def source(self, folder: str, storage: Storage) -> Source:
+        """See `Dataset.source`: a Parquet file of the images, with the questions of each circle."""
+        with telling(self.root, self.table, storage) as uri:
+            fs, path = storage.open(uri)
+            with fs.open(path, "rb") as file:
+                digest = hashlib.file_digest(file, "sha256").hexdigest()[:16]
+            place = f"{folder.rstrip('/')}/{PurePosixPath(self.table).stem}-{digest}.parquet"
+            fs, path = storage.open(place)
+            if not fs.exists(path):
+                with tempfile.NamedTemporaryFile() as spool:
+                    self._write(spool.name, storage)
+                    keep(place, spool.name, storage)
+        return Parquet(path=place, image_column="image", questions_column="questions", key_column="key")
+
+    def _write(self, file: str, storage: Storage) -> None:
+        questions: dict[str, list[dict[str, str]]] = defaultdict(list)
+        for reference, text in self.asked(storage):
+            questions[reference.unit].append({"question_id": reference.question_id, "question": text})
+        circles_of = self._circles_of_images(storage)
+        schema = pa.schema(
+            [("key", pa.string()), ("image", pa.large_binary()), ("questions", pa.list_(QUESTION))]
+        )
+        with pq.ParquetWriter(file, schema, compression="none") as writer:
+            for row in table_rows(self.root, self.table, storage):
+                for circle in circles_of.get(row["index"], ()):
+                    image = base64.b64decode(row["image"], validate=True)
+                    sample = {"key": circle, "image": image, "questions": questions[circle]}
+                    writer.write_table(pa.Table.from_pylist([sample], schema=schema))
+
+    def _circles_of_images(self, storage: Storage) -> dict[str, list[str]]:
+        """The circles whose image stands in a row, by the row's index."""
+        linked: dict[str, str | None] = {}
+        for row in table_rows(self.root, self.table, storage):
+            linked[row["index"]] = row["image"] if row["image"].isdecimal() else None
+        found: dict[str, list[str]] = defaultdict(list)
+        for index in linked:
+            if int(index) < choice.CIRCLE:
+                holder = linked[index] or index
+                if linked.get(holder, holder) is not None:
+                    raise ConfigError(
+                        f"{self.table}: the image of row {index} is in row {holder}, which has none"
+                    )
+                found[holder].append(index)
+        return found
+
+
+def _choices(row: dict[str, str]) -> tuple[str, ...]:
+    """The options up to the first that is missing."""
+    found = []
+    for letter in "ABCD":
+        if not _told(row.get(letter)):
+            break
+        found.append(row[letter])
+    return tuple(found)
+
+
+def _told(cell: str | None) -> bool:
+    """Whether a cell holds something; pandas writes nan for what is not there."""
+    return cell is not None and cell.strip().lower() not in ("", "nan", "none")

@@ -1,0 +1,82 @@
+"""What the official sets have in common."""
+
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from typing import ClassVar
+
+from pipeline.config import free, require
+from pipeline.errors import ConfigError
+from pipeline.evaluate.base import Answered, Metric, Reference
+from pipeline.evaluate.requests import Asked, jsonl_source
+from pipeline.sources.base import Source
+from pipeline.storage import Storage, canonical
+from pipeline.tasks import Task
+
+SHORT = "\nAnswer the question using a single word or phrase."
+LETTER = "\nAnswer with the option's letter from the given choices directly."
+
+
+@dataclass(frozen=True, kw_only=True)
+class Official:
+    """Questions and images in files below `root`; a `sample_key` is an image's path below `image_root`.
+
+    Args:
+        root: the folder, local or a URI, with the official files under the names that the other keys tell.
+        suffix: what is put after each question: LLaVA-1.5's words (arXiv 2310.03744, appendix) by default.
+    """
+
+    joint: ClassVar[bool] = False
+
+    root: str = free()
+    suffix: str = free(SHORT)
+
+    def __post_init__(self) -> None:
+        require(bool(self.root), "dataset.root must not be empty")
+
+    @property
+    def image_root(self) -> str:
+        """What the images' paths are relative to."""
+        return self.root.rstrip("/")
+
+    def asked(self, storage: Storage) -> Iterator[Asked]:
+        """Every question with its reference, in the order of the files."""
+        raise NotImplementedError
+
+    def references(self, storage: Storage) -> Iterator[Reference]:
+        """See `Dataset.references`."""
+        return (reference for reference, _ in self.asked(storage))
+
+    def metric(self, references: Collection[Reference]) -> Metric | None:
+        """See `Dataset.metric`."""
+        return None
+
+    def submission(self, rows: Iterator[Answered]) -> Iterator[str]:
+        """See `Dataset.submission`."""
+        raise ConfigError(f"submission: {type(self).__name__} has no submission format")
+
+    def source(self, folder: str, storage: Storage) -> Source:
+        """See `Dataset.source`: LLaVA's JSONL."""
+        images = canonical(self.image_root, storage)
+        return jsonl_source(type(self).__name__.lower(), self.asked(storage), images, folder, storage)
+
+    def task(self) -> Task:
+        """See `Dataset.task`."""
+        return Task(source_questions=True, suffix=self.suffix)
+
+
+@dataclass(frozen=True, kw_only=True)
+class WithImages(Official):
+    """A set whose images lie in the folder `images` below `root`."""
+
+    images: str = free()
+
+    @property
+    def image_root(self) -> str:
+        """What the images' paths are relative to."""
+        return f"{self.root.rstrip('/')}/{self.images}"
+
+
+def with_choices(question: str, choices: Collection[str]) -> str:
+    """A multiple-choice question as LLaVA-1.5 asks it: an option a line, led by its letter."""
+    lettered = (f"{letter}. {choice}" for letter, choice in zip("ABCDEFGHIJ", choices, strict=False))
+    return "\n".join((question, *lettered))

@@ -1,0 +1,63 @@
+"""Answers for a judge: LLaVA-Bench-in-the-Wild and MM-Vet, which are exported and not scored."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from pipeline.config import free
+from pipeline.evaluate import submission
+from pipeline.evaluate.base import Answered, Reference
+from pipeline.evaluate.datasets.official import WithImages
+from pipeline.evaluate.files import json_lines, json_pairs, telling
+from pipeline.evaluate.requests import Asked
+from pipeline.storage import Storage
+
+
+@dataclass(frozen=True, kw_only=True)
+class LlavaBench(WithImages):
+    """LLaVA-Bench-in-the-Wild (arXiv 2304.08485): eval_gpt_review_bench.py takes what is exported."""
+
+    images: str = free("images")
+    suffix: str = free("")
+    questions: str = free("questions.jsonl")
+
+    def asked(self, storage: Storage) -> Iterator[Asked]:
+        """See `Official.asked`."""
+        with telling(self.root, self.questions, storage):
+            for item in json_lines(self.root, self.questions, storage):
+                yield (
+                    Reference(str(item["question_id"]), item["image"], (), (item["category"],)),
+                    item["text"],
+                )
+
+    def submission(self, rows: Iterator[Answered]) -> Iterator[str]:
+        """See `Dataset.submission`: JSONL as LLaVA's model_vqa.py writes it; `answer_id` is the row's key."""
+        return submission.json_lines(
+            {
+                "question_id": submission.number(row.question_id),
+                "prompt": row.question,
+                "text": row.prediction or "",
+                "answer_id": row.key,
+                "model_id": row.model,
+                "metadata": {},
+            }
+            for row in rows
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class MmVet(WithImages):
+    """MM-Vet (arXiv 2308.02490): its evaluator takes an object of answers by question."""
+
+    images: str = free("images")
+    suffix: str = free("")
+    questions: str = free("mm-vet.json")
+
+    def asked(self, storage: Storage) -> Iterator[Asked]:
+        """See `Official.asked`."""
+        with telling(self.root, self.questions, storage):
+            for name, item in json_pairs(self.root, self.questions, "", storage):
+                yield Reference(name, item["imagename"], (), tuple(item["capability"])), item["question"]
+
+    def submission(self, rows: Iterator[Answered]) -> Iterator[str]:
+        """See `Dataset.submission`."""
+        return submission.json_object((row.question_id, row.prediction or "") for row in rows)

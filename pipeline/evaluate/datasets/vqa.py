@@ -1,0 +1,161 @@
+"""Short answers: VQAv2, VizWiz, TextVQA and GQA."""
+
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from sys import intern
+
+from pipeline.config import free
+from pipeline.errors import ConfigError
+from pipeline.evaluate import submission
+from pipeline.evaluate.base import UNANSWERABLE, Answered, Metric, Reference
+from pipeline.evaluate.datasets.official import SHORT, WithImages
+from pipeline.evaluate.files import json_items, json_pairs, telling
+from pipeline.evaluate.metrics import exact, vqa
+from pipeline.evaluate.metrics.text import evalai_normal
+from pipeline.evaluate.requests import Asked
+from pipeline.storage import Storage
+
+
+@dataclass(frozen=True, kw_only=True)
+class VqaV2(WithImages):
+    """VQAv2 (arXiv 1612.00837): questions, and annotations where they are public (not of the test splits).
+
+    An image is called `COCO_<split>_<id, 12 digits>.jpg`, the split being the last part of `images`.
+    """
+
+    images: str = free("val2014")
+    questions: str = free("v2_OpenEnded_mscoco_val2014_questions.json")
+    annotations: str | None = free("v2_mscoco_val2014_annotations.json")
+
+    def asked(self, storage: Storage) -> Iterator[Asked]:
+        """See `Official.asked`."""
+        answers = self._answers(storage)
+        split = PurePosixPath(self.images).name
+        with telling(self.root, self.questions, storage):
+            for item in json_items(self.root, self.questions, "questions.item", storage):
+                name = str(item["question_id"])
+                given, groups = answers.get(name, ((), ()))
+                if self.annotations and not given:
+                    raise ConfigError(f"{self.annotations} has no answers of question_id {name}")
+                image = f"COCO_{split}_{item['image_id']:012d}.jpg"
+                yield Reference(name, image, given, groups), item["question"]
+
+    def _answers(self, storage: Storage) -> dict[str, tuple[tuple[str, ...], tuple[str, ...]]]:
+        """The ten answers and the answer type by question; equal texts are one in memory."""
+        found: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {}
+        if self.annotations:
+            with telling(self.root, self.annotations, storage):
+                for item in json_items(self.root, self.annotations, "annotations.item", storage):
+                    answers = tuple(intern(answer["answer"]) for answer in item["answers"])
+                    found[str(item["question_id"])] = answers, (intern(item["answer_type"]),)
+        return found
+
+    def metric(self, references: Collection[Reference]) -> Metric:
+        """See `Dataset.metric`."""
+        return vqa.vqa()
+
+    def submission(self, rows: Iterator[Answered]) -> Iterator[str]:
+        """See `Dataset.submission`: EvalAI's, as LLaVA's convert_vqav2_for_submission.py writes it."""
+        return submission.json_list(
+            {
+                "question_id": submission.number(row.question_id),
+                "answer": evalai_normal(row.prediction or ""),
+            }
+            for row in rows
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class VizWiz(WithImages):
+    """VizWiz-VQA (arXiv 1802.08218): one JSON list; in that of the test split there are no answers."""
+
+    images: str = free("val")
+    suffix: str = free(
+        f"\nWhen the provided information is insufficient, respond with 'Unanswerable'.{SHORT}"
+    )
+    annotations: str = free("val.json")
+
+    def asked(self, storage: Storage) -> Iterator[Asked]:
+        """See `Official.asked`."""
+        with telling(self.root, self.annotations, storage):
+            for item in json_items(self.root, self.annotations, "item", storage):
+                answers = tuple(answer["answer"] for answer in item.get("answers", ()))
+                groups = (item["answer_type"],) if answers else ()
+                if answers and not item["answerable"] and UNANSWERABLE not in groups:
+                    groups = (*groups, UNANSWERABLE)
+                yield Reference(item["image"], item["image"], answers, groups), item["question"]
+
+    def metric(self, references: Collection[Reference]) -> Metric:
+        """See `Dataset.metric`."""
+        return vqa.vizwiz()
+
+    def submission(self, rows: Iterator[Answered]) -> Iterator[str]:
+        """See `Dataset.submission`: EvalAI's, as LLaVA's convert_vizwiz_for_submission.py writes it."""
+        return submission.json_list(
+            {"image": row.question_id, "answer": evalai_normal(row.prediction or "")} for row in rows
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextVqa(WithImages):
+    """TextVQA 0.5.1 (arXiv 1904.08920). `ocr`: the official file of OCR tokens, which LLaVA-1.5 is shown."""
+
+    images: str = free("train_images")
+    annotations: str = free("TextVQA_0.5.1_val.json")
+    ocr: str | None = free(None)
+
+    def asked(self, storage: Storage) -> Iterator[Asked]:
+        """See `Official.asked`."""
+        tokens = self._tokens(storage)
+        with telling(self.root, self.annotations, storage):
+            for item in json_items(self.root, self.annotations, "data.item", storage):
+                text = item["question"]
+                if tokens:
+                    text += f"\nReference OCR token: {', '.join(tokens.get(item['image_id'], ()))}"
+                reference = Reference(
+                    str(item["question_id"]), f"{item['image_id']}.jpg", tuple(item.get("answers", ()))
+                )
+                yield reference, text
+
+    def _tokens(self, storage: Storage) -> dict[str, list[str]]:
+        if self.ocr is None:
+            return {}
+        with telling(self.root, self.ocr, storage):
+            found = json_items(self.root, self.ocr, "data.item", storage)
+            return {item["image_id"]: item["ocr_tokens"] for item in found}
+
+    def metric(self, references: Collection[Reference]) -> Metric:
+        """See `Dataset.metric`."""
+        return vqa.textvqa()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gqa(WithImages):
+    """GQA (arXiv 1902.09506), test-dev balanced: an object of questions by their ids."""
+
+    images: str = free("images")
+    questions: str = free("testdev_balanced_questions.json")
+
+    def asked(self, storage: Storage) -> Iterator[Asked]:
+        """See `Official.asked`."""
+        with telling(self.root, self.questions, storage):
+            for name, item in json_pairs(self.root, self.questions, "", storage):
+                kinds = item["types"]
+                groups = (
+                    "open" if kinds["structural"] == "query" else "binary",
+                    intern(f"structural: {kinds['structural']}"),
+                    intern(f"semantic: {kinds['semantic']}"),
+                )
+                yield Reference(name, f"{item['imageId']}.jpg", (item["answer"],), groups), item["question"]
+
+    def metric(self, references: Collection[Reference]) -> Metric:
+        """See `Dataset.metric`."""
+        return exact.gqa()
+
+    def submission(self, rows: Iterator[Answered]) -> Iterator[str]:
+        """See `Dataset.submission`: GQA's, as LLaVA's convert_gqa_for_eval.py writes it."""
+        return submission.json_list(
+            {"questionId": row.question_id, "prediction": (row.prediction or "").strip().rstrip(".").lower()}
+            for row in rows
+        )

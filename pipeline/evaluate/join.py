@@ -1,0 +1,133 @@
+"""Predictions of a finished output, met with their references: one to one, or an error that names the key."""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, fields
+
+import pyarrow as pa
+import pyarrow.dataset as ds
+from pyarrow.fs import FSSpecHandler, PyFileSystem
+
+from pipeline.errors import ConfigError
+from pipeline.evaluate.base import Answered, Reference
+from pipeline.plan import load_plan
+from pipeline.schema import PREDICTIONS
+from pipeline.storage import Storage, list_names
+from pipeline.units import Finished
+
+_COLUMNS = [column.name for column in fields(Answered)]
+_ROWS_AT_ONCE = 4096
+_NAMED = 3
+
+Key = str | tuple[str, str]
+
+
+def finished_files(output: str, storage: Storage) -> list[str]:
+    """The paths of an output's files; ConfigError if the output is not there or not finished."""
+    with storage.reaching("output", output):
+        plan = load_plan(output, storage)
+        fs, folder = storage.open(output)
+        found = Finished(list_names(fs, f"{folder}/data"))
+    if plan is None:
+        raise ConfigError(f"output: {storage.redact(output)} is no output of Trimline: it has no plan")
+    missing = [shard for shard in range(len(plan)) if not found.has_shard(shard)]
+    if missing:
+        raise ConfigError(
+            f"output: {storage.redact(output)} is not finished: {len(missing)} of {len(plan)} shards "
+            f"are not, the first is {missing[0]}; run the command that makes it again"
+        )
+    return [f"{folder}/data/{unit.file_name}" for unit in found]
+
+
+def read_rows(output: str, storage: Storage) -> Iterator[Answered]:
+    """The rows of a finished output in the order of its files; a batch of them is in memory at a time."""
+    paths = finished_files(output, storage)
+    fs, _ = storage.open(output)
+    try:
+        table = ds.dataset(
+            paths, format="parquet", schema=PREDICTIONS, filesystem=PyFileSystem(FSSpecHandler(fs))
+        )
+        batches = table.to_batches(
+            columns=_COLUMNS, batch_size=_ROWS_AT_ONCE, batch_readahead=1, fragment_readahead=1
+        )
+        for batch in batches:
+            yield from (Answered(**row) for row in batch.to_pylist())
+    except (pa.ArrowException, OSError) as error:
+        raise ConfigError(f"output: {storage.redact(f'{output}: {error}')[:300]}") from None
+
+
+@dataclass
+class Join:
+    """Rows by their references.
+
+    A question is known by its question_id. Where rows share one (a fixed prompt is always called 0), they are
+    known by their images instead, as long as each image has but one question; `joint` takes both together.
+    """
+
+    references: Mapping[Key, Reference]
+    key: Callable[[Answered], Key]
+    seen: set[Key] = field(default_factory=set)
+
+    def match(self, row: Answered) -> Reference:
+        """The row's reference. Raises ConfigError if there is none, or if another row had it."""
+        key = self.key(row)
+        reference = self.references.get(key)
+        if reference is None:
+            raise ConfigError(f"output: {row.key} has no reference: {_shown(key)} is not among the dataset's")
+        if key in self.seen:
+            raise ConfigError(f"output: {row.key} is the second row of {_shown(key)}")
+        self.seen.add(key)
+        return reference
+
+    def require_all(self) -> None:
+        """ConfigError, naming the first ones, if references have no row."""
+        missing = [key for key in self.references if key not in self.seen]
+        if missing:
+            named = ", ".join(_shown(key) for key in missing[:_NAMED])
+            raise ConfigError(
+                f"output: {len(missing)} of {len(self.references)} questions have no row: {named}"
+                f"{', ...' if len(missing) > _NAMED else ''}; partial=true scores those that have one"
+            )
+
+
+def choose_join(references: list[Reference], joint: bool, output: str, storage: Storage) -> Join:
+    """How an output's rows are to be met; ConfigError if the references themselves are not unique."""
+    if joint:
+        return Join(_indexed(references, _both), _both)
+    by_id = _indexed(references, _by_id)
+    one_an_image = len({reference.sample_key for reference in references}) == len(references)
+    if one_an_image and not _ids_are_unique(output, storage):
+        return Join(_indexed(references, _by_sample), _by_sample)
+    return Join(by_id, _by_id)
+
+
+def _ids_are_unique(output: str, storage: Storage) -> bool:
+    seen: set[str] = set()
+    for row in read_rows(output, storage):
+        if row.question_id in seen:
+            return False
+        seen.add(row.question_id)
+    return True
+
+
+def _indexed(references: list[Reference], key: Callable[[Reference], Key]) -> dict[Key, Reference]:
+    found: dict[Key, Reference] = {}
+    for reference in references:
+        if found.setdefault(key(reference), reference) is not reference:
+            raise ConfigError(f"dataset: the official files hold {_shown(key(reference))} twice")
+    return found
+
+
+def _by_id(row: Answered | Reference) -> Key:
+    return row.question_id
+
+
+def _by_sample(row: Answered | Reference) -> Key:
+    return row.sample_key
+
+
+def _both(row: Answered | Reference) -> Key:
+    return row.sample_key, row.question_id
+
+
+def _shown(key: Key) -> str:
+    return key if isinstance(key, str) else f"{key[1]} of {key[0]}"

@@ -1,0 +1,69 @@
+"""What is kept of the rows that are scored: some numbers each, whatever their texts."""
+
+from collections import Counter
+
+import numpy as np
+
+from pipeline.evaluate.base import Answered, Metric, Reference
+
+_ROWS_AT_ONCE = 65536
+
+
+class Kept:
+    """Numbers of rows, and which unit and which groups each row belongs to.
+
+    `status` counts all rows by their status, `without_truth` those whose answer is not known, `count` those
+    that are scored.
+    """
+
+    def __init__(self, metric: Metric) -> None:
+        self.status: Counter[str] = Counter()
+        self.without_truth = 0
+        self.count = 0
+        self._metric = metric
+        self._full: list[np.ndarray] = []
+        self._rows: list[tuple[float, ...]] = []
+        self._units: dict[str, int] = {}
+        self._unit_of: list[int] = []
+        self._groups: dict[str, dict[int, None]] = {}
+
+    def add(self, row: Answered, reference: Reference) -> None:
+        """Score one row; whatever is not `ok` is wrong."""
+        self.status[row.status] += 1
+        if not reference.answers:
+            self.without_truth += 1
+            return
+        prediction = row.prediction if row.status == "ok" else None
+        self._rows.append(tuple(self._metric.observe(prediction, reference)))
+        if len(self._rows) == _ROWS_AT_ONCE:
+            self._flush()
+        unit = self._unit(reference)
+        for group in reference.groups:
+            self._groups.setdefault(group, {})[unit] = None
+        self.count += 1
+
+    def _unit(self, reference: Reference) -> int:
+        if self._metric.pool is None:
+            return self.count
+        unit = self._units.setdefault(reference.unit, len(self._units))
+        self._unit_of.append(unit)
+        return unit
+
+    def _flush(self) -> None:
+        if self._rows:
+            self._full.append(np.array(self._rows))
+            self._rows = []
+
+    def units(self) -> np.ndarray:
+        """[U, c + 1]: a row a unit, closed by a 1."""
+        self._flush()
+        rows = np.concatenate(self._full)
+        if self._metric.pool is not None:
+            order = np.argsort(self._unit_of, kind="stable")
+            starts = np.searchsorted(np.array(self._unit_of)[order], np.arange(1, len(self._units)))
+            rows = np.array([self._metric.pool(part) for part in np.split(rows[order], starts)])
+        return np.column_stack([rows, np.ones(len(rows))])
+
+    def groups(self) -> dict[str, np.ndarray]:
+        """The units of each group, the groups in alphabetical order."""
+        return {name: np.fromiter(self._groups[name], np.int64) for name in sorted(self._groups)}

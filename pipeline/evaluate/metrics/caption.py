@@ -1,0 +1,122 @@
+"""Captions by COCO's rules (arXiv 1504.00325): BLEU, ROUGE-L, METEOR and CIDEr-D, without Java.
+
+Deviations:
+1. The published tokenizer is Stanford's, which is Java. The one here gives the same tokens for plain English
+   sentences; abbreviations, slashes and brackets may come out otherwise.
+2. METEOR is nltk's: exact and stemmed matches, no synonyms (their tables are a download), with the parameters
+   of the first METEOR. Its values are not METEOR 1.5's, and compare with one another alone.
+"""
+
+import math
+import re
+from collections.abc import Collection, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from pipeline.evaluate.base import Figures, Metric, Reference, ratio
+from pipeline.evaluate.metrics.cider import CiderD
+
+ORDER = 4
+ROUGE_BETA = 1.2
+NOTES = (
+    "METEOR is nltk's, without synonyms: not METEOR 1.5, comparable with itself alone.",
+    "Tokens are not Stanford's (Java): figures may differ from COCO's in the third digit.",
+)
+_CLITIC = re.compile(r"(n't|'(?:s|re|ve|ll|d|m))\b")
+_TOKEN = re.compile(
+    r"""n't\b | '(?:s|re|ve|ll|d|m)\b      # clitics, which stand apart by now
+      | (?:[^\W\d_]\.){2,}                 # u.s.
+      | \d+(?:[.,:]\d+)*                   # 3.5, 10:30
+      | [^\W_]+(?:['-][^\W_]+)*            # t-shirt, o'clock
+      | [^\w\s]                            # symbols""",
+    re.VERBOSE,
+)
+_DROPPED = frozenset("'`\".?!,:;-()[]{}…“”‘’")
+
+
+def tokenize(caption: str) -> list[str]:
+    """Lower-case words and symbols, clitics apart, without punctuation."""
+    apart = _CLITIC.sub(r" \1", caption.lower()).replace("cannot", "can not")
+    return [token for token in _TOKEN.findall(apart) if token not in _DROPPED]
+
+
+def rouge_l(candidate: Sequence[str], references: Sequence[Sequence[str]]) -> float:
+    """ROUGE-L as coco-caption has it: F, beta 1.2, of the best precision and the best recall."""
+    if not candidate or not any(references):
+        return 0.0
+    common = [(_common_subsequence(candidate, reference), len(reference)) for reference in references]
+    precision = max(length for length, _ in common) / len(candidate)
+    recall = max(length / size for length, size in common if size)
+    weight = ROUGE_BETA**2
+    return (1 + weight) * precision * recall / (recall + weight * precision) if precision and recall else 0.0
+
+
+def _common_subsequence(one: Sequence[str], other: Sequence[str]) -> int:
+    row = [0] * (len(other) + 1)
+    for token in one:
+        before = 0
+        for place, theirs in enumerate(other, 1):
+            before, row[place] = (
+                row[place],
+                before + 1 if token == theirs else max(row[place], row[place - 1]),
+            )
+    return row[-1]
+
+
+class _NoSynonyms:
+    """Stands where nltk asks WordNet."""
+
+    @staticmethod
+    def synsets(_: str) -> list[Any]:
+        return []
+
+
+def meteor(candidate: Sequence[str], references: Sequence[Sequence[str]]) -> float:
+    """nltk's METEOR (Banerjee and Lavie, 2005) with exact and stemmed matches."""
+    from nltk.translate.meteor_score import meteor_score
+
+    return (
+        float(meteor_score(references, candidate, wordnet=_NoSynonyms)) if candidate and references else 0.0
+    )
+
+
+def captions(references: Collection[Reference]) -> Metric:
+    """All of them; the n-gram weights of CIDEr-D come from all `references`."""
+    from sacrebleu.metrics import BLEU
+
+    cider = CiderD([tokenize(answer) for answer in reference.answers] for reference in references)
+    observe = partial(_observe, cider, BLEU(tokenize="none", effective_order=True))
+    return Metric(observe, _figures, notes=NOTES)
+
+
+def _observe(cider: CiderD, bleu: Any, prediction: str | None, reference: Reference) -> tuple[float, ...]:
+    given = tokenize(prediction or "")
+    true = [tokenize(answer) for answer in reference.answers]
+    counted = bleu.sentence_score(" ".join(given), [" ".join(tokens) for tokens in true])
+    return (
+        *counted.counts,
+        *counted.totals,
+        counted.sys_len,
+        counted.ref_len,
+        rouge_l(given, true),
+        meteor(given, true),
+        cider(given, true),
+    )
+
+
+def _figures(sums: np.ndarray) -> Figures:
+    matched, totals, (ours, theirs, *means, count) = sums[:ORDER], sums[ORDER : 2 * ORDER], sums[2 * ORDER :]
+    found = {f"bleu_{n}": bleu_of(matched[:n], totals[:n], ours, theirs) for n in range(1, ORDER + 1)}
+    return found | {
+        name: ratio(mean, count) for name, mean in zip(("rouge_l", "meteor", "cider"), means, strict=True)
+    }
+
+
+def bleu_of(matched: np.ndarray, totals: np.ndarray, ours: float, theirs: float) -> float:
+    """BLEU (Papineni et al., 2002) from sums over a corpus: matched n-grams, all n-grams, lengths."""
+    if not matched.all():
+        return 0.0
+    logs = [math.log(hits / total) for hits, total in zip(matched, totals, strict=True)]
+    return math.exp(sum(logs) / len(logs) + min(0.0, 1 - theirs / ours))

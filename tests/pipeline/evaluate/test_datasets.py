@@ -1,0 +1,321 @@
+"""Every dataset of `conf/dataset`, on a small copy in the official file format."""
+
+import json
+import math
+from pathlib import Path
+
+import official
+import pytest
+import yaml
+from hydra.utils import get_class
+
+from pipeline.errors import ConfigError
+from pipeline.evaluate.run import Evaluation, evaluate
+from pipeline.storage import Storage
+
+STORAGE = Storage()
+CONF = Path(__file__).parents[3] / "conf" / "dataset"
+NAMES = sorted(path.stem for path in CONF.glob("*.yaml"))
+JUDGED = ("llava_bench", "mm_vet")
+
+
+def make(name: str, root: Path, **fields):
+    """The dataset as its YAML has it."""
+    tree = yaml.safe_load((CONF / f"{name}.yaml").read_text())
+    return get_class(tree.pop("_target_"))(**{**tree, "root": str(root), **fields})
+
+
+def fixture(name: str, folder: Path, **fields):
+    builder = official.scienceqa if name == "scienceqa_img" else getattr(official, name)
+    return make(name, builder(folder / name), **fields)
+
+
+def scored(dataset, output: Path, **options) -> dict:
+    return evaluate(dataset, Evaluation(output=str(output), resamples=50, **options), STORAGE)
+
+
+def values(figures: dict) -> dict[str, float]:
+    return {name: figure["value"] for name, figure in figures.items()}
+
+
+def truth(dataset) -> dict[str, str]:
+    """A right answer to every question."""
+    return {
+        reference.question_id: reference.answers[0] if reference.answers else "who knows"
+        for reference in dataset.references(STORAGE)
+    }
+
+
+def test_every_dataset_has_a_fixture():
+    assert set(NAMES) == {
+        *("vqav2", "gqa", "vizwiz", "scienceqa_img", "textvqa", "pope", "mme", "mmbench", "mmbench_cn"),
+        *("seed_bench", "llava_bench", "mm_vet", "scenes", "coco_caption"),
+    }
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "mmbench_cn"])
+def test_the_defaults_are_those_of_the_class(name):
+    dataset = make(name, Path("/data"))
+    assert type(dataset)(root="/data") == dataset
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in JUDGED])
+def test_right_answers_are_right_and_the_root_is_left_alone(name, tmp_path):
+    dataset = fixture(name, tmp_path)
+    before = sorted(path.relative_to(tmp_path) for path in tmp_path.rglob("*"))
+    right = truth(dataset)
+    if name == "scenes":
+        right = {(item.sample_key, item.question_id): item.answers[0] for item in dataset.references(STORAGE)}
+        captions = iter([said for (_, question), said in right.items() if question == "0"])
+        output = official.answer(
+            dataset,
+            tmp_path / "out" / "o",
+            lambda question, _: (
+                next(captions) if question == "0" else next(s for (_, q), s in right.items() if q == question)
+            ),
+        )
+    else:
+        output = official.answer(dataset, tmp_path / "out" / "o", lambda question, _: right[question])
+    found = scored(dataset, output)
+    figures = values(found["figures"])
+    assert found["questions"] == len(right) == sum(found["status"].values()) == found["scored"]
+    headline = {"mme": "perception", "coco_caption": "bleu_1"}.get(name, "accuracy")
+    assert figures[headline] == {"mme": 400.0}.get(name, 1.0)
+    for figure in found["figures"].values():
+        assert figure["low"] <= figure["value"] <= figure["high"] or headline in ("perception", "bleu_1")
+    after = sorted(path.relative_to(tmp_path) for path in tmp_path.rglob("*"))
+    assert [path for path in after if path.parts[0] != "out"] == before
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in JUDGED])
+def test_rows_that_failed_are_wrong_and_counted(name, tmp_path):
+    dataset = fixture(name, tmp_path)
+    output = official.answer(dataset, tmp_path / "out" / "o", lambda *_: None)
+    found = scored(dataset, output)
+    assert set(found["status"]) == {"failed"}
+    figures = values(found["figures"])
+    assert set(figures.values()) <= {0.0}, figures
+
+
+def test_vqav2(tmp_path):
+    dataset = fixture("vqav2", tmp_path)
+    said = {"9001000": "Yes.", "9001001": "two", "42002": "Shirt"}
+    output = official.answer(dataset, tmp_path / "out" / "o", lambda question, _: said[question])
+    found = scored(dataset, output)
+    assert values(found["figures"]) == pytest.approx({"accuracy": (1.0 + 0.6 + 0.3) / 3})
+    assert {name: values(group["figures"])["accuracy"] for name, group in found["groups"].items()} == (
+        pytest.approx({"yes/no": 1.0, "number": 0.6, "other": 0.3})
+    )
+    asked = dict((reference.question_id, text) for reference, text in dataset.asked(STORAGE))
+    assert asked["9001000"] == "Is it red?"
+
+
+def test_a_test_split_is_submitted(tmp_path):
+    root = official.vqav2(tmp_path / "vqav2")
+    dataset = make("vqav2", root, annotations=None)
+    output = official.answer(dataset, tmp_path / "out" / "o", lambda *_: "Two t-shirts.")
+    with pytest.raises(ConfigError, match="not public or need a judge: submission=FILE"):
+        scored(dataset, output)
+    found = scored(dataset, output, submission=str(tmp_path / "s.json"))
+    assert found["figures"] == {} and found["without_truth"] == 3
+    answers = json.loads((tmp_path / "s.json").read_text())
+    assert {"question_id": 42002, "answer": "2 t shirts"} in answers and len(answers) == 3
+
+
+def test_vizwiz(tmp_path):
+    dataset = fixture("vizwiz", tmp_path)
+    said = iter(["Soda can.", "Unanswerable", "unanswerable"])
+    found = scored(dataset, official.answer(dataset, tmp_path / "out" / "o", lambda *_: next(said)))
+    assert values(found["figures"]) == pytest.approx(
+        {
+            "accuracy": 2 / 3,
+            "unanswerable_precision": 1 / 2,
+            "unanswerable_recall": 1.0,
+            "unanswerable_f1": 2 / 3,
+        }
+    )
+    test = make("vizwiz", dataset.root, annotations="test.json", images="test")
+    output = official.answer(test, tmp_path / "out" / "t", lambda *_: "A can, red.")
+    scored(test, output, submission=str(tmp_path / "s.json"))
+    assert json.loads((tmp_path / "s.json").read_text()) == [
+        {"image": "VizWiz_test_00000000.jpg", "answer": "can red"}
+    ]
+
+
+def test_gqa_by_type(tmp_path):
+    dataset = fixture("gqa", tmp_path)
+    said = {"201307251": "No.", "201640614": "Woman", "202225914": "grey"}
+    found = scored(
+        dataset,
+        official.answer(dataset, tmp_path / "out" / "o", lambda question, _: said[question]),
+        submission=str(tmp_path / "s.json"),
+    )
+    assert values(found["figures"]) == pytest.approx({"accuracy": 2 / 3})
+    groups = {name: values(group["figures"])["accuracy"] for name, group in found["groups"].items()}
+    assert groups["binary"] == 1 and groups["open"] == 0.5 and groups["semantic: attr"] == 0
+    assert {"questionId": "201307251", "prediction": "no"} in json.loads((tmp_path / "s.json").read_text())
+
+
+def test_textvqa_shows_ocr_tokens_if_asked_to(tmp_path):
+    plain = fixture("textvqa", tmp_path)
+    shown = make("textvqa", plain.root, ocr="TextVQA_Rosetta_OCR_v0.2_val.json")
+    texts = [[text for _, text in dataset.asked(STORAGE)] for dataset in (plain, shown)]
+    assert texts[0][0] == "what is the brand?"
+    assert texts[1][0] == "what is the brand?\nReference OCR token: DAKOTA, DIGITAL"
+
+
+def test_scienceqa_asks_of_images_alone(tmp_path):
+    dataset = fixture("scienceqa_img", tmp_path)
+    asked = dict((reference.question_id, text) for reference, text in dataset.asked(STORAGE))
+    assert asked == {
+        "4": "Which is a solid?\nA. ice\nB. steam",
+        "11": "Context: The picture shows water.\nWhich is a solid?\nA. ice\nB. steam",
+    }
+    said = {"4": "A", "11": "It is ice."}
+    found = scored(dataset, official.answer(dataset, tmp_path / "out" / "o", lambda q, _: said[q]))
+    assert values(found["figures"]) == {"accuracy": 0.5, "accuracy_vlmeval": 1.0}
+
+
+def test_pope(tmp_path):
+    dataset = fixture("pope", tmp_path)
+    right = truth(dataset)
+    assert set(right) == {f"random/{i}" for i in (1, 2)} | {f"popular/{i}" for i in (1, 2, 3)} | {
+        "adversarial/1"
+    }
+    found = scored(dataset, official.answer(dataset, tmp_path / "out" / "o", lambda *_: "Yes, there is."))
+    figures = values(found["figures"])
+    assert figures["yes_ratio"] == 1 and figures["recall"] == 1
+    assert figures["precision"] == figures["accuracy"] == pytest.approx(2 / 6)
+    groups = {name: values(group["figures"]) for name, group in found["groups"].items()}
+    assert groups["random"]["f1"] == pytest.approx(2 / 3)
+    assert groups["popular"]["f1"] == pytest.approx(1 / 2)
+    assert figures["f1_mean_of_categories"] == pytest.approx((2 / 3 + 1 / 2 + 0) / 3)
+
+
+def test_mme(tmp_path):
+    dataset = fixture("mme", tmp_path)
+    texts = {reference.question_id: text for reference, text in dataset.asked(STORAGE)}
+    assert texts["OCR/0001#1"] == "Is it Yes?" and len(texts) == 8
+    right = truth(dataset)
+    said = {**right, "OCR/0001#2": "Yes", "code_reasoning/0001#1": "I'd say yes"}
+    found = scored(dataset, official.answer(dataset, tmp_path / "out" / "o", lambda q, _: said[q]))
+    groups = {name: values(group["figures"]) for name, group in found["groups"].items()}
+    assert groups["OCR"] == pytest.approx({"accuracy": 0.75, "accuracy_plus": 0.5, "score": 125})
+    assert groups["artwork"]["score"] == 200
+    assert groups["code_reasoning"] == pytest.approx({"accuracy": 0.5, "accuracy_plus": 0, "score": 50})
+    figures = values(found["figures"])
+    assert (figures["perception"], figures["cognition"]) == pytest.approx((325, 50))
+    assert found["units"] == 4 and found["scored"] == 8
+
+
+@pytest.mark.parametrize("name", ["mmbench", "mmbench_cn"])
+def test_mmbench(name, tmp_path):
+    dataset = fixture(name, tmp_path)
+    texts = {reference.question_id: text for reference, text in dataset.asked(STORAGE)}
+    assert texts["2"] == "Look\nhere.\nWhat?\nA. up\nB. down"
+    assert texts["1000001"] == "Which?\nA. dog\nB. cow\nC. cat"
+    said = {"1": "A", "1000001": "C.", "2000001": "(B)", "2": "down", "1000002": "up"}
+    output = official.answer(dataset, tmp_path / "out" / "o", lambda question, _: said[question])
+    found = scored(dataset, output)
+    assert values(found["figures"]) == pytest.approx(
+        {"accuracy": 0.5, "accuracy_vanilla": 1.0, "accuracy_rows": 0.8}
+    )
+    assert found["units"] == 2 and set(found["groups"]) == {"ocr", "perception"}
+    (converted,) = (tmp_path / "out" / "converted").iterdir()
+    assert converted.suffix == ".parquet" and converted.stat().st_mtime == 0
+
+
+def test_seed_bench(tmp_path):
+    dataset = fixture("seed_bench", tmp_path)
+    said = {"101669": "A", "101670": "B.", "v18": "C"}
+    output = official.answer(dataset, tmp_path / "out" / "o", lambda question, _: said[question])
+    found = scored(dataset, output, submission=str(tmp_path / "s.jsonl"))
+    assert values(found["figures"]) == pytest.approx({"accuracy": 2 / 3, "accuracy_vlmeval": 1.0})
+    assert set(found["groups"]) == {"image", "video", "Instances Counting", "Action Recognition"}
+    assert len((tmp_path / "s.jsonl").read_text().splitlines()) == 3
+    images = make("seed_bench", dataset.root, kinds=["image"])
+    assert {reference.question_id for reference in images.references(STORAGE)} == {"101669", "101670"}
+
+
+def test_llava_bench_is_exported_for_its_judge(tmp_path):
+    dataset = fixture("llava_bench", tmp_path)
+    output = official.answer(dataset, tmp_path / "out" / "o", lambda question, _: f"answer {question}")
+    scored(dataset, output, submission=str(tmp_path / "answers.jsonl"))
+    rows = [json.loads(line) for line in (tmp_path / "answers.jsonl").read_text().splitlines()]
+    assert rows[0] == {
+        "question_id": 0,
+        "prompt": "What is the name?",
+        "text": "answer 0",
+        "answer_id": "000000-00000000-0000",
+        "model_id": "llava",
+        "metadata": {},
+    }
+    assert [row["question_id"] for row in rows] == [0, 1]
+
+
+def test_mm_vet_is_exported_for_its_judge(tmp_path):
+    dataset = fixture("mm_vet", tmp_path)
+    output = official.answer(dataset, tmp_path / "out" / "o", lambda question, _: f"it is {question}")
+    scored(dataset, output, submission=str(tmp_path / "answers.json"))
+    assert json.loads((tmp_path / "answers.json").read_text()) == {
+        "v1_0": "it is v1_0",
+        "v1_1": "it is v1_1",
+    }
+
+
+def test_captions_of_another_task_are_known_by_their_images(tmp_path):
+    """`source=images task=caption` calls every question 0."""
+    from pipeline.sources.images import Images
+    from pipeline.tasks import Task
+
+    dataset = fixture("coco_caption", tmp_path)
+    task = Task(prompts=["Describe the image."])
+    (tmp_path / "o").mkdir()
+    output = official.answer_source(
+        Images(path=f"{dataset.root}/val2014"), task, tmp_path / "o", lambda *_: "a man rides a motorcycle"
+    )
+    found = scored(dataset, output)
+    assert found["scored"] == 2 and values(found["figures"])["bleu_1"] == pytest.approx(0.6 * math.exp(-0.1))
+
+
+def test_photographs_without_truth_are_not_scored(tmp_path):
+    from pipeline.evaluate.datasets.scenes import Scenes
+
+    root = official.write(
+        tmp_path / "pictures",
+        {
+            "scenes/a.jpg": official.picture(1),
+            "scenes/a.json": {
+                "caption": "a small red ring",
+                "questions": [
+                    {"question_id": "a-0", "question": "What color?", "kind": "color", "answers": ["red"]}
+                ],
+            },
+            "photographs/b.png": official.picture(2, "PNG"),
+            "photographs/b.json": {"questions": ["Who is it?"]},
+        },
+    )
+    dataset = Scenes(root=str(root))
+    found = scored(dataset, official.answer(dataset, tmp_path / "out" / "o", lambda *_: "Red."))
+    assert found["without_truth"] == 2 and found["scored"] == 2
+    assert values(found["figures"]) == {"accuracy": 1.0, "caption_f1": 0.0}
+    assert set(found["groups"]) == {"color", "caption"}
+
+
+def test_questions_of_an_image_stand_together_but_not_too_many():
+    from pipeline.evaluate.base import Reference
+    from pipeline.evaluate.requests import request_lines
+
+    asked = [(Reference(str(i), f"{'ab'[i % 2]}.jpg"), f"q{i}") for i in range(150)]
+    rows = [json.loads(line) for line in request_lines(asked)]
+    assert sorted(int(row["question_id"]) for row in rows) == list(range(150))
+    assert [row["image"] for row in rows] == ["a.jpg"] * 64 + ["b.jpg"] * 64 + ["a.jpg"] * 11 + ["b.jpg"] * 11
+
+
+def test_a_conversion_made_anew_is_the_same_file(tmp_path):
+    dataset = fixture("pope", tmp_path)
+    source = dataset.source(str(tmp_path / "converted"), STORAGE)
+    first = [*source.shards(source.entries(STORAGE), STORAGE)]
+    Path(source.path).unlink()
+    assert dataset.source(str(tmp_path / "converted"), STORAGE) == source
+    assert [*source.shards(source.entries(STORAGE), STORAGE)] == first
