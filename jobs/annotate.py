@@ -1,6 +1,7 @@
 """`trimline annotate`: the main job."""
 
 import dataclasses
+import re
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
@@ -9,11 +10,16 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from jobs.build import build, build_fields
+from pipeline.errors import ConfigError
 
 if TYPE_CHECKING:
     from pipeline.run import RunConfig
+    from pipeline.sources.base import Source
+    from pipeline.storage import Storage
+    from pipeline.tasks import Task
 
 _GROUPS = (
+    "dataset",
     "source",
     "task",
     "model",
@@ -26,6 +32,7 @@ _GROUPS = (
     "clip_text",
     "benchmark",
 )
+_OF_DATASET = re.compile(r"[+~]*(source|task)[=.]")
 _SECRETS = ("key", "secret", "token")
 
 
@@ -46,11 +53,9 @@ def make_config(config: DictConfig) -> "RunConfig":
     from pipeline.clip_text import ClipText
     from pipeline.cluster import Cluster
     from pipeline.config import Decoding, Model
-    from pipeline.demo.names import resolve_source
     from pipeline.imaging import Imaging
     from pipeline.run import RunConfig, RunOptions
     from pipeline.storage import Storage
-    from pipeline.tasks import Task
     from pipeline.units import UnitLimits
 
     top = {name: value for name, value in _plain(config).items() if name not in _GROUPS}
@@ -58,20 +63,22 @@ def make_config(config: DictConfig) -> "RunConfig":
     options = {name: value for name, value in top.items() if name not in names}
     limits = {name: value for name, value in top.items() if name in names}
     reducer = _plain(config.reducer)
+    storage: Storage = build(config, "storage", Storage)
+    source, task = _asked(config, storage)
     return RunConfig(
         options=_varied(build_fields(options, RunOptions, "")),
         limits=build_fields(limits, UnitLimits, ""),
-        source=resolve_source(build(config, "source")),
-        task=build(config, "task", Task),
+        source=source,
+        task=task,
         model=build(config, "model", Model),
         arms=(Arm(HydraConfig.get().runtime.choices["reducer"], build(config, "reducer"), reducer),),
         engine=build(config, "engine"),
         decoding=build(config, "decoding", Decoding),
         imaging=build(config, "image", Imaging),
         clip_text=build(config, "clip_text", ClipText),
-        storage=build(config, "storage", Storage),
+        storage=storage,
         cluster=build(config, "cluster", Cluster),
-        settings=_settings(config),
+        settings=_settings(config, source, task),
     )
 
 
@@ -85,9 +92,31 @@ def _varied(options: Any) -> Any:
     return dataclasses.replace(options, output=f"{options.output.rstrip('/')}/{point}")
 
 
-def _settings(config: DictConfig) -> dict[str, Any]:
+def _asked(config: DictConfig, storage: "Storage") -> "tuple[Source, Task]":
+    """The source and the task: as configured, or those of an evaluation set.
+
+    What a set has to convert lies in the user's cache; on a cluster in the output, which all nodes see.
+    """
+    from pipeline.demo.names import cache_folder, resolve_source
+    from pipeline.tasks import Task
+
+    if config.get("dataset") is None:
+        return resolve_source(build(config, "source")), build(config, "task", Task)
+    own = [item for item in HydraConfig.get().overrides.task if _OF_DATASET.match(item)]
+    if own:
+        raise ConfigError(f"{own[0]}: dataset={HydraConfig.get().runtime.choices['dataset']} brings its own")
+    here = config.cluster.address == "local"
+    folder = str(cache_folder() / "datasets") if here else f"{config.output.rstrip('/')}/questions"
+    dataset = build(config, "dataset")
+    return dataset.source(folder, storage), dataset.task()
+
+
+def _settings(config: DictConfig, source: Any, task: Any) -> dict[str, Any]:
     """The resolved configuration as run.json tells it: without credentials."""
     settings = _plain(config)
+    chosen = (("source", source), ("task", task)) if settings.get("dataset") else ()
+    for name, made in chosen:
+        settings[name] = {"_target_": f"{type(made).__module__}.{type(made).__qualname__}", **vars(made)}
     settings["storage"] = {name: value for name, value in settings["storage"].items() if name not in _SECRETS}
     return settings
 

@@ -17,7 +17,7 @@ CONF = ROOT / "conf"
 PACKAGES = ("trim", "pipeline", "jobs")
 SOURCES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
 OPTIONS = sorted(path for path in CONF.glob("*/*.yaml"))
-OF_EVALUATE = ("dataset",)  # groups of `evaluate` alone
+OPTIONAL = ("dataset",)  # groups that a run need not choose from
 COMMANDS = sorted(path.stem for path in CONF.glob("*.yaml"))
 # Those that run the pipeline take what run.yaml has.
 RUNS = [
@@ -148,7 +148,7 @@ def test_every_option_composes_and_builds(path):
     from pipeline.errors import ConfigError
 
     group, option = path.parent.name, path.stem
-    for command in ["evaluate"] if group in OF_EVALUATE else RUNS:
+    for command in [*RUNS, "evaluate"] if group in OPTIONAL else RUNS:
         config = composed(command, f"{group}={option}")
         for key in missing(config[group]):
             with pytest.raises(ConfigError, match=f"{group}.{key} must be given"):
@@ -182,7 +182,7 @@ def assert_keys_are_fields(tree, kind: type) -> None:
 @pytest.mark.parametrize("command", RUNS)
 def test_the_top_level_keys_are_the_fields_of_the_run(command):
     config = composed(command)
-    groups = {path.parent.name for path in OPTIONS} - set(OF_EVALUATE)
+    groups = {path.parent.name for path in OPTIONS} - set(OPTIONAL)
     assert groups <= set(config)
     fields = {field.name for name in OF_RUN[:2] for field in dataclasses.fields(get_class(name))}
     own = {"benchmark": Benchmark} if command == "benchmark" else {}
@@ -195,7 +195,7 @@ def test_the_top_level_keys_are_the_fields_of_the_run(command):
 
 def test_the_keys_of_evaluate_are_its_fields():
     config = composed("evaluate", "dataset=pope")
-    own = {name: config._get_node(name) for name in config if name not in (*OF_EVALUATE, "storage")}
+    own = {name: config._get_node(name) for name in config if name not in (*OPTIONAL, "storage")}
     assert_keys_are_fields(own, get_class("pipeline.evaluate.run.Evaluation"))
 
 

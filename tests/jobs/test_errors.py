@@ -44,7 +44,10 @@ GRAMMAR = "needs quotes inside quotes"
         (["seed=null"], "seed"),
         (["source.path=${nope}"], "nope"),
         # options of groups
-        (["reducer=nope"], "Available options in 'reducer': cdpruner divprune full prumerge prumerge_plus random trim"),
+        (
+            ["reducer=nope"],
+            "Available options in 'reducer': cdpruner divprune full prumerge prumerge_plus random trim",
+        ),
         (["model=nope"], "'model': demo llava_1_5_13b llava_1_5_7b"),
         (["reducer=null"], "group"),
         (["reducer=full,trim"], "reducer=full,trim"),

@@ -1,0 +1,52 @@
+"""`dataset=` brings a run its source and its task."""
+
+import json
+
+import pyarrow.parquet as pq
+import pytest
+from commands import compose
+from evaluate import official
+from runs import answer_here
+
+from jobs.entry import run_command
+from jobs.report import open_output
+from pipeline.manifest import load_manifest
+from pipeline.sources.jsonl import Jsonl
+from pipeline.storage import Storage
+
+
+@pytest.fixture
+def pope(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    official.pope(tmp_path / "data")
+    return ("dataset=pope", "dataset.root=data", "model=random", "device=cpu")
+
+
+def test_a_set_is_annotated_and_scored_by_its_name(pope, tmp_path, capfd):
+    config = compose(*pope, "output=answers", "decoding.max_new_tokens=2")
+    assert isinstance(config.source, Jsonl)
+    assert config.task.suffix == "\nAnswer the question using a single word or phrase."
+    assert not list((tmp_path / "data").rglob("*.jsonl")), "nothing is written into the set's own folder"
+    answer_here(config)
+    rows = pq.read_table("answers/data").to_pylist()
+    assert len(rows) == 6
+    assert all(row["question"].endswith(config.task.suffix) for row in rows)
+    capfd.readouterr()
+    assert run_command("evaluate", ["output=answers", "dataset=pope", "dataset.root=data"]) == 0
+    assert "Pope: 6 requests" in capfd.readouterr().out
+    assert open_output("answers", Storage()).source == config.source, "run.json tells the real source"
+    made_with = load_manifest("answers", Storage()).configuration
+    assert made_with["source"]["_target_"] == "pipeline.sources.jsonl.Jsonl"
+    assert json.dumps(made_with["task"]["suffix"]) in json.dumps(made_with)
+
+
+def test_a_rerun_finds_the_same_source(pope):
+    first, second = (compose(*pope, "output=answers").source for _ in range(2))
+    assert first == second
+
+
+@pytest.mark.parametrize("own", ["source=images", "source.path=elsewhere", "task=caption", "task.suffix=x"])
+def test_a_set_and_a_source_of_ones_own_exclude_each_other(pope, capfd, own):
+    capfd.readouterr()
+    assert run_command("annotate", [*pope, own]) == 2
+    assert capfd.readouterr().err == f"trimline annotate: {own}: dataset=pope brings its own\n"
