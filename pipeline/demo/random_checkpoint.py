@@ -28,10 +28,17 @@ from transformers import (
     LlamaTokenizer,
     LlavaConfig,
     LlavaForConditionalGeneration,
-    LlavaProcessor,
 )
 
-from pipeline.demo.tokenizers import IMAGE_PX, PATCH_PX, clip_tokenizer, image_processor, llama_tokenizer
+from pipeline.demo.tokenizers import (
+    IMAGE_PX,
+    PATCH_PX,
+    clip_tokenizer,
+    image_processor,
+    llama_tokenizer,
+    llava_processor,
+    special_ids,
+)
 from pipeline.models.loading import quiet
 
 LOUDNESS = 20.0  # norm of the rows of lm_head, so the standard deviation of logits
@@ -129,7 +136,7 @@ def _make_clip(folder: Path, generator: torch.Generator) -> CLIPModel:
 
 def _make_llava(folder: Path, clip: CLIPModel, generator: torch.Generator) -> None:
     tokenizer = llama_tokenizer(SENTENCES, 1200)
-    ids = {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
+    ids = special_ids(tokenizer)
     config = LlavaConfig(
         vision_config=clip.vision_model.config.to_dict(),
         text_config=LlamaConfig(
@@ -161,14 +168,7 @@ def _make_llava(folder: Path, clip: CLIPModel, generator: torch.Generator) -> No
     _choose_what_is_said(model.lm_head.weight, tokenizer)
     model.generation_config = GenerationConfig(**ids)
     model.save_pretrained(folder)
-    LlavaProcessor(
-        image_processor(),
-        tokenizer,
-        patch_size=PATCH_PX,
-        vision_feature_select_strategy="default",
-        image_token="<image>",
-        num_additional_image_tokens=1,
-    ).save_pretrained(folder)
+    llava_processor(tokenizer).save_pretrained(folder)
 
 
 def _choose_what_is_said(lm_head_VH: torch.Tensor, tokenizer: LlamaTokenizer) -> None:

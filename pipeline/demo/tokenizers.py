@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers, trainers
-from transformers import CLIPImageProcessorPil, CLIPTokenizer, LlamaTokenizer
+from transformers import CLIPImageProcessorPil, CLIPTokenizer, LlamaTokenizer, LlavaProcessor
 
 IMAGE_PX = 336
 PATCH_PX = 14
@@ -58,6 +58,23 @@ def llama_tokenizer(sentences: list[str], size: int, split_punctuation: bool = F
     )
     made.add_special_tokens({"additional_special_tokens": ["<image>"]})
     return made
+
+
+def special_ids(tokenizer: LlamaTokenizer) -> dict[str, Any]:
+    """What configurations call the tokens that begin, end and pad."""
+    return {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
+
+
+def llava_processor(tokenizer: LlamaTokenizer) -> LlavaProcessor:
+    """What LLaVA-1.5 has: the patches without CLS, one `<image>` for all of them."""
+    return LlavaProcessor(
+        image_processor(),
+        tokenizer,
+        patch_size=PATCH_PX,
+        vision_feature_select_strategy="default",
+        image_token="<image>",
+        num_additional_image_tokens=1,
+    )
 
 
 def _pieces(tokenizer: Tokenizer) -> tuple[list[str], Any]:

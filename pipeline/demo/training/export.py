@@ -10,10 +10,9 @@ from transformers import (
     GenerationConfig,
     LlamaTokenizer,
     LlavaForConditionalGeneration,
-    LlavaProcessor,
 )
 
-from pipeline.demo.tokenizers import PATCH_PX, image_processor
+from pipeline.demo.tokenizers import image_processor, llava_processor, special_ids
 from pipeline.demo.training.language import Parts, llava_config
 from pipeline.models.loading import quiet
 
@@ -33,7 +32,7 @@ def write_clip(folder: Path, clip: CLIPModel, tokenizer: CLIPTokenizer) -> None:
 def write_llava(folder: Path, clip: CLIPModel, parts: Parts, tokenizer: LlamaTokenizer) -> None:
     """`folder` as LlavaForConditionalGeneration and LlavaProcessor read it, the tower included."""
     config = llava_config(tokenizer, clip.vision_model.config)
-    ids = {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
+    ids = special_ids(tokenizer)
     with quiet():
         llava: Any = LlavaForConditionalGeneration(config)
         llava.model.vision_tower.load_state_dict(clip.vision_model.state_dict())
@@ -42,11 +41,4 @@ def write_llava(folder: Path, clip: CLIPModel, parts: Parts, tokenizer: LlamaTok
         llava.lm_head.load_state_dict(parts.language.lm_head.state_dict())
         llava.generation_config = GenerationConfig(**ids)
         llava.to(DTYPE).save_pretrained(folder)
-        LlavaProcessor(
-            image_processor(),
-            tokenizer,
-            patch_size=PATCH_PX,
-            vision_feature_select_strategy="default",
-            image_token="<image>",
-            num_additional_image_tokens=1,
-        ).save_pretrained(folder)
+        llava_processor(tokenizer).save_pretrained(folder)

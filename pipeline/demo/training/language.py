@@ -16,7 +16,7 @@ from torch.nn import functional
 from transformers import CLIPVisionConfig, LlamaConfig, LlamaForCausalLM, LlavaConfig
 from transformers.models.llava.modeling_llava import LlavaMultiModalProjector
 
-from pipeline.demo.tokenizers import IMAGE_PX, PATCH_PX
+from pipeline.demo.tokenizers import IMAGE_PX, PATCH_PX, special_ids
 from pipeline.demo.training.turns import Turn
 
 CAPTION_WEIGHT = 4.0  # a caption has some twenty tokens, an answer two
@@ -46,7 +46,7 @@ class Packed:
 
 def llava_config(tokenizer: Any, vision: CLIPVisionConfig) -> LlavaConfig:
     """A LLaVA with a Llama of some 1.5 M parameters over the given tower."""
-    ids = {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
+    ids = special_ids(tokenizer)
     text = LlamaConfig(
         hidden_size=160,
         intermediate_size=448,

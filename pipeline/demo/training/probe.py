@@ -44,8 +44,8 @@ def probe_tower(clip: CLIPModel, tokenizer: CLIPTokenizer, corpus: Corpus, pictu
         for place, index in enumerate(part):
             coverage, things = corpus.coverage(index), corpus.truths[index].scene.things
             for number, thing in enumerate(things):
-                shown = torch.from_numpy(coverage[number] >= COVERED)
-                mean_P = metric_BNP[place][shown].mean(0)
+                weight_N = torch.from_numpy(coverage[number] / coverage[number].sum())
+                mean_P = weight_N @ metric_BNP[place]
                 pair, size, texture = said[int((told @ mean_P).argmax())]
                 right = {"color": pair[0] == thing.color, "shape": pair[1] == thing.shape}
                 right |= {"size": size == thing.size, "texture": texture == thing.texture}
