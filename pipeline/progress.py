@@ -34,6 +34,7 @@ class Progress:
         self._console = Console(stderr=True)
         self._live: Live | None = None
         self._last_line = self.started
+        self._told = True  # whether the last line holds all that was taken in
 
     def __enter__(self) -> Self:
         if self._console.is_terminal:
@@ -48,6 +49,8 @@ class Progress:
     ) -> None:
         if self._live is not None:
             self._live.stop()
+        elif not self._told:
+            self._tell()
 
     def add(self, stats: dict[str, Any]) -> None:
         """Take in one unit's statistics."""
@@ -65,9 +68,14 @@ class Progress:
             self.failed += totals["rows"] - totals["status"].get("ok", 0)
             self.kept += totals["visual_tokens_kept"]
             self.reduced_rows += totals["status"].get("ok", 0)
+        self._told = False
         if self._live is None and now - self._last_line >= _LINE_EVERY_S:
             self._last_line = now
-            print(self.line(), file=sys.stderr, flush=True)
+            self._tell()
+
+    def _tell(self) -> None:
+        self._told = True
+        print(self.line(), file=sys.stderr, flush=True)
 
     def line(self) -> str:
         """What is done, how fast, and how long the rest will take; rates are since the first unit."""

@@ -34,3 +34,13 @@ def test_the_remaining_time_follows_the_bytes():
     progress.add(stats(0, 1, 100, kept=1))
     progress.add(stats(1, 2, 300, kept=1))
     assert progress._eta(elapsed=30.0) == "0:01:00"
+
+
+def test_the_last_line_tells_all_where_there_is_no_terminal(capsys):
+    with Progress(total_bytes=1000, known_samples=3) as progress:
+        progress.add(stats(0, 2, 100, kept=1))
+        progress.add(stats(2, 3, 100, kept=1))
+    assert capsys.readouterr().err.splitlines()[-1].startswith("3/3 samples")
+    with Progress(total_bytes=1000, known_samples=3):
+        pass
+    assert capsys.readouterr().err == ""
