@@ -35,7 +35,7 @@ def test_the_recipe_in_miniature(tmp_path):
     LlavaForConditionalGeneration.from_pretrained(model / "llava")
     AutoProcessor.from_pretrained(model / "llava")
     AutoTokenizer.from_pretrained(model / "clip")
-    assert check_fit(model / "llava", model / "clip").feature_layer == 4
+    assert check_fit(model / "llava", model / "clip").feature_layer == 5
     report = json.loads((model / "report.json").read_text())
     assert report["trim_sign"] in (-1, 1)
     assert set(report["figures"]["test"]["arms"]) == {"full", "trim", "random", "trim_other_sign"}

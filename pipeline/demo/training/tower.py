@@ -1,7 +1,7 @@
 """Stage (a): a small CLIP whose patches, not only its CLS token, mean what texts say.
 
 Four losses tie texts to pictures: CLIP's own InfoNCE between CLS and captions (arXiv 2103.00020); one between
-the patches of an object and its phrase among all phrases of the batch (as in RegionCLIP, arXiv 2112.09106),
+each patch of an object and its phrase among all phrases of the batch (as in RegionCLIP, arXiv 2112.09106),
 without which shapes are hardly learned; a softmax over each picture's patches of their raw dot product with a
 text, which has to fall on the patches that show what the text is about (phrase grounding, as in GLIP, arXiv
 2112.03857); and a sigmoid of the same product (arXiv 2303.15343), which also teaches that a text may be about
@@ -12,7 +12,8 @@ To be fast, most pictures show the tower but a part of their patches (arXiv 2212
 objects, and some others by lot. Only with the ground around them do objects look as they do in a whole
 picture: without it, sizes and shapes that were learned in part-shown pictures were lost in whole ones.
 
-Legend: B pictures, T texts, N patches shown, F values of a patch, D vision width, P joint width.
+Legend: B pictures, T texts, O objects, N patches shown of a picture, S patches of objects, F values of a
+patch, C cells of a patch, D vision width, P joint width.
 """
 
 from collections.abc import Iterator
@@ -66,12 +67,12 @@ class TowerBatch:
 
 
 def make_clip(tokenizer: CLIPTokenizer, seed: int) -> CLIPModel:
-    """An untrained CLIP: 1.1 M parameters of vision in five layers; LLaVA reads what the fourth gives."""
+    """An untrained CLIP: 1.3 M parameters of vision in six layers; LLaVA reads what the fifth gives."""
     torch.manual_seed(seed)
     vision = CLIPVisionConfig(
         hidden_size=WIDTH,
         intermediate_size=4 * WIDTH,
-        num_hidden_layers=5,
+        num_hidden_layers=6,
         num_attention_heads=4,
         image_size=IMAGE_PX,
         patch_size=PATCH_PX,
@@ -222,10 +223,14 @@ class TowerLoss(torch.nn.Module):
             [len(batch.captions), len(batch.texts), len(batch.phrases)]
         )
         scores_TN = torch.einsum("tnp,tp->tn", metric_BNP[batch.picture_T], text_TP).float()
-        object_OP = torch.einsum("on,onp->op", batch.things_ON, metric_BNP[batch.picture_O].float())
+        of_thing, place = batch.things_ON.nonzero(as_tuple=True)
+        shown_SP = metric_BNP[batch.picture_O[of_thing], place].float()
+        weight_S = batch.things_ON[of_thing, place] / len(batch.phrases)
         return {
             "global": _info_nce(image_BP.float(), caption_BP.float(), clip.logit_scale.exp()),
-            "region": _told_by_phrase(object_OP, phrase_OP.float(), batch.phrases),
+            "region": (
+                weight_S * _told_by_phrase(shown_SP, of_thing, phrase_OP.float(), batch.phrases)
+            ).sum(),
             "softmax": _on_target(scores_TN, batch.relevant_TN),
             "sigmoid": _told_apart(scores_TN + self.offset, batch.relevant_TN),
             "outline": functional.binary_cross_entropy_with_logits(outlines_BNC, batch.outlines_BNC),
@@ -239,12 +244,16 @@ def _info_nce(image_BP: Tensor, text_BP: Tensor, scale: Tensor) -> Tensor:
     return (functional.cross_entropy(logits_BB, target) + functional.cross_entropy(logits_BB.T, target)) / 2
 
 
-def _told_by_phrase(object_OP: Tensor, phrase_OP: Tensor, phrases: list[str]) -> Tensor:
-    """Which of the batch's different phrases an object's patches are nearest to, by the raw dot product."""
+def _told_by_phrase(shown_SP: Tensor, of_thing: Tensor, phrase_OP: Tensor, phrases: list[str]) -> Tensor:
+    """Which of the batch's different phrases each patch of an object is nearest to: cross entropies [S].
+
+    Each patch has to tell by itself: a mean over an object's patches is content with their separate edges and
+    corners, by which circles are taken for squares and triangles for stars.
+    """
     first = {phrase: number for number, phrase in reversed(list(enumerate(phrases)))}
     different = sorted(first.values())
-    target = torch.tensor([different.index(first[phrase]) for phrase in phrases], device=object_OP.device)
-    return functional.cross_entropy(object_OP @ phrase_OP[different].T, target)
+    target = torch.tensor([different.index(first[phrase]) for phrase in phrases], device=shown_SP.device)
+    return functional.cross_entropy(shown_SP @ phrase_OP[different].T, target[of_thing], reduction="none")
 
 
 def _on_target(scores_TN: Tensor, relevant_TN: Tensor) -> Tensor:
