@@ -18,7 +18,7 @@ RGB = {
     "white": (248, 248, 246),
 }
 JITTER = 12  # how far a channel may be off its colour
-STRIPE_PX = 3.0
+STRIPE_PX = 4.0
 OVERSAMPLING = 4
 
 

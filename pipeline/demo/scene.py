@@ -18,10 +18,10 @@ HELD_OUT = (("red", "star"), ("blue", "cross"), ("yellow", "triangle"), ("purple
 HELD_OUT_SHARE = 0.25  # of the test scenes that show one of them
 
 SIDE = 336
-RADII = {"small": (11.0, 14.0), "large": (20.0, 26.0)}
+RADII = {"small": (15.0, 19.0), "large": (29.0, 37.0)}
 GAP = 6.0
 MAX_OBJECTS = 4
-DENSE_OBJECTS = (6, 9)  # in pictures that only a tower is trained on: more to learn from each
+DENSE_OBJECTS = (5, 7)  # in pictures that only a tower is trained on: more to learn from each
 # Width and height; every second picture is square, as the model sees it.
 CANVASES = ((336, 336), (480, 360), (360, 480), (640, 427), (427, 640), (256, 256), (500, 333))
 
@@ -79,7 +79,7 @@ def compose(rng: np.random.Generator, *, held_out: bool, dense: bool = False) ->
             x=x,
             y=y,
             radius=radius,
-            angle=float(rng.uniform(-20, 20)),
+            angle=float(rng.uniform(-15, 15)),
         )
         for (color, shape), size, radius, (x, y) in zip(pairs, sizes, radii, places, strict=True)
     ]

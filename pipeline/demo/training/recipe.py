@@ -24,7 +24,7 @@ from pipeline.demo.training.turns import Conversation
 from pipeline.devices import torch_device
 
 VOCABULARY = 1000
-TOWER_WEIGHTS = {"global": 0.3, "region": 2.0, "softmax": 1.0, "sigmoid": 1.0, "outline": 5.0}
+TOWER_WEIGHTS = {"global": 0.3, "region": 1.0, "patch": 1.0, "softmax": 1.0, "sigmoid": 1.0, "outline": 5.0}
 ROWS_AT_ONCE = 16
 
 
@@ -32,11 +32,11 @@ ROWS_AT_ONCE = 16
 class TowerRecipe:
     """Stage (a): dense pictures by `shown` patches; every `full_every`-th step, ordinary ones as a whole."""
 
-    steps: int = free(3600)
-    pictures: int = free(24)
-    shown: int = free(240)
+    steps: int = free(8000)
+    pictures: int = free(10)
+    shown: int = free(256)
     full_every: int = free(4)
-    full_pictures: int = free(12)
+    full_pictures: int = free(5)
     learning_rate: float = free(1e-3)
 
 
@@ -70,7 +70,7 @@ class Recipe:
     val_pictures: int = free(500)
     probed_pictures: int = free(100)
     reported_pictures: int = free(400)
-    validate_every: int = free(200)
+    validate_every: int = free(400)
     tower: TowerRecipe = free(default_factory=TowerRecipe)
     language: LanguageRecipe = free(default_factory=LanguageRecipe)
 

@@ -1,7 +1,7 @@
 """Stage (a): a small CLIP whose patches, not only its CLS token, mean what texts say.
 
 Four losses tie texts to pictures: CLIP's own InfoNCE between CLS and captions (arXiv 2103.00020); one between
-each patch of an object and its phrase among all phrases of the batch (as in RegionCLIP, arXiv 2112.09106),
+an object's patches and its phrase among all phrases of the batch (as in RegionCLIP, arXiv 2112.09106),
 without which shapes are hardly learned; a softmax over each picture's patches of their raw dot product with a
 text, which has to fall on the patches that show what the text is about (phrase grounding, as in GLIP, arXiv
 2112.03857); and a sigmoid of the same product (arXiv 2303.15343), which also teaches that a text may be about
@@ -211,7 +211,7 @@ class TowerLoss(torch.nn.Module):
         self.outline = torch.nn.Linear(width, CELLS**2)
 
     def forward(self, clip: CLIPModel, tokenizer: CLIPTokenizer, batch: TowerBatch) -> dict[str, Tensor]:
-        """`global`, `region`, `softmax`, `sigmoid` and `outline`, each a mean."""
+        """`global`, `region`, `patch`, `softmax`, `sigmoid` and `outline`, each a mean."""
         states = hidden_states(clip, batch.patches_BNF, batch.places_BN)
         before_last, last = states[-2:]
         outlines_BNC = self.outline(states[OUTLINED][:, 1:]).float()
@@ -223,14 +223,11 @@ class TowerLoss(torch.nn.Module):
             [len(batch.captions), len(batch.texts), len(batch.phrases)]
         )
         scores_TN = torch.einsum("tnp,tp->tn", metric_BNP[batch.picture_T], text_TP).float()
-        of_thing, place = batch.things_ON.nonzero(as_tuple=True)
-        shown_SP = metric_BNP[batch.picture_O[of_thing], place].float()
-        weight_S = batch.things_ON[of_thing, place] / len(batch.phrases)
+        region, patch = _told_by_phrase(metric_BNP.float(), phrase_OP.float(), batch)
         return {
             "global": _info_nce(image_BP.float(), caption_BP.float(), clip.logit_scale.exp()),
-            "region": (
-                weight_S * _told_by_phrase(shown_SP, of_thing, phrase_OP.float(), batch.phrases)
-            ).sum(),
+            "region": region,
+            "patch": patch,
             "softmax": _on_target(scores_TN, batch.relevant_TN),
             "sigmoid": _told_apart(scores_TN + self.offset, batch.relevant_TN),
             "outline": functional.binary_cross_entropy_with_logits(outlines_BNC, batch.outlines_BNC),
@@ -244,16 +241,23 @@ def _info_nce(image_BP: Tensor, text_BP: Tensor, scale: Tensor) -> Tensor:
     return (functional.cross_entropy(logits_BB, target) + functional.cross_entropy(logits_BB.T, target)) / 2
 
 
-def _told_by_phrase(shown_SP: Tensor, of_thing: Tensor, phrase_OP: Tensor, phrases: list[str]) -> Tensor:
-    """Which of the batch's different phrases each patch of an object is nearest to: cross entropies [S].
+def _told_by_phrase(metric_BNP: Tensor, phrase_OP: Tensor, batch: TowerBatch) -> tuple[Tensor, Tensor]:
+    """Which of the batch's different phrases is nearest to an object's mean patch, and to each of its patches.
 
-    Each patch has to tell by itself: a mean over an object's patches is content with their separate edges and
-    corners, by which circles are taken for squares and triangles for stars.
+    The mean is content with an object's separate edges and corners, by which circles are taken for squares
+    and triangles for stars; so each patch has to tell the phrase by itself, too. Two mean cross entropies.
     """
-    first = {phrase: number for number, phrase in reversed(list(enumerate(phrases)))}
+    first = {phrase: number for number, phrase in reversed(list(enumerate(batch.phrases)))}
     different = sorted(first.values())
-    target = torch.tensor([different.index(first[phrase]) for phrase in phrases], device=shown_SP.device)
-    return functional.cross_entropy(shown_SP @ phrase_OP[different].T, target[of_thing], reduction="none")
+    right = [different.index(first[phrase]) for phrase in batch.phrases]
+    target_O = torch.tensor(right, device=phrase_OP.device)
+    phrase_UP = phrase_OP[different]
+    object_OP = torch.einsum("on,onp->op", batch.things_ON, metric_BNP[batch.picture_O])
+    region = functional.cross_entropy(object_OP @ phrase_UP.T, target_O)
+    thing_S, place_S = batch.things_ON.nonzero(as_tuple=True)
+    shown_SP = metric_BNP[batch.picture_O[thing_S], place_S]
+    patch_S = functional.cross_entropy(shown_SP @ phrase_UP.T, target_O[thing_S], reduction="none")
+    return region, (patch_S * batch.things_ON[thing_S, place_S]).sum() / len(right)
 
 
 def _on_target(scores_TN: Tensor, relevant_TN: Tensor) -> Tensor:

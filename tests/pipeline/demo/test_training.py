@@ -52,7 +52,7 @@ def test_patches_are_laid_out_as_the_convolution_reads_them(corpus, clip):
     pixels = (torch.from_numpy(square).float() / 255 - torch.tensor(MEAN)) / torch.tensor(STD)
     with torch.no_grad():
         output = model.vision_model(pixels.permute(2, 0, 1)[None], output_hidden_states=True)
-        patches = torch.from_numpy(corpus.pixels[0])[None]
+        patches = torch.from_numpy(np.array(corpus.pixels[0]))[None]
         before_last, last = hidden_states(model, patches, torch.arange(576)[None])[-2:]
     torch.testing.assert_close(before_last, output.hidden_states[-2], rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(last, output.hidden_states[-1], rtol=1e-4, atol=1e-4)
