@@ -242,7 +242,7 @@ def _info_nce(image_BP: Tensor, text_BP: Tensor, scale: Tensor) -> Tensor:
 
 
 def _told_by_phrase(metric_BNP: Tensor, phrase_OP: Tensor, batch: TowerBatch) -> tuple[Tensor, Tensor]:
-    """Which of the batch's different phrases is nearest to an object's mean patch, and to each of its patches.
+    """Which of the batch's phrases is nearest to an object's mean patch, and to each of its patches.
 
     The mean is content with an object's separate edges and corners, by which circles are taken for squares
     and triangles for stars; so each patch has to tell the phrase by itself, too. Two mean cross entropies.
