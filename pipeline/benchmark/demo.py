@@ -7,7 +7,7 @@ Legend: K tokens kept.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -50,7 +50,7 @@ class Scored:
     held_out: bool
     kept: int
     right: bool = False
-    told: F1 = F1()  # noqa: RUF009 - frozen
+    told: F1 = field(default_factory=F1)
 
 
 def measure(

@@ -43,6 +43,8 @@ def resolve_checkpoint(name: str) -> Path:
     """
     kind, _, part = name.rpartition("/")
     if part in PARTS and f"{kind}/" == TRAINED:
+        if not (_CHECKPOINT / part).is_dir():
+            raise ConfigError(f"model: {name} is not part of this installation; trimline train_demo makes it")
         return _CHECKPOINT / part
     if part in PARTS and f"{kind}/" == RANDOM:
         return random_checkpoint() / part

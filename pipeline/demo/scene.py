@@ -106,7 +106,8 @@ def _pairs(rng: np.random.Generator, count: int, with_held_out: bool) -> list[tu
 def _places(rng: np.random.Generator, radii: list[float]) -> list[tuple[float, float]]:
     """Centres of discs that neither touch each other nor the edge; two never have the same x."""
     while True:
-        places = [tuple(map(float, rng.uniform(radius + 4, SIDE - radius - 4, 2))) for radius in radii]
+        drawn = [rng.uniform(radius + 4, SIDE - radius - 4, 2) for radius in radii]
+        places = [(float(x), float(y)) for x, y in drawn]
         apart = all(
             np.hypot(places[a][0] - places[b][0], places[a][1] - places[b][1]) > radii[a] + radii[b] + GAP
             for a in range(len(radii))
@@ -114,4 +115,4 @@ def _places(rng: np.random.Generator, radii: list[float]) -> list[tuple[float, f
         )
         in_order = all(right - left > GAP for left, right in pairwise(sorted(x for x, _ in places)))
         if apart and in_order:
-            return places  # type: ignore[return-value]
+            return places

@@ -1,5 +1,6 @@
 """What the official sets have in common."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import ClassVar
@@ -17,7 +18,7 @@ LETTER = "\nAnswer with the option's letter from the given choices directly."
 
 
 @dataclass(frozen=True, kw_only=True)
-class Official:
+class Official(ABC):
     """Questions and images in files below `root`; a `sample_key` is an image's path below `image_root`.
 
     Args:
@@ -38,9 +39,9 @@ class Official:
         """What the images' paths are relative to."""
         return self.root.rstrip("/")
 
+    @abstractmethod
     def asked(self, storage: Storage) -> Iterator[Asked]:
         """Every question with its reference, in the order of the files."""
-        raise NotImplementedError
 
     def references(self, storage: Storage) -> Iterator[Reference]:
         """See `Dataset.references`."""
