@@ -4,7 +4,7 @@ Lengths are in pixels of a picture whose short side is 336; `draw` scales them t
 """
 
 from dataclasses import dataclass
-from itertools import pairwise, product
+from itertools import product
 
 import numpy as np
 
@@ -18,10 +18,11 @@ HELD_OUT = (("red", "star"), ("blue", "cross"), ("yellow", "triangle"), ("purple
 HELD_OUT_SHARE = 0.25  # of the test scenes that show one of them
 
 SIDE = 336
-RADII = {"small": (15.0, 19.0), "large": (29.0, 37.0)}
+RADII = {"small": (18.0, 22.0), "large": (34.0, 41.0)}
 GAP = 6.0
+TRIES = 30  # to place a disc, before all are placed anew
 MAX_OBJECTS = 4
-DENSE_OBJECTS = (5, 7)  # in pictures that only a tower is trained on: more to learn from each
+DENSE_OBJECTS = (7, 9)  # in pictures that only a tower is trained on: more to learn from each
 # Width and height; every second picture is square, as the model sees it.
 CANVASES = ((336, 336), (480, 360), (360, 480), (640, 427), (427, 640), (256, 256), (500, 333))
 
@@ -50,8 +51,11 @@ class Thing:
     @property
     def phrase(self) -> str:
         """Every attribute in words: "small striped red circle"; solid goes without saying."""
-        texture = "striped " if self.texture == "striped" else ""
-        return f"{self.size} {texture}{self.name}"
+        return phrase_of(self.color, self.shape, self.size, self.texture)
+
+
+def phrase_of(color: str, shape: str, size: str, texture: str) -> str:
+    return f"{size} {'striped ' if texture == 'striped' else ''}{color} {shape}"
 
 
 @dataclass(frozen=True)
@@ -79,7 +83,7 @@ def compose(rng: np.random.Generator, *, held_out: bool, dense: bool = False) ->
             x=x,
             y=y,
             radius=radius,
-            angle=float(rng.uniform(-15, 15)),
+            angle=float(rng.uniform(-10, 10)),
         )
         for (color, shape), size, radius, (x, y) in zip(pairs, sizes, radii, places, strict=True)
     ]
@@ -106,13 +110,15 @@ def _pairs(rng: np.random.Generator, count: int, with_held_out: bool) -> list[tu
 def _places(rng: np.random.Generator, radii: list[float]) -> list[tuple[float, float]]:
     """Centres of discs that neither touch each other nor the edge; two never have the same x."""
     while True:
-        drawn = [rng.uniform(radius + 4, SIDE - radius - 4, 2) for radius in radii]
-        places = [(float(x), float(y)) for x, y in drawn]
-        apart = all(
-            np.hypot(places[a][0] - places[b][0], places[a][1] - places[b][1]) > radii[a] + radii[b] + GAP
-            for a in range(len(radii))
-            for b in range(a)
-        )
-        in_order = all(right - left > GAP for left, right in pairwise(sorted(x for x, _ in places)))
-        if apart and in_order:
+        places: list[tuple[float, float]] = []
+        for radius in radii:
+            for _ in range(TRIES):
+                x, y = (float(at) for at in rng.uniform(radius + 4, SIDE - radius - 4, 2))
+                if all(
+                    np.hypot(x - left, y - top) > radius + other + GAP and abs(x - left) > GAP
+                    for (left, top), other in zip(places, radii, strict=False)
+                ):
+                    places.append((x, y))
+                    break
+        if len(places) == len(radii):
             return places

@@ -14,7 +14,7 @@ MINIATURE = {
     "probed_pictures": 2,
     "reported_pictures": 2,
     "validate_every": 4,
-    "tower": {"steps": 8, "pictures": 12, "shown": 96, "full_pictures": 4},
+    "tower": {"steps": 8, "pictures": 5},
     "language": {"steps": 6, "mixed_steps": 4, "pictures": 4, "full_pictures": 2, "reduced_rows": 12},
 }
 

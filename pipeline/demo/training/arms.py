@@ -9,6 +9,7 @@ Legend: N patches, D vision width, P joint width, K tokens kept.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +17,9 @@ import torch
 from torch import Tensor
 
 from pipeline.demo.ask import Asked
-from pipeline.demo.training.corpus import Corpus, unpatchify
+from pipeline.demo.training.corpus import GRID, Corpus, unpatchify
 from pipeline.demo.training.language import Row
-from pipeline.demo.training.tower import SUFFIX, SUFFIX_SHARE, shown_patches
+from pipeline.demo.training.tower import SUFFIX, SUFFIX_SHARE
 from pipeline.demo.training.turns import Conversation, Turn
 from pipeline.models.clip import IMAGE_FIELDS, ClipEncoder
 from pipeline.models.preprocess import Preprocessor
@@ -86,6 +87,17 @@ def masked_rows(
         at = shown_patches(features.corpus.coverage(int(index)), shown, rng)
         rows.append(Row(features.patches[index][at], _all_turns(features, talk, rng, index)))
     return rows
+
+
+def shown_patches(coverage: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
+    """`count` patches in order: those with things, then those beside such, then others by lot."""
+    things = (coverage.max(0) > 0).reshape(GRID, GRID)
+    padded = np.pad(things, 1)
+    near = np.zeros_like(things)
+    for down, right in product(range(3), range(3)):
+        near |= padded[down : down + GRID, right : right + GRID]
+    lots = rng.random(things.size) - things.ravel() - near.ravel()
+    return np.sort(np.argpartition(lots, count)[:count])
 
 
 def reduced_rows(features: Features, talk: Conversation, rng: np.random.Generator, count: int) -> list[Row]:

@@ -24,20 +24,30 @@ from pipeline.demo.training.turns import Conversation
 from pipeline.devices import torch_device
 
 VOCABULARY = 1000
-TOWER_WEIGHTS = {"global": 0.3, "region": 1.0, "patch": 1.0, "softmax": 1.0, "sigmoid": 1.0, "outline": 5.0}
+TOWER_WEIGHTS = {
+    "global": 0.3,
+    "region": 1.0,
+    "patch": 1.0,
+    "softmax": 1.0,
+    "sigmoid": 1.0,
+    "outline": 5.0,
+    "place": 10.0,
+}
 ROWS_AT_ONCE = 16
 
 
 @dataclass(frozen=True, kw_only=True)
 class TowerRecipe:
-    """Stage (a): dense pictures by `shown` patches; every `full_every`-th step, ordinary ones as a whole."""
+    """Stage (a): crowded pictures; every `ordinary_every`-th step ordinary ones.
 
-    steps: int = free(8000)
-    pictures: int = free(10)
-    shown: int = free(256)
-    full_every: int = free(4)
-    full_pictures: int = free(5)
+    `matrix_learning_rate` is for the matrices of layers, `learning_rate` for all else.
+    """
+
+    steps: int = free(4000)
+    pictures: int = free(5)
+    ordinary_every: int = free(4)
     learning_rate: float = free(1e-3)
+    matrix_learning_rate: float = free(0.02)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +61,7 @@ class LanguageRecipe:
     full_pictures: int = free(8)
     reduced_rows: int = free(64)
     learning_rate: float = free(1.5e-3)
+    matrix_learning_rate: float = free(0.02)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +86,7 @@ class Recipe:
     language: LanguageRecipe = free(default_factory=LanguageRecipe)
 
     def __post_init__(self) -> None:
-        most = max(self.tower.full_pictures, self.language.pictures, self.language.full_pictures)
+        most = max(self.tower.pictures, self.language.pictures, self.language.full_pictures)
         require(self.train_pictures >= most, f"train_pictures must be at least {most}, as many as in a step")
         require(self.dense_pictures >= self.tower.pictures, "dense_pictures must be at least tower.pictures")
         require(0 < self.probed_pictures <= self.val_pictures, "probed_pictures must be in [1, val_pictures]")
@@ -134,18 +145,15 @@ def train_tower(recipe: Recipe, ground: Ground, say: Callable[[str], None]) -> C
 
     def losses(step: int) -> dict[str, Tensor]:
         rng = np.random.default_rng([recipe.seed, 1, step])
-        if step % plan.full_every == 0:
-            batch = tower.sample_batch(ground.train, rng, plan.full_pictures, None)
-        else:
-            batch = tower.sample_batch(ground.dense, rng, plan.pictures, plan.shown)
-        batch = batch.to(ground.device)
+        corpus = ground.dense if step % plan.ordinary_every else ground.train
+        batch = tower.sample_batch(corpus, rng, plan.pictures).to(ground.device)
         with _precision(ground.device):
             return loss(clip, ground.clip_tokenizer, batch)
 
     train(
         ground.folder / "tower",
         module,
-        Schedule(plan.steps, plan.learning_rate),
+        Schedule(plan.steps, plan.learning_rate, plan.matrix_learning_rate),
         losses,
         weights=TOWER_WEIGHTS,
         validate=partial(probe_tower, clip, ground.clip_tokenizer, ground.val, recipe.probed_pictures),
@@ -185,7 +193,7 @@ def train_language(
     train(
         ground.folder / "language",
         parts,
-        Schedule(plan.steps + plan.mixed_steps, plan.learning_rate),
+        Schedule(plan.steps + plan.mixed_steps, plan.learning_rate, plan.matrix_learning_rate),
         losses,
         weights={"masked": 1.0, "whole": 0.5, "reduced": 0.5},
         validate=partial(probe_language, parts, checked, talk, recipe.probed_pictures),

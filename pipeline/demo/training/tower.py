@@ -1,19 +1,16 @@
 """Stage (a): a small CLIP whose patches, not only its CLS token, mean what texts say.
 
-Four losses tie texts to pictures: CLIP's own InfoNCE between CLS and captions (arXiv 2103.00020); one between
-an object's patches and its phrase among all phrases of the batch (as in RegionCLIP, arXiv 2112.09106),
-without which shapes are hardly learned; a softmax over each picture's patches of their raw dot product with a
+Five losses tie texts to pictures: CLIP's own InfoNCE between CLS and captions (arXiv 2103.00020); one between
+an object's mean patch and its phrase among all phrases that there are (as in RegionCLIP, arXiv 2112.09106),
+and the same for each of its patches; a softmax over each picture's patches of their raw dot product with a
 text, which has to fall on the patches that show what the text is about (phrase grounding, as in GLIP, arXiv
 2112.03857); and a sigmoid of the same product (arXiv 2303.15343), which also teaches that a text may be about
-nothing in the picture. A fifth helps shapes on: after two layers, each patch has to know which of its 7 x 7
-cells things cover.
+nothing in the picture. Two help shapes on, which are learned last: after two layers, each patch has to know
+which of its 7 x 7 cells things cover, and after three, where the middle of its object is and how far it
+reaches.
 
-To be fast, most pictures show the tower but a part of their patches (arXiv 2212.00794): those around their
-objects, and some others by lot. Only with the ground around them do objects look as they do in a whole
-picture: without it, sizes and shapes that were learned in part-shown pictures were lost in whole ones.
-
-Legend: B pictures, T texts, O objects, N patches shown of a picture, S patches of objects, F values of a
-patch, C cells of a patch, D vision width, P joint width.
+Legend: B pictures, T texts, O objects, N patches of a picture, S patches of objects, F values of a patch,
+C cells of a patch, D vision width, P joint width.
 """
 
 from collections.abc import Iterator
@@ -28,8 +25,10 @@ from torch.nn import functional
 from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPTokenizer, CLIPVisionConfig
 
 from pipeline.demo.ask import Asked
+from pipeline.demo.scene import COLORS, HELD_OUT, RADII, SHAPES, SIZES, TEXTURES, phrase_of
 from pipeline.demo.tokenizers import IMAGE_PX, PATCH_PX
 from pipeline.demo.training.corpus import CELLS, COVERED, GRID, Corpus
+from pipeline.demo.training.start import set_start
 
 MEAN = (0.48145466, 0.4578275, 0.40821073)  # CLIP's
 STD = (0.26862954, 0.26130258, 0.27577711)
@@ -38,7 +37,15 @@ TEXTS_A_PICTURE = 5  # besides its caption
 SUFFIX = "\nAnswer the question using a single word or phrase."
 SUFFIX_SHARE = 0.15
 BACKGROUND, HIT, OTHER, UNSURE = 0, 1, 2, 3
-OUTLINED = 2  # the layer after which outlines have to be known, so that the next ones can make shapes of them
+# The layers after which outlines and places have to be known, so that the next ones can make shapes of them.
+OUTLINED, PLACED = 2, 3
+# Color, shape, size and texture of everything that is ever shown in training, and how it is called.
+KINDS = [
+    (color, shape, size, texture)
+    for color, shape, size, texture in product(COLORS, SHAPES, SIZES, TEXTURES)
+    if (color, shape) not in HELD_OUT
+]
+PHRASES = [f"a {phrase_of(*kind)}" for kind in KINDS]
 
 
 @dataclass(frozen=True)
@@ -50,13 +57,13 @@ class TowerBatch:
     """
 
     patches_BNF: Tensor  # uint8
-    places_BN: Tensor  # int64, where the patches stand in the picture
     captions: list[str]
     texts: list[str]
     picture_T: Tensor  # int64, of each text
     relevant_TN: Tensor  # int8
-    phrases: list[str]  # of the objects
+    kind_O: Tensor  # int64, of each object, its place in KINDS
     picture_O: Tensor  # int64, of each object
+    place_ON3: Tensor  # float32, what `_places` gives
     things_ON: Tensor  # float32, rows that add up to 1
     outlines_BNC: Tensor  # float32, how much of each cell of a patch is covered by things
 
@@ -93,66 +100,49 @@ def make_clip(tokenizer: CLIPTokenizer, seed: int) -> CLIPModel:
     clip = CLIPModel(
         CLIPConfig(projection_dim=128, vision_config=vision.to_dict(), text_config=text.to_dict())
     )
-    with torch.no_grad():
-        clip.vision_model.embeddings.position_embedding.weight[1:] = _waves(WIDTH)
+    set_start(clip.vision_model, torch.Generator().manual_seed(seed))
     return clip
 
 
-def _waves(width: int) -> Tensor:
-    """Where positions start from: sines and cosines of row and column [N, D] (arXiv 2205.01580).
-
-    From noise, a tower this small takes thousands of steps to learn which patches are neighbours.
-    """
-    frequencies = 10_000.0 ** -(torch.arange(width // 4) / (width // 4 - 1))
-    angles = torch.arange(GRID)[:, None] * frequencies
-    axis = torch.cat([angles.sin(), angles.cos()], 1)
-    rows = axis[:, None].expand(GRID, GRID, -1)
-    return torch.cat([rows, rows.transpose(0, 1)], -1).flatten(0, 1)
-
-
-def sample_batch(corpus: Corpus, rng: np.random.Generator, pictures: int, shown: int | None) -> TowerBatch:
-    """A batch by lot; of each picture `shown` patches, those around its objects first, or all (None)."""
-    patches, places, relevant, captions, texts, picture = [], [], [], [], [], []
-    phrases, picture_of, things, outlines = [], [], [], []
+def sample_batch(corpus: Corpus, rng: np.random.Generator, pictures: int) -> TowerBatch:
+    """A batch by lot."""
+    patches, relevant, captions, texts, picture = [], [], [], [], []
+    kinds, picture_of, things, places, outlines = [], [], [], [], []
     for number, index in enumerate(rng.choice(len(corpus), pictures, replace=False)):
         truth, coverage = corpus.truths[index], corpus.coverage(int(index))
-        at = np.arange(coverage.shape[1]) if shown is None else shown_patches(coverage, shown, rng)
-        patches.append(corpus.pixels[index][at])
-        places.append(at)
-        outlines.append(corpus.outlines(int(index))[at])
+        patches.append(corpus.pixels[index])
+        outlines.append(corpus.outlines(int(index)))
         captions.append(truth.caption)
-        for thing, covered in zip(truth.scene.things, coverage[:, at], strict=True):
-            phrases.append(f"a {thing.phrase}")
+        for thing, covered in zip(truth.scene.things, coverage, strict=True):
+            kinds.append(KINDS.index((thing.color, thing.shape, thing.size, thing.texture)))
             picture_of.append(number)
             things.append(covered / covered.sum())
+            places.append(_places(thing.x, thing.y, thing.radius))
         asked = [truth.describe, *truth.asked, *truth.texts]
         for choice in rng.choice(len(asked), min(TEXTS_A_PICTURE, len(asked)), replace=False):
             texts.append(_as_asked(asked[choice], rng))
-            relevant.append(_relevant(coverage[:, at], asked[choice]))
+            relevant.append(_relevant(coverage, asked[choice]))
             picture.append(number)
     return TowerBatch(
         torch.from_numpy(np.stack(patches)),
-        torch.from_numpy(np.stack(places)),
         captions,
         texts,
         torch.tensor(picture),
         torch.from_numpy(np.stack(relevant)),
-        phrases,
+        torch.tensor(kinds),
         torch.tensor(picture_of),
+        torch.from_numpy(np.stack(places)),
         torch.from_numpy(np.stack(things)),
         torch.from_numpy(np.stack(outlines)),
     )
 
 
-def shown_patches(coverage: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
-    """`count` patches in order: those with things, then those beside such, then others by lot."""
-    things = (coverage.max(0) > 0).reshape(GRID, GRID)
-    padded = np.pad(things, 1)
-    near = np.zeros_like(things)
-    for down, right in product(range(3), range(3)):
-        near |= padded[down : down + GRID, right : right + GRID]
-    lots = rng.random(things.size) - things.ravel() - near.ravel()
-    return np.sort(np.argpartition(lots, count)[:count])
+def _places(x: float, y: float, radius: float) -> np.ndarray:
+    """How far each patch is from an object's middle, and its radius, in its largest radius: [N, 3]."""
+    largest = RADII["large"][1]
+    middles = (np.arange(GRID) + 0.5) * PATCH_PX
+    down, right = np.meshgrid((y - middles) / largest, (x - middles) / largest, indexing="ij")
+    return np.stack([right, down, np.full_like(down, radius / largest)], -1).reshape(-1, 3).astype(np.float32)
 
 
 def _relevant(coverage: np.ndarray, asked: Asked) -> np.ndarray:
@@ -174,22 +164,38 @@ def normalize(patches_BNF: Tensor) -> Tensor:
     return (patches_BNF.float() / 255 - mean.to(device)) / std.to(device)
 
 
-def hidden_states(clip: CLIPModel, patches_BNF: Tensor, places_BN: Tensor) -> list[Tensor]:
-    """The hidden states [B, 1 + N, D] of the vision tower for the patches that are shown.
+def hidden_states(clip: CLIPModel, patches_BNF: Tensor) -> list[Tensor]:
+    """The hidden states [B, 1 + N, D] that `CLIPVisionModel` gives, but for the last one.
 
-    What `CLIPVisionModel` computes, but for patches that were left out: they are missing before its first
-    layer, so that nothing is spent on them.
+    For pictures that were cut up already; `last_cls` goes on from here.
     """
     tower = clip.vision_model
     embeddings = tower.embeddings
-    filters_DF = embeddings.patch_embedding.weight.flatten(1)
-    positions = embeddings.position_embedding.weight
-    patches_BND = functional.linear(normalize(patches_BNF), filters_DF) + positions[1 + places_BN]
-    cls_B1D = (embeddings.class_embedding + positions[0]).expand(len(patches_BND), 1, -1)
-    states = [tower.pre_layrnorm(torch.cat([cls_B1D, patches_BND], 1))]
-    for layer in tower.encoder.layers:
+    patches_BND = functional.linear(normalize(patches_BNF), embeddings.patch_embedding.weight.flatten(1))
+    cls_B1D = embeddings.class_embedding.expand(len(patches_BND), 1, -1)
+    seen_BND = torch.cat([cls_B1D, patches_BND], 1) + embeddings.position_embedding.weight
+    states = [tower.pre_layrnorm(seen_BND)]
+    for layer in tower.encoder.layers[:-1]:
         states.append(layer(states[-1], attention_mask=None))
     return states
+
+
+def last_cls(clip: CLIPModel, before_last: Tensor) -> Tensor:
+    """CLS [B, D] of the last hidden state; nothing else of the last layer is used, or computed."""
+    layer = clip.vision_model.encoder.layers[-1]
+    attention = layer.self_attn
+    seen = layer.layer_norm1(before_last)
+    query, key, value = (
+        project(tokens).unflatten(-1, (attention.num_heads, -1)).transpose(1, 2)
+        for project, tokens in (
+            (attention.q_proj, seen[:, :1]),
+            (attention.k_proj, seen),
+            (attention.v_proj, seen),
+        )
+    )
+    found = functional.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
+    cls_B1D = before_last[:, :1] + attention.out_proj(found)
+    return (cls_B1D + layer.mlp(layer.layer_norm2(cls_B1D)))[:, 0]
 
 
 def text_embeds(clip: CLIPModel, tokenizer: CLIPTokenizer, texts: list[str]) -> Tensor:
@@ -203,34 +209,34 @@ def text_embeds(clip: CLIPModel, tokenizer: CLIPTokenizer, texts: list[str]) -> 
 
 
 class TowerLoss(torch.nn.Module):
-    """The losses; holds what is not part of CLIP: the sigmoid's offset, and what tells outlines."""
+    """The losses; holds what CLIP lacks: the sigmoid's offset, and what tells outlines and places."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
         self.offset = torch.nn.Parameter(torch.tensor(-2.0))
         self.outline = torch.nn.Linear(width, CELLS**2)
+        self.place = torch.nn.Linear(width, 3)
 
     def forward(self, clip: CLIPModel, tokenizer: CLIPTokenizer, batch: TowerBatch) -> dict[str, Tensor]:
-        """`global`, `region`, `patch`, `softmax`, `sigmoid` and `outline`, each a mean."""
-        states = hidden_states(clip, batch.patches_BNF, batch.places_BN)
-        before_last, last = states[-2:]
-        outlines_BNC = self.outline(states[OUTLINED][:, 1:]).float()
+        """`global`, `region`, `patch`, `softmax`, `sigmoid`, `outline` and `place`, each a mean."""
+        states = hidden_states(clip, batch.patches_BNF)
         norm = clip.vision_model.post_layernorm
-        metric_BNP = clip.visual_projection(norm(before_last[:, 1:]))
-        image_BP = clip.visual_projection(norm(last[:, 0]))
-        told = text_embeds(clip, tokenizer, batch.captions + batch.texts + batch.phrases)
-        caption_BP, text_TP, phrase_OP = told.split(
-            [len(batch.captions), len(batch.texts), len(batch.phrases)]
-        )
-        scores_TN = torch.einsum("tnp,tp->tn", metric_BNP[batch.picture_T], text_TP).float()
-        region, patch = _told_by_phrase(metric_BNP.float(), phrase_OP.float(), batch)
+        metric_BNP = clip.visual_projection(norm(states[-1][:, 1:])).float()
+        image_BP = clip.visual_projection(norm(last_cls(clip, states[-1]))).float()
+        told = text_embeds(clip, tokenizer, batch.captions + batch.texts).float()
+        caption_BP, text_TP = told.split([len(batch.captions), len(batch.texts)])
+        phrase_UP = text_embeds(clip, tokenizer, PHRASES).float()
+        scores_TN = torch.einsum("tnp,tp->tn", metric_BNP[batch.picture_T], text_TP)
+        region, patch = _told_by_phrase(metric_BNP, phrase_UP, batch)
+        outlines_BNC = self.outline(states[OUTLINED][:, 1:]).float()
         return {
-            "global": _info_nce(image_BP.float(), caption_BP.float(), clip.logit_scale.exp()),
+            "global": _info_nce(image_BP, caption_BP, clip.logit_scale.exp()),
             "region": region,
             "patch": patch,
             "softmax": _on_target(scores_TN, batch.relevant_TN),
             "sigmoid": _told_apart(scores_TN + self.offset, batch.relevant_TN),
             "outline": functional.binary_cross_entropy_with_logits(outlines_BNC, batch.outlines_BNC),
+            "place": _misplaced(self.place(states[PLACED][:, 1:]).float(), batch),
         }
 
 
@@ -241,23 +247,23 @@ def _info_nce(image_BP: Tensor, text_BP: Tensor, scale: Tensor) -> Tensor:
     return (functional.cross_entropy(logits_BB, target) + functional.cross_entropy(logits_BB.T, target)) / 2
 
 
-def _told_by_phrase(metric_BNP: Tensor, phrase_OP: Tensor, batch: TowerBatch) -> tuple[Tensor, Tensor]:
-    """Which of the batch's phrases is nearest to an object's mean patch, and to each of its patches.
+def _told_by_phrase(metric_BNP: Tensor, phrase_UP: Tensor, batch: TowerBatch) -> tuple[Tensor, Tensor]:
+    """Which of all phrases is nearest to an object's mean patch, and to each of its patches: cross entropies.
 
-    The mean is content with an object's separate edges and corners, by which circles are taken for squares
-    and triangles for stars; so each patch has to tell the phrase by itself, too. Two mean cross entropies.
+    Among a batch's phrases alone few differ in nothing but the shape, and it goes unlearned.
     """
-    first = {phrase: number for number, phrase in reversed(list(enumerate(batch.phrases)))}
-    different = sorted(first.values())
-    right = [different.index(first[phrase]) for phrase in batch.phrases]
-    target_O = torch.tensor(right, device=phrase_OP.device)
-    phrase_UP = phrase_OP[different]
     object_OP = torch.einsum("on,onp->op", batch.things_ON, metric_BNP[batch.picture_O])
-    region = functional.cross_entropy(object_OP @ phrase_UP.T, target_O)
-    thing_S, place_S = batch.things_ON.nonzero(as_tuple=True)
-    shown_SP = metric_BNP[batch.picture_O[thing_S], place_S]
-    patch_S = functional.cross_entropy(shown_SP @ phrase_UP.T, target_O[thing_S], reduction="none")
-    return region, (patch_S * batch.things_ON[thing_S, place_S]).sum() / len(right)
+    region = functional.cross_entropy(object_OP @ phrase_UP.T, batch.kind_O)
+    thing_S, patch_S = batch.things_ON.nonzero(as_tuple=True)
+    shown_SP = metric_BNP[batch.picture_O[thing_S], patch_S]
+    loss_S = functional.cross_entropy(shown_SP @ phrase_UP.T, batch.kind_O[thing_S], reduction="none")
+    return region, (loss_S * batch.things_ON[thing_S, patch_S]).sum() / len(batch.kind_O)
+
+
+def _misplaced(place_BN3: Tensor, batch: TowerBatch) -> Tensor:
+    """How far off objects' patches are about the place of the middle and about the reach of their object."""
+    loss_ON3 = functional.smooth_l1_loss(place_BN3[batch.picture_O], batch.place_ON3, reduction="none")
+    return (loss_ON3.mean(-1) * batch.things_ON).sum() / len(batch.things_ON)
 
 
 def _on_target(scores_TN: Tensor, relevant_TN: Tensor) -> Tensor:

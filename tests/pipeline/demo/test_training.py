@@ -16,6 +16,7 @@ from pipeline.demo.training.tower import (
     MEAN,
     STD,
     hidden_states,
+    last_cls,
     make_clip,
     sample_batch,
     text_embeds,
@@ -45,7 +46,7 @@ def talk(corpus):
 
 
 def test_patches_are_laid_out_as_the_convolution_reads_them(corpus, clip):
-    """All patches shown: the library's own tower; some of them: the same ones, each at its place."""
+    """The states of the library's own tower."""
     model, _ = clip
     square = unpatchify(corpus.pixels[0])
     assert (patchify(square) == corpus.pixels[0]).all()
@@ -53,9 +54,10 @@ def test_patches_are_laid_out_as_the_convolution_reads_them(corpus, clip):
     with torch.no_grad():
         output = model.vision_model(pixels.permute(2, 0, 1)[None], output_hidden_states=True)
         patches = torch.from_numpy(np.array(corpus.pixels[0]))[None]
-        before_last, last = hidden_states(model, patches, torch.arange(576)[None])[-2:]
+        before_last = hidden_states(model, patches)[-1]
+        cls = last_cls(model, before_last)
     torch.testing.assert_close(before_last, output.hidden_states[-2], rtol=1e-4, atol=1e-4)
-    torch.testing.assert_close(last, output.hidden_states[-1], rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(cls, output.hidden_states[-1][:, 0], rtol=1e-4, atol=1e-4)
 
 
 def test_texts_are_encoded_as_clip_does(clip):
@@ -69,13 +71,13 @@ def test_texts_are_encoded_as_clip_does(clip):
 
 
 def test_what_a_text_is_about_is_shown_and_marked(corpus):
-    batch = sample_batch(corpus, np.random.default_rng(0), 8, 96)
-    assert batch.patches_BNF.shape == (8, 96, 588)
-    assert batch.relevant_TN.shape == (len(batch.texts), 96) == (len(batch.picture_T), 96)
+    batch = sample_batch(corpus, np.random.default_rng(0), 8)
+    assert batch.patches_BNF.shape == (8, 576, 588)
+    assert batch.relevant_TN.shape == (len(batch.texts), 576) == (len(batch.picture_T), 576)
     for text, relevant in zip(batch.texts, batch.relevant_TN, strict=True):
         if text.startswith(("a ", "Describe", "Where", "What")):
             assert (relevant == 1).any(), text
-    again = sample_batch(corpus, np.random.default_rng(0), 8, 96)
+    again = sample_batch(corpus, np.random.default_rng(0), 8)
     assert again.texts == batch.texts and (again.patches_BNF == batch.patches_BNF).all()
 
 
