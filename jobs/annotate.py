@@ -31,6 +31,9 @@ _GROUPS = (
     "image",
     "clip_text",
     "benchmark",
+    "arms",
+    "compare",
+    "pricing",
 )
 _OF_DATASET = re.compile(r"[+~]*(source|task)[=.]")
 _SECRETS = ("key", "secret", "token")

@@ -1,13 +1,102 @@
-"""Reducers by the names of their options, beside the one that a command line chose."""
+"""Arms and reducers by the names of their options, beside the one that a command line chose."""
 
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import product
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from jobs.build import build
+from pipeline.errors import ConfigError
 
 if TYPE_CHECKING:
     from trim import Reducer
+
+CONTROL = "control"
+_NAME = re.compile(r"[A-Za-z0-9_+-][A-Za-z0-9_.,=+-]*")
+_PARTS = ("engine", "model")
+
+
+@dataclass(frozen=True)
+class ArmSpec:
+    """An arm as a command line describes it.
+
+    `fields` are the reducer's; `parts` has, for `engine` and `model`, another option of the group or fields
+    of the one that is configured. `other_batches` answers in other batches than the engine's own.
+    """
+
+    name: str
+    reducer: str
+    fields: dict[str, Any] = field(default_factory=dict)
+    parts: dict[str, Any] = field(default_factory=dict)
+    budget_of: str | None = None
+    other_batches: bool = False
+
+
+def arm_specs(arms: Any) -> list[ArmSpec]:
+    """The arms that a list of names or a mapping describes; a list as a value makes an arm of each item.
+
+    Raises:
+        ConfigError: a name is no folder name or stands twice, or an arm has no reducer.
+    """
+    named: list[tuple[Any, Any]] = []
+    if isinstance(arms, Mapping):
+        named = list(arms.items())
+    elif isinstance(arms, Sequence) and not isinstance(arms, str):
+        named = [(name, {}) for name in arms]
+    specs = [spec for name, given in named for spec in _specs(str(name), given)]
+    if not specs:
+        raise ConfigError(f"arms: {arms!r} is neither a list of reducers nor a mapping of names to settings")
+    names = [spec.name for spec in specs]
+    for name in names:
+        if not _NAME.fullmatch(name) or names.count(name) > 1:
+            raise ConfigError(f"arms: {name!r} stands twice or cannot name a folder")
+    return specs
+
+
+def _specs(name: str, given: Any) -> list[ArmSpec]:
+    if not isinstance(given, Mapping):
+        raise ConfigError(f"arms.{name}: {given!r} is no mapping, as in {{reducer: trim, aggregate: false}}")
+    single = {str(key): value for key, value in given.items() if not isinstance(value, list)}
+    several = {str(key): value for key, value in given.items() if isinstance(value, list)}
+    specs = []
+    for values in product(*several.values()):
+        point = dict(zip(several, values, strict=True))
+        suffix = "".join(f"-{key}={value}" for key, value in point.items())
+        specs.append(_spec(name + suffix, name, {**single, **point}))
+    return specs
+
+
+def _spec(name: str, stem: str, given: dict[str, Any]) -> ArmSpec:
+    if stem == CONTROL and "reducer" not in given:
+        return ArmSpec(name, "full", given, other_batches=True)
+    budget_of = given.pop("budget_of", None)
+    reducer = given.pop("reducer", stem)
+    parts = {key: given.pop(key) for key in _PARTS if key in given}
+    return ArmSpec(name, reducer, given, parts, None if budget_of is None else str(budget_of))
+
+
+def compose_arm(spec: ArmSpec) -> DictConfig:
+    """The command's configuration as if the arm's reducer, engine and model had been given.
+
+    Raises:
+        ConfigError: there is no such option or field.
+    """
+    chosen = {"reducer": spec.reducer}
+    chosen |= {key: part for key, part in spec.parts.items() if isinstance(part, str)}
+    config = _composed(chosen)
+    merged = {"reducer": spec.fields}
+    merged |= {key: part for key, part in spec.parts.items() if not isinstance(part, str)}
+    for key, fields in merged.items():
+        OmegaConf.set_struct(config[key], True)
+        try:
+            config[key] = OmegaConf.merge(config[key], fields)
+        except (OmegaConfBaseException, ValueError) as error:
+            raise ConfigError(f"arms.{spec.name}: {key}: {str(error).splitlines()[0]}") from None
+    return config
 
 
 def reducer_names() -> list[str]:
@@ -25,17 +114,17 @@ def make_reducer(name: str, overrides: dict[str, Any] | None = None) -> "tuple[R
     Raises:
         ConfigError: there is no such option or field, or a value is refused.
     """
+    config = compose_arm(ArmSpec(name, name, overrides or {}))
+    settings = OmegaConf.to_container(config.reducer, resolve=True)
+    assert isinstance(settings, dict)
+    return build(config, "reducer"), {str(key): value for key, value in settings.items()}
+
+
+def _composed(chosen: dict[str, str]) -> DictConfig:
     from hydra import compose
     from hydra.core.hydra_config import HydraConfig
 
     hydra = HydraConfig.get()
-    given = [
-        item for item in hydra.overrides.task if not item.lstrip("+~").startswith(("reducer=", "reducer."))
-    ]
-    config: DictConfig = compose(hydra.job.config_name, [*given, f"reducer={name}"])
-    if overrides:
-        OmegaConf.set_struct(config.reducer, True)
-        config.reducer = OmegaConf.merge(config.reducer, overrides)
-    settings = OmegaConf.to_container(config.reducer, resolve=True)
-    assert isinstance(settings, dict)
-    return build(config, "reducer"), {str(key): value for key, value in settings.items()}
+    own = tuple(f"{group}{mark}" for group in chosen for mark in ("=", "."))
+    given = [item for item in hydra.overrides.task if not item.lstrip("+~").startswith(own)]
+    return compose(hydra.job.config_name, [*given, *(f"{group}={name}" for group, name in chosen.items())])

@@ -4,9 +4,10 @@ import sys
 
 COMMANDS = {
     "annotate": "answer every question about every image of a source",
+    "compare": "the same requests under several arms, and what each saves and costs",
     "benchmark": "measure speed and memory on this machine: trimline benchmark pipeline",
     "evaluate": "score a finished output by the rules of a dataset",
-    "report": "draw which patches outputs kept for a request",
+    "report": "write report.html of a run or a comparison, or draw what was kept for a request",
     "train_demo": "rebuild the demo checkpoint",
 }
 

@@ -1,18 +1,28 @@
-"""`trimline report`: what people look at; so far, the patches that outputs kept for a request."""
+"""`trimline report`: what people look at: report.html of an output, or what was kept for one request."""
 
-import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
-from jobs.build import build, build_fields, class_of
+from jobs.build import build
 from pipeline.config import free, require
 from pipeline.errors import ConfigError
 
 if TYPE_CHECKING:
-    from pipeline.report.kept import Opened
     from pipeline.storage import Storage
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shown:
+    """How much a report shows: requests in its gallery, and the seed of their choice."""
+
+    gallery: int = free(200)
+    seed: int = free(0)
+
+    def __post_init__(self) -> None:
+        require(self.gallery >= 0, "report.gallery must not be negative")
+        require(self.seed >= 0, "report.seed must not be negative")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,43 +38,36 @@ class Picture:
 
 
 def run(config: DictConfig) -> int:
-    """Draw and write the picture; returns the exit status."""
-    from pipeline.report.kept import draw_kept
+    """Write the report of `output`, or draw `picture`; returns the exit status."""
+    from pipeline.report.write import write_report
     from pipeline.storage import Storage
 
-    picture: Picture = build(config, "picture", Picture)
     storage: Storage = build(config, "storage", Storage)
+    shown: Shown = build(config, "report", Shown)
+    of_picture = not all(OmegaConf.is_missing(config.picture, key) for key in ("outputs", "key"))
+    if (config.output is None) != of_picture:
+        raise ConfigError(
+            "output, picture: give output=FOLDER for a report, or picture.outputs=[...] and picture.key=KEY "
+            "for a picture, and not both"
+        )
+    if of_picture:
+        print(_draw(build(config, "picture", Picture), storage))
+    else:
+        print("\n".join(write_report(str(config.output), storage, **vars(shown))))
+    return 0
+
+
+def _draw(picture: Picture, storage: "Storage") -> str:
+    from pipeline.report.kept import draw_kept
+    from pipeline.report.pictures import open_output
+
     opened = [open_output(folder, storage) for folder in picture.outputs]
     drawn = draw_kept(opened, picture.key, storage)
     try:
         drawn.save(picture.file, "PNG")
     except OSError as error:
         raise ConfigError(f"picture.file: {error}") from None
-    print(picture.file)
-    return 0
-
-
-def open_output(folder: str, storage: "Storage") -> "Opened":
-    """An output as its run.json describes it."""
-    from pipeline.config import Model
-    from pipeline.demo.names import resolve_source
-    from pipeline.imaging import Imaging
-    from pipeline.manifest import load_manifest
-    from pipeline.report.kept import Opened
-
-    made_with = load_manifest(folder, storage).configuration
-    try:
-        source = dict(made_with["source"])
-        kind = class_of(source.pop("_target_"), "source")
-        model = {name: value for name, value in made_with["model"].items() if name != "_target_"}
-        return Opened(
-            folder=folder,
-            source=resolve_source(build_fields(source, kind, "source")),
-            model=build_fields(model, Model, "model"),
-            imaging=build_fields(made_with["image"], Imaging, "image"),
-        )
-    except KeyError as error:
-        raise ConfigError(f"run.json in {storage.redact(folder)} lacks {json.dumps(error.args[0])}") from None
+    return picture.file
 
 
 if __name__ == "__main__":

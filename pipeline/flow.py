@@ -23,7 +23,8 @@ from pipeline.stages.read import read_pending
 from pipeline.stages.write import ArmOutput, write_unit
 
 if TYPE_CHECKING:
-    from pipeline.run import Prepared, RunConfig
+    from pipeline.prepare import Prepared
+    from pipeline.run import RunConfig
 
 # Restarts are bounded: a unit that kills its worker each time must end the run, not hang it.
 _TASK = {"max_retries": 3}
@@ -57,11 +58,11 @@ def run_flow(
 def _read_and_decode(config: "RunConfig", prepared: "Prepared") -> Any:
     import ray.data
 
-    pending = [(shard, prepared.finished.ranges(shard)) for shard in prepared.pending]
+    pending = [prepared.missing(shard) for shard in prepared.pending]
     # blocks that are there: a read operator of Ray's own would book a whole CPU, and wait for ever
     shards = ray.data.from_blocks([pa.table({"pending": [index]}) for index in range(len(pending))])
     reading = {
-        "output": prepared.output,
+        "output": prepared.plan.folder,
         "source": config.source,
         "storage": config.storage,
         "task": config.task,
@@ -89,13 +90,13 @@ def _answer(units: Any, config: "RunConfig", prepared: "Prepared", encode: Any, 
 def _write(units: Any, config: "RunConfig", prepared: "Prepared", attempt: str) -> Any:
     outputs = tuple(
         ArmOutput(
-            folder=f"{prepared.output}/{arm.folder}".rstrip("/"),
-            reducer=arm.name,
-            fingerprint=prepared.manifest.fingerprint,
-            run_id=prepared.manifest.run_id,
+            folder=state.folder,
+            reducer=state.arm.name,
+            fingerprint=state.manifest.fingerprint,
+            run_id=state.manifest.run_id,
             model=config.model.name,
         )
-        for arm in config.arms
+        for state in prepared.states
     )
     writing = {"outputs": outputs, "storage": config.storage, "attempt": attempt}
     return _tasks(units, write_unit, config.cluster.write, writing)

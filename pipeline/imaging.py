@@ -4,7 +4,7 @@ import io
 import warnings
 from dataclasses import dataclass
 
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from pipeline.config import counted, require
 from pipeline.errors import BadImage
@@ -40,6 +40,8 @@ def decode(data: bytes, imaging: Imaging) -> tuple[Image.Image, int, int]:
             image.load()
             upright = ImageOps.exif_transpose(image)
             return _to_rgb(upright), width, height
+    except UnidentifiedImageError:  # its own text names an address in memory: another one in every run
+        raise BadImage("the image cannot be decoded: it is no JPEG, PNG or WebP") from None
     except (OSError, ValueError, SyntaxError, EOFError, MemoryError) as error:
         raise BadImage(f"the image cannot be decoded: {str(error)[:200] or type(error).__name__}") from None
 

@@ -20,7 +20,7 @@ from pipeline.errors import ConfigError, RunError, ShardError
 from pipeline.listing import File, list_files
 from pipeline.schema import SHARDS
 from pipeline.sources.base import Shard, Source
-from pipeline.storage import Storage, canonical, list_names, put_atomic
+from pipeline.storage import Storage, canonical, list_names, put_atomic, write_atomic
 from pipeline.units import Finished
 
 _SOURCE = b"source"
@@ -122,6 +122,29 @@ def extend_plan(plan: Plan, source: Source, storage: Storage) -> Plan:
     grown = load_plan(plan.folder, storage)
     assert grown is not None, "the plan was just written"
     return grown
+
+
+def share_plan(plan: Plan, folder: str, storage: Storage) -> Plan:
+    """The same plan in another output: what is missing there is copied.
+
+    Raises:
+        ConfigError: that output has another plan.
+    """
+    if plan.folder == folder:
+        return plan
+    there = load_plan(folder, storage)
+    known = there.parts if there is not None else ()
+    from_fs, from_folder = storage.open(plan.folder)
+    to_fs, to_folder = storage.open(folder)
+    if known != plan.parts[: len(known)] or (there and not there.table.equals(plan.table[: len(there)])):
+        raise ConfigError(
+            f"{storage.redact(folder)} and {storage.redact(plan.folder)} were started on different listings "
+            "of the source: choose another output"
+        )
+    for part in plan.parts[len(known) :]:
+        with storage.reaching("output", folder):
+            write_atomic(to_fs, f"{to_folder}/plan/{part}", from_fs.cat_file(f"{from_folder}/plan/{part}"))
+    return dataclasses.replace(plan, folder=folder)
 
 
 def _new_files(plan: Plan, source: Source, storage: Storage) -> Iterator[File]:

@@ -31,6 +31,17 @@ class UnitRow:
     tables: dict[str, pa.Table]
     trace: dict[str, Any] = field(default_factory=dict)
 
+    def arms(self, count: int) -> list[int]:
+        """The numbers, of `count` arms, of those that lack the unit, in the order in which they take turns.
+
+        The first arm of one unit is the last of the next, so that a machine that drifts favours none.
+        """
+        wanted = self.trace.get("arms")
+        numbers = list(range(count)) if wanted is None else wanted
+        unit = self.unit
+        turn = (unit.shard + unit.first // max(1, unit.stop - unit.first)) % max(1, len(numbers))
+        return [*numbers[turn:], *numbers[:turn]]
+
     def passed(
         self, stage: str, started: float, tables: dict[str, pa.Table], startup_s: float = 0.0
     ) -> "UnitRow":

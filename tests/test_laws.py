@@ -11,13 +11,13 @@ from hydra.utils import get_class
 from omegaconf import MISSING, OmegaConf
 
 from jobs.benchmark import Benchmark
+from jobs.compare import Comparing
 
 ROOT = Path(__file__).parents[1]
 CONF = ROOT / "conf"
 PACKAGES = ("trim", "pipeline", "jobs")
 SOURCES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
 OPTIONS = sorted(path for path in CONF.glob("*/*.yaml"))
-OPTIONAL = ("dataset",)  # groups that a run need not choose from
 COMMANDS = sorted(path.stem for path in CONF.glob("*.yaml"))
 # Those that run the pipeline take what run.yaml has.
 RUNS = [
@@ -25,6 +25,8 @@ RUNS = [
     for name in COMMANDS
     if name == "run" or "run" in OmegaConf.load(CONF / f"{name}.yaml").get("defaults")
 ]
+# Groups that need not be chosen from, and the commands that have them.
+OPTIONAL = {"dataset": [*RUNS, "evaluate"], "pricing": ["compare"]}
 # What a key stands for that is no group.
 OF_KEY = {
     "clip_text": "pipeline.clip_text.ClipText",
@@ -148,12 +150,12 @@ def test_every_option_composes_and_builds(path):
     from pipeline.errors import ConfigError
 
     group, option = path.parent.name, path.stem
-    for command in [*RUNS, "evaluate"] if group in OPTIONAL else RUNS:
+    for command in OPTIONAL.get(group, RUNS):
         config = composed(command, f"{group}={option}")
         for key in missing(config[group]):
             with pytest.raises(ConfigError, match=f"{group}.{key} must be given"):
                 build(config, group)
-            config[group][key] = "given"
+            config[group][key] = "1"  # as a text or a number
         made = build(config, group)
         assert f"{type(made).__module__}.{type(made).__name__}".startswith(
             str(config[group]["_target_"]).split(".")[0]
@@ -185,8 +187,9 @@ def test_the_top_level_keys_are_the_fields_of_the_run(command):
     groups = {path.parent.name for path in OPTIONS} - set(OPTIONAL)
     assert groups <= set(config)
     fields = {field.name for name in OF_RUN[:2] for field in dataclasses.fields(get_class(name))}
-    own = {"benchmark": Benchmark} if command == "benchmark" else {}
-    assert set(config) - groups == {*fields, *OF_KEY, *own}
+    own = {"benchmark": {"benchmark": Benchmark}, "compare": {"compare": Comparing}}.get(command, {})
+    also = {"arms"} if command == "compare" else set()
+    assert set(config) - groups == {*fields, *OF_KEY, *own, *also}
     for key, kind in own.items():
         assert_keys_are_fields(config[key], kind)
     for key, name in OF_KEY.items():

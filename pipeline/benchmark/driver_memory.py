@@ -19,8 +19,9 @@ from pipeline.benchmark.load import write_tars
 from pipeline.benchmark.table import Table
 from pipeline.cluster import start_ray
 from pipeline.flow import run_flow
+from pipeline.prepare import prepare
 from pipeline.rows import pack, peak_memory_bytes, unpack
-from pipeline.run import RunConfig, prepare
+from pipeline.run import RunConfig
 from pipeline.schema import REQUESTS, TOKENS
 from pipeline.sources.webdataset import WebDataset
 from pipeline.tasks import Task

@@ -24,8 +24,9 @@ from pipeline.benchmark.load import write_tars
 from pipeline.benchmark.table import SPREAD, Table, spread
 from pipeline.cluster import start_ray
 from pipeline.flow import run_flow
+from pipeline.prepare import Prepared, prepare
 from pipeline.rows import unpack
-from pipeline.run import Prepared, RunConfig, prepare
+from pipeline.run import RunConfig
 from pipeline.sources.webdataset import WebDataset
 from pipeline.stages.decode import decode_unit
 from pipeline.stages.encode import Encode
@@ -143,9 +144,9 @@ def _pipeline(config: RunConfig, prepared: Prepared, weights: dict[str, float]) 
     for _ in run_flow(config, prepared, attempt="benchmark"):
         pass
     ended = time.time()
-    fs, folder = config.storage.open(prepared.output)
+    fs, folder = config.storage.open(prepared.states[0].folder)
     finished = Finished(list_names(fs, f"{folder}/data"))
-    units = list(read_footers(prepared.output, finished, config.storage))
+    units = list(read_footers(prepared.states[0].folder, finished, config.storage))
     ends = sorted(unit["end_time"] for unit in units)
     skip = max(1, round(len(ends) * _TRIMMED))
     first, last = ends[skip - 1], ends[-skip - 1]

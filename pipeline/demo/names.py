@@ -18,7 +18,7 @@ RANDOM = "demo:random/"
 PARTS = ("llava", "clip")
 SCENES = 24  # of the test split, beside the photographs
 _RANDOM_VERSION = 2  # part of the cache folder's name; raise it with every change of what is made
-_PICTURES_VERSION = 2
+_PICTURES_VERSION = 3
 _QUESTIONS = Path(__file__).with_name("photographs.json")
 _CHECKPOINT = Path(__file__).with_name("checkpoint")
 

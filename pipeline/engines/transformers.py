@@ -23,6 +23,12 @@ class Transformers:
         require(self.token_budget >= 1, "engine.token_budget must be at least 1")
         require(self.max_batch >= 1, "engine.max_batch must be at least 1")
 
+    def other_batches(self) -> "Transformers":
+        """Batches of half the size: what they change in answers, batching alone changes."""
+        return Transformers(
+            token_budget=max(1, self.token_budget // 2), max_batch=max(1, self.max_batch // 2)
+        )
+
     def load(self, model: Model, decoding: Decoding, *, device: str, seed: int) -> "TransformersEngine":
         """The engine with the model's weights on `device`. Raises ConfigError if they cannot be loaded."""
         import torch

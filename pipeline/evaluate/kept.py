@@ -27,20 +27,22 @@ class Kept:
         self._unit_of: list[int] = []
         self._groups: dict[str, dict[int, None]] = {}
 
-    def add(self, row: Answered, reference: Reference) -> None:
-        """Score one row; whatever is not `ok` is wrong."""
+    def add(self, row: Answered, reference: Reference) -> tuple[float, ...] | None:
+        """Score one row; whatever is not `ok` is wrong. Returns its numbers, None if it is not scored."""
         self.status[row.status] += 1
         if not reference.answers:
             self.without_truth += 1
-            return
+            return None
         prediction = row.prediction if row.status == "ok" else None
-        self._rows.append(tuple(self._metric.observe(prediction, reference)))
+        observed = tuple(self._metric.observe(prediction, reference))
+        self._rows.append(observed)
         if len(self._rows) == _ROWS_AT_ONCE:
             self._flush()
         unit = self._unit(reference)
         for group in reference.groups:
             self._groups.setdefault(group, {})[unit] = None
         self.count += 1
+        return observed
 
     def _unit(self, reference: Reference) -> int:
         if self._metric.pool is None:

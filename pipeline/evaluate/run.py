@@ -76,7 +76,11 @@ def evaluate(dataset: Dataset, options: Evaluation, storage: Storage) -> dict[st
         "questions": len(join.references),
         "status": dict(sorted(kept.status.items())),
         "without_truth": kept.without_truth,
-        **(_figures(metric, kept, options) if metric else {"figures": {}, "groups": {}}),
+        **(
+            figures_of(metric, kept, resamples=options.resamples, seed=options.seed)
+            if metric
+            else {"figures": {}, "groups": {}}
+        ),
     }
     _write(options.json or f"{options.output.rstrip('/')}/evaluation.json", found, storage)
     return found
@@ -101,17 +105,18 @@ def _submit(dataset: Dataset, join: Join, options: Evaluation, storage: Storage)
         write_atomic(*storage.open(options.submission), text.encode())
 
 
-def _figures(metric: Metric, kept: Kept, options: Evaluation) -> dict[str, Any]:
+def figures_of(metric: Metric, kept: Kept, *, resamples: int, seed: int) -> dict[str, Any]:
+    """Figures with intervals, of all units and of each group; ConfigError if nothing could be scored."""
     if not kept.count:
         raise ConfigError("output: none of its questions has a known answer")
     units, groups = kept.units(), kept.groups()
     by_group = {name: metric.figures(units[rows].sum(0)) for name, rows in groups.items()}
     everything = metric.figures(units.sum(0)) | metric.summary(by_group)
-    spread, spreads = intervals(metric, units, groups, resamples=options.resamples, seed=options.seed)
+    spread, spreads = intervals(metric, units, groups, resamples=resamples, seed=seed)
     return {
         "scored": kept.count,
         "units": len(units),
-        "bootstrap": {"resamples": options.resamples, "seed": options.seed, "level": 0.95},
+        "bootstrap": {"resamples": resamples, "seed": seed, "level": 0.95},
         "figures": _with_intervals(everything, spread),
         "groups": {
             name: {

@@ -1,7 +1,6 @@
 """Which patches were kept, as a picture: one panel an output, kept patches lit and the others dimmed."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -9,13 +8,12 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from PIL import Image, ImageDraw, ImageFont
 
-from pipeline.config import Model
 from pipeline.errors import ConfigError, ShardError
-from pipeline.imaging import Imaging, decode
+from pipeline.imaging import decode
 from pipeline.models.checkpoint import resolve
 from pipeline.models.preprocess import Preprocessor
 from pipeline.plan import load_plan
-from pipeline.sources.base import Source
+from pipeline.report.pictures import Opened, parse_key, read_images
 from pipeline.storage import Storage, list_names
 from pipeline.units import Finished
 
@@ -31,16 +29,6 @@ COLUMNS = [
     "visual_tokens_kept",
     "kept_patches",
 ]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Opened:
-    """A finished or unfinished output with what its run.json says it was made of."""
-
-    folder: str
-    source: Source
-    model: Model
-    imaging: Imaging
 
 
 def draw_kept(outputs: Sequence[Opened], key: str, storage: Storage) -> Image.Image:
@@ -64,7 +52,7 @@ def draw_kept(outputs: Sequence[Opened], key: str, storage: Storage) -> Image.Im
 
 def find_row(output: Opened, key: str, storage: Storage) -> dict[str, Any]:
     """One row of an output by its key; ConfigError if it is not there."""
-    shard, sample = _parse(key)
+    shard, sample = parse_key(key)
     fs, folder = storage.open(output.folder)
     finished = Finished(list_names(fs, f"{folder}/data"))
     for unit in finished.units(shard):
@@ -76,29 +64,18 @@ def find_row(output: Opened, key: str, storage: Storage) -> dict[str, Any]:
     raise ConfigError(f"key: {storage.redact(output.folder)} has no request {key}")
 
 
-def _parse(key: str) -> tuple[int, int]:
-    try:
-        shard, sample, _ = map(int, key.split("-"))
-    except ValueError:
-        raise ConfigError(f"key: {key!r} is not of the form 000000-00000000-0000") from None
-    return shard, sample
-
-
 def _square(output: Opened, key: str, storage: Storage) -> np.ndarray:
     """The pixels that CLIP was given: uint8 [S, S, 3]."""
-    ordinal, index = _parse(key)
+    shard, sample = parse_key(key)
     plan = load_plan(output.folder, storage)
     assert plan is not None, "an output with rows has a plan"
-    shard = plan.shard(ordinal, storage)
-    with storage.reaching("source.path", plan.source):
-        try:
-            samples = output.source.samples(shard, storage, lambda number: number == index)
-            found = next((sample for number, sample in enumerate(samples) if number == index), None)
-        except ShardError as error:
-            raise ConfigError(f"key: the image of {key} cannot be read any more: {error}") from None
-    if found is None or found.image is None:
+    try:
+        found = dict(read_images(output, plan, shard, [sample], storage))
+    except ShardError as error:
+        raise ConfigError(f"key: the image of {key} cannot be read any more: {error}") from None
+    if sample not in found:
         raise ConfigError(f"key: the image of {key} cannot be read any more")
-    return Preprocessor(resolve(output.model.path))(decode(found.image, output.imaging)[0])
+    return Preprocessor(resolve(output.model.path))(decode(found[sample], output.imaging)[0])
 
 
 def _panel(square: np.ndarray, row: dict[str, Any]) -> Image.Image:

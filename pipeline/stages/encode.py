@@ -5,6 +5,7 @@ B images, N patches, D vision width, P joint CLIP width, K tokens kept.
 
 import hashlib
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -12,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from pipeline.arms import Arm
+from pipeline.arms import Arm, reduction_order, with_budgets
 from pipeline.clip_text import ClipText
 from pipeline.config import Model
 from pipeline.devices import clock, to_bytes, torch_device, use_threads
@@ -70,6 +71,7 @@ class Encode:
         use_threads(threads)
         self._arms, self._geometry = arms, geometry
         self._clip_text, self._suffix, self._template = clip_text or ClipText(), suffix, model.template
+        self._order = reduction_order(arms)
         self._needs = frozenset().union(*(arm.reducer.needs for arm in arms))
         self._batch_size = model.encode_batch_size
         self._device = torch_device(device)
@@ -96,13 +98,16 @@ class Encode:
         row = unpack(batch)
         images = row.tables["images"]
         output = _Output()
-        pending = _open_requests(row, images, len(self._arms), output)
+        wanted = row.arms(len(self._arms))
+        counted = with_budgets(self._arms, wanted)
+        pending = _open_requests(row, images, wanted, output)
         answerable = sorted({request.image for request in pending})
         for start in range(0, len(answerable), self._batch_size):
             part = answerable[start : start + self._batch_size]
             encoded = self._encode(images, part, [request for request in pending if request.image in part])
-            for number, arm in enumerate(self._arms):
-                self._reduce(number, arm, encoded, output)
+            kept: dict[str, list[int | None]] = {}
+            for number in (number for number in self._order if number in counted):
+                self._reduce(number, encoded, kept, output if number in wanted else _Output())
         output.requests.sort(key=lambda fields: (fields["arm"], fields["key"]))
         tables = {
             "requests": pa.Table.from_pylist(output.requests, schema=REQUESTS),
@@ -134,18 +139,27 @@ class Encode:
             encoded.text_s = (clock(self._device) - begin) / len(texts)
         return encoded
 
-    def _reduce(self, number: int, arm: Arm, encoded: _Batch, output: _Output) -> None:
-        """One arm's reduction of a batch: image by image, or request by request if it reads the request."""
+    def _reduce(
+        self, number: int, encoded: _Batch, kept: dict[str, list[int | None]], output: _Output
+    ) -> None:
+        """One arm's reduction of a batch: image by image, or request by request if it reads the request.
+
+        `kept` has how many tokens arms kept of each request (None: refused), and gets this arm's.
+        """
+        arm = self._arms[number]
         begin = clock(self._device)
         if arm.reads_request:
+            budget = None if arm.budget_of is None else kept[arm.budget_of]
             reduced = [
                 item
                 for at in range(0, len(encoded.requests), self._batch_size)
-                for item in _reduced(arm, _of_requests(encoded, slice(at, at + self._batch_size)))
+                for item in _of_slice(arm, encoded, slice(at, at + self._batch_size), budget)
             ]
             visual = list(range(len(reduced)))
         else:
             reduced, visual = _reduced(arm, encoded.features), encoded.place
+        counts = [None if isinstance(item, str) else len(item.tokens) for item in reduced]
+        kept[arm.name] = [counts[place] for place in visual]
         offset = len(output.tokens)
         output.tokens += [b"" if isinstance(item, str) else to_bytes(item.tokens) for item in reduced]
         reduce_s = (clock(self._device) - begin) / len(encoded.requests)
@@ -170,8 +184,8 @@ class Encode:
             )
 
 
-def _open_requests(row: UnitRow, images: pa.Table, num_arms: int, output: _Output) -> list[_Pending]:
-    """The requests that can be answered; the others go to the output as they are, once for every arm."""
+def _open_requests(row: UnitRow, images: pa.Table, arms: Sequence[int], output: _Output) -> list[_Pending]:
+    """The requests that can be answered; the others go to the output as they are, once for each arm."""
     pending = []
     for index, sample in enumerate(images.drop_columns(["pixels"]).to_pylist()):
         questions = sample.pop("questions") or [{"question_id": "0", "question": ""}]
@@ -188,8 +202,22 @@ def _open_requests(row: UnitRow, images: pa.Table, num_arms: int, output: _Outpu
             if fields["status"] == "ok":
                 pending.append(_Pending(fields, index))
             else:
-                output.requests += [{**fields, "arm": arm} for arm in range(num_arms)]
+                output.requests += [{**fields, "arm": arm} for arm in arms]
     return pending
+
+
+def _of_slice(
+    arm: Arm, encoded: _Batch, part: slice, budget: Sequence[int | None] | None
+) -> list[Reduced | str]:
+    """The reducer's results for a slice of the requests; none where the budget's own arm has none."""
+    features = _of_requests(encoded, part)
+    if budget is None:
+        return _reduced(arm, features)
+    number = [count or 1 for count in budget[part]]
+    device = features.patches.device
+    found = _reduced(arm, replace(features, budget=torch.tensor(number, device=device)))
+    missing = f"arm {arm.budget_of}, as many of whose tokens are kept here, refused the image"
+    return [missing if count is None else item for item, count in zip(found, budget[part], strict=True)]
 
 
 def _of_requests(encoded: _Batch, part: slice) -> VisualTokens:

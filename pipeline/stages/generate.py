@@ -42,7 +42,7 @@ class Generate:
         started = time.time()
         row = unpack(batch)
         requests, tokens = row.tables["requests"].to_pylist(), row.tables["tokens"]["tokens"]
-        for arm in range(self._num_arms):
+        for arm in row.arms(self._num_arms):
             asked = [item for item in requests if item["arm"] == arm and item["status"] == "ok"]
             answers = self._engine.generate([self._request(item, tokens) for item in asked])
             for item, answer in zip(asked, answers, strict=True):

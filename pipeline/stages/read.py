@@ -23,6 +23,10 @@ from pipeline.storage import Storage
 from pipeline.tasks import Task
 from pipeline.units import Unit, UnitLimits
 
+# A shard's number, first -> stop of the units that every arm has, and of those that some arms have the arms
+# that lack them, by their first sample.
+Pending = tuple[int, dict[int, int], dict[int, list[int]]]
+
 # Samples are handed to Arrow in pieces of about this size, so that a unit is never held twice.
 _PIECE_BYTES = 1 << 20
 # What a unit's memory has room for beyond `unit_bytes`: its last image and its questions, as a rule.
@@ -37,14 +41,15 @@ def read_pending(
     storage: Storage,
     task: Task,
     limits: UnitLimits,
-    pending: list[tuple[int, dict[int, int]]],
+    pending: list[Pending],
 ) -> Iterator[pa.Table]:
-    """The missing units of one shard: `batch` says which of the `pending` (number, finished ranges)."""
-    ordinal, finished = pending[batch["pending"][0].as_py()]
+    """The missing units of one shard: `batch` says which of the `pending` ones."""
+    ordinal, finished, partly = pending[batch["pending"][0].as_py()]
     plan = _plan(output, storage)
     shard = plan.shard(ordinal, storage)
     require_same(shard, storage)
-    yield from read_shard(source, shard, storage=storage, task=task, limits=limits, finished=finished)
+    cutting = {"storage": storage, "task": task, "limits": limits, "finished": finished, "partly": partly}
+    yield from read_shard(source, shard, **cutting)
 
 
 @functools.lru_cache(maxsize=1)
@@ -62,20 +67,23 @@ def read_shard(
     task: Task,
     limits: UnitLimits,
     finished: dict[int, int],
+    partly: dict[int, list[int]] | None = None,
 ) -> Iterator[pa.Table]:
     """The shard's units that are not `finished` (first -> stop), each as one row.
 
+    `partly` has the numbers of the arms that lack a unit, by its first sample, where others have it.
     A shard that cannot be read (any further) ends with a unit, empty if need be, whose trace holds
     `shard_error`.
     """
     cutter = _Cutter(shard, task, limits, finished)
+    partly = partly or {}
     error = None
     # A closed unit waits for the next sample, which tells whether it is the shard's last one.
     waiting: _Open | None = None
     try:
         for sample in source.samples(shard, storage, cutter.wants):
             if waiting is not None:
-                yield waiting.row(shard, end=False)
+                yield waiting.row(shard, partly, end=False)
                 waiting = None
             waiting = cutter.add(sample)
             if cutter.index == shard.samples:
@@ -85,7 +93,7 @@ def read_shard(
     last = waiting or cutter.rest(error)
     waiting = cutter.current = None
     if last is not None:
-        yield last.row(shard, end=True, error=error)
+        yield last.row(shard, partly, end=True, error=error)
 
 
 @dataclass
@@ -124,7 +132,9 @@ class _Open:
             self._writer.write_batch(pa.RecordBatch.from_pylist(self._piece, schema=SAMPLES))
         self._piece, self._piece_bytes = [], 0
 
-    def row(self, shard: Shard, *, end: bool, error: str | None = None) -> pa.Table:
+    def row(
+        self, shard: Shard, partly: dict[int, list[int]], *, end: bool, error: str | None = None
+    ) -> pa.Table:
         self._flush()
         self._writer.close()
         trace = {
@@ -134,6 +144,7 @@ class _Open:
             "source_bytes": (shard.size if end else self.position) - self.start_position,
             "requests": self.requests,
             "shard_error": error,
+            "arms": partly.get(self.first),
         }
         row = UnitRow(Unit(shard.shard, self.first, self.first + self.samples, end), {}, trace)
         row = row.passed("read", self.started, {})

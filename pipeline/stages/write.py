@@ -36,7 +36,8 @@ def write_unit(
     row = unpack(batch)
     requests = row.tables["requests"]
     totals = []
-    for arm, output in enumerate(outputs):
+    for arm in sorted(row.arms(len(outputs))):
+        output = outputs[arm]
         own = requests.filter(pc.equal(requests["arm"], arm))
         assert own.num_rows == row.trace["requests"], "a unit lost or gained rows on its way"
         table = _predictions(own, row, output)

@@ -72,6 +72,6 @@ def compose(*overrides: str):
 
 def begin(*overrides: str) -> None:
     """Everything that a run does before it starts Ray: leaves an output that is not finished."""
-    from pipeline.run import prepare
+    from pipeline.prepare import prepare
 
     prepare(compose(*overrides))

@@ -8,8 +8,8 @@ import pytest
 from commands import compose
 from PIL import Image
 
+from pipeline.prepare import prepare
 from pipeline.rows import unpack
-from pipeline.run import prepare
 from pipeline.stages.decode import decode_unit
 from pipeline.stages.encode import Encode
 from pipeline.stages.generate import Generate

@@ -1,4 +1,8 @@
-"""`trimline report`: the picture of what was kept, from real outputs of two reducers."""
+"""`trimline report`: the report of a real output, and the picture of what two reducers kept."""
+
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -82,3 +86,42 @@ def test_an_image_that_is_gone_is_told(outputs, capsys):
         assert f"the image of {KEY} cannot be read any more" in capsys.readouterr().err
     finally:
         gone.write_bytes(data)
+
+
+def test_the_report_of_an_output(outputs, capsys):
+    assert run_command("report", [f"output={outputs}/trim/", "report.gallery=1", "report.seed=1"]) == 0
+    told = capsys.readouterr().out.split()
+    assert told == [f"{outputs}/trim/report.html", f"{outputs}/trim/report.txt"]
+    html, text = (Path(path).read_text() for path in told)
+    assert "1 of 4 requests, chosen at random;" in html and '"question":' in html
+    assert html.count("data:image/webp") == 1
+    assert "trim: Answered from" in text and "4 of 4" in text
+
+
+@pytest.mark.parametrize(
+    ("overrides", "told"),
+    [
+        ([], "output, picture: give output=FOLDER for a report, or picture.outputs"),
+        (["output={0}/trim", "picture.outputs=[{0}/trim]", f"picture.key={KEY}"], "and not both"),
+        (["picture.outputs=[{0}/trim]"], "picture.key must be given"),
+        (["output=/nowhere"], "output: /nowhere is no output of Trimline: it has no plan"),
+        (["output={0}/in"], "is no output of Trimline"),
+        (["output={0}/trim", "report.gallery=-1"], "report.gallery must not be negative"),
+        (["output={0}/trim", "report.gallery=many"], "report.gallery: "),
+        (["output={0}/trim", "report.seed=-1"], "report.seed must not be negative"),
+    ],
+)
+def test_what_is_wrong_with_a_report_is_told_in_one_line(outputs, capsys, overrides, told):
+    assert run_command("report", [override.format(outputs) for override in overrides]) == 2
+    line = capsys.readouterr().err
+    assert told in line and line.count("\n") == 1
+
+
+def test_the_report_needs_no_torch(outputs):
+    code = (
+        "import sys\nfrom jobs.entry import run_command\n"
+        f"assert run_command('report', ['output={outputs}/trim']) == 0\n"
+        "print(sorted({'torch', 'transformers', 'ray'} & set(sys.modules)))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"

@@ -12,7 +12,8 @@ from pipeline.cluster import Cluster, Resources
 from pipeline.config import Decoding, Model
 from pipeline.engines.transformers import Transformers
 from pipeline.imaging import Imaging
-from pipeline.run import RunConfig, RunOptions, prepare
+from pipeline.prepare import prepare
+from pipeline.run import RunConfig, RunOptions
 from pipeline.schema import VOLATILE
 from pipeline.sources.base import Source
 from pipeline.stages.decode import decode_unit
@@ -77,13 +78,13 @@ def answer_here(config: RunConfig) -> None:
     encode = Encode(clip_text=config.clip_text, suffix=config.task.suffix, **shared)
     generate = Generate(engine=config.engine, decoding=config.decoding, seed=config.options.seed, **shared)
     outputs = tuple(
-        ArmOutput(f"{prepared.output}/{arm.folder}".rstrip("/"), arm.name, "fp", "run", config.model.name)
-        for arm in config.arms
+        ArmOutput(state.folder, state.arm.name, "fp", "run", config.model.name) for state in prepared.states
     )
-    reading = {"storage": config.storage, "task": config.task, "limits": config.limits, "finished": {}}
+    reading = {"storage": config.storage, "task": config.task, "limits": config.limits}
     for number in prepared.pending:
         shard = prepared.plan.shard(number, config.storage)
-        for unit in read_shard(config.source, shard, **reading):
+        _, finished, partly = prepared.missing(number)
+        for unit in read_shard(config.source, shard, finished=finished, partly=partly, **reading):
             decoded = decode_unit(unit, checkpoint=config.model.path, imaging=config.imaging)
             write_unit(generate(encode(decoded)), outputs=outputs, storage=config.storage, attempt="1")
 

@@ -73,6 +73,7 @@ def _card(recipe: "Recipe", report: dict[str, Any]) -> str:
         held_out=_listed([" ".join(pair) for pair in HELD_OUT]),
         seed=recipe.seed,
         train_pictures=f"{recipe.train_pictures:,}",
+        dense_pictures=f"{recipe.dense_pictures:,}",
         val_pictures=recipe.val_pictures,
         tower_steps=logs["tower"][-1]["step"],
         tower_hours=logs["tower"][-1]["seconds"] / 3600,

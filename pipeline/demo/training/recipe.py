@@ -54,8 +54,8 @@ class TowerRecipe:
 class LanguageRecipe:
     """Stage (b): `steps` on pictures shown in part, then `mixed_steps` on all tokens and on reduced ones."""
 
-    steps: int = free(1500)
-    mixed_steps: int = free(600)
+    steps: int = free(1000)
+    mixed_steps: int = free(500)
     pictures: int = free(24)
     shown: int = free(96)
     full_pictures: int = free(8)
@@ -81,7 +81,7 @@ class Recipe:
     val_pictures: int = free(500)
     probed_pictures: int = free(100)
     reported_pictures: int = free(400)
-    validate_every: int = free(400)
+    validate_every: int = free(250)
     tower: TowerRecipe = free(default_factory=TowerRecipe)
     language: LanguageRecipe = free(default_factory=LanguageRecipe)
 

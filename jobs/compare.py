@@ -1,0 +1,133 @@
+"""`trimline compare`: the same requests under several arms, and what they differ in."""
+
+import dataclasses
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from jobs.annotate import make_config
+from jobs.arms import ArmSpec, arm_specs, compose_arm
+from jobs.build import build, build_fields
+from pipeline.config import free, require
+from pipeline.errors import ConfigError
+
+if TYPE_CHECKING:
+    from pipeline.run import RunConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparing:
+    """The keys below `compare`."""
+
+    baseline: str | None = free(None)
+    resamples: int = free(1000)
+    gallery: int = free(200)
+
+    def __post_init__(self) -> None:
+        require(self.resamples >= 0, "compare.resamples must not be negative")
+        require(self.gallery >= 0, "compare.gallery must not be negative")
+
+
+def run(config: DictConfig) -> int:
+    """Answer under every arm, compare, report; returns the exit status."""
+    from pipeline.benchmark.table import show
+    from pipeline.compare.answer import answer
+    from pipeline.compare.run import compare_outputs
+    from pipeline.compare.show import table
+    from pipeline.report.write import write_report
+
+    fields = OmegaConf.to_container(config.compare, resolve=True)
+    assert isinstance(fields, dict)
+    options: Comparing = build_fields(fields, Comparing, "compare")
+    specs = arm_specs(OmegaConf.to_container(config.arms, resolve=True))
+    if len(specs) < 2:
+        raise ConfigError(f"arms: {specs[0].name!r} alone has nothing to be compared with")
+    baseline = _baseline(specs, options.baseline)
+    pricing = None if config.pricing is None else build(config, "pricing")
+    base = make_config(config)
+    ended = answer(_groups(base, specs))
+    found = compare_outputs(
+        {spec.name: ended[spec.name][0] for spec in specs},
+        place=base.options.output,
+        storage=base.storage,
+        baseline=baseline,
+        pricing=pricing,
+        dataset=None if config.dataset is None else build(config, "dataset"),
+        resamples=options.resamples,
+        seed=base.options.seed,
+    )
+    for part in table(found):
+        show(part)
+    for name, (_, outcome) in ended.items():
+        if outcome.status:
+            print(f"{name}: {outcome.message}")
+    for path in write_report(
+        base.options.output, base.storage, gallery=options.gallery, seed=base.options.seed
+    ):
+        print(path)
+    statuses = {outcome.status for _, outcome in ended.values()}
+    return 1 if 1 in statuses else max(statuses)
+
+
+def _baseline(specs: list[ArmSpec], name: str | None) -> str:
+    names = [spec.name for spec in specs]
+    if name is None:
+        return "full" if "full" in names else names[0]
+    if name not in names:
+        raise ConfigError(f"compare.baseline: {name!r} is none of the arms {names}")
+    return name
+
+
+def _groups(base: "RunConfig", specs: list[ArmSpec]) -> list["RunConfig"]:
+    """A run for each set of arms that share model and engine, in the order of their first arms."""
+    groups: list[RunConfig] = []
+    for spec in specs:
+        own = _own(base, spec)
+        for number, group in enumerate(groups):
+            if dataclasses.replace(group, arms=(), settings={}) == dataclasses.replace(
+                own, arms=(), settings={}
+            ):
+                groups[number] = dataclasses.replace(group, arms=(*group.arms, *own.arms))
+                break
+        else:
+            groups.append(own)
+    return groups
+
+
+def _own(base: "RunConfig", spec: ArmSpec) -> "RunConfig":
+    """The run of one arm alone."""
+    from pipeline.arms import Arm
+    from pipeline.config import Model
+
+    config = compose_arm(spec)
+    engine = build(config, "engine")
+    if spec.other_batches:
+        engine = _other_batches(engine, spec.name)
+    return dataclasses.replace(
+        base,
+        model=build(config, "model", Model),
+        engine=engine,
+        arms=(Arm(spec.name, build(config, "reducer"), _plain(config.reducer), spec.name, spec.budget_of),),
+        settings={**base.settings, **{part: _plain(config[part]) for part in ("model", "engine")}},
+    )
+
+
+def _plain(config: DictConfig) -> dict[str, Any]:
+    tree = OmegaConf.to_container(config, resolve=True)
+    assert isinstance(tree, dict)
+    return {str(name): value for name, value in tree.items()}
+
+
+def _other_batches(engine: Any, name: str) -> Any:
+    if not hasattr(engine, "other_batches"):
+        raise ConfigError(f"arms: {name}: engine {type(engine).__name__} makes its batches by itself")
+    return engine.other_batches()
+
+
+if __name__ == "__main__":
+    import sys
+
+    from jobs.entry import command_line
+
+    sys.exit(command_line("compare", sys.argv[1:]))

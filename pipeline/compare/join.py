@@ -1,0 +1,129 @@
+"""The arms' outputs, unit by unit: the same requests in the same order, or an error that names one."""
+
+import json
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from pipeline.errors import ConfigError
+from pipeline.evaluate.join import finished_files
+from pipeline.stages.write import FOOTER
+from pipeline.storage import Storage, list_names
+from pipeline.units import Finished
+
+# What a request is, whatever arm answers it.
+REQUEST = ("key", "sample_key", "question_id", "source", "sample", "question")
+IMAGE = "image_sha256"  # null in an arm that never came to read the image
+ANSWER = (
+    *("prediction", "status", "error", "finish_reason"),
+    *("visual_tokens_full", "visual_tokens_kept", "kept_patches", "prompt_tokens", "generated_tokens"),
+    *("image_decode_s", "encode_s", "reduce_s", "prefill_s", "generate_s"),
+)
+_COLUMNS = [*REQUEST, IMAGE, *ANSWER, "model"]
+
+
+@dataclass(frozen=True)
+class JoinedUnit:
+    """One unit of every arm: line by line the same requests, and the files' footers."""
+
+    tables: dict[str, pa.Table]
+    footers: dict[str, dict[str, Any]]
+
+
+def joined_units(outputs: Mapping[str, str], storage: Storage) -> Iterator[JoinedUnit]:
+    """The units of finished outputs in the order of the plan; one of each arm is in memory at a time.
+
+    Raises:
+        ConfigError: an output is not there, not finished or damaged, or any unit or key of one arm is
+            missing, doubled or elsewhere in another; the arm and the file or key are named.
+    """
+    names = same_units(outputs, storage)
+    with ThreadPoolExecutor(len(outputs)) as pool:
+        for name in names:
+            reading = {arm: pool.submit(_read, arm, output, name, storage) for arm, output in outputs.items()}
+            tables = {arm: table.result() for arm, table in reading.items()}
+            require_same_requests(tables, name)
+            yield JoinedUnit(tables, {arm: _footer(arm, table, name) for arm, table in tables.items()})
+
+
+def same_units(outputs: Mapping[str, str], storage: Storage) -> list[str]:
+    """The names of the unit files, in order; ConfigError if the arms do not have the same, or not all."""
+    found = {arm: _unit_names(arm, output, storage) for arm, output in outputs.items()}
+    first, *others = found
+    for arm in others:
+        for lacking, having in ((arm, first), (first, arm)):
+            missing = [name for name in found[having] if name not in found[lacking]]
+            if missing:
+                more = f", and {len(missing) - 1} more," if len(missing) > 1 else ""
+                raise ConfigError(f"arm {lacking} lacks data/{missing[0]},{more} which arm {having} has")
+    for output in outputs.values():
+        finished_files(output, storage)
+    return list(found[first])
+
+
+def _unit_names(arm: str, output: str, storage: Storage) -> dict[str, None]:
+    """In order, as the keys of a dictionary."""
+    fs, folder = storage.open(output)
+    with storage.reaching(f"arm {arm}", output):
+        names = list(list_names(fs, f"{folder}/data"))
+    try:
+        return {unit.file_name: None for unit in Finished(names)}
+    except ConfigError as error:
+        raise ConfigError(f"arm {arm}: {error}") from None
+
+
+def _read(arm: str, output: str, name: str, storage: Storage) -> pa.Table:
+    fs, folder = storage.open(output)
+    try:
+        with storage.reaching(f"arm {arm}", output), fs.open(f"{folder}/data/{name}", "rb") as file:
+            return pq.read_table(file, columns=_COLUMNS, page_checksum_verification=True)
+    except pa.ArrowException as error:
+        raise ConfigError(f"arm {arm}: data/{name}: {storage.redact(str(error))[:200]}") from None
+
+
+def _footer(arm: str, table: pa.Table, name: str) -> dict[str, Any]:
+    metadata = table.schema.metadata or {}
+    if FOOTER not in metadata:
+        raise ConfigError(f"arm {arm}: data/{name} was not written by Trimline")
+    return dict(json.loads(metadata[FOOTER]))
+
+
+def require_same_requests(tables: Mapping[str, pa.Table], name: str) -> None:
+    """ConfigError, naming arm and key, unless line i of every arm's unit is the same request."""
+    first, *others = tables
+    keys = {arm: table["key"].to_pylist() for arm, table in tables.items()}
+    for arm in tables:
+        _require_unique(arm, keys[arm], name)
+    for arm in others:
+        if keys[arm] != keys[first]:
+            raise ConfigError(_key_fault(first, keys[first], arm, keys[arm], name))
+        for column in (*REQUEST, IMAGE):
+            _require_equal(column, first, arm, tables, name)
+
+
+def _require_unique(arm: str, keys: list[str], name: str) -> None:
+    if len(set(keys)) < len(keys):
+        seen: set[str] = set()
+        doubled = next(key for key in keys if key in seen or seen.add(key))  # type: ignore[func-returns-value]
+        raise ConfigError(f"arm {arm}: data/{name} holds {doubled} twice")
+
+
+def _key_fault(first: str, keys: list[str], arm: str, own: list[str], name: str) -> str:
+    for lacking, there, having, wanted in ((arm, set(own), first, keys), (first, set(keys), arm, own)):
+        missing = [key for key in wanted if key not in there]
+        if missing:
+            return f"arm {lacking} lacks {missing[0]}, which arm {having} has in data/{name}"
+    moved = next(ours for ours, theirs in zip(own, keys, strict=True) if ours != theirs)
+    return f"arm {arm}: data/{name} holds its rows in another order than arm {first}, from {moved} on"
+
+
+def _require_equal(column: str, first: str, arm: str, tables: Mapping[str, pa.Table], name: str) -> None:
+    differs = pc.fill_null(pc.not_equal(tables[first][column], tables[arm][column]), False)
+    if pc.any(differs).as_py():
+        key = tables[arm]["key"][pc.index(differs, True).as_py()].as_py()
+        raise ConfigError(f"arm {arm}: the {column} of {key} in data/{name} is not that of arm {first}")

@@ -1,0 +1,148 @@
+"""comparison.parquet and comparison.json of finished outputs."""
+
+import json
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from pipeline.compare.bootstrap import resampled_sums
+from pipeline.compare.clock import Clock
+from pipeline.compare.cost import Pricing
+from pipeline.compare.figures import bytes_of, histogram_of, pair_of, seconds_of, time_of, tokens_of, told_of
+from pipeline.compare.join import joined_units
+from pipeline.compare.numbers import Numbers
+from pipeline.compare.parquet import ComparisonWriter, joined_table
+from pipeline.compare.scores import Scores, open_scores
+from pipeline.compare.shape import Shape, shape_of
+from pipeline.config import require
+from pipeline.evaluate.base import Dataset
+from pipeline.manifest import Manifest, load_manifest
+from pipeline.plan import load_plan
+from pipeline.storage import Storage, write_atomic
+
+NAME = "comparison.json"
+COMPARISON_VERSION = 1
+
+
+def compare_outputs(
+    outputs: Mapping[str, str],
+    *,
+    place: str,
+    storage: Storage,
+    baseline: str,
+    pricing: Pricing | None = None,
+    dataset: Dataset | None = None,
+    geometry_of: Callable[[Manifest], Shape | None] = shape_of,
+    resamples: int = 1000,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Join the arms' answers, write `<place>/comparison.parquet` and, last, `<place>/comparison.json`.
+
+    Of each request some numbers are kept for each arm (four bytes each); its texts go by. All intervals are
+    95 % percentile intervals over requests (figures of a dataset: over its units), under the same draws for
+    all arms. A request's seconds are its share of a batch's: their intervals tell how requests differ, not
+    how the machine drifts. The seconds that costs are made of are defined in `pipeline.compare.clock`.
+
+    Args:
+        outputs: arm -> URI of its finished output, in the order in which they are told.
+        place: folder or URI that the two files are written to.
+        baseline: the arm that the others are held against.
+        pricing: None: no costs in money; ratios of costs are told all the same.
+        dataset: whose references the answers are scored against, as `trimline evaluate` does.
+        geometry_of: the shape of the model that made an output, for bytes that are computed.
+        resamples: of the bootstrap; 0: no intervals.
+
+    Returns:
+        The content of comparison.json.
+
+    Raises:
+        ConfigError: an output is not there or not finished, or a unit or key of one arm is missing, doubled
+            or elsewhere in another: nothing is ever averaged over the rest.
+    """
+    require(len(outputs) >= 2, f"compare: at least two arms are needed, not {len(outputs)}")
+    require(baseline in outputs, f"compare: the baseline {baseline} is none of the arms {', '.join(outputs)}")
+    require(resamples >= 0, "resamples must not be negative")
+    manifests = {arm: load_manifest(output, storage) for arm, output in outputs.items()}
+    scores, notes = open_scores(dataset, outputs, storage)
+    numbers, clock = Numbers(outputs, baseline), Clock()
+    with ComparisonWriter(place, list(outputs), storage) as writer:
+        for unit in joined_units(outputs, storage):
+            numbers.add(unit.tables)
+            clock.add(unit.footers)
+            scored = scores.add(unit.tables) if scores else _no_scores(outputs, unit.tables)
+            writer.add(joined_table(unit.tables, scored))
+    plan = load_plan(outputs[baseline], storage)
+    assert plan is not None, "its units were just read"
+    shapes = {arm: geometry_of(manifest) for arm, manifest in manifests.items()}
+    drawing = {"resamples": resamples, "seed": seed}
+    found = {
+        "schema_version": COMPARISON_VERSION,
+        "source": storage.redact(plan.source),
+        "requests": numbers.count,
+        "baseline": baseline,
+        "bootstrap": {**drawing, "level": 0.95},
+        **_figures(manifests, shapes, numbers, clock, scores, pricing, drawing),
+        "notes": notes + _notes(numbers, clock, scores, shapes),
+    }
+    _write(place, found, storage)
+    return found
+
+
+def _no_scores(outputs: Mapping[str, str], tables: Mapping[str, Any]) -> dict[str, list[float | None]]:
+    return {arm: [None] * tables[arm].num_rows for arm in outputs}
+
+
+def _figures(
+    manifests: Mapping[str, Manifest],
+    shapes: Mapping[str, Shape | None],
+    numbers: Numbers,
+    clock: Clock,
+    scores: Scores | None,
+    pricing: Pricing | None,
+    drawing: Mapping[str, int],
+) -> dict[str, Any]:
+    """The entries `arms` and `pairs`."""
+    sums = resampled_sums(numbers.columns(), **drawing)
+    arms = {
+        arm: {
+            **told_of(manifest),
+            "status": dict(sorted(numbers.status[arm].items())),
+            "tokens": tokens_of(arm, numbers, sums),
+            "seconds": seconds_of(arm, sums),
+            **time_of(arm, sums, clock, pricing),
+            **bytes_of(arm, sums, shapes[arm], manifest),
+            "histogram": histogram_of(arm, numbers),
+            "figures": scores.figures(arm, **drawing) if scores else None,
+        }
+        for arm, manifest in manifests.items()
+    }
+    scored = scores.differences(numbers.baseline, **drawing) if scores else {}
+    pairs = {arm: pair_of(arm, numbers, sums, clock) | scored.get(arm, {}) for arm in numbers.pairs}
+    return {"arms": arms, "pairs": pairs}
+
+
+def _notes(
+    numbers: Numbers, clock: Clock, scores: Scores | None, shapes: Mapping[str, Shape | None]
+) -> list[str]:
+    found = scores.notes() if scores else []
+    if clock.ran_together:
+        found.append("The arms ran interleaved in the same processes: peak memory is that of all of them.")
+    else:
+        found.append("The arms did not run interleaved: a machine that drifts counts as a difference.")
+    lost = [arm for arm, status in numbers.status.items() if set(status) - {"ok"}]
+    if lost:
+        found.append(
+            f"Rows failed in {', '.join(lost)}: they are charged to the requests that were answered."
+        )
+    unknown = [arm for arm, shape in shapes.items() if shape is None]
+    if unknown:
+        found.append(
+            f"The model's config.json is not at hand for {', '.join(unknown)}: no computed bytes there."
+        )
+    return found
+
+
+def _write(place: str, found: dict[str, Any], storage: Storage) -> None:
+    with storage.reaching("output", place):
+        fs, folder = storage.open(place)
+        text = storage.hide(json.dumps(found, indent=2, allow_nan=False))
+        write_atomic(fs, f"{folder}/{NAME}", text.encode())

@@ -1,0 +1,87 @@
+"""What a request's tokens weigh, computed from the checkpoint's shapes."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline.errors import ConfigError
+from pipeline.manifest import Manifest
+from pipeline.models.checkpoint import CLIP_VISION, HUB_ID, LLAMA, LLAVA_VISION, resolve
+
+BYTES_OF = {"float32": 4, "bfloat16": 2, "float16": 2}
+# What a text_config leaves out has the library's default: Llama's.
+_LANGUAGE = {**LLAMA, "num_hidden_layers": 32, "num_attention_heads": 32}
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The sizes of a LLaVA that decide what its tokens take.
+
+    Args:
+        layers, kv_heads, head_dim: of the language model.
+        vision_width: D, of the visual tokens before the projector.
+    """
+
+    layers: int
+    kv_heads: int
+    head_dim: int
+    vision_width: int
+
+    def kv_bytes(self, dtype: str) -> int:
+        """Bytes that one token takes in the KV cache: a key and a value in each layer."""
+        return self.layers * 2 * self.kv_heads * self.head_dim * BYTES_OF[dtype]
+
+    def token_bytes(self, dtype: str) -> int:
+        """Bytes of one visual token on its way from `encode` to `generate`."""
+        return self.vision_width * BYTES_OF[dtype]
+
+
+def shape_of(manifest: Manifest) -> Shape | None:
+    """The shape of the model that made an output, from its config.json; None if that is not at hand."""
+    model = manifest.configuration.get("model")
+    path = model.get("path") if isinstance(model, dict) else None
+    try:
+        return read_shape(path) if path else None
+    except ConfigError:
+        return None
+
+
+def read_shape(path: str) -> Shape:
+    """The shape of a LLaVA checkpoint: a folder, a `demo:` name or a hub id, of which no weights are read.
+
+    Raises:
+        ConfigError: there is no config.json, or it is not that of a LLaVA.
+    """
+    file = _config_file(path)
+    try:
+        config = json.loads(file.read_bytes())
+        return shape_of_config(config)
+    except OSError:
+        raise ConfigError(f"{path} holds no config.json") from None
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise ConfigError(f"{file} is no configuration of a LLaVA: {error}") from None
+
+
+def shape_of_config(config: dict[str, Any]) -> Shape:
+    """The shape that the content of a LLaVA's config.json describes."""
+    language = _LANGUAGE | (config.get("text_config") or {})
+    vision = CLIP_VISION | config["vision_config"] if "vision_config" in config else LLAVA_VISION
+    heads = language["num_attention_heads"]
+    return Shape(
+        layers=language["num_hidden_layers"],
+        kv_heads=language.get("num_key_value_heads") or heads,
+        head_dim=language.get("head_dim") or language["hidden_size"] // heads,
+        vision_width=vision["hidden_size"],
+    )
+
+
+def _config_file(path: str) -> Path:
+    if path.startswith("demo:") or Path(path).expanduser().is_dir() or not HUB_ID.fullmatch(path):
+        return resolve(path) / "config.json"
+    from huggingface_hub import hf_hub_download
+
+    try:
+        return Path(hf_hub_download(path, "config.json"))
+    except (OSError, ValueError) as error:  # the hub's exceptions all derive from these two
+        raise ConfigError(f"model: the hub does not give {path}: {type(error).__name__}") from error

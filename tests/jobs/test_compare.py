@@ -1,0 +1,122 @@
+"""`trimline compare`: real runs of several arms, from the command line to the report."""
+
+import json
+
+import pyarrow.parquet as pq
+import pytest
+from commands import trimline
+
+from jobs.arms import arm_specs
+from jobs.entry import run_command
+from pipeline.demo.scenes import write_shards
+from pipeline.errors import ConfigError
+from pipeline.storage import Storage
+
+SMALL = ["model=random", "device=cpu", "decoding.max_new_tokens=4", "unit_samples=2"]
+SMALL += [
+    "cluster.encode.threads=1",
+    "cluster.generate.threads=1",
+    "compare.resamples=50",
+    "compare.gallery=4",
+]
+ARMS = "arms={full: {}, trim: {}, chance: {reducer: random, num_kept: 1, budget_of: trim}, control: {}}"
+
+
+@pytest.fixture(scope="module")
+def compared(tmp_path_factory):
+    """A comparison of four arms, twice: the second time with one file of one arm gone."""
+    folder, scenes = tmp_path_factory.mktemp("compare"), tmp_path_factory.mktemp("scenes")
+    writing = {"samples": 3, "samples_per_shard": 3, "split": "val", "seed": 0, "storage": Storage()}
+    list(write_shards(str(scenes), **writing))
+    command = ["compare", ARMS, *SMALL, "dataset=scenes", f"dataset.root={scenes}", f"output={folder}"]
+    first = trimline(*command, timeout=280)
+    assert first.returncode == 0, first.stderr
+    lost = sorted((folder / "chance" / "data").iterdir())[0]
+    lost.unlink()
+    times = {path: path.stat().st_mtime_ns for path in folder.glob("*/data/*.parquet")}
+    again = trimline(*command, timeout=280)
+    assert again.returncode == 0, again.stderr
+    assert lost.exists()
+    assert {path: path.stat().st_mtime_ns for path in times} == times, "no other file was made again"
+    return folder, command, again.stdout
+
+
+@pytest.mark.slow
+def test_every_arm_is_an_output_of_its_own(compared):
+    folder, _, _ = compared
+    for arm in ("full", "trim", "chance", "control"):
+        assert (folder / arm / "_SUCCESS").exists()
+        run = json.loads((folder / arm / "run.json").read_text())
+        assert ("budget_of.reducer._target_" in run["counted"]) == (arm == "chance")
+    run = json.loads((folder / "control" / "run.json").read_text())
+    assert run["counted"]["engine.max_batch"] == 32, "the control answers in other batches"
+    assert run["configuration"]["engine"]["max_batch"] == 64
+
+
+@pytest.mark.slow
+def test_figures_and_rows_are_those_of_the_arms(compared):
+    folder, _, told = compared
+    found = json.loads((folder / "comparison.json").read_text())
+    joined = pq.read_table(folder / "comparison.parquet").to_pylist()
+    assert found["requests"] == len(joined) > 20
+    assert found["baseline"] == "full"
+    assert found["arms"]["full"]["tokens"]["visual_tokens_kept"]["mean"]["value"] == 576
+    kept = [(row["visual_tokens_kept.trim"], row["visual_tokens_kept.chance"]) for row in joined]
+    assert all(trim == chance for trim, chance in kept)
+    assert found["pairs"]["control"]["exact_agreement"]["value"] >= 0.9
+    assert found["pairs"]["trim"]["score_difference"] is not None
+    for arm in ("full", "trim", "chance", "control"):
+        assert arm in told
+    assert (folder / "report.html").stat().st_size < 10e6
+
+
+@pytest.mark.slow
+def test_a_finished_comparison_reads_nothing_again(compared):
+    _, command, _ = compared
+    found = trimline(*command, "cluster.address=nowhere:1", timeout=120)  # Ray would not start
+    assert found.returncode == 0, found.stderr
+
+
+def test_arms_as_a_list_as_a_mapping_and_as_a_grid():
+    assert [spec.reducer for spec in arm_specs(["full", "trim"])] == ["full", "trim"]
+    (control,) = arm_specs(["control"])
+    assert (control.reducer, control.other_batches) == ("full", True)
+    grid = arm_specs({"cover": {"reducer": "trim_cover", "diversity": [0.1, 0.3], "sign": 1}})
+    assert [spec.name for spec in grid] == ["cover-diversity=0.1", "cover-diversity=0.3"]
+    assert grid[1].fields == {"diversity": 0.3, "sign": 1}
+    (other,) = arm_specs({"small": {"reducer": "trim", "engine": {"max_batch": 2}, "model": "random"}})
+    assert other.parts == {"engine": {"max_batch": 2}, "model": "random"}
+    assert other.fields == {}
+
+
+@pytest.mark.parametrize(
+    ("arms", "message"),
+    [
+        ([], "neither a list of reducers nor a mapping"),
+        ("trim", "neither a list of reducers nor a mapping"),
+        (["trim", "trim"], "'trim' stands twice"),
+        (["../trim"], "cannot name a folder"),
+        ({"a": 3}, "arms.a: 3 is no mapping"),
+    ],
+)
+def test_arms_that_are_wrong(arms, message):
+    with pytest.raises(ConfigError, match=message):
+        arm_specs(arms)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["arms=[full]"], "arms: 'full' alone has nothing to be compared with"),
+        (["arms=[full,nope]"], "nope"),
+        (["arms={full: {}, t: {reducer: trim, colour: 3}}"], "arms.t: reducer: "),
+        (["arms={full: {}, t: {reducer: trim, budget_of: x}}"], "arms.t.budget_of: 'x' is none of"),
+        (["arms=[full,trim]", "compare.baseline=trimm"], "compare.baseline: 'trimm' is none of the arms"),
+        (["arms=[full,trim]", "compare.resamples=-1"], "compare.resamples must not be negative"),
+    ],
+)
+def test_what_is_wrong_is_told_before_ray_starts(folder, capfd, overrides, message):
+    assert run_command("compare", [*overrides, "model=random"]) == 2
+    told = capfd.readouterr().err
+    assert message in told
+    assert told.count("\n") == 1, told

@@ -1,0 +1,31 @@
+"""Outputs that several tests compare."""
+
+from pathlib import Path
+
+import pytest
+from made_arms import copied
+from runs import answer_here, make_config
+from tars import write_tar
+
+from pipeline.sources.webdataset import WebDataset
+
+
+@pytest.fixture(scope="session")
+def outputs(random_checkpoint, tmp_path_factory) -> dict[str, Path]:
+    """Nine requests in three units, answered with all tokens and with TRIM's."""
+    folder = tmp_path_factory.mktemp("arms")
+    write_tar(folder / "tars" / "a.tar", 6, questions=2)
+    for name in ("full", "trim"):
+        source = WebDataset(path=str(folder / "tars"))
+        answer_here(
+            make_config(
+                random_checkpoint, source, folder / name, reducer=name, unit_samples=2, token_budget=3000
+            )
+        )
+    return {name: folder / name for name in ("full", "trim")}
+
+
+@pytest.fixture
+def arms(outputs, tmp_path) -> dict[str, Path]:
+    """Copies of them to be changed."""
+    return {name: copied(output, tmp_path / name) for name, output in outputs.items()}

@@ -1,0 +1,37 @@
+"""Finished outputs of several arms, made by the stages' own functions, and what tests change in them."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline.compare.run import compare_outputs
+from pipeline.storage import Storage
+
+STORAGE = Storage()
+Rows = list[dict[str, Any]]
+
+
+def copied(output: Path, to: Path) -> Path:
+    """The same output once more, under another name."""
+    shutil.copytree(output, to)
+    return to
+
+
+def change(output: Path, edit: Callable[[Rows], Rows], unit: int | None = None) -> Path:
+    """Pass the rows of an output's unit files (all, or one of them) through `edit`; the footers stay."""
+    files = sorted((output / "data").iterdir())
+    for file in files if unit is None else [files[unit]]:
+        table = pq.read_table(file)
+        pq.write_table(pa.Table.from_pylist(edit(table.to_pylist()), schema=table.schema), file)
+    return output
+
+
+def compared(place: Path, arms: dict[str, Path], **options: Any) -> dict[str, Any]:
+    """comparison.json of some outputs, the first one being the baseline."""
+    given = {"baseline": next(iter(arms)), "resamples": 200, **options}
+    outputs = {name: str(output) for name, output in arms.items()}
+    return compare_outputs(outputs, place=str(place), storage=STORAGE, **given)

@@ -1,0 +1,267 @@
+"""The parts of a comparison against closed forms, known values and rules."""
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline.compare.bootstrap import interval, quotient, resampled_sums
+from pipeline.compare.clock import Clock, shared_seconds
+from pipeline.compare.cost import Pricing, cost_of, seconds_per_success
+from pipeline.compare.mcnemar import mcnemar, sign_test
+from pipeline.compare.shape import Shape, read_shape, shape_of_config
+from pipeline.compare.texts import NOTHING, SAME, Answer, Worst, agreement, chrf, rouge_l
+from pipeline.errors import ConfigError
+
+CONF = Path(__file__).parents[3] / "conf" / "pricing"
+
+
+# --- bootstrap ---
+
+
+def test_the_interval_of_a_mean_is_the_closed_form():
+    values = np.random.default_rng(1).exponential(2.0, 30_000).astype(np.float32)  # in several blocks
+    ones = np.ones(len(values), np.float32)
+    sums = resampled_sums({"x": (values,), "n": (ones,)}, resamples=2000, seed=3)
+    assert (sums["n"] == len(values)).all(), "every resample has as many requests as there are"
+    found = interval(quotient(sums["x"], sums["n"]))
+    error = float(values.std()) / math.sqrt(len(values))
+    assert found["value"] == pytest.approx(values.mean(dtype=np.float64))
+    assert (sums["x"][1:] / len(values)).std() == pytest.approx(error, rel=0.06)
+    assert found["low"] == pytest.approx(found["value"] - 1.96 * error, abs=0.15 * error)
+    assert found["high"] == pytest.approx(found["value"] + 1.96 * error, abs=0.15 * error)
+
+
+def test_draws_are_the_same_for_all_columns_and_for_the_same_seed():
+    values = np.random.default_rng(0).normal(size=50)
+    draw = {"resamples": 40, "seed": 5}
+    sums = resampled_sums({"x": (values,), "2x": (2 * values,), "xx": (values, values)}, **draw)
+    assert np.allclose(sums["2x"], 2 * sums["x"])
+    again = resampled_sums({"x": (values,)}, **draw)
+    assert np.allclose(again["x"], sums["x"], rtol=1e-12)
+    assert sums["xx"][0] == pytest.approx((values**2).sum())
+
+
+def test_intervals_hold_the_truth_as_often_as_they_say():
+    rng, hits = np.random.default_rng(7), 0
+    for seed in range(200):
+        one = rng.gamma(2.0, 1.0, 200)
+        other = one * rng.uniform(0.5, 1.5, 200)  # the true ratio of sums is 1
+        sums = resampled_sums({"a": (one,), "b": (other,)}, resamples=300, seed=seed)
+        found = interval(sums["b"] / sums["a"])
+        hits += found["low"] <= 1 <= found["high"]
+    assert 0.90 <= hits / 200 <= 0.99
+
+
+def test_what_is_not_defined_has_no_interval():
+    assert interval(quotient(np.array([1.0, 1.0]), np.array([0.0, 1.0]))) is None
+    assert interval(np.array([2.0])) == {"value": 2.0}
+    empty = resampled_sums({"x": (np.zeros(0),)}, resamples=3, seed=0)
+    assert empty["x"].tolist() == [0, 0, 0, 0]
+
+
+# --- McNemar ---
+
+
+@pytest.mark.parametrize(
+    ("b", "c", "p"),
+    [(0, 0, 1.0), (1, 0, 1.0), (5, 0, 0.0625), (0, 10, 2 / 1024), (10, 10, 1.0), (2, 8, 112 / 1024)],
+)
+def test_known_splits(b, c, p):
+    assert sign_test(b, c) == pytest.approx(p)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 300), st.integers(0, 300))
+def test_the_sign_test_is_the_sum_of_its_binomial(b, c):
+    n = b + c
+    exact = min(1.0, 2 * sum(math.comb(n, k) for k in range(min(b, c) + 1)) / 2**n)
+    assert sign_test(b, c) == pytest.approx(exact, rel=1e-9)
+
+
+def test_the_sign_test_of_many():
+    assert sign_test(50_000, 51_000) == pytest.approx(
+        math.erfc(999 / math.sqrt(101_000) / math.sqrt(2)), rel=0.02
+    )
+
+
+def test_mcnemar_counts_what_one_arm_alone_has_right():
+    nan = math.nan
+    found = mcnemar(np.array([1, 1, 0, 0, 1, nan]), np.array([1, 0, 1, 0, 0, 1]))
+    assert found == {"b": 2, "c": 1, "p": 1.0}
+    assert mcnemar(np.array([0.3, 1]), np.array([1, 1])) is None
+    assert mcnemar(np.array([nan]), np.array([nan])) is None
+
+
+# --- answers ---
+
+
+def test_agreement():
+    said = Answer("The bus is red.", "ok")
+    assert agreement(said, said) == SAME
+    near = agreement(said, Answer("bus is red", "ok"))
+    assert (near.exact, near.normalised) == (0, 1)
+    assert near.rouge_l == pytest.approx(2 * 0.75 / 1.75) and 50 < near.chrf < 100
+    assert agreement(said, Answer(None, "failed")) == NOTHING
+    assert agreement(Answer(None, "failed"), Answer(None, "failed")) == SAME
+    assert agreement(Answer(None, "bad_image"), Answer(None, "failed")) == NOTHING
+    assert agreement(Answer("", "ok"), Answer("", "ok")) == SAME
+    assert agreement(Answer("", "ok"), Answer("red", "ok")) == NOTHING
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.text(max_size=30), st.text(max_size=30))
+def test_texts_are_scored_within_bounds(one, other):
+    found = agreement(Answer(one, "ok"), Answer(other, "ok"))
+    assert 0 <= found.rouge_l <= 1 and 0 <= found.chrf <= 100 + 1e-9
+    assert found.exact <= found.normalised
+    assert rouge_l(one, one) == 1 and chrf(one, one) == 100
+
+
+def test_the_worst_are_told_in_order():
+    worst = Worst(most=2)
+    base = Answer("a red bus on a road", "ok")
+    for key, said in enumerate(["a red bus on a road", "a red bus", "two dogs", "a bus", "kittens"]):
+        worst.add((str(key), "s", "q"), base, Answer(said, "ok"), agreement(base, Answer(said, "ok")))
+    worst.add(("5", "s", "q"), base, Answer(None, "failed"), NOTHING)
+    told = worst.told()
+    assert {item["key"] for item in told} == {"2", "4"}
+    assert [item["rouge_l"] for item in told] == [0, 0]
+    assert told[0]["baseline"] == base.prediction
+
+
+# --- whose time it was ---
+
+
+def footer(attempt: str, begin: float, *, own: float, common: float = 1.0, wait: float = 0.0, **more) -> dict:
+    """Of a unit that reads, decodes and encodes for a second each, and generates as long as it is busy."""
+    ends = {"read": begin + 1, "decode": begin + 2, "encode": begin + 3}
+    stages = {
+        stage: {
+            "start": end - 1,
+            "end": end,
+            "startup_s": 0.0,
+            "peak_memory_bytes": 10,
+            "node": "n",
+            "pid": 1,
+        }
+        for stage, end in ends.items()
+    }
+    generating = {
+        "start": begin + 3 + wait,
+        "end": begin + 3 + wait + own,
+        "startup_s": more.pop("startup", 0),
+    }
+    stages["generate"] = stages["encode"] | generating
+    totals = {
+        "image_decode_s": common,
+        "encode_s": common,
+        "reduce_s": 0.0,
+        "generate_s": own,
+        "prefill_s": 0,
+    }
+    end = stages["generate"]["end"] + 1
+    return {
+        **{"attempt": attempt, "start": begin, "end_time": end, "stages": stages},
+        "totals": totals | {"status": {"ok": 4}} | more,
+    }
+
+
+def test_a_pass_that_several_arms_share_is_counted_once():
+    full, trim = footer("1", 0.0, own=6.0), footer("1", 0.0, own=2.0, encode_s=3.0)
+    found = shared_seconds({"full": full, "trim": trim})
+    assert found == pytest.approx({"full": 6 + 0.5 + 3 / 4, "trim": 2 + 0.5 + 9 / 4})
+    apart = shared_seconds({"full": full, "trim": footer("2", 0.0, own=2.0, encode_s=3.0)})
+    assert apart == pytest.approx({"full": 8, "trim": 6})
+
+
+def test_shares_add_up_to_the_job_and_alone_goes_at_its_rate():
+    clock = Clock()
+    for begin in (0.0, 10.0):
+        clock.add({"full": footer("1", begin, own=6.0), "trim": footer("1", begin, own=2.0)})
+    full, trim = clock.provisioned("full"), clock.provisioned("trim")
+    assert full.shared + trim.shared == pytest.approx(20)  # from 0 to 10 + 3 + 6 + 1
+    assert full.alone == pytest.approx(20 * 16 / 20) and trim.alone == pytest.approx(20 * 8 / 20)
+    assert (full.busy, trim.busy) == (16, 8)
+    assert clock.ran_together
+
+
+def test_loading_models_is_start_up_and_not_work():
+    clock = Clock()
+    clock.add({"full": footer("1", 0.0, own=6.0, wait=5.0, startup=7.0)})
+    clock.add({"full": footer("2", 100.0, own=6.0, wait=5.0, startup=2.0)})  # waited for more than loading
+    found = clock.provisioned("full")
+    assert found.startup == 9
+    assert found.shared == pytest.approx(found.alone) == pytest.approx(10 + 13)
+    assert clock.throughput("full") == [[10, 4], [23, 8]], "what lies between the attempts is left out"
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.floats(0.01, 100), min_size=1, max_size=5), st.floats(0, 10))
+def test_shared_seconds_never_exceed_those_alone_and_add_up(own, common):
+    clock = Clock()
+    footers = {str(arm): footer("1", 0.0, own=seconds, common=common) for arm, seconds in enumerate(own)}
+    clock.add(footers)
+    found = [clock.provisioned(arm) for arm in footers]
+    assert sum(time.shared for time in found) == pytest.approx(3 + max(own) + 1)
+    assert all(time.shared <= time.alone * (1 + 1e-9) for time in found)
+
+
+def test_a_job_in_which_nothing_was_done_is_charged_to_all():
+    clock = Clock()
+    clock.add({arm: footer("1", 0.0, own=0.0, common=0.0) for arm in "ab"})
+    found = clock.provisioned("a")
+    assert (found.alone, found.shared) == (4, 2)
+    assert seconds_per_success(found, np.array([0.0]), np.array([2.0])) == [2.0]
+
+
+def test_the_cost_of_a_million():
+    clock = Clock()
+    clock.add({"full": footer("1", 0.0, own=6.0, startup=4.0)})
+    time, ok = clock.provisioned("full"), np.array([4.0, 4.0, 2.0])
+    each = seconds_per_success(time, np.array([8.0, 8.0, 8.0]), ok)
+    assert each == pytest.approx([2.5, 2.5, 5])
+    found = cost_of(time, each, 4, Pricing(hardware="h", price_per_hour=3.6))
+    assert found["per_million"]["value"] == found["shared_per_million"] == pytest.approx(2500)
+    assert found["startup_cost"] == pytest.approx(0.004)
+
+
+def test_prices():
+    for wrong in (
+        {"price_per_hour": 0},
+        {"price_per_hour": -1},
+        {"price_per_hour": math.nan},
+        {"hardware": ""},
+    ):
+        with pytest.raises(ConfigError, match=r"pricing\."):
+            Pricing(**{"hardware": "h", "price_per_hour": 1.0, **wrong})
+    for path in CONF.glob("*.yaml"):
+        tree = yaml.safe_load(path.read_text())
+        assert tree["_target_"] == "pipeline.compare.cost.Pricing"
+        assert set(tree) == {"_target_", "hardware", "price_per_hour", "currency"}
+
+
+# --- shapes ---
+
+
+def test_the_published_models_weigh_what_they_weigh():
+    seven = shape_of_config({"text_config": {"model_type": "llama"}, "vision_config": {"hidden_size": 1024}})
+    assert seven == Shape(32, 32, 128, 1024)
+    assert seven.kv_bytes("float16") == 524_288  # half a MiB a token
+    assert seven.token_bytes("bfloat16") == 2048
+    grouped = {"num_hidden_layers": 2, "num_attention_heads": 8, "num_key_value_heads": 2, "hidden_size": 64}
+    assert shape_of_config({"text_config": grouped}).kv_bytes("float32") == 2 * 2 * 2 * 8 * 4
+    assert shape_of_config({"text_config": grouped | {"head_dim": 16}}).head_dim == 16
+
+
+def test_what_is_no_checkpoint_is_told(tmp_path):
+    with pytest.raises(ConfigError, match=r"holds no config\.json"):
+        read_shape(str(tmp_path))
+    (tmp_path / "config.json").write_text(json.dumps([1]))
+    with pytest.raises(ConfigError, match="is no configuration of a LLaVA"):
+        read_shape(str(tmp_path))

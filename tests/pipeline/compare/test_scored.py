@@ -1,0 +1,112 @@
+"""Arms against ground truth: the demo's scenes, whose answers are written into real outputs."""
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from made_arms import STORAGE, change, compared, copied
+from runs import answer_here, make_config, rows
+
+from pipeline.compare.mcnemar import sign_test
+from pipeline.compare.show import table, text
+from pipeline.demo.scenes import write_shards
+from pipeline.errors import ConfigError
+from pipeline.evaluate.datasets.scenes import Scenes
+from pipeline.evaluate.run import Evaluation, evaluate
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory) -> Scenes:
+    return Scenes(root=written(tmp_path_factory.mktemp("scenes")))
+
+
+def written(root: Path) -> str:
+    """Two small shards of scenes with captions, questions and their answers."""
+    list(write_shards(str(root), samples=3, samples_per_shard=2, split="val", seed=0, storage=STORAGE))
+    return str(root)
+
+
+@pytest.fixture(scope="module")
+def answered(random_checkpoint, scenes, tmp_path_factory) -> Path:
+    """The scenes answered by the random model, which is never right."""
+    output = tmp_path_factory.mktemp("answered") / "o"
+    source = scenes.source("", STORAGE)
+    config = make_config(random_checkpoint, source, output, max_new_tokens=1, reducer="trim")
+    answer_here(type(config)(**{**vars(config), "task": scenes.task()}))
+    return output
+
+
+def telling(scenes: Scenes, answered: Path, to: Path, right: range) -> Path:
+    """A copy in which the questions (captions do not count) of these numbers are answered right."""
+    truth = {
+        (reference.sample_key, reference.question_id): reference for reference in scenes.references(STORAGE)
+    }
+    number = iter(range(10**6))
+
+    def edit(found: list[dict]) -> list[dict]:
+        told = []
+        for row in found:
+            reference = truth[row["sample_key"], row["question_id"]]
+            is_right = "caption" in reference.groups or next(number) in right
+            told.append(row | {"prediction": reference.answers[0] if is_right else "who knows"})
+        return told
+
+    return change(copied(answered, to), edit)
+
+
+def questions(scenes: Scenes) -> int:
+    return sum("caption" not in reference.groups for reference in scenes.references(STORAGE))
+
+
+def test_accuracy_its_difference_and_mcnemar(scenes, answered, tmp_path):
+    count = questions(scenes)
+    assert count >= 3
+    arms = {
+        "full": telling(scenes, answered, tmp_path / "full", range(count)),
+        "trim": telling(scenes, answered, tmp_path / "trim", range(1, count - 1)),
+    }
+    found = compared(tmp_path / "c", arms, dataset=scenes)
+    pair = found["pairs"]["trim"]
+    assert pair["mcnemar"] == {"b": 2, "c": 0, "p": sign_test(2, 0)}
+    assert pair["score_difference"]["value"] == pytest.approx(-2 / count)
+    assert pair["score_difference"]["low"] <= -2 / count <= pair["score_difference"]["high"] <= 0
+    assert pair["figure_differences"]["caption_f1"]["value"] == 0
+    for arm, output in arms.items():
+        alone = evaluate(
+            scenes, Evaluation(output=str(output), json=str(tmp_path / "e.json"), resamples=200), STORAGE
+        )
+        own = found["arms"][arm]["figures"]
+        assert {name: alone[name] for name in own} == own, "what trimline evaluate tells"
+    scores = pq.read_table(tmp_path / "c" / "comparison.parquet")["score.full"].to_pylist()
+    truth = {(item.sample_key, item.question_id): item for item in scenes.references(STORAGE)}
+    known = [bool(truth[row["sample_key"], row["question_id"]].answers) for row in rows(arms["full"])]
+    assert scores == [1.0 if known else None for known in known]  # captions, too, by their F1
+    assert "McNemar's p" in text(found)
+    assert any(table.title == "Against the reference answers" for table in table(found))
+
+
+def test_identical_arms_score_alike(scenes, answered, tmp_path):
+    one = telling(scenes, answered, tmp_path / "one", range(1))
+    found = compared(tmp_path / "c", {"one": one, "again": copied(one, tmp_path / "again")}, dataset=scenes)
+    pair = found["pairs"]["again"]
+    assert pair["score_difference"] == {"value": 0, "low": 0, "high": 0}
+    assert pair["mcnemar"] == {"b": 0, "c": 0, "p": 1.0}
+    assert found["arms"]["one"]["figures"] == found["arms"]["again"]["figures"]
+
+
+def test_a_request_without_reference_is_named(scenes, answered, tmp_path):
+    other = Scenes(root=written(tmp_path / "scenes"), caption=False)
+    with pytest.raises(ConfigError, match="has no reference"):
+        compared(tmp_path / "c", {"a": answered, "b": answered}, dataset=other)
+
+
+def test_a_part_of_a_dataset_is_told(scenes, answered, tmp_path):
+    def first(found: list[dict]) -> list[dict]:
+        return found[:1]
+
+    parts = {name: change(copied(answered, tmp_path / name), first) for name in "ab"}
+    found = compared(tmp_path / "c", parts, dataset=scenes)
+    told = sum(1 for _ in scenes.references(STORAGE))
+    assert f"A part of the dataset: {found['requests']} of {told} questions." in found["notes"]
+    assert np.isfinite(found["pairs"]["b"]["exact_agreement"]["value"])

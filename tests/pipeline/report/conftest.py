@@ -1,0 +1,57 @@
+"""Fixtures of the report's tests: real outputs, a real comparison of them, and a real browser."""
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from browser import Page, start
+from compared import ARMS, PRICE, configure, make_inputs
+from runs import answer_here
+
+from pipeline.compare.run import compare_outputs
+from pipeline.report.write import write_report
+from pipeline.storage import Storage
+
+
+@pytest.fixture(scope="session")
+def outputs(tmp_path_factory: pytest.TempPathFactory, random_checkpoint: Path) -> Path:
+    """A folder with an output an arm, compared; two of its images have gone and changed since."""
+    folder = tmp_path_factory.mktemp("report") / "compared"
+    inputs = folder.parent / "in"
+    make_inputs(inputs)
+    answer_here(configure(inputs, folder, random_checkpoint))
+    compare_outputs(
+        {name: str(folder / name) for name in ARMS},
+        place=str(folder),
+        storage=Storage(),
+        baseline="full",
+        pricing=PRICE,
+        resamples=50,
+    )
+    (inputs / "002.png").unlink()
+    shutil.copy(inputs / "000.png", inputs / "003.png")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def comparison(outputs: Path) -> Path:
+    """A folder as `trimline compare` leaves it, with its report."""
+    write_report(str(outputs), Storage(), gallery=200, seed=0)
+    return outputs
+
+
+@pytest.fixture(scope="session")
+def run(outputs: Path) -> Path:
+    """A single run with its report."""
+    write_report(str(outputs / "trim"), Storage(), gallery=200, seed=0)
+    return outputs / "trim"
+
+
+@pytest.fixture(scope="session")
+def chromium() -> Iterator[Page]:
+    """One headless Chromium for all tests."""
+    if shutil.which("chromium") is None or shutil.which("chromedriver") is None:
+        pytest.skip("needs Debian's packages chromium and chromium-driver")
+    with start() as page:
+        yield page

@@ -1,0 +1,163 @@
+"""report.html and report.txt as files: their size, their words, and what is refused."""
+
+import hashlib
+import json
+import math
+import shutil
+
+import numpy as np
+import pytest
+from compared import ARMS, configure, make_rows
+from PIL import Image
+from s3 import BUCKET
+
+from pipeline.errors import ConfigError
+from pipeline.prepare import prepare
+from pipeline.report.page import embedded
+from pipeline.report.words import duration, interval, number, percent, size, spread, times
+from pipeline.report.write import gather, write_report
+from pipeline.storage import Storage
+
+MOST_BYTES = 10_000_000
+
+
+def test_a_hundred_thousand_requests_fit_into_ten_megabytes(outputs, tmp_path, random_checkpoint):
+    """Pictures of noise and long answers in a script that JSON escapes: the worst there is."""
+    images, rows, folder = 40, 100_000, tmp_path / "compared"
+    (tmp_path / "in").mkdir()
+    rng = np.random.default_rng(0)
+    for index in range(images):
+        noise = Image.fromarray(rng.integers(0, 256, (336, 336, 3), np.uint8))
+        noise.save(tmp_path / "in" / f"{index:03d}.jpg")
+    prepare(configure(tmp_path / "in", folder, random_checkpoint))
+    digests = [_sha256(tmp_path / "in" / f"{index:03d}.jpg") for index in range(images)]
+    long = ["画" * 3000 if row % 200 == 0 else "yes" for row in range(rows)]
+    columns = {f"kept_patches.{arm}": [bytes(72)] * rows for arm in ARMS}
+    columns |= {"key": [f"000000-{row % images:08d}-{row // images:04d}" for row in range(rows)]}
+    columns |= {"image_sha256": [digests[row % images] for row in range(rows)], "prediction.trim": long}
+    make_rows(folder, rows, tuple(ARMS), **columns)
+    shutil.copy(outputs / "comparison.json", folder)
+    html, text = write_report(str(folder), Storage(), gallery=2000, seed=0)
+    content = (folder / "report.html").read_bytes()
+    assert html == f"{folder}/report.html" and text == f"{folder}/report.txt"
+    assert 8_000_000 < len(content) < MOST_BYTES
+    assert content.count(b"data:image/webp") > 20
+    assert b"more did not fit into this file" in content
+
+
+def _sha256(path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def test_the_text_tells_the_same_figures(comparison, run):
+    figures = json.loads((comparison / "comparison.json").read_text())
+    text = (comparison / "report.txt").read_text()
+    kept = figures["arms"]["trim"]["tokens"]["visual_tokens_kept"]["mean"]["value"]
+    same = figures["pairs"]["trim"]["normalised_agreement"]["value"]
+    assert f"{kept:.0f} of 576" in text
+    assert f"the same answer to {percent(same)} of the requests" in text
+    assert "EUR" in text and "bad_image" in text and "000000-00000005-0000" in text
+    assert f"{kept:.0f} of 576" in (run / "report.txt").read_text()
+    for told in (text, (run / "report.txt").read_text()):
+        assert "\x1b" not in told and all(line == line.rstrip() for line in told.splitlines())
+
+
+def test_a_run_has_the_figures_that_its_comparison_has(comparison):
+    alone = gather(str(comparison / "trim"), Storage(), gallery=0, seed=0).figures["arms"]["trim"]
+    compared = json.loads((comparison / "comparison.json").read_text())["arms"]["trim"]
+    for name in ("status", "histogram", "kv_cache_bytes", "peak_memory_bytes", "run_id", "model"):
+        assert alone[name] == compared[name], name
+    for name, stage in alone["seconds"].items():
+        assert math.isclose(stage["mean"]["value"], compared["seconds"][name]["mean"]["value"]), name
+
+
+def test_scores_are_told(comparison, tmp_path):
+    shutil.copytree(comparison, tmp_path / "scored")
+    figures = json.loads((comparison / "comparison.json").read_text())
+    for place, arm in enumerate(figures["arms"].values()):
+        accuracy = {"value": 0.5 + place / 10, "low": 0.4, "high": 0.8}
+        arm["figures"] = {"figures": {"accuracy": accuracy, "cider": {"value": 1.25}}, "groups": {}}
+    for pair in figures["pairs"].values():
+        pair["score_difference"] = {"value": -0.012, "low": -0.03, "high": 0.006}
+        pair["figure_differences"] = {"accuracy": pair["score_difference"], "cider": {"value": -0.25}}
+        pair["mcnemar"] = {"b": 3, "c": 1, "p": 0.625}
+    (tmp_path / "scored" / "comparison.json").write_text(json.dumps(figures))
+    write_report(str(tmp_path / "scored"), Storage(), gallery=2, seed=0)
+    html = (tmp_path / "scored" / "report.html").read_text()
+    for part in (html.replace("\xa0", " "), (tmp_path / "scored" / "report.txt").read_text()):
+        assert "−1.2 pp (−3.0 to +0.6 pp)" in part and "0.625" in part
+        assert "50.0 % (40.0 to 80.0 %)" in part and "1.25" in part and "−0.25" in part
+
+
+@pytest.mark.parametrize(
+    ("break_it", "told"),
+    [
+        (lambda folder: shutil.rmtree(folder / "full"), "full is no output of Trimline"),
+        (lambda folder: (folder / "comparison.json").write_text("{"), "comparison.json in .* is damaged"),
+        (lambda folder: (folder / "comparison.parquet").write_text("?"), "output: .*parquet"),
+        (lambda folder: (folder / "comparison.json").unlink(), "is no output of Trimline: it has no plan"),
+    ],
+)
+def test_what_is_wrong_with_a_comparison_is_told(outputs, tmp_path, break_it, told):
+    shutil.copytree(outputs, tmp_path / "copy")
+    break_it(tmp_path / "copy")
+    with pytest.raises(ConfigError, match=told) as caught:
+        write_report(str(tmp_path / "copy"), Storage(), gallery=5, seed=0)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_output_that_is_not_finished_is_refused(outputs, tmp_path):
+    shutil.copytree(outputs / "trim", tmp_path / "run")
+    next((tmp_path / "run" / "data").glob("*-end.parquet")).unlink()
+    with pytest.raises(ConfigError, match="is not finished: 1 of 1 shards are not"):
+        write_report(str(tmp_path / "run"), Storage(), gallery=5, seed=0)
+
+
+def test_an_output_whose_model_is_gone_has_a_report_without_pictures(outputs, tmp_path):
+    shutil.copytree(outputs / "trim", tmp_path / "run")
+    tree = json.loads((tmp_path / "run" / "run.json").read_text())
+    tree["configuration"]["model"]["path"] = "/nowhere/model"
+    (tmp_path / "run" / "run.json").write_text(json.dumps(tree))
+    gallery = gather(str(tmp_path / "run"), Storage(), gallery=5, seed=0).gallery
+    assert len(gallery.items) == 5 and gallery.pictures == []
+
+
+def test_a_run_in_object_storage_has_its_report_there(run, s3):
+    fs, bucket = s3.open(f"s3://{BUCKET}")
+    fs.put(str(run), f"{bucket}/reported", recursive=True)
+    paths = write_report(f"s3://{BUCKET}/reported", s3, gallery=200, seed=0)
+    assert paths == [f"s3://{BUCKET}/reported/report.html", f"s3://{BUCKET}/reported/report.txt"]
+    assert fs.cat_file(f"{bucket}/reported/report.html") == (run / "report.html").read_bytes()
+
+
+def test_embedded_data_cannot_end_its_element():
+    text = embedded({"</script>": [math.nan, math.inf, "<!--<script>", "\u2028\ud800"]})
+    assert "<" not in text
+    assert json.loads(text) == {"</script>": [None, None, "<!--<script>", "\u2028\ud800"]}
+
+
+@pytest.mark.parametrize(
+    ("told", "expected"),
+    [
+        (number(576), "576"),
+        (number(1234567.8), "1,234,568"),
+        (number(0.06251), "0.0625"),
+        (number(3.1e-6), "3.1e-06"),
+        (percent(0.2118), "21.2 %"),
+        (percent(1.0), "100 %"),
+        (duration(1.234), "1.23 s"),
+        (duration(0.0004), "400 µs"),
+        (duration(0), "0 s"),
+        (duration(12345), "12,345 s"),
+        (size(576 * 1024), "576 KiB"),
+        (size(3 << 30), "3 GiB"),
+        (times(0.449), "0.45 ×"),
+        (interval({"value": 1, "low": 0.4, "high": 0.5}, times), "0.40 to 0.50 ×"),
+        (interval({"value": 1, "low": 0.9, "high": 1.1}, duration), "900 ms to 1.1 s"),
+        (interval(None), ""),
+        (spread(None), "–"),
+        (spread({"value": 2.0}), "2"),
+    ],
+)
+def test_figures_in_words(told, expected):
+    assert told == expected
