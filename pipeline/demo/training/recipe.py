@@ -54,8 +54,8 @@ class TowerRecipe:
 class LanguageRecipe:
     """Stage (b): `steps` on pictures shown in part, then `mixed_steps` on all tokens and on reduced ones."""
 
-    steps: int = free(1000)
-    mixed_steps: int = free(500)
+    steps: int = free(550)
+    mixed_steps: int = free(950)
     pictures: int = free(24)
     shown: int = free(96)
     full_pictures: int = free(8)
