@@ -9,8 +9,8 @@ from evaluate import official
 from runs import answer_here
 
 from jobs.entry import run_command
-from jobs.report import open_output
 from pipeline.manifest import load_manifest
+from pipeline.report.pictures import open_output
 from pipeline.sources.jsonl import Jsonl
 from pipeline.storage import Storage
 
