@@ -95,15 +95,19 @@ def compose_arm(spec: ArmSpec) -> DictConfig:
         try:
             config[key] = OmegaConf.merge(config[key], fields)
         except (OmegaConfBaseException, ValueError) as error:
-            raise ConfigError(f"arms.{spec.name}: {key}: {str(error).splitlines()[0]}") from None
+            raise ConfigError(f"{key}: {str(error).splitlines()[0]}") from None
     return config
 
 
 def reducer_names() -> list[str]:
     """Every option of the group `reducer`, those of the user's own --config-dir among them."""
+    return _options("reducer")
+
+
+def _options(group: str) -> list[str]:
     from hydra.core.global_hydra import GlobalHydra
 
-    return sorted(GlobalHydra.instance().config_loader().get_group_options("reducer"))
+    return sorted(GlobalHydra.instance().config_loader().get_group_options(group))
 
 
 def make_reducer(name: str, overrides: dict[str, Any] | None = None) -> "tuple[Reducer, dict[str, Any]]":
@@ -124,6 +128,9 @@ def _composed(chosen: dict[str, str]) -> DictConfig:
     from hydra import compose
     from hydra.core.hydra_config import HydraConfig
 
+    for group, name in chosen.items():
+        if name not in _options(group):
+            raise ConfigError(f"there is no {group} {name!r}; there is: {', '.join(_options(group))}")
     hydra = HydraConfig.get()
     own = tuple(f"{group}{mark}" for group in chosen for mark in ("=", "."))
     given = [item for item in hydra.overrides.task if not item.lstrip("+~").startswith(own)]

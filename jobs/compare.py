@@ -4,7 +4,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from jobs.annotate import make_config
 from jobs.arms import ArmSpec, arm_specs, compose_arm
@@ -14,6 +14,9 @@ from pipeline.errors import ConfigError
 
 if TYPE_CHECKING:
     from pipeline.run import RunConfig
+
+
+DEFAULT = ("full", "trim")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,11 +43,11 @@ def run(config: DictConfig) -> int:
     fields = OmegaConf.to_container(config.compare, resolve=True)
     assert isinstance(fields, dict)
     options: Comparing = build_fields(fields, Comparing, "compare")
-    specs = arm_specs(OmegaConf.to_container(config.arms, resolve=True))
+    specs = arm_specs(_arms(config))
     if len(specs) < 2:
         raise ConfigError(f"arms: {specs[0].name!r} alone has nothing to be compared with")
     baseline = _baseline(specs, options.baseline)
-    pricing = None if config.pricing is None else build(config, "pricing")
+    pricing = None if config.get("pricing") is None else build(config, "pricing")
     base = make_config(config)
     ended = answer(_groups(base, specs))
     found = compare_outputs(
@@ -53,7 +56,7 @@ def run(config: DictConfig) -> int:
         storage=base.storage,
         baseline=baseline,
         pricing=pricing,
-        dataset=None if config.dataset is None else build(config, "dataset"),
+        dataset=None if config.get("dataset") is None else build(config, "dataset"),
         resamples=options.resamples,
         seed=base.options.seed,
     )
@@ -70,6 +73,13 @@ def run(config: DictConfig) -> int:
     return 1 if 1 in statuses else max(statuses)
 
 
+def _arms(config: DictConfig) -> Any:
+    given = config.arms
+    if isinstance(given, DictConfig | ListConfig):
+        return OmegaConf.to_container(given, resolve=True)
+    return list(DEFAULT) if given is None else given
+
+
 def _baseline(specs: list[ArmSpec], name: str | None) -> str:
     names = [spec.name for spec in specs]
     if name is None:
@@ -83,7 +93,10 @@ def _groups(base: "RunConfig", specs: list[ArmSpec]) -> list["RunConfig"]:
     """A run for each set of arms that share model and engine, in the order of their first arms."""
     groups: list[RunConfig] = []
     for spec in specs:
-        own = _own(base, spec)
+        try:
+            own = _own(base, spec)
+        except ConfigError as error:
+            raise ConfigError(f"arms: {spec.name}: {error}") from None
         for number, group in enumerate(groups):
             if dataclasses.replace(group, arms=(), settings={}) == dataclasses.replace(
                 own, arms=(), settings={}
@@ -103,7 +116,7 @@ def _own(base: "RunConfig", spec: ArmSpec) -> "RunConfig":
     config = compose_arm(spec)
     engine = build(config, "engine")
     if spec.other_batches:
-        engine = _other_batches(engine, spec.name)
+        engine = _other_batches(engine)
     return dataclasses.replace(
         base,
         model=build(config, "model", Model),
@@ -119,9 +132,9 @@ def _plain(config: DictConfig) -> dict[str, Any]:
     return {str(name): value for name, value in tree.items()}
 
 
-def _other_batches(engine: Any, name: str) -> Any:
+def _other_batches(engine: Any) -> Any:
     if not hasattr(engine, "other_batches"):
-        raise ConfigError(f"arms: {name}: engine {type(engine).__name__} makes its batches by itself")
+        raise ConfigError(f"engine {type(engine).__name__} makes its batches by itself")
     return engine.other_batches()
 
 

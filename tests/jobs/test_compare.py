@@ -19,7 +19,7 @@ SMALL += [
     "compare.resamples=50",
     "compare.gallery=4",
 ]
-ARMS = "arms={full: {}, trim: {}, chance: {reducer: random, num_kept: 1, budget_of: trim}, control: {}}"
+ARMS = "arms={full: {}, trim: {}, chance: {reducer: random, budget_of: trim}, control: {}}"
 
 
 @pytest.fixture(scope="module")
@@ -108,9 +108,10 @@ def test_arms_that_are_wrong(arms, message):
     ("overrides", "message"),
     [
         (["arms=[full]"], "arms: 'full' alone has nothing to be compared with"),
-        (["arms=[full,nope]"], "nope"),
-        (["arms={full: {}, t: {reducer: trim, colour: 3}}"], "arms.t: reducer: "),
+        (["arms=[full,nope]"], "arms: nope: there is no reducer 'nope'; there is: cdpruner"),
+        (["arms={full: {}, t: {reducer: trim, colour: 3}}"], "arms: t: reducer: "),
         (["arms={full: {}, t: {reducer: trim, budget_of: x}}"], "arms.t.budget_of: 'x' is none of"),
+        (["arms={full: {}, t: {reducer: trim, keep_ratio: 7}}"], "arms: t: reducer: keep_ratio"),
         (["arms=[full,trim]", "compare.baseline=trimm"], "compare.baseline: 'trimm' is none of the arms"),
         (["arms=[full,trim]", "compare.resamples=-1"], "compare.resamples must not be negative"),
     ],
