@@ -19,7 +19,7 @@ from torch import Tensor
 from pipeline.demo.ask import Asked
 from pipeline.demo.training.corpus import GRID, Corpus, unpatchify
 from pipeline.demo.training.language import Row
-from pipeline.demo.training.tower import SUFFIX, SUFFIX_SHARE
+from pipeline.demo.training.tower_batch import SUFFIX, SUFFIX_SHARE
 from pipeline.demo.training.turns import Conversation, Turn
 from pipeline.models.clip import IMAGE_FIELDS, ClipEncoder
 from pipeline.models.preprocess import Preprocessor

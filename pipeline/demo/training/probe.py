@@ -8,7 +8,8 @@ import torch
 from transformers import CLIPModel, CLIPTokenizer
 
 from pipeline.demo.training.corpus import COVERED, Corpus
-from pipeline.demo.training.tower import KINDS, PHRASES, hidden_states, text_embeds
+from pipeline.demo.training.tower import hidden_states, text_embeds
+from pipeline.demo.training.tower_batch import KINDS, PHRASES
 from trim import Trim, VisualTokens
 
 AT_ONCE = 50

@@ -15,7 +15,7 @@ from transformers import CLIPModel, CLIPTokenizer, LlamaTokenizer
 
 from pipeline.config import free, require
 from pipeline.demo.tokenizers import clip_tokenizer, llama_tokenizer
-from pipeline.demo.training import language, tower
+from pipeline.demo.training import language, tower, tower_batch, tower_loss
 from pipeline.demo.training.corpus import Corpus, open_corpus
 from pipeline.demo.training.export import write_clip, write_llava
 from pipeline.demo.training.loop import Schedule, train
@@ -32,6 +32,7 @@ TOWER_WEIGHTS = {
     "sigmoid": 1.0,
     "outline": 5.0,
     "place": 10.0,
+    "middle": 2.0,
 }
 ROWS_AT_ONCE = 16
 
@@ -54,12 +55,12 @@ class TowerRecipe:
 class LanguageRecipe:
     """Stage (b): `steps` on pictures shown in part, then `mixed_steps` on all tokens and on reduced ones."""
 
-    steps: int = free(550)
-    mixed_steps: int = free(950)
+    steps: int = free(1500)
+    mixed_steps: int = free(500)
     pictures: int = free(24)
     shown: int = free(96)
-    full_pictures: int = free(8)
-    reduced_rows: int = free(64)
+    full_pictures: int = free(4)
+    reduced_rows: int = free(48)
     learning_rate: float = free(1.5e-3)
     matrix_learning_rate: float = free(0.02)
 
@@ -125,13 +126,15 @@ def lay_ground(recipe: Recipe, say: Callable[[str], None]) -> Ground:
     val = open_corpus(folder / "corpus", "val", recipe.seed, recipe.val_pictures)
     corpus = open_corpus(folder / "corpus", "train", recipe.seed, recipe.train_pictures)
     dense = open_corpus(folder / "corpus", "dense", recipe.seed, recipe.dense_pictures)
-    texts = sorted(set(tower.tower_corpus_texts(corpus)))
+    texts = sorted(set(tower_batch.tower_corpus_texts(corpus)))
     return Ground(
         corpus,
         dense,
         val,
-        clip_tokenizer([*texts, tower.SUFFIX], VOCABULARY),
-        llama_tokenizer([*texts, recipe.template.replace("<image>", ""), tower.SUFFIX], VOCABULARY, True),
+        clip_tokenizer([*texts, tower_batch.SUFFIX], VOCABULARY),
+        llama_tokenizer(
+            [*texts, recipe.template.replace("<image>", ""), tower_batch.SUFFIX], VOCABULARY, True
+        ),
         torch_device(recipe.device),
         folder=folder,
     )
@@ -140,13 +143,13 @@ def lay_ground(recipe: Recipe, say: Callable[[str], None]) -> Ground:
 def train_tower(recipe: Recipe, ground: Ground, say: Callable[[str], None]) -> CLIPModel:
     """Stage (a)."""
     plan = recipe.tower
-    clip, loss = tower.make_clip(ground.clip_tokenizer, recipe.seed), tower.TowerLoss(tower.WIDTH)
+    clip, loss = tower.make_clip(ground.clip_tokenizer, recipe.seed), tower_loss.TowerLoss(tower.WIDTH)
     module = nn.ModuleDict({"clip": clip, "loss": loss}).to(ground.device)
 
     def losses(step: int) -> dict[str, Tensor]:
         rng = np.random.default_rng([recipe.seed, 1, step])
         corpus = ground.dense if step % plan.ordinary_every else ground.train
-        batch = tower.sample_batch(corpus, rng, plan.pictures).to(ground.device)
+        batch = tower_batch.sample_batch(corpus, rng, plan.pictures).to(ground.device)
         with _precision(ground.device):
             return loss(clip, ground.clip_tokenizer, batch)
 

@@ -12,16 +12,9 @@ from pipeline.demo.tokenizers import clip_tokenizer, llama_tokenizer
 from pipeline.demo.training import loop
 from pipeline.demo.training.corpus import open_corpus, patchify, unpatchify
 from pipeline.demo.training.language import Row, all_right, answer_losses, llava_config, make_parts, pack
-from pipeline.demo.training.tower import (
-    MEAN,
-    STD,
-    hidden_states,
-    last_cls,
-    make_clip,
-    sample_batch,
-    text_embeds,
-    tower_corpus_texts,
-)
+from pipeline.demo.training.start import LOCAL_LAYERS
+from pipeline.demo.training.tower import MEAN, STD, hidden_states, last_cls, make_clip, text_embeds
+from pipeline.demo.training.tower_batch import places_of, sample_batch, tower_corpus_texts
 from pipeline.demo.training.turns import Conversation
 
 TEMPLATE = "A chat. USER: <image>\n{question} ASSISTANT:"
@@ -58,6 +51,28 @@ def test_patches_are_laid_out_as_the_convolution_reads_them(corpus, clip):
         cls = last_cls(model, before_last)
     torch.testing.assert_close(before_last, output.hidden_states[-2], rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(cls, output.hidden_states[-1][:, 0], rtol=1e-4, atol=1e-4)
+
+
+def test_the_untrained_tower_looks_around_each_patch(clip):
+    model, _ = clip
+    waves_ND = model.vision_model.embeddings.position_embedding.weight[1:]
+    rows, columns = torch.arange(576) // 24, torch.arange(576) % 24
+    for layer in LOCAL_LAYERS:
+        attention = model.vision_model.encoder.layers[layer].self_attn
+        for head in range(attention.num_heads):
+            own = slice(head * attention.head_dim, (head + 1) * attention.head_dim)
+            scores_NN = (waves_ND @ attention.q_proj.weight[own].T) @ (
+                waves_ND @ attention.k_proj.weight[own].T
+            ).T
+            nearest = scores_NN.topk(5).indices
+            apart = (rows[nearest] - rows[:, None]).abs() + (columns[nearest] - columns[:, None]).abs()
+            assert apart.float().mean() < 3
+
+
+def test_a_patch_and_its_place_lead_to_the_objects_middle():
+    middles = (np.arange(24) + 0.5) * 14
+    place = places_of(100.0, 60.0, 20.5).reshape(24, 24, 3)
+    assert place[3, 5] == pytest.approx([(100 - middles[5]) / 41, (60 - middles[3]) / 41, 0.5])
 
 
 def test_texts_are_encoded_as_clip_does(clip):
