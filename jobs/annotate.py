@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
-from jobs.build import build, build_fields
+from jobs.build import build, build_fields, plain
 from pipeline.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -61,11 +61,11 @@ def make_config(config: DictConfig) -> "RunConfig":
     from pipeline.storage import Storage
     from pipeline.units import UnitLimits
 
-    top = {name: value for name, value in _plain(config).items() if name not in _GROUPS}
+    top = {name: value for name, value in plain(config).items() if name not in _GROUPS}
     names = {field.name for field in dataclasses.fields(UnitLimits)}
     options = {name: value for name, value in top.items() if name not in names}
     limits = {name: value for name, value in top.items() if name in names}
-    reducer = _plain(config.reducer)
+    reducer = plain(config.reducer)
     storage: Storage = build(config, "storage", Storage)
     source, task = _asked(config, storage)
     return RunConfig(
@@ -116,18 +116,12 @@ def _asked(config: DictConfig, storage: "Storage") -> "tuple[Source, Task]":
 
 def _settings(config: DictConfig, source: Any, task: Any) -> dict[str, Any]:
     """The resolved configuration as run.json tells it: without credentials."""
-    settings = _plain(config)
+    settings = plain(config)
     chosen = (("source", source), ("task", task)) if settings.get("dataset") else ()
     for name, made in chosen:
         settings[name] = {"_target_": f"{type(made).__module__}.{type(made).__qualname__}", **vars(made)}
     settings["storage"] = {name: value for name, value in settings["storage"].items() if name not in _SECRETS}
     return settings
-
-
-def _plain(config: DictConfig) -> dict[str, Any]:
-    tree = OmegaConf.to_container(config, resolve=True, throw_on_missing=False)
-    assert isinstance(tree, dict)
-    return {str(name): value for name, value in tree.items()}
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from jobs.build import build
+from jobs.build import build, plain
 from pipeline.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -71,12 +71,11 @@ def _specs(name: str, given: Any) -> list[ArmSpec]:
 
 
 def _spec(name: str, stem: str, given: dict[str, Any]) -> ArmSpec:
-    if stem == CONTROL and "reducer" not in given:
-        return ArmSpec(name, "full", given, other_batches=True)
+    other_batches = stem == CONTROL and "reducer" not in given
+    reducer = given.pop("reducer", "full" if other_batches else stem)
     budget_of = given.pop("budget_of", None)
-    reducer = given.pop("reducer", stem)
     parts = {key: given.pop(key) for key in _PARTS if key in given}
-    return ArmSpec(name, reducer, given, parts, None if budget_of is None else str(budget_of))
+    return ArmSpec(name, reducer, given, parts, None if budget_of is None else str(budget_of), other_batches)
 
 
 def compose_arm(spec: ArmSpec) -> DictConfig:
@@ -119,9 +118,7 @@ def make_reducer(name: str, overrides: dict[str, Any] | None = None) -> "tuple[R
         ConfigError: there is no such option or field, or a value is refused.
     """
     config = compose_arm(ArmSpec(name, name, overrides or {}))
-    settings = OmegaConf.to_container(config.reducer, resolve=True)
-    assert isinstance(settings, dict)
-    return build(config, "reducer"), {str(key): value for key, value in settings.items()}
+    return build(config, "reducer"), plain(config.reducer)
 
 
 def _composed(chosen: dict[str, str]) -> DictConfig:

@@ -20,10 +20,16 @@ def build(config: DictConfig, key: str, kind: type | None = None) -> Any:
     node = config[key]
     if not isinstance(node, DictConfig):
         raise ConfigError(f"{key}={node}: choose one of the group's options, as in {key}=NAME")
-    fields = OmegaConf.to_container(node, resolve=True, throw_on_missing=False)
-    assert isinstance(fields, dict)
+    fields = plain(node)
     target = fields.pop("_target_", None)
     return build_fields(fields, kind or class_of(target, key), key)
+
+
+def plain(config: DictConfig) -> dict[str, Any]:
+    """A node as data, resolved; what is missing stays `???`."""
+    tree = OmegaConf.to_container(config, resolve=True, throw_on_missing=False)
+    assert isinstance(tree, dict)
+    return {str(name): value for name, value in tree.items()}
 
 
 def build_fields(fields: dict[Any, Any], kind: type, key: str) -> Any:

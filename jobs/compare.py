@@ -8,7 +8,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from jobs.annotate import make_config
 from jobs.arms import ArmSpec, arm_specs, compose_arm
-from jobs.build import build, build_fields
+from jobs.build import build, plain
 from pipeline.config import free, require
 from pipeline.errors import ConfigError
 
@@ -37,12 +37,10 @@ def run(config: DictConfig) -> int:
     from pipeline.benchmark.table import show
     from pipeline.compare.answer import answer
     from pipeline.compare.run import compare_outputs
-    from pipeline.compare.show import table
+    from pipeline.compare.show import table, text
     from pipeline.report.write import write_report
 
-    fields = OmegaConf.to_container(config.compare, resolve=True)
-    assert isinstance(fields, dict)
-    options: Comparing = build_fields(fields, Comparing, "compare")
+    options: Comparing = build(config, "compare", Comparing)
     specs = arm_specs(_arms(config))
     if len(specs) < 2:
         raise ConfigError(f"arms: {specs[0].name!r} alone has nothing to be compared with")
@@ -62,6 +60,7 @@ def run(config: DictConfig) -> int:
     )
     for part in table(found):
         show(part)
+    print(f"\n{text(found)}")
     for name, (_, outcome) in ended.items():
         if outcome.status:
             print(f"{name}: {outcome.message}")
@@ -121,15 +120,9 @@ def _own(base: "RunConfig", spec: ArmSpec) -> "RunConfig":
         base,
         model=build(config, "model", Model),
         engine=engine,
-        arms=(Arm(spec.name, build(config, "reducer"), _plain(config.reducer), spec.name, spec.budget_of),),
-        settings={**base.settings, **{part: _plain(config[part]) for part in ("model", "engine")}},
+        arms=(Arm(spec.name, build(config, "reducer"), plain(config.reducer), spec.name, spec.budget_of),),
+        settings={**base.settings, **{part: plain(config[part]) for part in ("model", "engine")}},
     )
-
-
-def _plain(config: DictConfig) -> dict[str, Any]:
-    tree = OmegaConf.to_container(config, resolve=True)
-    assert isinstance(tree, dict)
-    return {str(name): value for name, value in tree.items()}
 
 
 def _other_batches(engine: Any) -> Any:

@@ -1,8 +1,8 @@
 """`trimline evaluate`: scores of a finished output by the rules of a dataset."""
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
-from jobs.build import build, build_fields
+from jobs.build import build, build_fields, plain
 
 _GROUPS = ("dataset", "storage")
 
@@ -13,9 +13,7 @@ def run(config: DictConfig) -> int:
     from pipeline.evaluate.run import Evaluation, evaluate, table
     from pipeline.storage import Storage
 
-    tree = OmegaConf.to_container(config, resolve=True, throw_on_missing=False)
-    assert isinstance(tree, dict)
-    own = {name: value for name, value in tree.items() if name not in _GROUPS}
+    own = {name: value for name, value in plain(config).items() if name not in _GROUPS}
     options: Evaluation = build_fields(own, Evaluation, "")
     storage: Storage = build(config, "storage", Storage)
     found = evaluate(build(config, "dataset"), options, storage)

@@ -6,7 +6,7 @@ It only ever grows at its end, one Parquet file per growth, named after its firs
 import dataclasses
 import re
 import tempfile
-from collections.abc import Hashable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -21,7 +21,6 @@ from pipeline.listing import File, list_files
 from pipeline.schema import SHARDS
 from pipeline.sources.base import Shard, Source
 from pipeline.storage import Storage, canonical, list_names, put_atomic, write_atomic
-from pipeline.units import Finished
 
 _SOURCE = b"source"
 _LIGHT = [name for name in SHARDS.names if name != "files"]
@@ -161,11 +160,13 @@ def _new_files(plan: Plan, source: Source, storage: Storage) -> Iterator[File]:
             )
 
 
-def require_unchanged(plan: Plan, finished: Finished, source: Source, storage: Storage) -> None:
+def require_unchanged(
+    plan: Plan, is_finished: Callable[[int], bool], source: Source, storage: Storage
+) -> None:
     """Refuse, by name, a shard that is not finished and whose files no longer equal the plan's."""
     present = _hashes(source.entries(storage))
     for shard in plan.shards(storage):
-        for file in () if finished.has_shard(shard.shard) else _files(shard):
+        for file in () if is_finished(shard.shard) else _files(shard):
             if not _holds(present, file):
                 raise ConfigError(
                     f"shard {shard.shard} has changed or is gone since the run first started: "

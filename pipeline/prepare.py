@@ -1,7 +1,7 @@
 """What is settled before Ray starts: fingerprints, the plan, and what each arm's output lacks."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +12,7 @@ from pipeline.manifest import Manifest, agree, make_manifest
 from pipeline.models.checkpoint import Geometry
 from pipeline.plan import Plan, extend_plan, load_plan, make_plan, require_unchanged, share_plan
 from pipeline.stages.read import Pending
-from pipeline.storage import canonical, list_names, write_atomic
+from pipeline.storage import Storage, canonical, list_names, write_atomic
 from pipeline.units import MAX_UNIT_BYTES, Finished
 
 if TYPE_CHECKING:
@@ -40,11 +40,11 @@ class Prepared:
     @cached_property
     def pending(self) -> list[int]:
         """The shards of which some arm lacks units."""
-        return [
-            shard
-            for shard in range(len(self.plan))
-            if not all(state.finished.has_shard(shard) for state in self.states)
-        ]
+        return [shard for shard in range(len(self.plan)) if not self.has_shard(shard)]
+
+    def has_shard(self, shard: int) -> bool:
+        """Whether every arm has all units of a shard."""
+        return all(state.finished.has_shard(shard) for state in self.states)
 
     def missing(self, shard: int) -> Pending:
         """What `read` has to know of a pending shard."""
@@ -85,22 +85,25 @@ def prepare(config: "RunConfig", like: Plan | None = None) -> Prepared:
     for folder, manifest in zip(folders, manifests, strict=True):
         share_plan(plan, folder, config.storage)
         agree(folder, manifest, config.storage)
-    prepared = look(config, Prepared(plan, geometry, ()), folders, manifests)
+    states = [
+        ArmState(arm, folder, manifest, _finished(folder, config.storage))
+        for arm, folder, manifest in zip(config.arms, folders, manifests, strict=True)
+    ]
+    prepared = Prepared(plan, geometry, tuple(states))
     if prepared.pending and any(frozen):
-        for state in prepared.states:
-            require_unchanged(plan, state.finished, config.source, config.storage)
+        require_unchanged(plan, prepared.has_shard, config.source, config.storage)
     return prepared
 
 
-def look(
-    config: "RunConfig", prepared: Prepared, folders: Sequence[str], manifests: Sequence[Manifest]
-) -> Prepared:
+def look_again(prepared: Prepared, storage: Storage) -> Prepared:
     """The outputs as they are now."""
-    states = []
-    for arm, uri, manifest in zip(config.arms, folders, manifests, strict=True):
-        fs, folder = config.storage.open(uri)
-        states.append(ArmState(arm, uri, manifest, Finished(list_names(fs, f"{folder}/data"))))
-    return Prepared(prepared.plan, prepared.geometry, tuple(states))
+    states = [replace(state, finished=_finished(state.folder, storage)) for state in prepared.states]
+    return replace(prepared, states=tuple(states))
+
+
+def _finished(output: str, storage: Storage) -> Finished:
+    fs, folder = storage.open(output)
+    return Finished(list_names(fs, f"{folder}/data"))
 
 
 def _frozen(config: "RunConfig", folders: Sequence[str], manifests: Sequence[Manifest]) -> list[Plan | None]:

@@ -34,7 +34,8 @@ class UnitRow:
     def arms(self, count: int) -> list[int]:
         """The numbers, of `count` arms, of those that lack the unit, in the order in which they take turns.
 
-        The first arm of one unit is the last of the next, so that a machine that drifts favours none.
+        Where units are of one size, the first arm of one is the last of the next, so that a machine that
+        drifts favours none.
         """
         wanted = self.trace.get("arms")
         numbers = list(range(count)) if wanted is None else wanted

@@ -12,7 +12,7 @@ from pipeline.engines.base import EngineConfig
 from pipeline.errors import RunError
 from pipeline.imaging import Imaging
 from pipeline.plan import Plan
-from pipeline.prepare import ArmState, Prepared, look, prepare
+from pipeline.prepare import ArmState, Prepared, look_again, prepare
 from pipeline.progress import Progress
 from pipeline.sources.base import Source
 from pipeline.storage import Storage, write_atomic
@@ -88,8 +88,7 @@ def finish(config: RunConfig, prepared: Prepared) -> list[Outcome]:
     for state in prepared.states:
         _take_back_success(config, state)
     _run_units(config, prepared)
-    folders = [state.folder for state in prepared.states]
-    done = look(config, prepared, folders, [state.manifest for state in prepared.states])
+    done = look_again(prepared, config.storage)
     if done.pending:
         raise RunError(f"{len(done.pending)} shards are not finished, the first is {done.pending[0]}")
     return [_conclude(config, done.plan, state, "done") for state in done.states]

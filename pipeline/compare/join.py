@@ -1,6 +1,7 @@
 """The arms' outputs, unit by unit: the same requests in the same order, or an error that names one."""
 
 import json
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -107,10 +108,9 @@ def require_same_requests(tables: Mapping[str, pa.Table], name: str) -> None:
 
 
 def _require_unique(arm: str, keys: list[str], name: str) -> None:
-    if len(set(keys)) < len(keys):
-        seen: set[str] = set()
-        doubled = next(key for key in keys if key in seen or seen.add(key))  # type: ignore[func-returns-value]
-        raise ConfigError(f"arm {arm}: data/{name} holds {doubled} twice")
+    doubled = [key for key, times in Counter(keys).items() if times > 1]
+    if doubled:
+        raise ConfigError(f"arm {arm}: data/{name} holds {doubled[0]} twice")
 
 
 def _key_fault(first: str, keys: list[str], arm: str, own: list[str], name: str) -> str:

@@ -42,7 +42,7 @@ def _arms(found: dict[str, Any]) -> Table:
         row += [_value(arm["cost"]["per_million"])] if costs else []
         rows.append(tuple(row))
     title = f"{found['requests']:,} requests under {len(arms)} arms; each answered request, as if alone"
-    return Table(title, columns, rows, tuple(found["notes"]))
+    return Table(title, columns, rows)
 
 
 def _pairs(found: dict[str, Any]) -> Table:

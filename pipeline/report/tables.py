@@ -121,9 +121,7 @@ def _pairs(pairs: Arms) -> Grid:
 
 def _mcnemar(pair: Mapping[str, Any]) -> str:
     test = pair.get("mcnemar")
-    if isinstance(test, Mapping):
-        test = test.get("p", test.get("p_value", test.get("value")))
-    return DASH if test is None else f"{test:.3g}"
+    return DASH if test is None else f"{test['p']:.3g}"
 
 
 def _scores(arms: Arms) -> Grid:

@@ -81,6 +81,8 @@ def test_arms_as_a_list_as_a_mapping_and_as_a_grid():
     assert [spec.reducer for spec in arm_specs(["full", "trim"])] == ["full", "trim"]
     (control,) = arm_specs(["control"])
     assert (control.reducer, control.other_batches) == ("full", True)
+    (halved,) = arm_specs({"control": {"engine": {"max_batch": 8}}})
+    assert (halved.other_batches, halved.parts, halved.fields) == (True, {"engine": {"max_batch": 8}}, {})
     grid = arm_specs({"cover": {"reducer": "trim_cover", "diversity": [0.1, 0.3], "sign": 1}})
     assert [spec.name for spec in grid] == ["cover-diversity=0.1", "cover-diversity=0.3"]
     assert grid[1].fields == {"diversity": 0.3, "sign": 1}

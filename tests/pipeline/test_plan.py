@@ -229,30 +229,30 @@ def test_extending_does_without_files_that_are_gone(tmp_path, tars):
 @pytest.mark.parametrize("change", ["size", "time", "gone"])
 def test_a_tar_that_changed_is_refused_by_name(tmp_path, tars, change):
     plan = make_plan(out(tmp_path), tars, None, HERE)
-    require_unchanged(plan, finished(), tars, HERE)
+    require_unchanged(plan, finished().has_shard, tars, HERE)
     spoil(Path(tars.path) / "2.tar", change)
     with pytest.raises(ConfigError, match=rf"shard 2 has changed or is gone .*: file://{tars.path}/2\.tar;"):
-        require_unchanged(plan, finished(0), tars, HERE)
-    require_unchanged(plan, finished(2), tars, HERE)  # what is finished does not need its source
+        require_unchanged(plan, finished(0).has_shard, tars, HERE)
+    require_unchanged(plan, finished(2).has_shard, tars, HERE)  # what is finished does not need its source
 
 
 @pytest.mark.parametrize("change", ["size", "time", "gone"])
 @pytest.mark.parametrize("name", ["a/1.jpg", "a/1.txt"])
 def test_a_file_of_a_slice_that_changed_is_refused_by_name(tmp_path, pictures, change, name):
     plan = make_plan(out(tmp_path), pictures, None, HERE)
-    require_unchanged(plan, finished(), pictures, HERE)
+    require_unchanged(plan, finished().has_shard, pictures, HERE)
     spoil(Path(pictures.path) / name, change)
     with pytest.raises(
         ConfigError, match=f"shard 0 has changed or is gone .*: file://{pictures.path}/{name};"
     ):
-        require_unchanged(plan, finished(1, 2), pictures, HERE)
-    require_unchanged(plan, finished(0), pictures, HERE)
+        require_unchanged(plan, finished(1, 2).has_shard, pictures, HERE)
+    require_unchanged(plan, finished(0).has_shard, pictures, HERE)
 
 
 def test_a_tar_that_is_new_is_no_change(tmp_path, tars):
     plan = make_plan(out(tmp_path), tars, None, HERE)
     write_tar(Path(tars.path) / "9.tar", 1)
-    require_unchanged(plan, finished(), tars, HERE)
+    require_unchanged(plan, finished().has_shard, tars, HERE)
 
 
 def test_ten_thousand_shards(tmp_path):
@@ -266,7 +266,7 @@ def test_ten_thousand_shards(tmp_path):
     plan = load_plan(out(tmp_path), HERE)
     assert plan.shard(9_999, HERE).uri.endswith("/09999.tar")
     assert time.process_time() - started < 0.5
-    require_unchanged(plan, finished(), source, HERE)
+    require_unchanged(plan, finished().has_shard, source, HERE)
     assert extend_plan(plan, source, HERE) == plan
     assert time.process_time() - started < 10, "each shard is looked up once, not the plan for each shard"
 
