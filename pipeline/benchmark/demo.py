@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from pipeline.benchmark.table import Table
+from pipeline.bootstrap import difference
 from pipeline.config import Decoding, Model
 from pipeline.demo.scene import HELD_OUT
 from pipeline.demo.scenes import CAPTION_PROMPT, SceneSample, make_sample
@@ -131,7 +132,7 @@ def table(figures: dict[str, Any]) -> Table:
         ("arm", "tokens kept", "questions", "held-out pairs", "captions (F1)", *kinds),
         rows,
         (
-            f"trim - random, the same number of tokens: {100 * worse['mean']:+.1f} points, 95 % interval "
+            f"trim - random, the same number of tokens: {100 * worse['value']:+.1f} points, 95 % interval "
             f"{100 * worse['low']:+.1f} to {100 * worse['high']:+.1f} (over pictures)",
             f"trim has the model's own sign, {figures['trim_sign']:+d}",
         ),
@@ -227,12 +228,7 @@ def _mean(values: list[Any]) -> float:
 
 
 def _difference(one: list[Scored], other: list[Scored]) -> dict[str, float]:
-    """Mean difference in accuracy with its 95 % interval: a paired bootstrap over pictures."""
-    pairs = [(a.picture, a.right - b.right) for a, b in zip(one, other, strict=True) if a.kind != "caption"]
-    pictures = np.array([picture for picture, _ in pairs])
-    sums = np.bincount(pictures, [difference for _, difference in pairs])
-    counts = np.bincount(pictures)
-    chosen = np.random.default_rng(0).integers(len(sums), size=(RESAMPLES, len(sums)))
-    means = sums[chosen].sum(1) / counts[chosen].sum(1)
-    low, high = np.percentile(means, [2.5, 97.5])
-    return {"mean": float(sums.sum() / counts.sum()), "low": float(low), "high": float(high)}
+    """How much more often `one` is right, with its 95 % interval: paired, drawn by pictures."""
+    pairs = [(a, b) for a, b in zip(one, other, strict=True) if a.kind != "caption"]
+    ours, theirs = np.array([(a.right, b.right) for a, b in pairs], float).T
+    return difference(ours, theirs, np.array([a.picture for a, _ in pairs]), resamples=RESAMPLES)

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.compare.bootstrap import interval, quotient
+from pipeline.bootstrap import interval, quotient
 from pipeline.compare.clock import Provisioned
 from pipeline.config import free, require
 

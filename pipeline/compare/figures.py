@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.compare.bootstrap import interval, quotient
+from pipeline.bootstrap import interval, quotient
 from pipeline.compare.clock import BUSY, Clock
 from pipeline.compare.cost import Pricing, cost_of, seconds_per_success
 from pipeline.compare.numbers import OK, Numbers

@@ -4,7 +4,7 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from pipeline.compare.bootstrap import resampled_sums
+from pipeline.bootstrap import resampled_sums
 from pipeline.compare.clock import Clock
 from pipeline.compare.cost import Pricing
 from pipeline.compare.figures import bytes_of, histogram_of, pair_of, seconds_of, time_of, tokens_of, told_of

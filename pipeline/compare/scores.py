@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from pipeline.compare.bootstrap import interval, resampled_sums
+from pipeline.bootstrap import interval, resampled_sums
 from pipeline.compare.mcnemar import mcnemar
 from pipeline.errors import ConfigError
 from pipeline.evaluate.base import Answered, Dataset, Metric

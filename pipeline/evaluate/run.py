@@ -1,7 +1,6 @@
 """`evaluation.json` of an output: figures with their intervals, and what was not answered."""
 
 import json
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -9,8 +8,8 @@ from typing import Any
 from pipeline.benchmark.table import Table
 from pipeline.config import free, require
 from pipeline.errors import ConfigError
-from pipeline.evaluate.base import Answered, Dataset, Figures, Metric, Reference
-from pipeline.evaluate.bootstrap import Interval, intervals
+from pipeline.evaluate.base import Answered, Dataset, Metric, Reference
+from pipeline.evaluate.figures import figures_of
 from pipeline.evaluate.join import Join, choose_join, read_rows
 from pipeline.evaluate.kept import Kept
 from pipeline.manifest import load_manifest
@@ -103,43 +102,6 @@ def _submit(dataset: Dataset, join: Join, options: Evaluation, storage: Storage)
     assert options.submission is not None
     with storage.reaching("submission", options.submission):
         write_atomic(*storage.open(options.submission), text.encode())
-
-
-def figures_of(metric: Metric, kept: Kept, *, resamples: int, seed: int) -> dict[str, Any]:
-    """Figures with intervals, of all units and of each group; ConfigError if nothing could be scored."""
-    if not kept.count:
-        raise ConfigError("output: none of its questions has a known answer")
-    units, groups = kept.units(), kept.groups()
-    by_group = {name: metric.figures(units[rows].sum(0)) for name, rows in groups.items()}
-    everything = metric.figures(units.sum(0)) | metric.summary(by_group)
-    spread, spreads = intervals(metric, units, groups, resamples=resamples, seed=seed)
-    return {
-        "scored": kept.count,
-        "units": len(units),
-        "bootstrap": {"resamples": resamples, "seed": seed, "level": 0.95},
-        "figures": _with_intervals(everything, spread),
-        "groups": {
-            name: {
-                "units": len(groups[name]),
-                "figures": _with_intervals(by_group[name], spreads.get(name, {})),
-            }
-            for name in groups
-        },
-        "notes": list(metric.notes),
-    }
-
-
-def _with_intervals(figures: Figures, spread: dict[str, Interval]) -> dict[str, Any]:
-    """Figures that are defined, as JSON has them."""
-    found = {}
-    for name, value in figures.items():
-        if not math.isnan(value):
-            low, high = spread.get(name, (math.nan, math.nan))
-            found[name] = {
-                "value": value,
-                **({} if math.isnan(low) else {"low": low, "high": high}),
-            }
-    return found
 
 
 def _write(place: str, found: dict[str, Any], storage: Storage) -> None:

@@ -3,7 +3,7 @@
 import json
 from typing import Any
 
-from pipeline.compare.bootstrap import resampled_sums
+from pipeline.bootstrap import resampled_sums
 from pipeline.compare.clock import Clock
 from pipeline.compare.figures import bytes_of, histogram_of, seconds_of, time_of, tokens_of, told_of
 from pipeline.compare.join import joined_units

@@ -10,7 +10,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.compare.bootstrap import interval, quotient, resampled_sums
+from pipeline.bootstrap import interval, quotient, resampled_sums
 from pipeline.compare.clock import Clock, shared_seconds
 from pipeline.compare.cost import Pricing, cost_of, seconds_per_success
 from pipeline.compare.mcnemar import mcnemar, sign_test

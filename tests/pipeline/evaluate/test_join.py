@@ -9,7 +9,7 @@ from test_datasets import STORAGE, fixture, make, scored, values
 
 from pipeline.errors import ConfigError
 from pipeline.evaluate.base import Metric, rates
-from pipeline.evaluate.bootstrap import intervals
+from pipeline.evaluate.figures import spread
 from pipeline.evaluate.run import table
 
 
@@ -121,15 +121,17 @@ def test_intervals_are_seeded_and_as_wide_as_theory_has_them():
     units = np.column_stack([right, np.ones(4000)])
     metric = Metric(lambda *_: (), rates("accuracy"))
     groups = {"half": np.arange(2000)}
-    spread, by_group = intervals(metric, units, groups, resamples=400, seed=1)
-    again, _ = intervals(metric, units, groups, resamples=400, seed=1)
-    other, _ = intervals(metric, units, groups, resamples=400, seed=2)
-    low, high = spread["accuracy"]
-    assert spread == again != other
+    found = spread(metric, units, groups, resamples=400, seed=1)
+    again = spread(metric, units, groups, resamples=400, seed=1)
+    other = spread(metric, units, groups, resamples=400, seed=2)
+    assert found == again != other
+    accuracy = found[""]["accuracy"]
     width = 2 * 1.96 * np.sqrt(0.7 * 0.3 / 4000)
-    assert low < right.mean() < high and high - low == pytest.approx(width, rel=0.15)
-    low, high = by_group["half"]["accuracy"]
-    assert high - low == pytest.approx(width * np.sqrt(2), rel=0.15)
+    assert accuracy["value"] == pytest.approx(right.mean())
+    assert accuracy["low"] < right.mean() < accuracy["high"]
+    assert accuracy["high"] - accuracy["low"] == pytest.approx(width, rel=0.15)
+    half = found["half"]["accuracy"]
+    assert half["high"] - half["low"] == pytest.approx(width * np.sqrt(2), rel=0.15)
 
 
 def test_without_resamples_there_are_no_intervals(tmp_path):

@@ -1,7 +1,7 @@
-"""Percentile intervals of ratios of sums over requests (Efron, 1979), the same draws for every sum.
+"""Percentile intervals of what follows from sums over units, such as requests (Efron, 1979).
 
 A figure is an array of R + 1 numbers: its value, then what it is in each of R resamples. Arithmetic on
-figures is numpy's; `interval` reads one off.
+figures is numpy's; `interval` reads one off. The draws are the same for every sum.
 """
 
 from collections.abc import Hashable, Mapping
@@ -10,7 +10,7 @@ from typing import TypeVar
 import numpy as np
 
 LEVEL = 0.95
-_CELLS = 1 << 22  # of the matrix of draws that is in memory at a time, whatever the number of requests
+_CELLS = 1 << 22  # of the matrix of draws that is in memory at a time, whatever the number of units
 
 Name = TypeVar("Name", bound=Hashable)
 
@@ -18,12 +18,12 @@ Name = TypeVar("Name", bound=Hashable)
 def resampled_sums(
     columns: Mapping[Name, tuple[np.ndarray, ...]], *, resamples: int, seed: int
 ) -> dict[Name, np.ndarray]:
-    """The sum of each column over all requests, and over those of each resample: [R + 1].
+    """The sum of each column over all units, and over those of each resample: [R + 1].
 
     Args:
         columns: each the product of arrays [N], so that a masked column takes no memory of its own.
-        resamples: R, how many times N requests are drawn with replacement. Each draw falls into blocks of
-            requests by a multinomial and then evenly within a block, which is the same as drawing from all.
+        resamples: R, how many times N units are drawn with replacement. Each draw falls into blocks of
+            units by a multinomial and then evenly within a block, which is the same as drawing from all.
     """
     (count,) = {len(array) for product in columns.values() for array in product}
     if not count:
@@ -42,7 +42,7 @@ def resampled_sums(
 
 
 def _drawn(rng: np.random.Generator, draws: np.ndarray, size: int) -> np.ndarray:
-    """How often each of `size` requests is drawn in each resample, [R, size]."""
+    """How often each of `size` units is drawn in each resample, [R, size]."""
     places = rng.integers(size, size=draws.sum())
     cells = np.repeat(np.arange(len(draws)), draws) * size + places
     return np.bincount(cells, minlength=len(draws) * size).reshape(len(draws), size)
@@ -69,6 +69,20 @@ def interval(figure: np.ndarray) -> dict[str, float] | None:
         return {"value": _rounded(figure[0])}
     low, high = np.quantile(drawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return {"value": _rounded(figure[0]), "low": _rounded(low), "high": _rounded(high)}
+
+
+def difference(one: np.ndarray, other: np.ndarray, units: np.ndarray, *, resamples: int) -> dict[str, float]:
+    """How much larger the mean of `one` is than that of `other`, paired, with its interval.
+
+    Args:
+        one, other: [N] a value for each request.
+        units: [N] int, from 0: what is drawn whole, such as all requests about a picture.
+    """
+    columns = {"gain": (np.bincount(units, one - other),), "count": (np.bincount(units),)}
+    sums = resampled_sums(columns, resamples=resamples, seed=0)
+    found = interval(quotient(sums["gain"], sums["count"]))
+    assert found is not None, "there are requests"
+    return found
 
 
 def _rounded(number: float) -> float:
