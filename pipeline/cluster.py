@@ -44,6 +44,7 @@ class Cluster:
     num_cpus: int | None = free(None)  # of a local cluster; null: the cores of this machine, at least 2
     num_gpus: int | None = free(None)
     object_store_bytes: int | None = free(None)
+    stall_s: float = free(1800.0)  # a run ends, and says where, if nothing has moved for so long
     read: Resources = free(default_factory=lambda: Resources(num_cpus=0.2))
     decode: Resources = free(default_factory=lambda: Resources(num_cpus=0.3))
     encode: Resources = free(default_factory=lambda: Resources(num_cpus=0.5))
@@ -51,6 +52,7 @@ class Cluster:
     write: Resources = free(default_factory=lambda: Resources(num_cpus=0.1))
 
     def __post_init__(self) -> None:
+        require(self.stall_s > 0, "cluster.stall_s must be positive")
         if self.address == "local":
             self.require_fit(self.local_cpus, float("inf"))
 

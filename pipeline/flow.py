@@ -10,25 +10,28 @@ import json
 import logging
 import warnings
 from collections.abc import Iterator
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
 from pipeline.cluster import Resources
 from pipeline.errors import RunError
+from pipeline.guard.stall import start_ledger, unless_stuck
+from pipeline.guard.watched import DEATHS_AT_ALL, Watch, watched_actor, watched_read, watched_task
 from pipeline.stages.decode import decode_unit
 from pipeline.stages.encode import Encode
 from pipeline.stages.generate import Generate
-from pipeline.stages.read import read_pending
+from pipeline.stages.read import ReadPending
 from pipeline.stages.write import ArmOutput, write_unit
 
 if TYPE_CHECKING:
     from pipeline.prepare import Prepared
     from pipeline.run import RunConfig
 
-# Restarts are bounded: a unit that kills its worker each time must end the run, not hang it.
-_TASK = {"max_retries": 3}
-_ACTOR = {"max_restarts": 3, "max_task_retries": 3}
+# Deaths are bounded unit by unit (pipeline/guard): Ray has to try one more time than that.
+_TASK = {"max_retries": DEATHS_AT_ALL + 1}
+_ACTOR = {"max_restarts": -1, "max_task_retries": DEATHS_AT_ALL + 1}
 
 
 def run_flow(
@@ -39,55 +42,68 @@ def run_flow(
     `encode` and `generate` are the actors' classes; a benchmark of what is around them has its own.
 
     Raises:
-        RunError: a stage failed for good.
+        RunError: a stage failed for good, or is stuck.
     """
     import ray
 
     _configure_ray_data()
-    units = _answer(_read_and_decode(config, prepared), config, prepared, encode, generate)
-    units = _write(units, config, prepared, attempt)
+    ledger = start_ledger()
+    units = _read_and_decode(config, prepared, ledger)
+    units = _answer(units, config, prepared, ledger, {"encode": encode, "generate": generate})
+    units = _write(units, config, prepared, attempt, ledger)
     try:
-        for row in units.iter_rows():
+        for row in unless_stuck(units.iter_rows(), ledger, config.cluster.stall_s):
             yield json.loads(row["stats"])
     except ray.exceptions.RayError as error:
         # the last line is what the worker raised, the others are Ray's frames
         reason = config.storage.redact(str(error).strip().splitlines()[-1])
         raise RunError(f"{reason}; run the same command again to go on") from error
+    finally:
+        ray.kill(ledger)
 
 
-def _read_and_decode(config: "RunConfig", prepared: "Prepared") -> Any:
+def _read_and_decode(config: "RunConfig", prepared: "Prepared", ledger: Any) -> Any:
     import ray.data
 
     pending = [prepared.missing(shard) for shard in prepared.pending]
     # blocks that are there: a read operator of Ray's own would book a whole CPU, and wait for ever
     shards = ray.data.from_blocks([pa.table({"pending": [index]}) for index in range(len(pending))])
-    reading = {
-        "output": prepared.plan.folder,
-        "source": config.source,
-        "storage": config.storage,
-        "task": config.task,
-        "limits": config.limits,
-        "pending": pending,
-    }
-    units = _tasks(shards, read_pending, config.cluster.read, reading)
-    decoding = {"checkpoint": config.model.path, "imaging": config.imaging}
-    return _tasks(units, decode_unit, config.cluster.decode, decoding)
+    make = partial(
+        ReadPending,
+        output=prepared.plan.folder,
+        source=config.source,
+        storage=config.storage,
+        task=config.task,
+        limits=config.limits,
+        pending=pending,
+    )
+    read = watched_read(Watch("read", make, ledger), prepared.pending)
+    units = _through(shards, read, retries=_TASK, num_cpus=config.cluster.read.num_cpus)
+    decode = partial(decode_unit, checkpoint=config.model.path, imaging=config.imaging)
+    return _tasks(units, "decode", decode, config, ledger)
 
 
-def _answer(units: Any, config: "RunConfig", prepared: "Prepared", encode: Any, generate: Any) -> Any:
+def _answer(
+    units: Any, config: "RunConfig", prepared: "Prepared", ledger: Any, stages: dict[str, Any]
+) -> Any:
     shared = {
         "geometry": prepared.geometry,
         "model": config.model,
         "arms": config.arms,
         "device": config.options.device,
     }
-    answering = {"engine": config.engine, "decoding": config.decoding, "seed": config.options.seed}
-    encoding = {"clip_text": config.clip_text, "suffix": config.task.suffix}
-    units = _actors(units, encode, "encode", config, {**shared, **encoding})
-    return _actors(units, generate, "generate", config, {**shared, **answering})
+    own = {
+        "encode": {"clip_text": config.clip_text, "suffix": config.task.suffix},
+        "generate": {"engine": config.engine, "decoding": config.decoding, "seed": config.options.seed},
+    }
+    for name, stage in stages.items():
+        threads = getattr(config.cluster, name).threads
+        make = partial(stage, **shared, **own[name], threads=threads)
+        units = _actors(units, Watch(name, make, ledger), config)
+    return units
 
 
-def _write(units: Any, config: "RunConfig", prepared: "Prepared", attempt: str) -> Any:
+def _write(units: Any, config: "RunConfig", prepared: "Prepared", attempt: str, ledger: Any) -> Any:
     outputs = tuple(
         ArmOutput(
             folder=state.folder,
@@ -98,28 +114,29 @@ def _write(units: Any, config: "RunConfig", prepared: "Prepared", attempt: str) 
         )
         for state in prepared.states
     )
-    writing = {"outputs": outputs, "storage": config.storage, "attempt": attempt}
-    return _tasks(units, write_unit, config.cluster.write, writing)
+    write = partial(write_unit, outputs=outputs, storage=config.storage, attempt=attempt)
+    return _tasks(units, "write", write, config, ledger)
 
 
-def _tasks(units: Any, stage: Any, resources: Resources, arguments: dict[str, Any]) -> Any:
+def _tasks(units: Any, name: str, stage: Any, config: "RunConfig", ledger: Any) -> Any:
     """The units after a stage of tasks."""
-    return _through(units, stage, retries=_TASK, fn_kwargs=arguments, num_cpus=resources.num_cpus)
+    watched = watched_task(Watch(name, partial(partial, stage), ledger))
+    return _through(units, watched, retries=_TASK, num_cpus=getattr(config.cluster, name).num_cpus)
 
 
-def _actors(units: Any, stage: Any, name: str, config: "RunConfig", arguments: dict[str, Any]) -> Any:
+def _actors(units: Any, watch: Watch, config: "RunConfig") -> Any:
     """The units after a stage of actors."""
     import ray
 
-    resources: Resources = getattr(config.cluster, name)
+    resources: Resources = getattr(config.cluster, watch.name)
     gpus = ray.cluster_resources().get("GPU", 0)
     return _through(
         units,
-        stage,
+        watched_actor(watch.name),
         retries=_ACTOR,
-        fn_constructor_kwargs={**arguments, "threads": resources.threads},
+        fn_constructor_kwargs={"watch": watch},
         num_cpus=resources.num_cpus,
-        num_gpus=config.cluster.gpu_share(name, gpus, config.options.device),
+        num_gpus=config.cluster.gpu_share(watch.name, gpus, config.options.device),
         compute=ray.data.ActorPoolStrategy(size=resources.num_actors),
     )
 

@@ -121,7 +121,7 @@ def _readers() -> list[str]:
     found = []
     for folder in Path("/proc").iterdir():
         try:
-            if folder.name.isdecimal() and b"read_pending" in (folder / "cmdline").read_bytes()[:80]:
+            if folder.name.isdecimal() and b"(read)" in (folder / "cmdline").read_bytes()[:80]:
                 found.append(folder.name)
         except OSError:
             continue

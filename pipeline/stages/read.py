@@ -33,23 +33,42 @@ _PIECE_BYTES = 1 << 20
 _ROOM_BYTES = 32 << 20
 
 
-def read_pending(
-    batch: pa.Table,
-    *,
-    output: str,
-    source: Source,
-    storage: Storage,
-    task: Task,
-    limits: UnitLimits,
-    pending: list[Pending],
-) -> Iterator[pa.Table]:
-    """The missing units of one shard: `batch` says which of the `pending` ones."""
-    ordinal, finished, partly = pending[batch["pending"][0].as_py()]
-    plan = _plan(output, storage)
-    shard = plan.shard(ordinal, storage)
-    require_same(shard, storage)
-    cutting = {"storage": storage, "task": task, "limits": limits, "finished": finished, "partly": partly}
-    yield from read_shard(source, shard, **cutting)
+@dataclass(frozen=True, kw_only=True)
+class ReadPending:
+    """The task that reads: a batch says which of the `pending` shards."""
+
+    output: str
+    source: Source
+    storage: Storage
+    task: Task
+    limits: UnitLimits
+    pending: list[Pending]
+
+    def __call__(self, batch: pa.Table) -> Iterator[pa.Table]:
+        """The missing units of one shard."""
+        shard, finished, partly = self._shard(batch)
+        require_same(shard, self.storage)
+        yield from read_shard(
+            self.source,
+            shard,
+            storage=self.storage,
+            task=self.task,
+            limits=self.limits,
+            finished=finished,
+            partly=partly,
+        )
+
+    def broken_off(self, batch: pa.Table, read: dict[int, int], error: str) -> Iterator[pa.Table]:
+        """The end of a shard that cannot be read beyond the units `read` (first -> stop)."""
+        shard, finished, _ = self._shard(batch)
+        stops, first = finished | read, 0
+        while first in stops:
+            first = stops[first]
+        yield _Open(first, 0, _PIECE_BYTES).row(shard, {}, end=True, error=error)
+
+    def _shard(self, batch: pa.Table) -> tuple[Shard, dict[int, int], dict[int, list[int]]]:
+        ordinal, finished, partly = self.pending[batch["pending"][0].as_py()]
+        return _plan(self.output, self.storage).shard(ordinal, self.storage), finished, partly
 
 
 @functools.lru_cache(maxsize=1)

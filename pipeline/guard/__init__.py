@@ -1,0 +1,1 @@
+"""What stands around a stage so that a unit which kills its workers cannot stop a run."""
