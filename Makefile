@@ -5,7 +5,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: demo test check lint format clean
+.PHONY: demo test chaos check lint format clean
 
 demo: $(VENV)/.demo
 	$(BIN)/trimline annotate
@@ -16,6 +16,10 @@ demo: $(VENV)/.demo
 
 test: $(VENV)/.test
 	$(BIN)/python -m pytest
+
+# Everything that `make test` kills a few times, many times: some 40 minutes.
+chaos: $(VENV)/.test
+	TRIMLINE_CHAOS_KILLS=20 TRIMLINE_CHAOS_ROUNDS=5 $(BIN)/python -m pytest tests/chaos
 
 check: lint test
 

@@ -9,6 +9,7 @@ import importlib
 import os
 import re
 import shutil
+import signal
 import sys
 import tempfile
 import traceback
@@ -45,6 +46,7 @@ def command_line(command: str, arguments: Sequence[str]) -> int:
             started_with[place] = f"{match[1]}=${{oc.env:{variable}}}"
     if started_with != sys.orig_argv:
         os.execve(sys.executable, started_with, environment)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: told in one line
     return run_command(command, arguments)
 
 

@@ -3,7 +3,9 @@
 import hashlib
 import logging
 import os
+import signal
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -111,11 +113,15 @@ def start_ray(cluster: Cluster, device: str) -> None:
         }
     # The driver's core worker logs to stderr; what matters comes back as an exception.
     quiet = os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal") == "fatal"
+    on_sigterm = signal.getsignal(signal.SIGTERM)
     try:
         with _without_stderr() if quiet else nullcontext():
             ray.init(address=cluster.address, logging_level=logging.ERROR, **options)
     except ConnectionError as error:
         raise RunError(f"cluster.address={cluster.address}: {error}") from None
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, on_sigterm)  # Ray's own ends with status 15 and no word
     booked = ray.cluster_resources()
     cluster.require_fit(booked.get("CPU", 0), booked.get("GPU", 0), device)
     _require_own_packages()

@@ -1,8 +1,10 @@
 """The run: everything between a configuration and a finished output."""
 
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
+
+import pyarrow.compute as pc
 
 from pipeline.arms import Arm
 from pipeline.clip_text import ClipText
@@ -15,7 +17,7 @@ from pipeline.plan import Plan
 from pipeline.prepare import ArmState, Prepared, look_again, prepare
 from pipeline.progress import Progress
 from pipeline.sources.base import Source
-from pipeline.storage import Storage, write_atomic
+from pipeline.storage import Storage, store_errors, write_atomic
 from pipeline.summary import summarise
 from pipeline.tasks import Task
 from pipeline.units import UnitLimits
@@ -81,7 +83,20 @@ def annotate(config: RunConfig) -> Outcome:
 
 
 def finish(config: RunConfig, prepared: Prepared) -> list[Outcome]:
-    """Make every (arm, unit) file that is missing; how each arm ended."""
+    """Make every (arm, unit) file that is missing; how each arm ended.
+
+    Raises:
+        RunError: the run could not be finished; what is there stays, and is gone on from.
+    """
+    config = replace(config, storage=config.storage.enduring())
+    try:
+        return _finish(config, prepared)
+    except store_errors(prepared.states[0].folder) as error:
+        told = config.storage.redact(f"{type(error).__name__}: {error}")
+        raise RunError(f"the output cannot be used: {told}; run the same command again to go on") from error
+
+
+def _finish(config: RunConfig, prepared: Prepared) -> list[Outcome]:
     if not prepared.pending:
         message = "nothing to do: every shard was finished before"
         return [_conclude(config, prepared.plan, state, message) for state in prepared.states]
@@ -99,9 +114,25 @@ def _run_units(config: RunConfig, prepared: Prepared) -> None:
 
     start_ray(config.cluster, config.options.device)
     total = sum(prepared.plan.size(shard) for shard in prepared.pending)
+    allowed, most = config.options.max_failed_fraction, _most_rows(config, prepared.plan)
     with Progress(total, _known_samples(prepared)) as progress:
         for stats in run_flow(config, prepared, attempt=f"{time.time():.3f}"):
             progress.add(stats)
+            if most is not None and progress.failed > allowed * most:
+                raise RunError(
+                    f"stopped early: {progress.failed} of at most {most} rows have failed, more than "
+                    f"max_failed_fraction={allowed} allows; raise it and run the same command again to go on"
+                )
+
+
+def _most_rows(config: RunConfig, plan: Plan) -> int | None:
+    """No fewer rows than the arms will have in all; None while some shard's samples are not counted."""
+    samples = plan.table["samples"]
+    if samples.null_count:
+        return None
+    return int(
+        pc.sum(samples).as_py() * config.task.most_questions(config.limits.max_questions) * len(config.arms)
+    )
 
 
 def _known_samples(prepared: Prepared) -> int | None:

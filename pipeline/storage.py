@@ -31,7 +31,8 @@ _CREDENTIALS = re.compile(
 class Storage:
     """How object storage is reached; what is left out comes from the usual AWS environment variables.
 
-    Timeouts are in seconds. The credentials are never printed and never written to an output.
+    Timeouts are in seconds; an outage of `outage_s` in the middle of a run is waited out. The credentials are
+    never printed and never written to an output.
     """
 
     endpoint_url: str | None = free(None)
@@ -41,10 +42,12 @@ class Storage:
     token: str | None = free(None, repr=False)
     connect_timeout_s: float = free(10.0)
     read_timeout_s: float = free(60.0)
+    outage_s: float = free(120.0)
 
     def __post_init__(self) -> None:
         require(self.connect_timeout_s > 0, "storage.connect_timeout_s must be positive")
         require(self.read_timeout_s > 0, "storage.read_timeout_s must be positive")
+        require(self.outage_s >= 0, "storage.outage_s must not be negative")
         require(
             (self.key is None) == (self.secret is None),
             "storage.key and storage.secret go together: set both",
@@ -64,7 +67,7 @@ class Storage:
         try:
             protocol = fsspec.core.split_protocol(uri)[0] or "file"
             if protocol in ("file", "s3", "s3a"):  # whose names may hold `::`, by which fsspec chains URIs
-                fs = fsspec.filesystem(protocol, **(self._s3_options() if protocol != "file" else {}))
+                fs = LocalFileSystem() if protocol == "file" else self._s3()
                 path = fs._strip_protocol(uri)
             else:
                 fs, path = fsspec.core.url_to_fs(uri)
@@ -72,21 +75,32 @@ class Storage:
             raise ConfigError(f"cannot open {self.redact(uri)}: {self.redact(str(error))}") from None
         return fs, os.path.normpath(path) if isinstance(fs, LocalFileSystem) else path
 
-    def _s3_options(self) -> dict[str, Any]:
+    def enduring(self) -> "Storage":
+        """The same for the middle of a run: an outage is waited out, where at first it is told at once."""
+        return _Enduring(**vars(self))
+
+    @property
+    def _patience_s(self) -> float:
+        return 0.0
+
+    def _s3(self) -> fsspec.AbstractFileSystem:
+        from pipeline.s3 import PatientS3
+
         timeouts = {"connect_timeout": self.connect_timeout_s, "read_timeout": self.read_timeout_s}
         client = {"endpoint_url": self.endpoint_url, "region_name": self.region}
-        return {
-            "key": self.key,
-            "secret": self.secret,
-            "token": self.token,
-            "client_kwargs": {name: value for name, value in client.items() if value},
-            "config_kwargs": timeouts,
+        return PatientS3(
+            outage_s=self._patience_s,
+            answer_s=self.connect_timeout_s + self.read_timeout_s,
+            key=self.key,
+            secret=self.secret,
+            token=self.token,
+            client_kwargs={name: value for name, value in client.items() if value},
+            config_kwargs=timeouts,
             # more would ask for the size of every file before reading it
-            "max_concurrency": 1,
+            max_concurrency=1,
             # a listing that is older than the run must never decide what is missing
-            "use_listings_cache": False,
-            "skip_instance_cache": False,
-        }
+            use_listings_cache=False,
+        )
 
     @contextmanager
     def reaching(self, key: str, uri: str) -> Iterator[None]:
@@ -95,7 +109,7 @@ class Storage:
             yield
         except FileNotFoundError:
             raise ConfigError(f"{key}: nothing at {self.redact(uri)}") from None
-        except _store_errors(uri) as error:
+        except store_errors(uri) as error:
             raise ConfigError(f"{key}: cannot use {self.redact(f'{uri}: {error}')}") from None
 
     def redact(self, text: str) -> str:
@@ -107,6 +121,15 @@ class Storage:
         return hide_secrets(text, [self.key, self.secret, self.token])
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Enduring(Storage):
+    """See `Storage.enduring`."""
+
+    @property
+    def _patience_s(self) -> float:
+        return self.outage_s
+
+
 def hide_secrets(text: str, secrets: Iterable[str | None]) -> str:
     """`text` without `secrets`, those of the environment, and those within URLs."""
     for secret in (*secrets, *(os.environ.get(name) for name in SECRET_VARIABLES)):
@@ -115,7 +138,8 @@ def hide_secrets(text: str, secrets: Iterable[str | None]) -> str:
     return _URL_SECRETS.sub("***", text)
 
 
-def _store_errors(uri: str) -> tuple[type[Exception], ...]:
+def store_errors(uri: str) -> tuple[type[Exception], ...]:
+    """What a store raises when it cannot do what it is asked."""
     if not uri.startswith(("s3://", "s3a://")):
         return (OSError,)
     from botocore.exceptions import BotoCoreError, ClientError

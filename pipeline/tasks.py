@@ -23,6 +23,10 @@ class Task:
         require(bool(self.prompts) or self.source_questions, "task: no prompts, and source_questions is off")
         require(all(prompt.strip() for prompt in self.prompts), "task.prompts must not hold an empty prompt")
 
+    def most_questions(self, max_questions: int) -> int:
+        """How many rows a sample has at most."""
+        return max_questions if self.source_questions else len(self.prompts)
+
     def questions(self, sample: Sample, max_questions: int) -> tuple[Question, ...]:
         """The questions to ask of a sample, each with a name.
 

@@ -159,9 +159,10 @@ def main() -> None:
         _show("local", measure(str(path), Storage(), args.unit_bytes), args.unit_bytes)
         if args.ray:
             _show_ray(_run_ray(path, Path(folder) / "output", args.unit_bytes), args.unit_bytes)
-        from s3 import BUCKET, serve
+        from s3 import BUCKET, Server
 
-        with serve(Path(folder) / "s3") as storage:
+        with Server(Path(folder) / "s3") as server:
+            storage = server.storage
             uri = f"s3://{BUCKET}/big.tar"
             fs, target = storage.open(uri)
             fs.put_file(str(path), target)

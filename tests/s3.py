@@ -8,9 +8,8 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
+from typing import Self
 
 from pipeline.storage import Storage
 
@@ -19,34 +18,54 @@ KEY, SECRET = "test-key-id", "test-secret"
 _STARTS_WITHIN_S = 30
 
 
-@contextmanager
-def serve(folder: Path) -> Iterator[Storage]:
-    """SeaweedFS on free ports, stopped at the end; yields how it is reached. It holds an empty BUCKET."""
-    weed = shutil.which("weed") or str(Path(sys.executable).with_name("weed"))
-    s3, *others = _free_ports(6)
-    names = ("master.port", "volume.port", "filer.port", "admin.port", "s3.port.grpc")
-    command = [
-        *(weed, "mini", f"-dir={folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", f"-bucket={BUCKET}"),
-        *(f"-s3.port={s3}", "-s3.port.iceberg=0", "-s3.port.lance=0"),
-        *(f"-{name}={port}" for name, port in zip(names, others, strict=True)),
-        *("-master.telemetry=false", "-webdav=false", "-admin.ui=false"),
-    ]
-    environment = os.environ | {
-        "AWS_ACCESS_KEY_ID": KEY,
-        "AWS_SECRET_ACCESS_KEY": SECRET,
-        "GOMEMLIMIT": "400MiB",
-    }
-    folder.mkdir(parents=True, exist_ok=True)
-    log = folder.with_suffix(".log")
-    with log.open("wb") as sink:
-        server = subprocess.Popen(command, env=environment, stdout=sink, stderr=subprocess.STDOUT, cwd=folder)
-    storage = Storage(endpoint_url=f"http://127.0.0.1:{s3}", region="us-east-1", key=KEY, secret=SECRET)
-    try:
-        _wait(server, storage, log)
-        yield storage
-    finally:
-        server.kill()
-        server.wait()
+class Server:
+    """SeaweedFS on free ports; `storage` is how it is reached. It holds BUCKET, empty at first."""
+
+    def __init__(self, folder: Path) -> None:
+        weed = shutil.which("weed") or str(Path(sys.executable).with_name("weed"))
+        s3, *others = _free_ports(6)
+        names = ("master.port", "volume.port", "filer.port", "admin.port", "s3.port.grpc")
+        self._command = [
+            *(weed, "mini", f"-dir={folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", f"-bucket={BUCKET}"),
+            *(f"-s3.port={s3}", "-s3.port.iceberg=0", "-s3.port.lance=0"),
+            *(f"-{name}={port}" for name, port in zip(names, others, strict=True)),
+            *("-master.telemetry=false", "-webdav=false", "-admin.ui=false"),
+        ]
+        self._folder = folder
+        self.storage = Storage(
+            endpoint_url=f"http://127.0.0.1:{s3}", region="us-east-1", key=KEY, secret=SECRET
+        )
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.kill()
+
+    def start(self) -> None:
+        """Start it, also again on the same ports and data; returns once the bucket is there."""
+        secrets = {"AWS_ACCESS_KEY_ID": KEY, "AWS_SECRET_ACCESS_KEY": SECRET, "GOMEMLIMIT": "400MiB"}
+        self._folder.mkdir(parents=True, exist_ok=True)
+        log = self._folder.with_suffix(".log")
+        with log.open("ab") as sink:
+            self._process = subprocess.Popen(
+                self._command,
+                env=os.environ | secrets,
+                stdout=sink,
+                stderr=subprocess.STDOUT,
+                cwd=self._folder,
+            )
+        try:
+            _wait(self._process, self.storage, log)
+        except BaseException:
+            self.kill()
+            raise
+
+    def kill(self) -> None:
+        """kill -9."""
+        self._process.kill()
+        self._process.wait()
 
 
 def _wait(server: subprocess.Popen, storage: Storage, log: Path) -> None:

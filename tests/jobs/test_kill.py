@@ -10,6 +10,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from processes import end_session, finish, start
 from runs import lasting, rows, unit_names
 from tars import write_tar
 
@@ -31,7 +32,7 @@ def place(tmp_path_factory):
     for seed in range(2):
         write_tar(folder / "tars" / f"{seed}.tar", 48, seed=seed, questions=2)
     made = SimpleNamespace(folder=folder, tars=folder / "tars", whole=folder / "whole")
-    done = finish(made, made.whole)
+    done = finish(begin(made, made.whole))
     assert done.returncode == 0, done.stderr
     made.names = unit_names(made.whole)
     made.rows = lasting(rows(made.whole))
@@ -50,7 +51,7 @@ def test_killed_resumed_finished_and_mended(place):
     assert there.keys() < set(place.names), "what exists under a unit's name is a unit of this input"
     rows(output)  # and whole: each file can be read, its pages' checksums are right
 
-    done = finish(place, output)
+    done = finish(begin(place, output))
     assert (done.returncode, last_line(done)) == (0, "done"), done.stderr
     after = stamps(output)
     assert sorted(after) == place.names
@@ -59,7 +60,7 @@ def test_killed_resumed_finished_and_mended(place):
 
     # finished: it opens no shard, for there is none left to open
     place.tars.rename(place.folder / "gone")
-    done = finish(place, output)
+    done = finish(begin(place, output))
     assert (done.returncode, last_line(done)) == (0, "nothing to do: every shard was finished before")
     assert stamps(output) == after
 
@@ -69,10 +70,10 @@ def test_killed_resumed_finished_and_mended(place):
     assert not hole.end
     (output / "data" / hole.file_name).unlink()
     assert not Finished(stamps(output)).has_shard(hole.shard)
-    done = finish(place, output)
+    done = finish(begin(place, output))
     assert done.returncode == 2, "it is not taken for finished: its shard is wanted, and is gone"
     (place.folder / "gone").rename(place.tars)
-    done = finish(place, output)
+    done = finish(begin(place, output))
     assert (done.returncode, last_line(done)) == (0, "done"), done.stderr
     mended = stamps(output)
     assert mended.keys() == after.keys()
@@ -83,7 +84,7 @@ def test_killed_resumed_finished_and_mended(place):
 
 def kill_midway(place, output: Path) -> None:
     """Start the command and kill -9 its process group once some files exist, but not all."""
-    process = start(place, output)
+    process = begin(place, output)
     data, began = output / "data", time.monotonic()
     try:
         while process.poll() is None and time.monotonic() - began < STARTS_WITHIN_S:
@@ -103,47 +104,11 @@ def kill_midway(place, output: Path) -> None:
     assert 0 < len(stamps(output)) < len(place.names), f"the kill fell too late to count: {fell}"
 
 
-def start(place, output: Path) -> subprocess.Popen:
-    """The command in a session, and so a process group, of its own."""
-    command = [TRIMLINE, "annotate", f"source.path={place.tars}", f"output={output}", *SETTINGS]
-    environment = os.environ | {"XDG_CACHE_HOME": str(place.folder / "cache"), "COLUMNS": "200"}
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen(command, env=environment, cwd=place.folder, start_new_session=True, **pipes)
-
-
-def finish(place, output: Path) -> subprocess.CompletedProcess:
-    """The command to its end."""
-    process = start(place, output)
-    try:
-        told, errors = process.communicate(timeout=400)
-    finally:
-        end_session(process.pid)
-    return subprocess.CompletedProcess(process.args, process.returncode, told, errors)
-
-
-def end_session(leader: int) -> None:
-    """Kill whatever is left of a session: Ray's daemons outlive a killed driver by some seconds."""
-    until = time.monotonic() + 20
-    while time.monotonic() < until and (left := members(leader)):
-        for pid in left:
-            try:
-                os.kill(pid, signal.SIGKILL)
-            except ProcessLookupError:
-                continue
-        time.sleep(0.05)
-
-
-def members(session: int) -> list[int]:
-    """The processes of a session that are not dead yet."""
-    found = []
-    for folder in Path("/proc").iterdir():
-        try:
-            state, _, _, own = (folder / "stat").read_text().rpartition(")")[2].split()[:4]
-        except (OSError, ValueError):
-            continue
-        if own == str(session) and state != "Z":
-            found.append(int(folder.name))
-    return found
+def begin(place, output: Path) -> subprocess.Popen:
+    """The command, in a session, and so a process group, of its own."""
+    return start(
+        [TRIMLINE, "annotate", f"source.path={place.tars}", f"output={output}", *SETTINGS], place.folder
+    )
 
 
 def stamps(output: Path) -> dict[str, tuple[int, int]]:

@@ -1,0 +1,75 @@
+"""S3 as a run needs it: an outage is waited out, a store that does not answer is not waited for."""
+
+import asyncio
+from typing import Any
+
+from botocore.exceptions import ConnectionError as NoConnectionError
+from botocore.exceptions import HTTPClientError
+from fsspec.asyn import sync_wrapper
+from s3fs import S3FileSystem
+from tenacity import AsyncRetrying, retry_if_exception, stop_after_delay, wait_random_exponential
+
+_TEMPORARY = {"InternalError", "ServiceUnavailable", "SlowDown", "Throttling", "RequestTimeout", "503", "500"}
+_REFUSED = {
+    *("ExpiredToken", "InvalidAccessKeyId", "InvalidToken", "SignatureDoesNotMatch"),
+    *("RequestTimeTooSkewed", "TokenRefreshRequired", "InvalidSecurity"),
+}
+_SLOWEST_BYTES_PER_S = 1 << 20
+_LONGEST_WAIT_S = 10.0
+
+
+class NoAnswerError(OSError):
+    """The store took a connection and did not answer in time."""
+
+
+class CredentialsRefusedError(OSError):
+    """The store does not take the credentials (any more): no fault of the object that was asked for."""
+
+
+class PatientS3(S3FileSystem):
+    """Asks again, after waits that grow and are drawn by lot, for `outage_s` seconds at most (0: never).
+
+    A call takes `answer_s` seconds and a second for each MiB of its body at most. s3fs itself asks again
+    five times within two seconds, but not when a connection is refused, and waits for a PUT without end.
+    """
+
+    def __init__(self, *, outage_s: float, answer_s: float, **options: Any) -> None:
+        super().__init__(**options)
+        self.outage_s, self.answer_s = outage_s, answer_s
+
+    async def _call_s3(self, method: str, *arguments: Any, **options: Any) -> Any:
+        body = options.get("Body")
+        size = len(body) if isinstance(body, bytes | bytearray | memoryview) else 0
+        limit_s = self.answer_s + size / _SLOWEST_BYTES_PER_S
+        trying = AsyncRetrying(
+            stop=stop_after_delay(self.outage_s),
+            wait=wait_random_exponential(multiplier=0.2, max=_LONGEST_WAIT_S),
+            retry=retry_if_exception(is_outage),
+            reraise=True,
+        )
+        async for attempt in trying:
+            with attempt:
+                try:
+                    return await asyncio.wait_for(super()._call_s3(method, *arguments, **options), limit_s)
+                except TimeoutError:
+                    raise NoAnswerError(f"the store did not answer {method} in {limit_s:.0f} s") from None
+                except OSError as error:
+                    if code_of(error) in _REFUSED:
+                        told = f"the store refuses the credentials: {code_of(error)}"
+                        raise CredentialsRefusedError(told) from error
+                    raise
+        raise AssertionError("the last attempt raises")
+
+    call_s3 = sync_wrapper(_call_s3)
+
+
+def is_outage(error: BaseException) -> bool:
+    """Whether the store may answer better the next time."""
+    lost = (NoAnswerError, HTTPClientError, NoConnectionError, ConnectionError)
+    return isinstance(error, lost) or code_of(error) in _TEMPORARY
+
+
+def code_of(error: BaseException) -> str:
+    """The code that S3 gave for an error, "" if it gave none."""
+    response = getattr(error.__cause__ or error, "response", None)
+    return str(response.get("Error", {}).get("Code", "")) if isinstance(response, dict) else ""

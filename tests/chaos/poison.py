@@ -1,0 +1,60 @@
+"""A reducer, an engine and a source of a user's own that kill their process on certain samples."""
+
+import os
+import signal
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from pipeline.config import counted, free
+from pipeline.engines.base import Engine, Request
+from pipeline.engines.transformers import Transformers
+from pipeline.sources.webdataset import WebDataset
+from trim import Full, Reduced, VisualTokens
+
+
+@dataclass(frozen=True)
+class PoisonedReducer:
+    """All tokens; dies of the requests with these identities."""
+
+    deadly: tuple[int, ...] = ()
+    needs: ClassVar[frozenset] = frozenset({"identity"})
+
+    def __call__(self, x: VisualTokens) -> list[Reduced]:
+        if set(x.identity.tolist()) & set(self.deadly):
+            os.kill(os.getpid(), signal.SIGSEGV)
+        return Full()(x)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PoisonedEngine(Transformers):
+    """transformers; runs out of memory, as it were, where a prompt holds a word."""
+
+    word: str = counted("poison")
+
+    def load(self, *arguments: Any, **options: Any) -> "Engine":
+        return _Engine(super().load(*arguments, **options), self.word)
+
+
+@dataclass
+class _Engine:
+    engine: Engine
+    word: str
+
+    def generate(self, requests: list[Request]) -> list[Any]:
+        if any(self.word in request.prompt for request in requests):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return self.engine.generate(requests)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PoisonedTars(WebDataset):
+    """Tars; reading a certain key aborts."""
+
+    deadly: str = free("")
+
+    def samples(self, *arguments: Any, **options: Any) -> Iterator[Any]:
+        for sample in super().samples(*arguments, **options):
+            if sample is not None and sample.key == self.deadly:
+                os.kill(os.getpid(), signal.SIGABRT)
+            yield sample

@@ -1,0 +1,96 @@
+"""Requests that kill their workers, at every stage: a row with the signal each; all others are answered."""
+
+import json
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from campaign import SETTINGS, TRIMLINE
+from processes import run
+from runs import lasting, read_units, rows
+from tars import add, jpeg
+
+from pipeline.stages.encode import identity_of
+
+pytestmark = [pytest.mark.chaos, pytest.mark.timeout(1200)]
+# The decoder that dies is Pillow's own: what is patched is a library, in every process that starts.
+DEADLY_DECODER = """
+import os, signal
+from PIL import ImageFile
+load = ImageFile.ImageFile.load
+def deadly(self):
+    if self.size == (101, 37):
+        os.kill(os.getpid(), signal.SIGSEGV)
+    return load(self)
+ImageFile.ImageFile.load = deadly
+"""
+
+
+def write(path: Path, seed: int, samples: int, *, poison: bool) -> None:
+    """A question each; if it is to be poisoned, sample 2 kills the decoder and sample 8 the engine."""
+    with tarfile.open(path, "w") as tar:
+        for index in range(samples):
+            deadly = poison and index == 2
+            picture = jpeg(index, 101, 37) if deadly else jpeg(100 * seed + index, 64)
+            word = "poison" if poison and index == 8 else "thing"
+            add(tar, f"{seed}-{index:03d}.jpg", picture)
+            add(
+                tar, f"{seed}-{index:03d}.json", json.dumps({"question": f"what {word} is {index}?"}).encode()
+            )
+
+
+def test_each_culprit_is_named_and_all_others_are_answered(tmp_path):
+    import hashlib
+
+    (tmp_path / "tars").mkdir()
+    write(tmp_path / "tars" / "0.tar", 0, 12, poison=True)
+    write(tmp_path / "tars" / "1.tar", 1, 12, poison=False)
+    (tmp_path / "code").mkdir()
+    (tmp_path / "code" / "sitecustomize.py").write_text(DEADLY_DECODER)
+    identity = identity_of(hashlib.sha256(jpeg(5, 64)).hexdigest(), "what thing is 5?")
+    for group, target, keys in (
+        ("reducer", "poison.PoisonedReducer", f"deadly: [{identity}]"),
+        ("engine", "poison.PoisonedEngine", "token_budget: 4096"),
+        ("source", "poison.PoisonedTars", "path: ???\ndeadly: 1-007"),
+    ):
+        (tmp_path / "conf" / group).mkdir(parents=True)
+        (tmp_path / "conf" / group / "poisoned.yaml").write_text(f"_target_: {target}\n{keys}\n")
+    settings = [item for item in SETTINGS if not item.startswith(("reducer=", "source=", "unit_bytes="))]
+    output = tmp_path / "out"
+    command = [
+        *(TRIMLINE, "annotate", "--config-dir", str(tmp_path / "conf"), *settings, "unit_samples=4"),
+        *("source=poisoned", "reducer=poisoned", "engine=poisoned"),
+        *(f"source.path={tmp_path}/tars", f"output={output}", "max_failed_fraction=0.5"),
+    ]
+    path = f"{tmp_path / 'code'}:{Path(__file__).parent}"
+    done = run(command, tmp_path, PYTHONPATH=path)
+    assert done.returncode == 1, done.stderr
+    assert "shard 1: reading it killed its worker: SIGABRT" in done.stdout + done.stderr
+
+    found = {row["sample_key"]: row for row in rows(output)}
+    failed = {key: row["error"] for key, row in found.items() if row["status"] != "ok"}
+    assert failed == {
+        "0-002": "the worker of stage decode died of SIGSEGV on this sample alone",
+        "0-005": "the worker of stage encode died of SIGSEGV on this sample alone",
+        "0-008": "the worker of stage generate died of SIGKILL on this sample alone",
+    }
+    assert sorted(found) == [f"0-{index:03d}" for index in range(12)] + [
+        f"1-{index:03d}" for index in range(4)
+    ]
+    footers = {name: footer for name, (_, footer) in read_units(output).items()}
+    broken = footers["000001-00000004-00000004-end.parquet"]
+    assert broken["shard_error"] == "reading it killed its worker: SIGABRT"
+
+    calm = [item.replace("out", "calm", 1) if item.startswith("output=") else item for item in command]
+    calm = [
+        item
+        for item in calm
+        if not item.startswith(("source=", "reducer=", "engine=", "--config", str(tmp_path / "conf")))
+    ]
+    calm += ["source=webdataset", "reducer=full", "engine.token_budget=4096"]
+    assert run(calm, tmp_path).returncode == 0
+    undisturbed = {row["sample_key"]: row for row in lasting(rows(tmp_path / "calm"), "reducer")}
+    ours = {row["sample_key"]: row for row in lasting(rows(output), "reducer")}
+    assert all(ours[key] == undisturbed[key] for key in ours.keys() - failed.keys())
+    assert np.mean([row["status"] == "ok" for row in undisturbed.values()]) == 1
