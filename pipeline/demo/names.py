@@ -15,9 +15,11 @@ from pipeline.errors import ConfigError
 PICTURES = "demo:pictures"
 TRAINED = "demo:model/"
 RANDOM = "demo:random/"
+SIZED = "demo:random_"  # and a name of `geometry.SIZES`
 PARTS = ("llava", "clip")
 SCENES = 24  # of the test split, beside the photographs
 _RANDOM_VERSION = 2  # part of the cache folder's name; raise it with every change of what is made
+_SIZED_VERSION = 1
 _PICTURES_VERSION = 3
 _QUESTIONS = Path(__file__).with_name("photographs.json")
 _CHECKPOINT = Path(__file__).with_name("checkpoint")
@@ -37,7 +39,7 @@ def resolve_source(source: Any) -> Any:
 
 
 def resolve_checkpoint(name: str) -> Path:
-    """The folder of a `demo:` checkpoint: the trained one that is shipped, or the random one.
+    """The folder of a `demo:` checkpoint: the trained one that is shipped, or one with random weights.
 
     Raises ConfigError if there is none of that name.
     """
@@ -48,6 +50,8 @@ def resolve_checkpoint(name: str) -> Path:
         return _CHECKPOINT / part
     if part in PARTS and f"{kind}/" == RANDOM:
         return random_checkpoint() / part
+    if part in PARTS and kind.startswith(SIZED):
+        return _sized_checkpoint(kind.removeprefix(SIZED)) / part
     there = ", ".join(kind + part for kind in (TRAINED, RANDOM) for part in PARTS)
     raise ConfigError(f"model: {name!r} is no demo checkpoint; there are {there}")
 
@@ -60,6 +64,17 @@ def random_checkpoint() -> Path:
 
         make(folder)
     return folder
+
+
+def _sized_checkpoint(size: str) -> Path:
+    """The folder of random weights of LLaVA's sizes, some gigabytes in the cache."""
+    from pipeline.demo.geometry import SIZES, make
+
+    if size not in SIZES:
+        raise ConfigError(f"model: {SIZED}{size} is none of {', '.join(SIZED + name for name in SIZES)}")
+    return _made_once(
+        cache_folder() / f"random-{size}-v{_SIZED_VERSION}", lambda folder: make(folder, SIZES[size])
+    )
 
 
 def pictures() -> Path:
