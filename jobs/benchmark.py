@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 SPLITS = ("train", "val", "test")
 PARTS = {
-    "pipeline": ("efficiency", "driver_memory", "reduction"),
+    "pipeline": ("efficiency", "driver_memory", "reduction", "resume"),
     "demo": ("demo",),
     "reducers": ("reducers",),
 }
@@ -38,6 +38,7 @@ class Benchmark:
     side: int = free(200)
     rounds: int = free(4)
     driver_requests: list[int] = free(default_factory=lambda: [5000, 100000])
+    resume_units: int = free(100_000)
     reduction_images: int = free(64)
     reduction_dtype: str = free("bfloat16")
     reducer_batches: list[int] = free(default_factory=lambda: [1, 16, 64])
@@ -61,6 +62,7 @@ class Benchmark:
         require(self.samples >= 4, "benchmark.samples must be at least 4: a steady state needs some units")
         batches = self.reducer_batches
         require(bool(batches) and min(batches) >= 1, "benchmark.reducer_batches must be at least 1 each")
+        require(self.resume_units >= 100, "benchmark.resume_units must be at least 100")
         require(bool(self.driver_requests), "benchmark.driver_requests must not be empty")
         require(self.reduction_images >= 1, "benchmark.reduction_images must be at least 1")
 
@@ -84,7 +86,7 @@ def run(config: DictConfig) -> int:
 
 def _measure(part: str, options: Benchmark, config: "RunConfig") -> tuple[dict[str, Any], "Table"]:
     """A part's figures, and the table that shows them."""
-    from pipeline.benchmark import demo, driver_memory, efficiency, reducers, reduction
+    from pipeline.benchmark import demo, driver_memory, efficiency, reducers, reduction, resume
 
     if part == "reducers":
         found = {name: make_reducer(name)[0] for name in reducer_names()}
@@ -110,6 +112,9 @@ def _measure(part: str, options: Benchmark, config: "RunConfig") -> tuple[dict[s
         stubbed = dataclasses.replace(config, limits=limits)
         figures = driver_memory.measure(stubbed, tuple(options.driver_requests), 20)
         return figures, driver_memory.table(figures)
+    if part == "resume":
+        figures = resume.measure(config, options.resume_units)
+        return figures, resume.table(figures)
     figures = reduction.measure(options.reduction_images, 16, 1, options.reduction_dtype)
     return figures, reduction.table(figures)
 

@@ -1,5 +1,6 @@
 """The run: everything between a configuration and a finished output."""
 
+import json
 import time
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -17,7 +18,7 @@ from pipeline.plan import Plan
 from pipeline.prepare import ArmState, Prepared, look_again, prepare
 from pipeline.progress import Progress
 from pipeline.sources.base import Source
-from pipeline.storage import Storage, store_errors, write_atomic
+from pipeline.storage import Storage, read_bytes, store_errors, write_atomic
 from pipeline.summary import summarise
 from pipeline.tasks import Task
 from pipeline.units import UnitLimits
@@ -150,8 +151,10 @@ def _known_samples(prepared: Prepared) -> int | None:
 
 def _conclude(config: RunConfig, plan: Plan, state: ArmState, message: str) -> Outcome:
     """Summary, exit status and, if all is well, _SUCCESS as the last file."""
-    _take_back_success(config, state)
-    summary = summarise(state.folder, plan, state.finished, config.storage)
+    summary = _standing_summary(config, state)
+    if summary is None:
+        _take_back_success(config, state)
+        summary = summarise(state.folder, plan, state.finished, config.storage)
     ok, rows = summary["status"].get("ok", 0), summary["rows"]
     if summary["failed_shards"]:
         first = summary["failed_shards_named"][0]
@@ -164,6 +167,14 @@ def _conclude(config: RunConfig, plan: Plan, state: ArmState, message: str) -> O
     fs, folder = config.storage.open(state.folder)
     write_atomic(fs, f"{folder}/_SUCCESS", b"")
     return Outcome(0, summary, message)
+
+
+def _standing_summary(config: RunConfig, state: ArmState) -> dict[str, Any] | None:
+    """The summary of an earlier end that still stands: of as many units, and marked as a success."""
+    fs, folder = config.storage.open(state.folder)
+    told = read_bytes(fs, f"{folder}/summary.json") if fs.exists(f"{folder}/_SUCCESS") else None
+    summary = json.loads(told) if told else None
+    return summary if summary and summary["units"] == state.finished.count else None
 
 
 def _take_back_success(config: RunConfig, state: ArmState) -> None:
