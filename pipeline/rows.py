@@ -8,6 +8,7 @@ import json
 import os
 import resource
 import socket
+import sys
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
@@ -53,6 +54,7 @@ class UnitRow:
             "start": started,
             "end": time.time(),
             "peak_memory_bytes": peak_memory_bytes(),
+            "peak_gpu_memory_bytes": peak_gpu_memory_bytes(),
             "startup_s": startup_s,
         }
         stages = {**self.trace.get("stages", {}), stage: visit}
@@ -66,6 +68,14 @@ def peak_memory_bytes() -> int:
         line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM:"))
         return int(line.split()[1]) * 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # macOS: in bytes
+
+
+def peak_gpu_memory_bytes() -> int | None:
+    """Peak of what torch held on GPUs in this process; None if it uses none."""
+    torch = sys.modules.get("torch")
+    if torch is None or not torch.cuda.is_initialized():
+        return None
+    return sum(torch.cuda.max_memory_reserved(device) for device in range(torch.cuda.device_count()))
 
 
 def pack(row: UnitRow) -> pa.Table:

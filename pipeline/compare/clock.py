@@ -79,6 +79,7 @@ class Clock:
 
     def __init__(self) -> None:
         self.peak_memory_bytes: dict[str, dict[str, int]] = defaultdict(dict)
+        self.peak_gpu_memory_bytes: dict[str, dict[str, int]] = defaultdict(dict)  # of stages on a GPU
         self.ran_together = True  # whether all arms went through `encode` together, unit by unit
         self._attempts: dict[str, _Attempt] = defaultdict(_Attempt)
         self._finished: dict[str, list[tuple[str, float, int]]] = defaultdict(list)
@@ -92,9 +93,13 @@ class Clock:
             attempt.alone[arm] += sum(footer["totals"][name] for name in BUSY)
             ok = footer["totals"]["status"].get("ok", 0)
             self._finished[arm].append((footer["attempt"], footer["end_time"], ok))
-            peaks = self.peak_memory_bytes[arm]
             for stage, visit in footer["stages"].items():
-                peaks[stage] = max(peaks.get(stage, 0), visit["peak_memory_bytes"])
+                for name, peaks in (
+                    ("peak_memory_bytes", self.peak_memory_bytes[arm]),
+                    ("peak_gpu_memory_bytes", self.peak_gpu_memory_bytes[arm]),
+                ):
+                    if visit.get(name) is not None:
+                        peaks[stage] = max(peaks.get(stage, 0), visit[name])
         for arm, seconds in shared_seconds(footers).items():
             self._attempts[footers[arm]["attempt"]].shared[arm] += seconds
 

@@ -98,6 +98,7 @@ def time_of(arm: str, sums: Sums, clock: Clock, pricing: Pricing | None) -> dict
             "startup": time.startup,
         },
         "peak_memory_bytes": clock.peak_memory_bytes[arm],
+        "peak_gpu_memory_bytes": clock.peak_gpu_memory_bytes[arm],
         "cost": None if pricing is None else cost_of(time, per_success, ok, pricing),
         "throughput": clock.throughput(arm),
     }

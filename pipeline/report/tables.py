@@ -158,13 +158,18 @@ def _differences(pairs: Arms, arms: Arms) -> Grid:
 
 
 def _memory(arms: Arms) -> Grid:
-    stages = dict.fromkeys(stage for arm in arms.values() for stage in arm.get("peak_memory_bytes") or {})
+    columns = _peaks(arms, "peak_memory_bytes", "") | _peaks(arms, "peak_gpu_memory_bytes", " (GPU)")
+    note = "Resident memory of each stage's process at its highest, shared memory included."
+    return _by_arm("Peak memory", arms, columns, note)
+
+
+def _peaks(arms: Arms, key: str, suffix: str) -> dict[str, Callable[[Mapping[str, Any]], str]]:
+    stages = dict.fromkeys(stage for arm in arms.values() for stage in arm.get(key) or {})
 
     def column(stage: str) -> Callable[[Mapping[str, Any]], str]:
-        return lambda arm: plain((arm.get("peak_memory_bytes") or {}).get(stage), size)
+        return lambda arm: plain((arm.get(key) or {}).get(stage), size)
 
-    note = "Resident memory of each stage's process at its highest, shared memory included."
-    return _by_arm("Peak memory", arms, {stage: column(stage) for stage in stages}, note)
+    return {f"{stage}{suffix}": column(stage) for stage in stages}
 
 
 def _made(arms: Arms) -> Grid:
