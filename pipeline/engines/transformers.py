@@ -1,5 +1,6 @@
 """The configuration of the transformers engine; torch comes in with `load`."""
 
+import dataclasses
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -13,11 +14,13 @@ if TYPE_CHECKING:
 class Transformers:
     """Batches of at most `max_batch` requests and `token_budget` input tokens, padding included.
 
-    Both count for the fingerprint: another batch rounds differently, and samples differently.
+    `prefix_cache` computes once what all prompts begin with. All count for the fingerprint: another batch
+    rounds differently, and samples differently.
     """
 
     token_budget: int = counted(16384)
     max_batch: int = counted(64)
+    prefix_cache: bool = counted(True)
 
     def __post_init__(self) -> None:
         require(self.token_budget >= 1, "engine.token_budget must be at least 1")
@@ -25,8 +28,8 @@ class Transformers:
 
     def other_batches(self) -> "Transformers":
         """Batches of half the size: what they change in answers, batching alone changes."""
-        return Transformers(
-            token_budget=max(1, self.token_budget // 2), max_batch=max(1, self.max_batch // 2)
+        return dataclasses.replace(
+            self, token_budget=max(1, self.token_budget // 2), max_batch=max(1, self.max_batch // 2)
         )
 
     def load(self, model: Model, decoding: Decoding, *, device: str, seed: int) -> "TransformersEngine":

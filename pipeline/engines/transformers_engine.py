@@ -1,8 +1,9 @@
-"""Answers by transformers' own `generate`, in left-padded batches of similar length.
+"""Answers by transformers' own `generate`, in batches of similar length whose common head is computed once.
 
 Legend: B requests of a batch, L tokens of the longest prompt (visual ones included), H language width.
 """
 
+import copy
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
@@ -12,8 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
-from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaList
+from transformers import Cache, GenerationConfig, StoppingCriteria, StoppingCriteriaList
 
 from pipeline.config import Decoding
 from pipeline.engines.base import Answer, Request
@@ -29,6 +29,8 @@ class TransformersEngine:
         self.decoding = decoding
         self.seed = seed
         self._lm = language_model
+        self._head: list[int] = []
+        self._head_cache: Any = None
         sampling = {}
         if decoding.temperature > 0:
             sampling = {"temperature": decoding.temperature, "top_p": decoding.top_p, "top_k": 0}
@@ -69,12 +71,14 @@ class TransformersEngine:
     def _run(self, prompts: list[list[int]], requests: list[Request]) -> list[Answer]:
         started = perf_counter()
         embeds = [self._lm.embed_ids(ids, r.tokens_KD) for ids, r in zip(prompts, requests, strict=True)]
-        inputs_BLH, mask_BL = pad_left(embeds)
+        head = self._lm.head(prompts) if self.config.prefix_cache else []
+        inputs_BLH, mask_BL = pad_behind(embeds, len(head))
         clock = _Prefill(self._lm.device)
         with self._random_numbers(requests):
             tokens_BG = self._lm.model.generate(
                 inputs_embeds=inputs_BLH,
                 attention_mask=mask_BL,
+                past_key_values=self._prefilled(head, len(requests)),
                 generation_config=self._generation,
                 stopping_criteria=StoppingCriteriaList([clock]),
                 tokenizer=self._lm.tokenizer,
@@ -82,7 +86,7 @@ class TransformersEngine:
         rows = tokens_BG.tolist()
         stopped = perf_counter()
         ends = [self._end(row) for row in rows]
-        prefill = share(clock.stopped - started, [len(e) for e in embeds])
+        prefill = share(clock.stopped - started, [len(e) - len(head) for e in embeds])
         decode = share(stopped - clock.stopped, [len(ids) for ids, _, _ in ends])
         return [
             Answer(
@@ -98,6 +102,19 @@ class TransformersEngine:
                 prompts, ends, prefill, decode, strict=True
             )
         ]
+
+    def _prefilled(self, head: list[int], count: int) -> Cache | None:
+        """The keys and values of what all prompts begin with, for a batch; computed once.
+
+        `generate` takes all of the inputs beside it, and leaves out as many as the cache holds.
+        """
+        if not head:
+            return None
+        if self._head != head:
+            self._head, self._head_cache = head, self._lm.prefill(head)
+        cache = copy.deepcopy(self._head_cache)
+        cache.batch_repeat_interleave(count)
+        return cache
 
     def _end(self, row: list[int]) -> tuple[tuple[int, ...], str, str]:
         """The row up to its end, its text, and why it ended there."""
@@ -138,11 +155,19 @@ def plan_batches(lengths: Sequence[int], token_budget: int, max_batch: int) -> l
     return batches
 
 
-def pad_left(embeds: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    """Sequences [*, H] -> (inputs_BLH padded with zeros on the left, attention mask_BL, int64)."""
-    ones = [torch.ones(len(sequence), dtype=torch.int64, device=sequence.device) for sequence in embeds]
-    inputs_BLH = pad_sequence(list(embeds), batch_first=True, padding_side="left")
-    return inputs_BLH, pad_sequence(ones, batch_first=True, padding_side="left")
+def pad_behind(embeds: Sequence[Tensor], head: int) -> tuple[Tensor, Tensor]:
+    """Sequences [*, H] -> (inputs_BLH, attention mask_BL, int64), padded with zeros behind the first `head`.
+
+    The ends stand in line, and so do the heads, which all sequences have in common.
+    """
+    longest = max(len(sequence) for sequence in embeds)
+    inputs_BLH = embeds[0].new_zeros(len(embeds), longest, embeds[0].shape[1])
+    mask_BL = torch.zeros(inputs_BLH.shape[:2], dtype=torch.int64, device=inputs_BLH.device)
+    for row, sequence in enumerate(embeds):
+        rest = len(sequence) - head
+        inputs_BLH[row, :head], inputs_BLH[row, longest - rest :] = sequence[:head], sequence[head:]
+        mask_BL[row, :head] = mask_BL[row, longest - rest :] = 1
+    return inputs_BLH, mask_BL
 
 
 def share(total: float, parts: Sequence[int]) -> list[float]:

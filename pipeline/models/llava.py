@@ -3,13 +3,14 @@
 Legend: K visual tokens kept, L tokens of a prompt (visual ones included), D vision width, H language width.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import safe_open
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, Cache, GenerationConfig
 from transformers.models.llava.modeling_llava import LlavaMultiModalProjector
 
 from pipeline.errors import ConfigError
@@ -69,6 +70,19 @@ class LanguageModel:
     def tokenize(self, prompt: str) -> list[int]:
         """Token ids as the checkpoint's processor gives them, but one image token, not one for each patch."""
         return self.tokenizer(prompt)["input_ids"]
+
+    def head(self, prompts: Sequence[list[int]]) -> list[int]:
+        """What all prompts begin with, up to their images."""
+        heads = [ids[: ids.index(self.image_token_id)] for ids in prompts]
+        return heads[0] if all(head == heads[0] for head in heads) else []
+
+    @torch.inference_mode()
+    def prefill(self, token_ids: list[int]) -> Cache:
+        """The keys and values of text at the beginning of a prompt, of a batch of one."""
+        ids_1L = torch.tensor([token_ids], device=self.device)
+        cache = self.model(input_ids=ids_1L, use_cache=True, logits_to_keep=1).past_key_values
+        assert isinstance(cache, Cache)
+        return cache
 
     def embed(self, prompt: str, tokens_KD: Tensor) -> tuple[Tensor, int]:
         """The input embeddings [L, H] of a prompt that holds `<image>` exactly once, and its text tokens.

@@ -12,7 +12,7 @@ from transformers import AutoProcessor, LlavaForConditionalGeneration
 from pipeline.config import Decoding, Model
 from pipeline.engines.base import Request
 from pipeline.engines.transformers import Transformers
-from pipeline.engines.transformers_engine import TransformersEngine, pad_left, plan_batches, share
+from pipeline.engines.transformers_engine import TransformersEngine, pad_behind, plan_batches, share
 from pipeline.errors import ConfigError
 from pipeline.models.clip import ClipEncoder
 from pipeline.models.llava import LanguageModel
@@ -121,7 +121,7 @@ def test_the_test_above_means_something(language_model, reference):
         torch.cat([language_model.embed(r.prompt, r.tokens_KD)[0], embed(torch.tensor(ids))])
         for r, ids in chosen
     ]
-    inputs_BLH, mask_BL = pad_left(sequences)
+    inputs_BLH, mask_BL = pad_behind(sequences, 0)
     positions_BL = (mask_BL.cumsum(-1) - 1).clamp(min=0)
     together = language_model.model(
         inputs_embeds=inputs_BLH, attention_mask=mask_BL, position_ids=positions_BL
@@ -137,7 +137,9 @@ def test_the_test_above_means_something(language_model, reference):
 
 def test_shares_of_a_batch_add_up(language_model, reference):
     answers = engine(language_model).generate(reference.requests[:4])
-    rates = {a.prefill_s / (a.prompt_tokens + len(r.tokens_KD)) for a, r in zip(answers, reference.requests)}  # noqa: B905
+    head = len(language_model.head([language_model.tokenize(reference.requests[0].prompt)]))
+    computed = [a.prompt_tokens + len(r.tokens_KD) - head for a, r in zip(answers, reference.requests)]  # noqa: B905
+    rates = {answer.prefill_s / tokens for answer, tokens in zip(answers, computed, strict=True)}
     assert max(rates) == pytest.approx(min(rates))
 
 
@@ -264,10 +266,28 @@ def test_any_plan_is_whole_and_within_its_bounds():
             assert len(batch) == 1 or len(batch) * max(lengths[i] for i in batch) <= budget
 
 
-def test_pad_left():
-    inputs_BLH, mask_BL = pad_left([torch.ones(1, 2), torch.full((3, 2), 2.0)])
+def test_padding_stands_behind_the_head():
+    one, other = torch.ones(1, 2), torch.full((3, 2), 2.0)
+    inputs_BLH, mask_BL = pad_behind([one, other], 0)
     assert mask_BL.tolist() == [[0, 0, 1], [1, 1, 1]]
     assert inputs_BLH[:, :, 0].tolist() == [[0, 0, 1], [2, 2, 2]]
+    head = torch.full((2, 2), 7.0)
+    inputs_BLH, mask_BL = pad_behind([torch.cat([head, one]), torch.cat([head, other])], 2)
+    assert mask_BL.tolist() == [[1, 1, 0, 0, 1], [1, 1, 1, 1, 1]]
+    assert inputs_BLH[:, :, 0].tolist() == [[7, 7, 0, 0, 1], [7, 7, 2, 2, 2]]
+
+
+def test_a_cached_head_changes_no_answer(language_model, reference):
+    """Also if two templates take turns, and if a batch has both."""
+    answers = [
+        engine(language_model, prefix_cache=cached).generate(reference.requests) for cached in (True, False)
+    ]
+    assert [answer.token_ids for answer in answers[0]] == [answer.token_ids for answer in answers[1]]
+    others = [Request(f"Hm. {request.prompt}", request.tokens_KD) for request in reference.requests[:4]]
+    cached, plain = engine(language_model), engine(language_model, prefix_cache=False)
+    for requests in (others, reference.requests[:4], others[:2] + reference.requests[:2]):
+        ours, theirs = cached.generate(requests), plain.generate(requests)
+        assert [answer.token_ids for answer in ours] == [answer.token_ids for answer in theirs]
 
 
 def test_share():
