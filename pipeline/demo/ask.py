@@ -3,7 +3,7 @@
 Every question also says which things it is `about`: what a text encoder should light up.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import combinations, product
 
@@ -44,6 +44,26 @@ def ask_all(scene: Scene, rng: np.random.Generator, *, held_out: bool) -> list[A
     asked += _choose(_count(scene, rng), rng)
     asked += _existence(scene, rng, held_out)
     return asked + _choose(_size(scene), rng)
+
+
+def ask_more(scene: Scene, rng: np.random.Generator, times: Mapping[str, int]) -> list[Asked]:
+    """Up to `times` questions of each kind (of one that is not named: one), pairs of them on existence."""
+    options = {
+        "color": _color(scene),
+        "shape": _shape(scene),
+        "texture": _texture(scene),
+        "position": _position(scene),
+        "relation": _relation(scene),
+        "count": _count(scene, rng),
+        "size": _size(scene),
+    }
+    asked = []
+    for kind, known in options.items():
+        number = min(times.get(kind, 1), len(known))
+        asked += [known[index] for index in rng.choice(len(known), number, replace=False)] if number else []
+    for _ in range(times.get("existence", 1)):
+        asked += _existence(scene, rng, False)
+    return asked
 
 
 def phrases(scene: Scene, rng: np.random.Generator) -> list[Asked]:

@@ -15,7 +15,10 @@ MINIATURE = {
     "reported_pictures": 2,
     "validate_every": 4,
     "tower": {"steps": 8, "pictures": 5},
-    "language": {"steps": 6, "mixed_steps": 4, "pictures": 4, "full_pictures": 2, "reduced_rows": 12},
+    "language": {
+        **{"steps": 4, "mixed_steps": 2, "pictures": 4, "full_pictures": 2, "reduced_rows": 8},
+        **{"drawn_steps": 2, "drawn_mixed_steps": 2, "drawn_pictures": 4},
+    },
 }
 
 

@@ -7,7 +7,7 @@ shown by their objects' patches and some others: short sequences, which teach th
 Legend: N patches, D vision width, P joint width, K tokens kept.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.demo.ask import Asked
+from pipeline.demo.ask import Asked, ask_more
 from pipeline.demo.training.corpus import GRID, Corpus, unpatchify
 from pipeline.demo.training.language import Row
 from pipeline.demo.training.tower_batch import SUFFIX, SUFFIX_SHARE
@@ -26,6 +26,7 @@ from pipeline.models.preprocess import Preprocessor
 from trim import PruMerge, Random, Reducer, Trim, VisionZip, VisualTokens
 
 PICTURES_AT_ONCE = 32
+OFTEN = {"position": 2, "relation": 6, "count": 3, "existence": 3}  # what the first round leaves weakest
 FEWEST, MOST = 8, 400  # tokens of the random arm, log-uniformly
 
 
@@ -45,6 +46,31 @@ class Features:
     @property
     def patches(self) -> Tensor:
         return self.fields["patches"]
+
+    def learn(self, texts: Collection[str]) -> None:
+        """Encode those of some texts that `texts` does not have."""
+        new = sorted(set(texts) - self.texts.keys())
+        if new:
+            self.texts.update(zip(new, self.encoder.encode_texts(new).cpu(), strict=True))
+
+
+# What is asked of picture `index`.
+Ask = Callable[[int], Sequence[Asked]]
+
+
+def asked_once(features: Features) -> Ask:
+    """The caption and the questions that came with each picture."""
+    return lambda index: _questions(features, index)
+
+
+def asked_anew(features: Features, rng: np.random.Generator) -> Ask:
+    """The caption and questions drawn anew, of the kinds that need several things more than one."""
+
+    def ask(index: int) -> Sequence[Asked]:
+        truth = features.corpus.truths[index]
+        return (truth.describe, *ask_more(truth.scene, rng, OFTEN))
+
+    return ask
 
 
 def encode(clip: Path, feature_layer: int, corpus: Corpus, device: torch.device) -> Features:
@@ -72,20 +98,22 @@ def encode(clip: Path, feature_layer: int, corpus: Corpus, device: torch.device)
     return Features(fields, corpus, texts, encoder)
 
 
-def whole_rows(features: Features, talk: Conversation, rng: np.random.Generator, pictures: int) -> list[Row]:
-    """Pictures with all their tokens and all their questions."""
+def whole_rows(
+    features: Features, ask: Ask, talk: Conversation, rng: np.random.Generator, pictures: int
+) -> list[Row]:
+    """Pictures with all their tokens and all that is asked of them."""
     chosen = rng.choice(len(features.corpus), pictures, replace=False)
-    return [Row(features.patches[index], _all_turns(features, talk, rng, index)) for index in chosen]
+    return [Row(features.patches[index], _turns(ask(int(index)), talk, rng)) for index in chosen]
 
 
 def masked_rows(
-    features: Features, talk: Conversation, rng: np.random.Generator, pictures: int, shown: int
+    features: Features, ask: Ask, talk: Conversation, rng: np.random.Generator, pictures: int, shown: int
 ) -> list[Row]:
-    """Pictures by `shown` patches, those around their objects among them, with all their questions."""
+    """Pictures by `shown` patches, those around their objects among them, with all that is asked of them."""
     rows = []
     for index in rng.choice(len(features.corpus), pictures, replace=False):
         at = shown_patches(features.corpus.coverage(int(index)), shown, rng)
-        rows.append(Row(features.patches[index][at], _all_turns(features, talk, rng, index)))
+        rows.append(Row(features.patches[index][at], _turns(ask(int(index)), talk, rng)))
     return rows
 
 
@@ -100,14 +128,19 @@ def shown_patches(coverage: np.ndarray, count: int, rng: np.random.Generator) ->
     return np.sort(np.argpartition(lots, count)[:count])
 
 
-def reduced_rows(features: Features, talk: Conversation, rng: np.random.Generator, count: int) -> list[Row]:
+def reduced_rows(
+    features: Features, ask: Ask, talk: Conversation, rng: np.random.Generator, count: int
+) -> list[Row]:
     """One question each, with the tokens that an arm by lot keeps for it."""
-    rows = []
-    for index in rng.integers(len(features.corpus), size=count):
-        asked = _questions(features, int(index))
+    chosen = []
+    for index in map(int, rng.integers(len(features.corpus), size=count)):
+        asked = ask(index)
         item = asked[int(rng.integers(len(asked)))]
-        suffix = _suffix(item, rng)
-        tokens = reduce(features, int(index), item.question + suffix, _arm(rng), int(rng.integers(2**62)))
+        chosen.append((index, item, _suffix(item, rng)))
+    features.learn([item.question + suffix for _, item, suffix in chosen])
+    rows = []
+    for index, item, suffix in chosen:
+        tokens = reduce(features, index, item.question + suffix, _arm(rng), int(rng.integers(2**62)))
         rows.append(Row(tokens, (talk.turn(item, suffix),)))
     return rows
 
@@ -154,10 +187,8 @@ def _questions(features: Features, index: int) -> Sequence[Asked]:
     return (truth.describe, *truth.asked)
 
 
-def _all_turns(
-    features: Features, talk: Conversation, rng: np.random.Generator, index: int
-) -> tuple[Turn, ...]:
-    return tuple(talk.turn(item, _suffix(item, rng)) for item in _questions(features, index))
+def _turns(asked: Sequence[Asked], talk: Conversation, rng: np.random.Generator) -> tuple[Turn, ...]:
+    return tuple(talk.turn(item, _suffix(item, rng)) for item in asked)
 
 
 def _suffix(item: Asked, rng: np.random.Generator) -> str:

@@ -19,19 +19,28 @@ class Schedule:
     """Learning rates: linear warm-up to their peaks, then a cosine down to a hundredth.
 
     `peak` is AdamW's; `matrix_peak` is Muon's (Jordan et al. 2024), which moves the matrices of layers:
-    towers as small as these need half as many steps with it.
+    towers as small as these need half as many steps with it. From step `restart` on the same again, from half
+    the peaks.
     """
 
     steps: int
     peak: float
     matrix_peak: float = 0.02
     warmup: int = 100
+    restart: int | None = None
 
     def at(self, step: int) -> float:
         """The share of the peak."""
+        if self.restart is None:
+            return self._of_round(step, self.steps)
+        if step < self.restart:
+            return self._of_round(step, self.restart)
+        return self._of_round(step - self.restart, self.steps - self.restart) / 2
+
+    def _of_round(self, step: int, steps: int) -> float:
         if step < self.warmup:
             return (step + 1) / self.warmup
-        done = (step - self.warmup) / max(1, self.steps - self.warmup)
+        done = (step - self.warmup) / max(1, steps - self.warmup)
         return 0.01 + 0.99 * (1 + math.cos(math.pi * min(1.0, done))) / 2
 
 

@@ -53,16 +53,27 @@ class TowerRecipe:
 
 @dataclass(frozen=True, kw_only=True)
 class LanguageRecipe:
-    """Stage (b): `steps` on pictures shown in part, then `mixed_steps` on all tokens and on reduced ones."""
+    """Stage (b): `steps` on pictures shown in part, then `mixed_steps` on all tokens and on reduced ones.
+
+    A second round (`drawn_*`) does the same with questions drawn anew, and the hard kinds more often.
+    """
 
     steps: int = free(1500)
     mixed_steps: int = free(500)
+    drawn_steps: int = free(700)
+    drawn_mixed_steps: int = free(300)
+    drawn_pictures: int = free(14)
     pictures: int = free(24)
     shown: int = free(96)
     full_pictures: int = free(4)
     reduced_rows: int = free(48)
     learning_rate: float = free(1.5e-3)
     matrix_learning_rate: float = free(0.02)
+
+    @property
+    def first_round(self) -> int:
+        """How many steps it has."""
+        return self.steps + self.mixed_steps
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -186,17 +197,26 @@ def train_language(
 
     def losses(step: int) -> dict[str, Tensor]:
         rng = np.random.default_rng([recipe.seed, 2, step])
-        if step < plan.steps:
-            rows = arms.masked_rows(features, talk, rng, plan.pictures, plan.shown)
-            return {"masked": _loss(parts, talk, rows)}
-        whole = arms.whole_rows(features, talk, rng, plan.full_pictures)
-        reduced = arms.reduced_rows(features, talk, rng, plan.reduced_rows)
+        again = step >= plan.first_round
+        ask = arms.asked_anew(features, rng) if again else arms.asked_once(features)
+        if step - (plan.first_round if again else 0) < (plan.drawn_steps if again else plan.steps):
+            pictures = plan.drawn_pictures if again else plan.pictures
+            return {
+                "masked": _loss(parts, talk, arms.masked_rows(features, ask, talk, rng, pictures, plan.shown))
+            }
+        whole = arms.whole_rows(features, ask, talk, rng, plan.full_pictures)
+        reduced = arms.reduced_rows(features, ask, talk, rng, plan.reduced_rows)
         return {"whole": _loss(parts, talk, whole), "reduced": _loss(parts, talk, reduced)}
 
     train(
         ground.folder / "language",
         parts,
-        Schedule(plan.steps + plan.mixed_steps, plan.learning_rate, plan.matrix_learning_rate),
+        Schedule(
+            plan.first_round + plan.drawn_steps + plan.drawn_mixed_steps,
+            plan.learning_rate,
+            plan.matrix_learning_rate,
+            restart=plan.first_round,
+        ),
         losses,
         weights={"masked": 1.0, "whole": 0.5, "reduced": 0.5},
         validate=partial(probe_language, parts, checked, talk, recipe.probed_pictures),
