@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from pipeline.errors import ConfigError, RunError, ShardError
 from pipeline.listing import File, list_files
 from pipeline.schema import SHARDS
-from pipeline.sources.base import Shard, Source
+from pipeline.sources.base import Shard, Source, Want
 from pipeline.storage import Storage, canonical, list_names, put_atomic, write_atomic
 
 _SOURCE = b"source"
@@ -190,7 +190,7 @@ def require_same(shard: Shard, storage: Storage) -> None:
 def _first_samples(shards: Iterable[Shard], source: Source, limit: int, storage: Storage) -> Iterator[Shard]:
     left = limit
     for shard in shards:
-        samples = source.samples(shard, storage, lambda _: False)
+        samples = source.samples(shard, storage, lambda _: Want.NOTHING)
         try:
             count = sum(1 for _ in islice(samples, left + 1))
         except ShardError:

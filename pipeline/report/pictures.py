@@ -19,7 +19,7 @@ from pipeline.manifest import load_manifest
 from pipeline.models.checkpoint import resolve
 from pipeline.models.preprocess import Preprocessor
 from pipeline.plan import Plan, load_plan
-from pipeline.sources.base import Source
+from pipeline.sources.base import Source, Want
 from pipeline.storage import Storage
 
 THUMBNAIL_PX = 240
@@ -84,7 +84,9 @@ def read_images(
     """
     wanted = frozenset(samples)
     with storage.reaching("source.path", plan.source):
-        found = output.source.samples(plan.shard(shard, storage), storage, wanted.__contains__)
+        found = output.source.samples(
+            plan.shard(shard, storage), storage, lambda number: Want.ALL if number in wanted else Want.NOTHING
+        )
         for number, sample in zip(range(max(wanted) + 1), found, strict=False):
             if number in wanted and sample is not None and sample.image is not None:
                 yield number, sample.image
