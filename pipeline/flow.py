@@ -44,7 +44,7 @@ def run_flow(
     import ray
 
     _configure_ray_data()
-    units = _answer(_read_and_decode(config, prepared), config, prepared, encode, generate)
+    units = _answer(_read_and_decode(config, prepared, attempt), config, prepared, encode, generate)
     units = _write(units, config, prepared, attempt)
     try:
         for row in units.iter_rows():
@@ -55,7 +55,7 @@ def run_flow(
         raise RunError(f"{reason}; run the same command again to go on") from error
 
 
-def _read_and_decode(config: "RunConfig", prepared: "Prepared") -> Any:
+def _read_and_decode(config: "RunConfig", prepared: "Prepared", attempt: str) -> Any:
     import ray.data
 
     pending = [prepared.missing(shard) for shard in prepared.pending]
@@ -63,6 +63,7 @@ def _read_and_decode(config: "RunConfig", prepared: "Prepared") -> Any:
     shards = ray.data.from_blocks([pa.table({"pending": [index]}) for index in range(len(pending))])
     reading = {
         "output": prepared.plan.folder,
+        "attempt": attempt,
         "source": config.source,
         "storage": config.storage,
         "task": config.task,
@@ -88,7 +89,14 @@ def _answer(units: Any, config: "RunConfig", prepared: "Prepared", encode: Any, 
 
 
 def _write(units: Any, config: "RunConfig", prepared: "Prepared", attempt: str) -> Any:
-    outputs = tuple(
+    outputs = outputs_of(config, prepared)
+    writing = {"outputs": outputs, "storage": config.storage, "attempt": attempt}
+    return _tasks(units, write_unit, config.cluster.write, writing)
+
+
+def outputs_of(config: "RunConfig", prepared: "Prepared") -> tuple[ArmOutput, ...]:
+    """What `write` has to know of the arms."""
+    return tuple(
         ArmOutput(
             folder=state.folder,
             reducer=state.arm.name,
@@ -98,8 +106,6 @@ def _write(units: Any, config: "RunConfig", prepared: "Prepared", attempt: str) 
         )
         for state in prepared.states
     )
-    writing = {"outputs": outputs, "storage": config.storage, "attempt": attempt}
-    return _tasks(units, write_unit, config.cluster.write, writing)
 
 
 def _tasks(units: Any, stage: Any, resources: Resources, arguments: dict[str, Any]) -> Any:

@@ -71,6 +71,11 @@ class Shard:
     samples: int | None = None
     files: tuple[File, ...] = ()
 
+    @property
+    def own_files(self) -> tuple[File, ...]:
+        """All files that the shard is made of."""
+        return self.files or (File(self.uri, self.size, self.etag),)
+
 
 class Source(Protocol):
     """A kind of input; an implementation is a frozen dataclass in a file of its own plus a YAML."""

@@ -37,6 +37,7 @@ def read_pending(
     batch: pa.Table,
     *,
     output: str,
+    attempt: str,
     source: Source,
     storage: Storage,
     task: Task,
@@ -45,7 +46,7 @@ def read_pending(
 ) -> Iterator[pa.Table]:
     """The missing units of one shard: `batch` says which of the `pending` ones."""
     ordinal, finished, partly = pending[batch["pending"][0].as_py()]
-    plan = _plan(output, storage)
+    plan = _plan(output, attempt, storage)
     shard = plan.shard(ordinal, storage)
     require_same(shard, storage)
     cutting = {"storage": storage, "task": task, "limits": limits, "finished": finished, "partly": partly}
@@ -53,7 +54,8 @@ def read_pending(
 
 
 @functools.lru_cache(maxsize=1)
-def _plan(output: str, storage: Storage) -> Plan:
+def _plan(output: str, attempt: str, storage: Storage) -> Plan:
+    """The plan as it is in this attempt: a worker outlives it, and the plan may grow or be renewed."""
     plan = load_plan(output, storage)
     assert plan is not None, "the driver has written the plan"
     return plan
