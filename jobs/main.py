@@ -7,6 +7,7 @@ COMMANDS = {
     "compare": "the same requests under several arms, and what each saves and costs",
     "benchmark": "measure speed and memory on this machine: trimline benchmark pipeline",
     "evaluate": "score a finished output by the rules of a dataset",
+    "verify": "is an output all there? alone, or held against its source",
     "report": "write report.html of a run or a comparison, or draw what was kept for a request",
     "train_demo": "rebuild the demo checkpoint",
 }

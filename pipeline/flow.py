@@ -48,7 +48,7 @@ def run_flow(
 
     _configure_ray_data()
     ledger = start_ledger()
-    units = _read_and_decode(config, prepared, ledger)
+    units = _read_and_decode(config, prepared, attempt, ledger)
     units = _answer(units, config, prepared, ledger, {"encode": encode, "generate": generate})
     units = _write(units, config, prepared, attempt, ledger)
     try:
@@ -62,7 +62,7 @@ def run_flow(
         ray.kill(ledger)
 
 
-def _read_and_decode(config: "RunConfig", prepared: "Prepared", ledger: Any) -> Any:
+def _read_and_decode(config: "RunConfig", prepared: "Prepared", attempt: str, ledger: Any) -> Any:
     import ray.data
 
     pending = [prepared.missing(shard) for shard in prepared.pending]
@@ -71,6 +71,7 @@ def _read_and_decode(config: "RunConfig", prepared: "Prepared", ledger: Any) -> 
     make = partial(
         ReadPending,
         output=prepared.plan.folder,
+        attempt=attempt,
         source=config.source,
         storage=config.storage,
         task=config.task,
@@ -104,7 +105,13 @@ def _answer(
 
 
 def _write(units: Any, config: "RunConfig", prepared: "Prepared", attempt: str, ledger: Any) -> Any:
-    outputs = tuple(
+    write = partial(write_unit, outputs=outputs_of(config, prepared), storage=config.storage, attempt=attempt)
+    return _tasks(units, "write", write, config, ledger)
+
+
+def outputs_of(config: "RunConfig", prepared: "Prepared") -> tuple[ArmOutput, ...]:
+    """What `write` has to know of the arms."""
+    return tuple(
         ArmOutput(
             folder=state.folder,
             reducer=state.arm.name,
@@ -114,8 +121,6 @@ def _write(units: Any, config: "RunConfig", prepared: "Prepared", attempt: str, 
         )
         for state in prepared.states
     )
-    write = partial(write_unit, outputs=outputs, storage=config.storage, attempt=attempt)
-    return _tasks(units, "write", write, config, ledger)
 
 
 def _tasks(units: Any, name: str, stage: Any, config: "RunConfig", ledger: Any) -> Any:

@@ -2,8 +2,11 @@
 
 import dataclasses
 import hashlib
+import importlib
 import json
 import platform
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -24,6 +27,16 @@ class Manifest:
     counted: dict[str, Any]
     configuration: dict[str, Any]
     versions: dict[str, str]
+
+    @contextmanager
+    def describing(self, output: str, storage: Storage) -> Iterator[dict[str, Any]]:
+        """The configuration, to be made objects of again; ConfigError if that does not work."""
+        try:
+            yield self.configuration
+        except (KeyError, TypeError, ValueError, AttributeError, ImportError) as error:
+            raise ConfigError(
+                f"run.json in {storage.redact(output)} is of another version: {error!r}"
+            ) from None
 
 
 def make_manifest(output: str, counted: dict[str, Any], configuration: dict[str, Any]) -> Manifest:
@@ -62,6 +75,17 @@ def load_manifest(output: str, storage: Storage) -> Manifest:
     if data is None:
         raise ConfigError(f"{storage.redact(output)} is no output of Trimline: it has no run.json")
     return _parse(data, output, storage)
+
+
+def remade(settings: Mapping[str, Any], kind: Any = None) -> Any:
+    """The dataclass of which `settings` are the fields: of type `kind`, or of their own `_target_`."""
+    fields = {name: value for name, value in settings.items() if name != "_target_"}
+    if kind is None:
+        module, _, name = settings["_target_"].rpartition(".")
+        kind = getattr(importlib.import_module(module), name)
+        if not dataclasses.is_dataclass(kind):
+            raise TypeError(f"{name} is not a dataclass")
+    return kind(**fields)
 
 
 def _parse(data: bytes, output: str, storage: Storage) -> Manifest:

@@ -1,14 +1,15 @@
 """The plan: the source's listing, frozen in the output when a run first starts.
 
-It only ever grows at its end, one Parquet file per growth, named after its first shard.
+It only ever grows at its end, one Parquet file per growth, named after its first shard. A shard that
+failed and was mended in the source is renewed in its place.
 """
 
 import dataclasses
 import re
 import tempfile
-from collections.abc import Callable, Hashable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from itertools import islice
+from itertools import islice, pairwise
 from typing import Any
 
 import fsspec
@@ -19,7 +20,7 @@ import pyarrow.parquet as pq
 from pipeline.errors import ConfigError, RunError, ShardError
 from pipeline.listing import File, list_files
 from pipeline.schema import SHARDS
-from pipeline.sources.base import Shard, Source
+from pipeline.sources.base import Shard, Source, Want
 from pipeline.storage import Storage, canonical, list_names, put_atomic, write_atomic
 
 _SOURCE = b"source"
@@ -42,6 +43,10 @@ class Plan:
         """A shard's size in bytes."""
         return int(self.table["size"][shard].as_py())
 
+    def line(self, shard: int) -> dict[str, Any]:
+        """A shard's uri, size, etag and number of samples."""
+        return {name: self.table[name][shard].as_py() for name in _LIGHT}
+
     def shard(self, ordinal: int, storage: Storage) -> Shard:
         """One shard with its files, as the plan holds it."""
         part = max((name for name in self.parts if _first_shard(name) <= ordinal), key=_first_shard)
@@ -58,12 +63,23 @@ class Plan:
 
     def shards(self, storage: Storage) -> Iterator[Shard]:
         """All shards with their files, in order, one row group of the plan in memory at a time."""
-        fs, folder = storage.open(self.folder)
         for part in self.parts:
-            with fs.open(f"{folder}/plan/{part}", "rb") as file:
-                reader = pq.ParquetFile(file)
-                for group in range(reader.num_row_groups):
-                    yield from map(_shard, reader.read_row_group(group).to_pylist())
+            yield from self._of_part(part, storage)
+
+    def _of_part(self, part: str, storage: Storage) -> Iterator[Shard]:
+        fs, folder = storage.open(self.folder)
+        with fs.open(f"{folder}/plan/{part}", "rb") as file:
+            reader = pq.ParquetFile(file)
+            for group in range(reader.num_row_groups):
+                yield from map(_shard, reader.read_row_group(group).to_pylist())
+
+    def renew(self, mended: Mapping[int, Shard], storage: Storage) -> None:
+        """Put shards as they are now in the place of those that were, one part after the other."""
+        starts = [*map(_first_shard, self.parts), len(self)]
+        for part, (first, stop) in zip(self.parts, pairwise(starts), strict=True):
+            if any(first <= number < stop for number in mended):
+                shards = (mended.get(shard.shard, shard) for shard in self._of_part(part, storage))
+                _write_part(self.folder, self.source, next(shards), shards, storage)
 
 
 def load_plan(output: str, storage: Storage) -> Plan | None:
@@ -147,7 +163,7 @@ def share_plan(plan: Plan, folder: str, storage: Storage) -> Plan:
 
 
 def _new_files(plan: Plan, source: Source, storage: Storage) -> Iterator[File]:
-    known = (file for shard in plan.shards(storage) for file in _files(shard))
+    known = (file for shard in plan.shards(storage) for file in shard.own_files)
     pairs = np.fromiter(((hash(file.uri), hash(file)) for file in known), np.dtype((np.int64, 2)))
     names, files = np.sort(pairs.T)
     for file in source.entries(storage):
@@ -160,18 +176,37 @@ def _new_files(plan: Plan, source: Source, storage: Storage) -> Iterator[File]:
             )
 
 
+def new_files(plan: Plan, entries: Iterable[File], storage: Storage) -> Iterator[File]:
+    """The entries that the plan has no name for."""
+    names = _hashes(file.uri for shard in plan.shards(storage) for file in shard.own_files)
+    return (file for file in entries if not _holds(names, file.uri))
+
+
+def changed_files(
+    plan: Plan, passed_over: Callable[[int], bool], entries: Iterable[File], storage: Storage
+) -> Iterator[tuple[Shard, File]]:
+    """The files, of shards that are not passed over, that the entries do not hold as the plan does."""
+    present = _hashes(entries)
+    for shard in plan.shards(storage):
+        for file in () if passed_over(shard.shard) else shard.own_files:
+            if not _holds(present, file):
+                yield shard, file
+
+
 def require_unchanged(
     plan: Plan, is_finished: Callable[[int], bool], source: Source, storage: Storage
 ) -> None:
     """Refuse, by name, a shard that is not finished and whose files no longer equal the plan's."""
-    present = _hashes(source.entries(storage))
-    for shard in plan.shards(storage):
-        for file in () if is_finished(shard.shard) else _files(shard):
-            if not _holds(present, file):
-                raise ConfigError(
-                    f"shard {shard.shard} has changed or is gone since the run first started: "
-                    f"{storage.redact(file.uri)}; restore it, or start a new output"
-                )
+    for shard, file in changed_files(plan, is_finished, source.entries(storage), storage):
+        raise has_changed(shard, file, storage)
+
+
+def has_changed(shard: Shard, file: File, storage: Storage) -> ConfigError:
+    """The refusal of a shard that is to be read and no longer equals the plan's."""
+    return ConfigError(
+        f"shard {shard.shard} has changed or is gone since the run first started: "
+        f"{storage.redact(file.uri)}; restore it, or start a new output"
+    )
 
 
 def require_same(shard: Shard, storage: Storage) -> None:
@@ -190,7 +225,7 @@ def require_same(shard: Shard, storage: Storage) -> None:
 def _first_samples(shards: Iterable[Shard], source: Source, limit: int, storage: Storage) -> Iterator[Shard]:
     left = limit
     for shard in shards:
-        samples = source.samples(shard, storage, lambda _: False)
+        samples = source.samples(shard, storage, lambda _: Want.NOTHING)
         try:
             count = sum(1 for _ in islice(samples, left + 1))
         except ShardError:
@@ -222,10 +257,6 @@ def _write_part(output: str, source: str, first: Shard, more: Iterator[Shard], s
 def _shard(row: dict[str, Any]) -> Shard:
     files = tuple(File(**file) for file in row.pop("files") or ())
     return Shard(**row, files=files)
-
-
-def _files(shard: Shard) -> tuple[File, ...]:
-    return shard.files or (File(shard.uri, shard.size, shard.etag),)
 
 
 def _hashes(items: Iterable[Hashable]) -> np.ndarray:

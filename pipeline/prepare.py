@@ -11,9 +11,10 @@ from pipeline.errors import ConfigError
 from pipeline.manifest import Manifest, agree, make_manifest
 from pipeline.models.checkpoint import Geometry
 from pipeline.plan import Plan, extend_plan, load_plan, make_plan, require_unchanged, share_plan
+from pipeline.retry import make_room
 from pipeline.stages.read import Pending
-from pipeline.storage import Storage, canonical, list_names, write_atomic
-from pipeline.units import MAX_UNIT_BYTES, Finished
+from pipeline.storage import Storage, canonical, write_atomic
+from pipeline.units import MAX_UNIT_BYTES, Finished, finished_units
 
 if TYPE_CHECKING:
     from pipeline.run import RunConfig
@@ -59,15 +60,41 @@ class Prepared:
         return shard, everywhere, lacking
 
 
-def prepare(config: "RunConfig", like: Plan | None = None) -> Prepared:
-    """Everything that can be wrong with a configuration, found out without Ray.
+@dataclass(frozen=True)
+class _Checked:
+    """A configuration that agrees with what its outputs hold; `started`: whether they hold anything."""
 
-    Args:
-        like: the plan of another run whose requests are to be answered here, too.
+    geometry: Geometry
+    folders: list[str]
+    manifests: list[Manifest]
+    started: bool
+
+
+def prepare(config: "RunConfig") -> Prepared:
+    """Everything that can be wrong with a configuration, found out without Ray.
 
     Raises:
         ConfigError: the configuration, the source or an output's state is wrong.
     """
+    (prepared,) = prepare_all([config])
+    return prepared
+
+
+def prepare_all(groups: Sequence["RunConfig"]) -> list[Prepared]:
+    """Like `prepare`, for runs that answer the same requests: under one plan, and retried together."""
+    checked = [_check(group) for group in groups]
+    first = groups[0]
+    if first.options.retry_failed:
+        folders = [folder for one in checked for folder in one.folders]
+        with first.storage.reaching("output", first.options.output):
+            make_room(folders, first.source, first.options.retry_statuses, first.options.limit, first.storage)
+    prepared: list[Prepared] = []
+    for group, one in zip(groups, checked, strict=True):
+        prepared.append(_settle(group, one, prepared[0].plan if prepared else None))
+    return prepared
+
+
+def _check(config: "RunConfig") -> _Checked:
     output = canonical(config.options.output, config.storage)
     _require_device(config)
     reduction_order(config.arms)
@@ -80,57 +107,56 @@ def prepare(config: "RunConfig", like: Plan | None = None) -> Prepared:
         )
         for folder, arm in zip(folders, config.arms, strict=True)
     ]
-    frozen = _frozen(config, folders, manifests)
-    plan = like or _current_plan(config, folders[0], next(filter(None, frozen), None))
-    for folder, manifest in zip(folders, manifests, strict=True):
-        share_plan(plan, folder, config.storage)
-        agree(folder, manifest, config.storage)
+    started = [_require_own(config, *both) for both in zip(folders, manifests, strict=True)]
+    return _Checked(geometry, folders, manifests, any(started))
+
+
+def _settle(config: "RunConfig", checked: _Checked, like: Plan | None) -> Prepared:
+    """The plan, and what the outputs lack of it; `like`: the plan of another run of the same requests."""
+    folders, storage = checked.folders, config.storage
+    plan = like or _current_plan(config, folders)
+    for folder, manifest in zip(folders, checked.manifests, strict=True):
+        share_plan(plan, folder, storage)
+        agree(folder, manifest, storage)
     states = [
-        ArmState(arm, folder, manifest, _finished(folder, config.storage))
-        for arm, folder, manifest in zip(config.arms, folders, manifests, strict=True)
+        ArmState(arm, folder, manifest, finished_units(folder, storage))
+        for arm, folder, manifest in zip(config.arms, folders, checked.manifests, strict=True)
     ]
-    prepared = Prepared(plan, geometry, tuple(states))
-    if prepared.pending and any(frozen):
-        require_unchanged(plan, prepared.has_shard, config.source, config.storage)
+    prepared = Prepared(plan, checked.geometry, tuple(states))
+    if prepared.pending and checked.started:
+        require_unchanged(plan, prepared.has_shard, config.source, storage)
     return prepared
 
 
 def look_again(prepared: Prepared, storage: Storage) -> Prepared:
     """The outputs as they are now."""
-    states = [replace(state, finished=_finished(state.folder, storage)) for state in prepared.states]
+    states = [replace(state, finished=finished_units(state.folder, storage)) for state in prepared.states]
     return replace(prepared, states=tuple(states))
 
 
-def _finished(output: str, storage: Storage) -> Finished:
-    fs, folder = storage.open(output)
-    return Finished(list_names(fs, f"{folder}/data"))
-
-
-def _frozen(config: "RunConfig", folders: Sequence[str], manifests: Sequence[Manifest]) -> list[Plan | None]:
-    """The plans of the outputs that were started before: by the same configuration, or that is an error."""
-    plans = []
-    for folder, manifest in zip(folders, manifests, strict=True):
-        with config.storage.reaching("output", folder):
-            plans.append(load_plan(folder, config.storage))
-        if plans[-1] is not None:
-            _require_writable(config, folder)
-            agree(folder, manifest, config.storage)
-    return plans
-
-
-def _current_plan(config: "RunConfig", output: str, plan: Plan | None) -> Plan:
+def _require_own(config: "RunConfig", folder: str, manifest: Manifest) -> bool:
+    """Whether an output was started before: by this configuration and on this source, or that is an error."""
+    hide = config.storage.redact
+    with config.storage.reaching("output", folder):
+        plan = load_plan(folder, config.storage)
     if plan is None:
-        return make_plan(output, config.source, config.options.limit, config.storage)
-    if config.options.extend:
-        return extend_plan(plan, config.source, config.storage)
+        return False
+    _require_writable(config, folder)
+    agree(folder, manifest, config.storage)
     source = canonical(config.source.path, config.storage)
-    if source != plan.source:
-        hide = config.storage.redact
+    if source != plan.source and not config.options.extend:
         raise ConfigError(
-            f"output {hide(output)} belongs to the source {hide(plan.source)}, not {hide(source)}; "
+            f"output {hide(folder)} belongs to the source {hide(plan.source)}, not {hide(source)}; "
             "choose another output, or append with extend=true"
         )
-    return plan
+    return True
+
+
+def _current_plan(config: "RunConfig", folders: Sequence[str]) -> Plan:
+    plan = next(filter(None, (load_plan(folder, config.storage) for folder in folders)), None)
+    if plan is None:
+        return make_plan(folders[0], config.source, config.options.limit, config.storage)
+    return extend_plan(plan, config.source, config.storage) if config.options.extend else plan
 
 
 def _fingerprint(config: "RunConfig") -> tuple[Geometry, dict[str, Any]]:

@@ -17,9 +17,10 @@ from pipeline.imaging import Imaging
 from pipeline.plan import Plan
 from pipeline.prepare import ArmState, Prepared, look_again, prepare
 from pipeline.progress import Progress
+from pipeline.schema import FAULTS
 from pipeline.sources.base import Source
 from pipeline.storage import Storage, read_bytes, store_errors, write_atomic
-from pipeline.summary import summarise
+from pipeline.summary import summarise, take_back_success
 from pipeline.tasks import Task
 from pipeline.units import UnitLimits
 
@@ -34,12 +35,16 @@ class RunOptions:
     seed: int = counted(0)
     device: str = free("auto")
     max_failed_fraction: float = free(0.1)
+    retry_failed: bool = free(False)
+    retry_statuses: list[str] = free(default_factory=lambda: ["bad_sample", "bad_image", "failed"])
 
     def __post_init__(self) -> None:
         require(bool(self.output), "output must not be empty")
         require(self.limit is None or self.limit >= 1, "limit must be at least 1")
         require(not (self.extend and self.limit), "extend and limit exclude each other")
         require(self.device in DEVICES, f"device: {self.device!r} is none of {DEVICES}")
+        for status in self.retry_statuses:
+            require(status in FAULTS, f"retry_statuses: {status!r} is none of {FAULTS}")
         require(0 <= self.max_failed_fraction <= 1, "max_failed_fraction must be in [0, 1]")
 
 
@@ -102,11 +107,14 @@ def _finish(config: RunConfig, prepared: Prepared) -> list[Outcome]:
         message = "nothing to do: every shard was finished before"
         return [_conclude(config, prepared.plan, state, message) for state in prepared.states]
     for state in prepared.states:
-        _take_back_success(config, state)
+        take_back_success(state.folder, config.storage)
     _run_units(config, prepared)
     done = look_again(prepared, config.storage)
     if done.pending:
-        raise RunError(f"{len(done.pending)} shards are not finished, the first is {done.pending[0]}")
+        raise RunError(
+            f"{len(done.pending)} shards are not finished, the first is {done.pending[0]}; "
+            "`trimline verify output=...` tells why"
+        )
     return [_conclude(config, done.plan, state, "done") for state in done.states]
 
 
@@ -153,7 +161,7 @@ def _conclude(config: RunConfig, plan: Plan, state: ArmState, message: str) -> O
     """Summary, exit status and, if all is well, _SUCCESS as the last file."""
     summary = _standing_summary(config, state)
     if summary is None:
-        _take_back_success(config, state)
+        take_back_success(state.folder, config.storage)
         summary = summarise(state.folder, plan, state.finished, config.storage)
     ok, rows = summary["status"].get("ok", 0), summary["rows"]
     if summary["failed_shards"]:
@@ -175,10 +183,3 @@ def _standing_summary(config: RunConfig, state: ArmState) -> dict[str, Any] | No
     told = read_bytes(fs, f"{folder}/summary.json") if fs.exists(f"{folder}/_SUCCESS") else None
     summary = json.loads(told) if told else None
     return summary if summary and summary["units"] == state.finished.count else None
-
-
-def _take_back_success(config: RunConfig, state: ArmState) -> None:
-    """Remove the mark of an earlier end: the output has grown since, lost a file, or is measured anew."""
-    fs, folder = config.storage.open(state.folder)
-    if fs.exists(f"{folder}/_SUCCESS"):
-        fs.rm_file(f"{folder}/_SUCCESS")

@@ -84,7 +84,8 @@ SECONDS = ("image_decode_s", "encode_s", "reduce_s", "prefill_s", "generate_s")
 COUNTS = ("visual_tokens_full", "visual_tokens_kept", "prompt_tokens", "generated_tokens")
 # What differs between two runs that answered the same requests alike.
 VOLATILE = (*SECONDS, "tokens_per_s", "run_id")
-STATUSES = ("ok", "bad_sample", "bad_image", "bad_question", "failed")
+FAULTS = ("bad_sample", "bad_image", "bad_question", "failed")
+STATUSES = ("ok", *FAULTS)
 
 SHARDS = pa.schema(
     [

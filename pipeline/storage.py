@@ -27,6 +27,9 @@ _CREDENTIALS = re.compile(
 )
 
 
+_TEMPORARY = re.compile(r"\..+\.[0-9a-f]{32}\.tmp|\.probe")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Storage:
     """How object storage is reached; what is left out comes from the usual AWS environment variables.
@@ -184,6 +187,11 @@ def put_atomic(fs: fsspec.AbstractFileSystem, path: str, local: str) -> None:
             _replace(Path(path), content)
     else:
         fs.put_file(local, path)
+
+
+def is_temporary(name: str) -> bool:
+    """Whether a file was on its way to another name when its writer was killed."""
+    return _TEMPORARY.fullmatch(name) is not None
 
 
 def _replace(target: Path, content: BinaryIO) -> None:

@@ -3,7 +3,6 @@
 import json
 from collections import Counter
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,9 +13,9 @@ from pipeline.plan import Plan
 from pipeline.schema import COUNTS, SECONDS
 from pipeline.stages.write import FOOTER
 from pipeline.storage import Storage, write_atomic
+from pipeline.threads import THREADS, each
 from pipeline.units import Finished
 
-_THREADS = 16
 _MOST_SHARDS_NAMED = 100
 
 
@@ -48,7 +47,7 @@ class _Sums:
 
 
 def read_footers(folder: str, finished: Finished, storage: Storage) -> Iterable[dict[str, Any]]:
-    """The footer of every finished unit's file, in no particular memory but one at a time."""
+    """The footer of every finished unit's file, in their order; a few of them are in memory at a time."""
     fs, path = storage.open(folder)
 
     def read(name: str) -> dict[str, Any]:
@@ -58,14 +57,32 @@ def read_footers(folder: str, finished: Finished, storage: Storage) -> Iterable[
             raise RunError(f"data/{name} was not written by Trimline")
         return dict(json.loads(metadata[FOOTER]))
 
-    with ThreadPoolExecutor(_THREADS) as pool:
-        yield from pool.map(read, (unit.file_name for unit in finished))
+    return each(read, (unit.file_name for unit in finished), THREADS)
+
+
+def take_back_success(output: str, storage: Storage) -> None:
+    """Remove the mark of an earlier end: the output has grown since, lost a file, or is measured anew."""
+    fs, folder = storage.open(output)
+    if fs.exists(f"{folder}/_SUCCESS"):
+        fs.rm_file(f"{folder}/_SUCCESS")
+
+
+def _require_same_shard(footer: dict[str, Any], plan: Plan) -> None:
+    """Refuse a unit of a shard that was mended since: a retry was stopped before it could delete it."""
+    shard = footer["shard"]
+    line = plan.line(shard) if shard < len(plan) else {"size": None, "etag": None}
+    if (footer["source_size"], footer["source_etag"]) != (line["size"], line["etag"]):
+        raise RunError(
+            f"samples {footer['first']} to {footer['stop']} of shard {shard} are of another state of it than "
+            "the plan's: `trimline verify output=... repair=true` removes them, a rerun makes them again"
+        )
 
 
 def summarise(folder: str, plan: Plan, finished: Finished, storage: Storage) -> dict[str, Any]:
-    """Build summary.json of an output and write it."""
+    """Build summary.json of an output and write it; RunError if a unit is not of the plan's shard."""
     sums = _Sums()
     for footer in read_footers(folder, finished, storage):
+        _require_same_shard(footer, plan)
         sums.add(footer)
     active_s = sum(end - begin for begin, end in sums.spans.values())
     ok = sums.status["ok"]

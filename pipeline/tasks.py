@@ -1,6 +1,8 @@
 """What is asked of each sample."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from pipeline.config import counted, require
 from pipeline.errors import BadQuestion, BadSample
@@ -46,3 +48,20 @@ class Task:
             Question(question.question_id or str(index), question.text)
             for index, question in enumerate(asked)
         )
+
+
+def requests_of(shard: int, row: Mapping[str, Any]) -> list[dict[str, str]]:
+    """The requests of a row of SAMPLES or IMAGES: key, question_id and question.
+
+    A sample without questions is one request, too: its row tells why there are none.
+    """
+    questions = row["questions"] or [{"question_id": "0", "question": ""}]
+    return [
+        {**question, "key": request_key(shard, row["sample"], number)}
+        for number, question in enumerate(questions)
+    ]
+
+
+def request_key(shard: int, sample: int, number: int) -> str:
+    """The key of a sample's question `number`: unique within an output by construction."""
+    return f"{shard:06d}-{sample:08d}-{number:04d}"

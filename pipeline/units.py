@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from pipeline.config import counted, require
 from pipeline.errors import ConfigError
+from pipeline.storage import Storage, list_names
 
 MAX_UNIT_BYTES = 1 << 30
 _NAME = re.compile(r"(\d{6,})-(\d{8,})-(\d{8,})(-end)?\.parquet")
@@ -64,7 +65,8 @@ class Finished:
         other = self._units[unit.shard].setdefault(unit.first, unit)
         if other is not unit:
             raise ConfigError(
-                f"the output holds two files for one range: {other.file_name}, {unit.file_name}; delete one"
+                f"the output holds two files for one range: {other.file_name}, {unit.file_name}; "
+                "`trimline verify output=... repair=true` removes them, and a rerun makes the range again"
             )
         self.count += 1
 
@@ -90,3 +92,9 @@ class Finished:
     def __iter__(self) -> Iterator[Unit]:
         for shard in sorted(self._units):
             yield from self.units(shard)
+
+
+def finished_units(output: str, storage: Storage) -> Finished:
+    """The finished ranges of an output, as its listing tells them now."""
+    fs, folder = storage.open(output)
+    return Finished(list_names(fs, f"{folder}/data"))

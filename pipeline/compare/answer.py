@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from pipeline.errors import ConfigError
-from pipeline.prepare import prepare
+from pipeline.prepare import prepare_all
 from pipeline.run import Outcome, RunConfig, finish
 from pipeline.storage import canonical
 
@@ -19,8 +19,7 @@ def answer(groups: Sequence[RunConfig]) -> dict[str, tuple[str, Outcome]]:
         RunError: a run could not be finished.
     """
     _require_own_folder(groups[0])
-    prepared = [prepare(groups[0])]
-    prepared += [prepare(group, like=prepared[0].plan) for group in groups[1:]]
+    prepared = prepare_all(groups)
     ended: dict[str, tuple[str, Outcome]] = {}
     for group, states in zip(groups, prepared, strict=True):
         outcomes = finish(group, states)

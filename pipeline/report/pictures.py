@@ -1,13 +1,11 @@
 """The images of an output's samples, read once more from the source through the plan."""
 
 import hashlib
-import importlib
 import io
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, is_dataclass
-from typing import Any
+from dataclasses import dataclass
 
 from PIL import Image
 
@@ -15,11 +13,11 @@ from pipeline.config import Model
 from pipeline.demo.names import resolve_source
 from pipeline.errors import BadImage, ConfigError, ShardError
 from pipeline.imaging import Imaging, decode
-from pipeline.manifest import load_manifest
+from pipeline.manifest import load_manifest, remade
 from pipeline.models.checkpoint import resolve
 from pipeline.models.preprocess import Preprocessor
 from pipeline.plan import Plan, load_plan
-from pipeline.sources.base import Source
+from pipeline.sources.base import Source, Want
 from pipeline.storage import Storage
 
 THUMBNAIL_PX = 240
@@ -41,27 +39,14 @@ class Opened:
 
 def open_output(folder: str, storage: Storage) -> Opened:
     """An output as its run.json describes it; ConfigError if there is none, or it describes no output."""
-    made_with = load_manifest(folder, storage).configuration
-    try:
+    made_with = load_manifest(folder, storage)
+    with made_with.describing(folder, storage) as settings:
         return Opened(
             folder=folder,
-            source=resolve_source(_made(made_with["source"])),
-            model=_made(made_with["model"], Model),
-            imaging=_made(made_with["image"], Imaging),
+            source=resolve_source(remade(settings["source"])),
+            model=remade(settings["model"], Model),
+            imaging=remade(settings["image"], Imaging),
         )
-    except (KeyError, TypeError, ValueError, AttributeError, ImportError) as error:
-        raise ConfigError(f"run.json in {storage.redact(folder)} is of another version: {error!r}") from None
-
-
-def _made(settings: Mapping[str, Any], kind: Any = None) -> Any:
-    """The dataclass of which `settings` are the fields: of type `kind`, or of their own `_target_`."""
-    fields = {name: value for name, value in settings.items() if name != "_target_"}
-    if kind is None:
-        module, _, name = settings["_target_"].rpartition(".")
-        kind = getattr(importlib.import_module(module), name)
-        if not is_dataclass(kind):
-            raise TypeError(f"{name} is not a dataclass")
-    return kind(**fields)
 
 
 def parse_key(key: str) -> Place:
@@ -84,7 +69,9 @@ def read_images(
     """
     wanted = frozenset(samples)
     with storage.reaching("source.path", plan.source):
-        found = output.source.samples(plan.shard(shard, storage), storage, wanted.__contains__)
+        found = output.source.samples(
+            plan.shard(shard, storage), storage, lambda number: Want.ALL if number in wanted else Want.NOTHING
+        )
         for number, sample in zip(range(max(wanted) + 1), found, strict=False):
             if number in wanted and sample is not None and sample.image is not None:
                 yield number, sample.image

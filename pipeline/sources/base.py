@@ -1,5 +1,6 @@
 """What every source is made of: a listing, shards, and samples with their questions."""
 
+import dataclasses
 import errno
 import json
 import re
@@ -7,6 +8,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from enum import IntEnum
 from typing import Any, Protocol
 
 from pipeline.errors import BadImage, BadQuestion, BadSample, ConfigError, DataFault
@@ -22,8 +24,17 @@ MAX_SIDECAR_BYTES = 16 << 20
 AHEAD = 8
 AHEAD_BYTES = 4 << 20
 
+
+class Want(IntEnum):
+    """What is wanted of a sample. Without its image it has the same key and the same questions."""
+
+    NOTHING = 0
+    ALL = 1
+    QUESTIONS = 2  # its image is not read where the source can do without, and is empty then
+
+
 # Asked once for each sample, in order, before its bytes are read: at most AHEAD samples before it is yielded.
-Wanted = Callable[[int], bool]
+Wanted = Callable[[int], Want]
 
 
 @dataclass(frozen=True)
@@ -59,6 +70,11 @@ class Shard:
     etag: str
     samples: int | None = None
     files: tuple[File, ...] = ()
+
+    @property
+    def own_files(self) -> tuple[File, ...]:
+        """All files that the shard is made of."""
+        return self.files or (File(self.uri, self.size, self.etag),)
 
 
 class Source(Protocol):
@@ -167,6 +183,15 @@ def read_ahead(items: Iterable[Read | Sample | None], root: str, storage: Storag
 def _result(read: Read, future: Future[Sample | None]) -> Sample | None:
     sample = future.result()
     return read(None) if sample is None else sample
+
+
+def with_image(sample: Sample, root: str, path: str, storage: Storage, most: int | None) -> Sample | None:
+    """A `Read`, its first four arguments given: the sample with its image, or with what is wrong with it."""
+    try:
+        data = read_image(root, path, storage, most)
+    except DataFault as fault:
+        return dataclasses.replace(sample, fault=fault)
+    return None if data is None else dataclasses.replace(sample, image=data)
 
 
 def read_image(root: str, path: str, storage: Storage, most: int | None) -> bytes | None:

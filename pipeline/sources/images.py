@@ -16,6 +16,7 @@ from pipeline.sources.base import (
     Read,
     Sample,
     Shard,
+    Want,
     Wanted,
     assemble,
     read_ahead,
@@ -84,13 +85,16 @@ class Images:
         position = 0
         for index, files in enumerate(_by_image(shard.files)):
             position += sum(file.size for file in files)
-            yield functools.partial(_sample, files, position, root, storage) if wanted(index) else None
+            want = wanted(index)
+            yield functools.partial(_sample, files, position, root, storage, want) if want else None
 
 
-def _sample(files: list[File], position: int, root: str, storage: Storage, most: int | None) -> Sample | None:
+def _sample(
+    files: list[File], position: int, root: str, storage: Storage, want: Want, most: int | None
+) -> Sample | None:
     if most is not None and sum(file.size for file in files) > most:
         return None
-    parts = {_suffix(file.uri): _content(file, storage) for file in files}
+    parts = {_suffix(file.uri): _content(file, storage, want) for file in files}
     return assemble(files[0].uri.removeprefix(root), position, parts)
 
 
@@ -121,11 +125,13 @@ def _slice(ordinal: int, files: list[File]) -> Shard:
     )
 
 
-def _content(file: File, storage: Storage) -> bytes | DataFault:
+def _content(file: File, storage: Storage, want: Want) -> bytes | DataFault:
     is_image = _suffix(file.uri) in IMAGE_SUFFIXES
     if file.size > (MAX_IMAGE_BYTES if is_image else MAX_SIDECAR_BYTES):
         fault = BadImage if is_image else BadSample
         return fault(f"the file is too large: {file.size} bytes")
+    if is_image and want == Want.QUESTIONS:
+        return b""
     fs, path = storage.open(file.uri)
     try:
         return bytes(fs.cat_file(path))

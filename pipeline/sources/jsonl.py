@@ -15,12 +15,13 @@ from pipeline.sources.base import (
     Read,
     Sample,
     Shard,
+    Want,
     Wanted,
     files_ending,
     parse_object,
     parse_questions,
     read_ahead,
-    read_image,
+    with_image,
 )
 from pipeline.storage import Storage
 
@@ -79,32 +80,30 @@ class Jsonl:
         root = self.image_root or shard.uri.rpartition("/")[0]
         return read_ahead(self._reads(shard, root, storage, wanted), root, storage)
 
-    def _reads(self, shard: Shard, root: str, storage: Storage, wanted: Wanted) -> Iterator[Read | None]:
+    def _reads(
+        self, shard: Shard, root: str, storage: Storage, wanted: Wanted
+    ) -> Iterator[Read | Sample | None]:
         uri, _, span = shard.uri.rpartition("#")
         first, stop = map(int, span.split("-"))
         lines = _lines(uri, first, stop, storage)
         for index, (_, group) in enumerate(groupby(lines, key=lambda line: line.sample)):
             found = list(group)
-            position = found[-1].stop - first
-            yield functools.partial(_sample, found, position, root, storage) if wanted(index) else None
+            want, sample, image = wanted(index), _sample(found, found[-1].stop - first), found[0].image
+            if want == Want.ALL and image is not None:
+                yield functools.partial(with_image, sample, root, image, storage)
+            else:
+                yield sample if want else None
 
 
 def _slice(ordinal: int, file: File, first: int, stop: int, samples: int) -> Shard:
     return Shard(ordinal, f"{file.uri}#{first}-{stop}", stop - first, file.etag, samples, (file,))
 
 
-def _sample(
-    lines: list[_Line], position: int, root: str, storage: Storage, most: int | None
-) -> Sample | None:
-    image, fault = lines[0].image, lines[0].fault
+def _sample(lines: list[_Line], position: int) -> Sample:
+    """Some lines as a sample without its image."""
+    key, fault = lines[0].image, lines[0].fault
     questions = tuple(line.question for line in lines if line.question is not None)
-    if image is None:
-        return Sample(f"line {lines[0].number}", position, None, questions, fault)
-    try:
-        data = read_image(root, image, storage, most)
-    except DataFault as error:
-        return Sample(image, position, None, questions, error)
-    return None if data is None else Sample(image, position, data, questions)
+    return Sample(f"line {lines[0].number}" if key is None else key, position, None, questions, fault)
 
 
 def _lines(uri: str, first: int, stop: int, storage: Storage) -> Iterator[_Line]:

@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pyarrow as pa
@@ -16,11 +16,12 @@ from pipeline.sources.base import (
     Read,
     Sample,
     Shard,
+    Want,
     Wanted,
     files_ending,
     parse_questions,
     read_ahead,
-    read_image,
+    with_image,
 )
 from pipeline.storage import Storage
 
@@ -70,13 +71,16 @@ class Parquet:
                 _reraise_outage(error)
                 raise ShardError(f"the Parquet file cannot be opened: {_line(error)}") from None
             columns = self._columns(file.schema_arrow)
-            first, total = 0, max(file.metadata.num_rows, 1)
+            image = {"image": columns.pop("image")}
+            index, total = 0, max(file.metadata.num_rows, 1)
             for group in range(file.num_row_groups):
-                rows = _rows(file, group, list(columns.values()), first, wanted)
-                for index, row in enumerate(rows, first):
-                    position = shard.size * (index + 1) // total
-                    yield None if row is None else _sample(row, columns, index, position, root, storage)
-                first += file.metadata.row_group(group).num_rows
+                asked, images = _Rows(file, group, columns), _Rows(file, group, image)
+                for row in range(file.metadata.row_group(group).num_rows):
+                    want = wanted(index)
+                    bare = Sample(str(index), shard.size * (index + 1) // total)
+                    of_image = images if want == Want.ALL else None
+                    yield _sample(bare, row, asked, of_image, root, storage) if want else None
+                    index += 1
 
     def _columns(self, schema: pa.Schema) -> dict[str, str]:
         """What is read -> its column. Raises ShardError if a column that was named is not there."""
@@ -96,66 +100,55 @@ class Parquet:
         return found
 
 
-def _sample(
-    row: dict[str, Any] | DataFault,
-    columns: dict[str, str],
-    index: int,
-    position: int,
-    root: str,
-    storage: Storage,
-) -> Read | Sample:
-    """A row as a sample, or how to read it if its image is a file."""
-    if isinstance(row, DataFault):
-        return Sample(str(index), position, fault=row)
-    values = {role: row[name] for role, name in columns.items()}
-    key = str(values["key"]) if values.get("key") is not None else str(index)
-    questions: tuple[Question, ...] = ()
-    try:
-        questions = _questions(values)
-        image = _image(values["image"])
-    except DataFault as fault:
-        return Sample(key, position, None, questions, fault)
-    if isinstance(image, bytes):
-        return Sample(key, position, image, questions)
-    return functools.partial(_read, key, position, questions, root, image, storage)
+class _Rows:
+    """Some columns of a row group, asked for row by row; nothing is read before the first one that is.
 
+    Images have a reader of their own: what cannot be read of them costs no question.
+    """
 
-def _read(
-    key: str,
-    position: int,
-    questions: tuple[Question, ...],
-    root: str,
-    path: str,
-    storage: Storage,
-    most: int | None,
-) -> Sample | None:
-    try:
-        data = read_image(root, path, storage, most)
-    except DataFault as fault:
-        return Sample(key, position, None, questions, fault)
-    return None if data is None else Sample(key, position, data, questions)
+    def __init__(self, file: pq.ParquetFile, group: int, columns: dict[str, str]) -> None:
+        self._columns, self._group = columns, group
+        names = list(columns.values())
+        self._batches = file.iter_batches(_ROWS_AT_ONCE, row_groups=[group], columns=names) if names else None
+        self._rows: list[dict[str, Any]] = []
+        self._read = 0  # rows of the group that were read, those in hand included
+        self._fault: DataFault | None = None
 
-
-def _rows(
-    file: pq.ParquetFile, group: int, columns: list[str], first: int, wanted: Wanted
-) -> Iterator[dict[str, Any] | DataFault | None]:
-    """A row group's rows, None where not wanted; nothing is read before the first one that is."""
-    batches = file.iter_batches(_ROWS_AT_ONCE, row_groups=[group], columns=columns)
-    rows: list[dict[str, Any]] = []
-    read = 0  # rows of the group that were read, those in hand included
-    fault: DataFault | None = None
-    for row in range(file.metadata.row_group(group).num_rows):
-        if not wanted(first + row):
-            yield None
-            continue
-        while fault is None and row >= read:
+    def row(self, number: int) -> dict[str, Any]:
+        """The values of a row by their roles; BadSample if it cannot be read."""
+        if self._batches is None:
+            return {}
+        while self._fault is None and number >= self._read:
             try:
-                rows = next(batches).to_pylist()
-                read += len(rows)
+                self._rows = next(self._batches).to_pylist()
+                self._read += len(self._rows)
             except (pa.ArrowException, OSError, StopIteration) as error:
                 _reraise_outage(error)
-                fault = BadSample(f"row group {group} cannot be read from row {read} on: {_line(error)}")
-        yield rows[row - read] if row < read else fault  # counted from the end of the rows in hand
+                self._fault = BadSample(
+                    f"row group {self._group} cannot be read from row {self._read} on: {_line(error)}"
+                )
+        if self._fault is not None and number >= self._read:
+            raise self._fault
+        row = self._rows[number - self._read]  # counted from the end of the rows in hand
+        return {role: row[name] for role, name in self._columns.items()}
+
+
+def _sample(
+    bare: Sample, row: int, asked: _Rows, images: _Rows | None, root: str, storage: Storage
+) -> Read | Sample:
+    """A row as a sample, or how to read it if its image is a file; `images` are None if not wanted."""
+    sample = bare
+    try:
+        values = asked.row(row)
+        if values.get("key") is not None:
+            sample = replace(sample, key=str(values["key"]))
+        sample = replace(sample, questions=_questions(values))
+        image = b"" if images is None else _image(images.row(row)["image"])
+    except DataFault as fault:
+        return replace(sample, fault=fault)
+    if isinstance(image, bytes):
+        return replace(sample, image=image)
+    return functools.partial(with_image, sample, root, image, storage)
 
 
 def _questions(values: dict[str, Any]) -> tuple[Question, ...]:

@@ -14,6 +14,7 @@ from pipeline.sources.base import (
     MAX_SIDECAR_BYTES,
     Sample,
     Shard,
+    Want,
     Wanted,
     assemble,
     files_ending,
@@ -62,7 +63,7 @@ class WebDataset:
 
 def _grouped(tar: tarfile.TarFile, wanted: Wanted) -> Iterator[Sample | None]:
     """The tar's samples; members that are no part of one (other suffixes, folders) are passed over."""
-    index, key, take = -1, None, False
+    index, key, take = -1, None, Want.NOTHING
     parts: dict[str, bytes | DataFault] = {}
     end = 0
     broken: tarfile.TarError | None = None
@@ -84,7 +85,7 @@ def _grouped(tar: tarfile.TarFile, wanted: Wanted) -> Iterator[Sample | None]:
             index, key, parts = index + 1, match[1], {}
             take = wanted(index)
         try:
-            parts[suffix] = _content(tar, member, suffix) if take else b""
+            parts[suffix] = _content(tar, member, suffix, take) if take else b""
         except tarfile.TarError as error:
             parts[suffix] = BadSample(f"the tar breaks off within {member.name}")
             broken = error
@@ -101,13 +102,15 @@ def _members(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
         yield member
 
 
-def _content(tar: tarfile.TarFile, member: tarfile.TarInfo, suffix: str) -> bytes | DataFault:
+def _content(tar: tarfile.TarFile, member: tarfile.TarInfo, suffix: str, want: Want) -> bytes | DataFault:
     is_image = suffix in IMAGE_SUFFIXES
     if not member.isreg():
         return BadSample(f"the tar member {member.name} is a link or a device, not a file")
     if member.size > (MAX_IMAGE_BYTES if is_image else MAX_SIDECAR_BYTES):
         fault = BadImage if is_image else BadSample
         return fault(f"the tar member {member.name} is too large: {member.size} bytes")
+    if is_image and want == Want.QUESTIONS:
+        return b""
     reader = tar.extractfile(member)
     assert reader is not None, "a regular member has content"
     data = reader.read()

@@ -20,6 +20,7 @@ from pipeline.devices import clock, to_bytes, torch_device, use_threads
 from pipeline.models.checkpoint import Geometry, resolve
 from pipeline.rows import UnitRow, pack, unpack
 from pipeline.schema import REQUESTS, TOKENS
+from pipeline.tasks import requests_of
 from trim import Reduced, VisualTokens
 
 
@@ -188,16 +189,16 @@ def _open_requests(row: UnitRow, images: pa.Table, arms: Sequence[int], output: 
     """The requests that can be answered; the others go to the output as they are, once for each arm."""
     pending = []
     for index, sample in enumerate(images.drop_columns(["pixels"]).to_pylist()):
-        questions = sample.pop("questions") or [{"question_id": "0", "question": ""}]
-        decode_s = sample.pop("image_decode_s")
-        for number, question in enumerate(questions):
+        requests = requests_of(row.unit.shard, sample)
+        decode_s = sample["image_decode_s"]
+        del sample["questions"]
+        for request in requests:
             fields = {
                 **sample,
-                **question,
-                "key": f"{row.unit.shard:06d}-{sample['sample']:08d}-{number:04d}",
-                "image_decode_s": None if decode_s is None else decode_s / len(questions),
+                **request,
+                "image_decode_s": None if decode_s is None else decode_s / len(requests),
             }
-            if fields["status"] == "ok" and not question["question"].strip():
+            if fields["status"] == "ok" and not request["question"].strip():
                 fields |= {"status": "bad_question", "error": "the question is empty"}
             if fields["status"] == "ok":
                 pending.append(_Pending(fields, index))

@@ -18,9 +18,9 @@ from pipeline.errors import DataFault, ShardError
 from pipeline.plan import Plan, load_plan, require_same
 from pipeline.rows import UnitRow, pack_buffers
 from pipeline.schema import SAMPLES
-from pipeline.sources.base import Sample, Shard, Source
+from pipeline.sources.base import Sample, Shard, Source, Want
 from pipeline.storage import Storage
-from pipeline.tasks import Task
+from pipeline.tasks import Task, requests_of
 from pipeline.units import Unit, UnitLimits
 
 # A shard's number, first -> stop of the units that every arm has, and of those that some arms have the arms
@@ -38,6 +38,7 @@ class ReadPending:
     """The task that reads: a batch says which of the `pending` shards."""
 
     output: str
+    attempt: str
     source: Source
     storage: Storage
     task: Task
@@ -68,11 +69,12 @@ class ReadPending:
 
     def _shard(self, batch: pa.Table) -> tuple[Shard, dict[int, int], dict[int, list[int]]]:
         ordinal, finished, partly = self.pending[batch["pending"][0].as_py()]
-        return _plan(self.output, self.storage).shard(ordinal, self.storage), finished, partly
+        return _plan(self.output, self.attempt, self.storage).shard(ordinal, self.storage), finished, partly
 
 
 @functools.lru_cache(maxsize=1)
-def _plan(output: str, storage: Storage) -> Plan:
+def _plan(output: str, attempt: str, storage: Storage) -> Plan:
+    """The plan as it is in this attempt: a worker outlives it, and the plan may grow or be renewed."""
     plan = load_plan(output, storage)
     assert plan is not None, "the driver has written the plan"
     return plan
@@ -134,10 +136,10 @@ class _Open:
     def __post_init__(self) -> None:
         self._memory = _Memory(self.room)
         self._writer = pa.ipc.new_stream(self._memory, SAMPLES)
-        self._piece: list[dict[str, object]] = []
+        self._piece: list[dict[str, Any]] = []
         self._piece_bytes = 0
 
-    def add(self, row: dict[str, object], size: int, requests: int) -> None:
+    def add(self, row: dict[str, Any], size: int, requests: int) -> None:
         self._piece.append(row)
         self._piece_bytes += size
         self.samples += 1
@@ -212,11 +214,11 @@ class _Cutter:
         self._skip_to = 0
         self._position = 0
 
-    def wants(self, index: int) -> bool:
-        """Whether sample `index` is of a unit that is to be made; sources ask ahead of what they yield."""
+    def wants(self, index: int) -> Want:
+        """All of a sample that is of a unit to be made; sources ask ahead of what they yield."""
         if index >= self._skip_to:
             self._skip_to = self._finished.get(index, index)
-        return index >= self._skip_to
+        return Want.ALL if index >= self._skip_to else Want.NOTHING
 
     def add(self, sample: Sample | None) -> _Open | None:
         """Take the next sample; the unit that it closes, if it closes one."""
@@ -227,23 +229,8 @@ class _Cutter:
         if self.current is None:
             self.current = self._open()
         unit = self.current
-        try:
-            questions = self._task.questions(sample, self._limits.max_questions)
-            fault = sample.fault
-        except DataFault as error:
-            questions, fault = (), error
-        size = len(sample.image or b"")
-        row = {
-            "sample": self.index,
-            "sample_key": _clean(sample.key),
-            "image": None if fault else sample.image,
-            "questions": [
-                {"question_id": _clean(item.question_id), "question": _clean(item.text)} for item in questions
-            ],
-            "status": fault.status if fault else "ok",
-            "error": _clean(str(fault)) if fault else None,
-        }
-        unit.add(row, size, max(1, len(questions)))
+        row = sample_row(sample, self.index, self._task, self._limits.max_questions)
+        unit.add(row, len(sample.image or b""), len(requests_of(self._shard.shard, row)))
         self.index += 1
         unit.position = self._position = sample.position
         return self._close() if self._is_full(unit) else None
@@ -269,6 +256,25 @@ class _Cutter:
     def _close(self) -> _Open | None:
         unit, self.current = self.current, None
         return unit
+
+
+def sample_row(sample: Sample, index: int, task: Task, max_questions: int) -> dict[str, Any]:
+    """A sample of a shard as a row of SAMPLES; its questions hang on no image."""
+    try:
+        questions = task.questions(sample, max_questions)
+        fault = sample.fault
+    except DataFault as error:
+        questions, fault = (), error
+    return {
+        "sample": index,
+        "sample_key": _clean(sample.key),
+        "image": None if fault else sample.image,
+        "questions": [
+            {"question_id": _clean(item.question_id), "question": _clean(item.text)} for item in questions
+        ],
+        "status": fault.status if fault else "ok",
+        "error": _clean(str(fault)) if fault else None,
+    }
 
 
 def _clean(text: str) -> str:

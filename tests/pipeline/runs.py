@@ -11,6 +11,7 @@ from pipeline.arms import Arm
 from pipeline.cluster import Cluster, Resources
 from pipeline.config import Decoding, Model
 from pipeline.engines.transformers import Transformers
+from pipeline.flow import outputs_of
 from pipeline.imaging import Imaging
 from pipeline.prepare import prepare
 from pipeline.run import RunConfig, RunOptions
@@ -20,7 +21,7 @@ from pipeline.stages.decode import decode_unit
 from pipeline.stages.encode import Encode
 from pipeline.stages.generate import Generate
 from pipeline.stages.read import read_shard
-from pipeline.stages.write import ArmOutput, write_unit
+from pipeline.stages.write import write_unit
 from pipeline.storage import Storage, list_names
 from pipeline.tasks import Task
 from pipeline.units import Unit, UnitLimits
@@ -54,11 +55,18 @@ def make_config(
     model = Model(
         name="random", path=str(checkpoint / "llava"), clip=str(checkpoint / "clip"), template=TEMPLATE
     )
+    unit_limits = UnitLimits(**limits)
+    task = Task(source_questions=True)
+    told = {"source": source, "task": task}
+    settings = {
+        name: {"_target_": f"{type(part).__module__}.{type(part).__qualname__}", **vars(part)}
+        for name, part in told.items()
+    }
     return RunConfig(
         options=RunOptions(output=str(output), extend=extend, device="cpu"),
-        limits=UnitLimits(**limits),
+        limits=unit_limits,
         source=source,
-        task=Task(source_questions=True),
+        task=task,
         model=model,
         arms=(Arm(reducer, REDUCERS[reducer], {"name": reducer}),),
         engine=Transformers(token_budget=token_budget),
@@ -66,7 +74,7 @@ def make_config(
         imaging=Imaging(),
         storage=storage or Storage(),
         cluster=CLUSTER,
-        settings={"test": True},
+        settings={**settings, "max_questions": unit_limits.max_questions},
     )
 
 
@@ -77,9 +85,7 @@ def answer_here(config: RunConfig) -> None:
     shared |= {"device": "cpu", "threads": None}
     encode = Encode(clip_text=config.clip_text, suffix=config.task.suffix, **shared)
     generate = Generate(engine=config.engine, decoding=config.decoding, seed=config.options.seed, **shared)
-    outputs = tuple(
-        ArmOutput(state.folder, state.arm.name, "fp", "run", config.model.name) for state in prepared.states
-    )
+    outputs = outputs_of(config, prepared)
     reading = {"storage": config.storage, "task": config.task, "limits": config.limits}
     for number in prepared.pending:
         shard = prepared.plan.shard(number, config.storage)

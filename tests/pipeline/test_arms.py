@@ -8,7 +8,7 @@ from runs import answer_here, lasting, make_config, read_units, rows, unit_names
 from pipeline.arms import Arm, reduction_order, with_budgets
 from pipeline.demo.scenes import write_shards
 from pipeline.errors import ConfigError
-from pipeline.prepare import prepare
+from pipeline.prepare import prepare, prepare_all
 from pipeline.rows import UnitRow
 from pipeline.sources.webdataset import WebDataset
 from pipeline.storage import Storage
@@ -78,9 +78,9 @@ def test_arms_of_one_folder_must_be_of_one_listing(compared, tmp_path):
         assert not prepare(config).pending, "a plan that is gone is copied from the others"
         assert (output / "trim" / "plan").is_dir()
         other = dataclasses.replace(config.options, limit=1, output=str(tmp_path / "other"))
-        plan = prepare(dataclasses.replace(config, options=other)).plan
+        elsewhere = dataclasses.replace(config, options=other)
         with pytest.raises(ConfigError, match="started on different listings"):
-            prepare(config, like=plan)
+            prepare_all([elsewhere, config])
     finally:
         for part in (tmp_path / "plan").iterdir():
             part.rename(output / "trim" / "plan" / part.name)

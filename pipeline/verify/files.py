@@ -1,0 +1,108 @@
+"""One unit's file by itself: whole, of the declared form, and what its name and its footer say it is."""
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from pipeline.manifest import Manifest
+from pipeline.plan import Plan
+from pipeline.schema import COUNTS, PREDICTIONS
+from pipeline.stages.write import FOOTER, totals_of
+from pipeline.storage import Storage
+from pipeline.tasks import request_key
+from pipeline.units import Unit
+
+
+@dataclass(frozen=True)
+class Checked:
+    """A unit's file. `fault`: what is wrong with it; `foreign`: with what run.json or the plan say of it."""
+
+    unit: Unit
+    rows: int = 0
+    status: Counter[str] = field(default_factory=Counter)
+    shard_error: str | None = None
+    fault: str | None = None
+    foreign: str | None = None
+    planned: bool = True  # whether the plan has its shard
+
+
+def check_file(unit: Unit, folder: str, manifest: Manifest, plan: Plan, storage: Storage) -> Checked:
+    """Read a unit's file whole, and say what is wrong with it.
+
+    Raises:
+        ConfigError: the store cannot be reached.
+    """
+    fs, path = storage.open(folder)
+    with storage.reaching("output", folder):
+        data = fs.cat_file(f"{path}/data/{unit.file_name}")
+    try:
+        table = pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True).read(use_threads=False)
+        table.validate(full=True)
+        if FOOTER not in (table.schema.metadata or {}):
+            return Checked(unit, fault="it was not written by Trimline")
+        footer = json.loads(table.schema.metadata[FOOTER])
+        fault = next(_faults(unit, table, footer), None)
+        foreign = next(_disagreements(unit, table, footer, manifest, plan), None)
+        counts = Counter(footer["totals"]["status"])
+        planned = unit.shard < len(plan)
+        return Checked(unit, table.num_rows, counts, footer["shard_error"], fault, foreign, planned)
+    except (pa.ArrowException, OSError, ValueError, LookupError, TypeError) as error:
+        return Checked(
+            unit, fault=f"it cannot be read: {storage.redact(f'{type(error).__name__}: {error}')[:200]}"
+        )
+
+
+def _faults(unit: Unit, table: pa.Table, footer: Mapping[str, Any]) -> Iterator[str]:
+    if not table.schema.equals(PREDICTIONS):
+        yield "its columns are not those of pipeline/schema.py"
+    named = tuple(footer[name] for name in ("shard", "first", "stop", "end"))
+    if Unit(*named) != unit:
+        yield f"its footer says that it is {Unit(*named).file_name}"
+    held = totals_of(table)
+    for name in ("rows", "samples", "status", *COUNTS):
+        if footer["totals"][name] != held[name]:
+            yield f"its footer counts {footer['totals'][name]} {name}, its rows {held[name]}"
+    yield from _key_faults(unit, table)
+
+
+def _key_faults(unit: Unit, table: pa.Table) -> Iterator[str]:
+    """Keys that do not lead from sample to sample and from question to question without a gap."""
+    sample, asked = unit.first, 0
+    for row, (key, own) in enumerate(zip(table["key"].to_pylist(), table["sample"].to_pylist(), strict=True)):
+        if asked and own == sample + 1:
+            sample, asked = own, 0
+        expected = request_key(unit.shard, sample, asked)
+        if own != sample or key != expected:
+            yield f"row {row} has the key {key} and sample {own} in the place of {expected}"
+            return
+        asked += 1
+    if sample + bool(asked) != unit.stop:
+        yield f"its rows end with sample {sample}, its name with {unit.stop - 1}"
+
+
+def _disagreements(
+    unit: Unit, table: pa.Table, footer: Mapping[str, Any], manifest: Manifest, plan: Plan
+) -> Iterator[str]:
+    for name in ("fingerprint", "schema_version"):
+        if footer[name] != getattr(manifest, name):
+            yield f"its {name} {str(footer[name])[:16]} is not run.json's {str(getattr(manifest, name))[:16]}"
+    if unit.shard >= len(plan):
+        yield f"the plan has no shard {unit.shard}: a part of plan/ may be gone"
+        return
+    line = plan.line(unit.shard)
+    for name in ("size", "etag"):
+        if footer[f"source_{name}"] != line[name]:
+            yield f"it was made of a shard of {name} {footer[f'source_{name}']}, the plan has {line[name]}"
+    if not pc.all(pc.equal(table["source"], line["uri"]), min_count=0).as_py():
+        yield f"its source is not the plan's, {line['uri']}"
+    most = line["samples"]
+    if most is not None and (
+        unit.stop > most or (unit.end and unit.stop < most and not footer["shard_error"])
+    ):
+        yield f"it ends at sample {unit.stop}, the plan has {most} samples"

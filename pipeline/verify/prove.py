@@ -1,0 +1,191 @@
+"""The rows held against the source: every request that it asks, in its order, and no other."""
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice, zip_longest
+
+import pyarrow.parquet as pq
+
+from pipeline.errors import ShardError
+from pipeline.listing import File
+from pipeline.manifest import Manifest, remade
+from pipeline.plan import Plan, changed_files, new_files
+from pipeline.sources.base import Sample, Shard, Source, Want
+from pipeline.stages.read import sample_row
+from pipeline.storage import Storage, canonical
+from pipeline.tasks import Task, requests_of
+from pipeline.threads import each
+from pipeline.units import Unit
+from pipeline.verify.findings import Finding, of_unit
+
+_COLUMNS = ["key", "sample_key", "question_id", "question"]
+_SHARDS_AT_ONCE = 4
+_WILDCARD = re.compile(r"[*?\[]")
+Requests = list[dict[str, str]]
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Where an output's questions come from, as its run.json tells it.
+
+    `here` is where the source lies now if it has moved: what stands for the plan's own `source` in its URIs.
+    """
+
+    folder: str
+    plan: Plan
+    source: Source
+    task: Task
+    max_questions: int
+    storage: Storage
+    here: str
+
+    def entries(self) -> Iterator[File]:
+        """The source's files as they are now, under the names that the plan has for them."""
+        for file in self.source.entries(self.storage):
+            yield replace(file, uri=_moved(file.uri, self.here, self.plan.source))
+
+    def moved(self, shard: Shard) -> Shard:
+        """A shard of the plan where it lies now."""
+        files = tuple(replace(file, uri=self._now(file.uri)) for file in shard.files)
+        return replace(shard, uri=self._now(shard.uri), files=files)
+
+    def _now(self, uri: str) -> str:
+        return _moved(uri, self.plan.source, self.here)
+
+
+def _moved(uri: str, old: str, new: str) -> str:
+    before = _root(old)
+    return _root(new) + uri.removeprefix(before) if uri.startswith(before) else uri
+
+
+def _root(source: str) -> str:
+    """What the names of a source's files begin with: all of it, or what is before its first wildcard."""
+    match = _WILDCARD.search(source)
+    return source[: match.start()].rpartition("/")[0] if match else source.rstrip("/")
+
+
+def asked_of(folder: str, manifest: Manifest, plan: Plan, path: str | None, storage: Storage) -> Asked:
+    """What an output was asked; `path` is where its source lies now, if not where it did.
+
+    Raises:
+        ConfigError: run.json does not tell.
+    """
+    here = plan.source if path is None else canonical(path, storage)
+    with manifest.describing(folder, storage) as settings:
+        source = replace(remade(settings["source"]), path=here)
+        task = remade(settings["task"], Task)
+        return Asked(folder, plan, source, task, int(settings["max_questions"]), storage, here)
+
+
+def prove(asked: Asked, units: dict[int, list[Unit]], errors: dict[int, str]) -> Iterator[Finding]:
+    """What differs between the source and the rows. A shard whose files have changed is named, not read.
+
+    Args:
+        units: of each shard those whose files are in order, sorted.
+        errors: of the shards that could not be read whole.
+
+    Raises:
+        ConfigError: the source cannot be reached.
+    """
+    plan, storage = asked.plan, asked.storage
+    changed: set[int] = set()
+    with storage.reaching("source.path", asked.here):
+        for shard, file in changed_files(plan, lambda _: False, asked.entries(), storage):
+            changed.add(shard.shard)
+            text = "it is gone, or has another size or etag than when the run first started"
+            yield Finding("changed", text, shard.shard, file=storage.redact(file.uri))
+        left = (
+            shard for shard in plan.shards(storage) if units.get(shard.shard) and shard.shard not in changed
+        )
+
+        def compare(shard: Shard) -> list[Finding]:
+            return list(_differences(asked, shard, units[shard.shard], errors.get(shard.shard)))
+
+        for found in each(compare, left, _SHARDS_AT_ONCE):
+            yield from found
+
+
+def not_planned(asked: Asked) -> list[str]:
+    """A note, if the source has files that the plan lacks."""
+    with asked.storage.reaching("source.path", asked.here):
+        new = new_files(asked.plan, asked.entries(), asked.storage)
+        first = next(new, None)
+        more = sum(1 for _ in new)
+    if first is None:
+        return []
+    return [f"{1 + more:,} files of the source are not in the plan: {asked.storage.redact(first.uri)}"]
+
+
+def _differences(asked: Asked, shard: Shard, units: Sequence[Unit], lost: str | None) -> Iterator[Finding]:
+    """What differs in the units of one shard; `lost`: why the run could not read all of it."""
+    there, position, same = _Reading(asked, shard), 0, True
+    for unit in units:
+        there.requests(unit.first - position)  # of units that are missing
+        wanted, rows = there.requests(unit.stop - unit.first), _rows(asked, unit)
+        position, same = unit.stop, rows == wanted
+        if not same:
+            broken = f"; the source breaks off: {there.error}" if there.error else ""
+            yield of_unit("changed", unit, asked.storage.redact(_difference(rows, wanted)) + broken)
+    last = units[-1]
+    if not last.end or not same:
+        return
+    if there.requests(1):
+        yield of_unit("changed", last, f"the source goes on with sample {last.stop}")
+    elif lost and not there.error:
+        yield of_unit("changed", last, "the source can be read to its end, where the run could not")
+    elif there.error and not lost:
+        yield of_unit("changed", last, f"the source breaks off: {there.error}")
+
+
+class _Reading:
+    """The requests of a shard's samples as the source asks them now; `error`: why it breaks off."""
+
+    def __init__(self, asked: Asked, shard: Shard) -> None:
+        self._asked, self._shard = asked, shard
+        self.error: str | None = None
+        self._samples = enumerate(self._read())
+
+    def _read(self) -> Iterator[Sample | None]:
+        asked, shard = self._asked, self._shard
+        samples = asked.source.samples(asked.moved(shard), asked.storage, lambda _: Want.QUESTIONS)
+        try:
+            yield from islice(samples, shard.samples)
+        except ShardError as fault:
+            self.error = asked.storage.redact(str(fault))
+
+    def requests(self, samples: int) -> Requests:
+        """Those of the next samples: fewer, if the shard ends."""
+        found: Requests = []
+        for index, sample in islice(self._samples, samples):
+            assert sample is not None, "all are wanted"
+            row = sample_row(sample, index, self._asked.task, self._asked.max_questions)
+            own = {"sample_key": row["sample_key"]}
+            found += ({**request, **own} for request in requests_of(self._shard.shard, row))
+        return found
+
+
+def _rows(asked: Asked, unit: Unit) -> Requests:
+    fs, path = asked.storage.open(asked.folder)
+    with fs.open(f"{path}/data/{unit.file_name}", "rb") as file:
+        rows: Requests = pq.read_table(file, columns=_COLUMNS).to_pylist()
+    return rows
+
+
+def _difference(rows: Requests, wanted: Requests) -> str:
+    """The first request that is not the same in both."""
+    nothing: dict[str, str] = {}
+    pairs = zip_longest(rows, wanted, fillvalue=nothing)
+    row, request = next(pair for pair in pairs if pair[0] != pair[1])
+    if not row or not request:
+        only, lacking = (
+            ("source asks", "the rows do not") if not row else ("rows hold", "the source does not ask")
+        )
+        return f"the {only} {_shown(row or request)}, {lacking}"
+    names = [name for name in row if row[name] != request[name]]
+    told = (f"{name} {row[name][:60]!r} where the source has {request[name][:60]!r}" for name in names)
+    return f"{row['key']} has the {', the '.join(told)}"
+
+
+def _shown(request: dict[str, str]) -> str:
+    return f"{request['key']} ({request['question'][:60]!r})"

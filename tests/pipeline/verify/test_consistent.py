@@ -1,0 +1,292 @@
+"""An output by itself: every kind of damage is found, named, and told apart from what is in order."""
+
+import json
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from pipeline.errors import ConfigError
+from pipeline.schema import PREDICTIONS
+from pipeline.stages.write import FOOTER, totals_of
+from pipeline.storage import Storage
+from pipeline.verify.run import Verification, verify
+
+FIRST, SECOND, LAST = (
+    *("000000-00000000-00000002.parquet", "000000-00000002-00000004.parquet"),
+    "000000-00000004-00000006-end.parquet",
+)
+NOT_WELL = ("damaged", "_SUCCESS")
+
+
+def edit(file, rows=None, footer=None, schema=PREDICTIONS, count=False):
+    """Write a unit's file again with other rows or another footer, as sound Parquet."""
+    table = pq.read_table(file)
+    told = json.loads(table.schema.metadata[FOOTER])
+    told |= footer or {}
+    lines = table.to_pylist() if rows is None else rows(table.to_pylist())
+    table = pa.Table.from_pylist(lines, schema=schema)
+    if count:
+        told["totals"] = totals_of(table)
+    pq.write_table(table.replace_schema_metadata({FOOTER: json.dumps(told)}), file, write_page_checksum=True)
+
+
+def test_what_is_whole_is_consistent(output, check, finished):
+    told, found = check(output)
+    assert (told, found.notes, found.ok) == ({}, [], True)
+    assert (found.shards, found.units, found.rows) == (2, 6, len(finished.rows))
+    assert list(found.lines()) == ["2 shards, 6 units, 18 rows: consistent"]
+
+
+def test_a_file_that_is_gone(output, check):
+    (output / "data" / SECOND).unlink()
+    (output / "data" / FIRST.replace("000000-", "000001-", 1)).unlink()
+    told, found = check(output)
+    assert told.keys() == {("missing", (0, 2, 4)), ("missing", (1, 0, 2)), NOT_WELL}
+    lines = list(found.lines())
+    assert lines[0] == "missing  shard 0 [2, 4): no file holds them"
+    assert lines[-1] == "2 shards, 4 units, 12 rows: not consistent: 2 missing, 1 damaged"
+
+
+def test_an_end_that_is_gone(output, check):
+    (output / "data" / LAST).unlink()
+    assert check(output)[0].keys() == {("missing", (0, 4, None)), NOT_WELL}
+
+
+def test_shards_that_were_never_begun(output, check):
+    for file in (output / "data").iterdir():
+        file.unlink()
+    told, _ = check(output)
+    assert told[("missing", (0, None, None))] == "neither it nor any other up to shard 1 has a file"
+
+
+@pytest.mark.parametrize("left", [0, 3, 200, -1])
+def test_a_file_that_was_cut(output, check, left):
+    file = output / "data" / SECOND
+    file.write_bytes(file.read_bytes()[:left])
+    told, _ = check(output)
+    assert told.keys() == {("damaged", f"data/{SECOND}"), NOT_WELL}, "and its range is not missing, too"
+    assert "cannot be read" in told[("damaged", f"data/{SECOND}")]
+
+
+def test_a_byte_that_was_flipped_anywhere(output, check):
+    file = output / "data" / SECOND
+    data = file.read_bytes()
+    pages = max(
+        column.data_page_offset + column.total_compressed_size
+        for column in (pq.read_metadata(file).row_group(0).column(n) for n in range(len(PREDICTIONS)))
+    )
+    found, seen = [], set()
+    for place in range(4, len(data), 257):
+        file.write_bytes(data[:place] + bytes([data[place] ^ 255]) + data[place + 1 :])
+        told, _ = check(output)
+        assert told.keys() <= {("damaged", f"data/{SECOND}"), NOT_WELL}
+        if place < pages - 8:
+            seen.add(place)
+            found += [place] if told else []
+    assert len(found) >= 0.8 * len(seen) >= 6, "pages have checksums, their headers have none"
+
+
+def swapped(rows):
+    return [rows[1], rows[0], *rows[2:]]
+
+
+def renumbered(rows):
+    return [{**row, "key": row["key"][:-4] + "0007"} for row in rows]
+
+
+@pytest.mark.parametrize(
+    ("rows", "told"),
+    [
+        (swapped, "row 0 has the key 000000-00000003-0000 and sample 3 in the place of 000000-00000002-0000"),
+        (
+            lambda rows: [rows[0], *rows],
+            "row 1 has the key 000000-00000002-0000 and sample 2 in the place of",
+        ),
+        (lambda rows: rows[:1], "its rows end with sample 2, its name with 3"),
+        (lambda rows: rows[1:], "row 0 has the key 000000-00000003-0000"),
+        (lambda rows: [rows[0], rows[2]], "row 1 has the key 000000-00000003-0001"),
+        (renumbered, "row 0 has the key 000000-00000002-0007"),
+        (lambda rows: [{**row, "sample": 5} for row in rows], "and sample 5 in the place of"),
+        (lambda rows: [], "its rows end with sample 2, its name with 3"),
+    ],
+)
+def test_rows_that_are_not_the_ranges(output, check, rows, told):
+    """Even if the footer counts what is there."""
+    edit(output / "data" / SECOND, rows, count=True)
+    found, _ = check(output)
+    assert found.keys() == {("damaged", f"data/{SECOND}"), NOT_WELL}
+    assert told in found[("damaged", f"data/{SECOND}")]
+
+
+def test_a_last_question_that_is_gone_does_not_agree_with_the_footer(output, check):
+    edit(output / "data" / SECOND, lambda rows: rows[:-1])
+    assert check(output)[0][("damaged", f"data/{SECOND}")] == "its footer counts 3 rows, its rows 2"
+
+
+@pytest.mark.parametrize(
+    ("footer", "told"),
+    [
+        ({"first": 1}, "its footer says that it is 000000-00000001-00000004.parquet"),
+        ({"end": True}, "its footer says that it is 000000-00000002-00000004-end.parquet"),
+        ({"fingerprint": "f" * 64}, "its fingerprint ffffffffffffffff is not run.json's"),
+        ({"schema_version": 0}, "its schema_version 0 is not run.json's 1"),
+        ({"source_size": 7}, "it was made of a shard of size 7, the plan has"),
+        ({"source_etag": "x"}, "it was made of a shard of etag x, the plan has"),
+        ({"totals": {}}, "cannot be read: KeyError"),
+        ({"totals": None}, "cannot be read: TypeError"),
+    ],
+)
+def test_a_footer_that_does_not_agree(output, check, footer, told):
+    edit(output / "data" / SECOND, footer=footer)
+    found, _ = check(output)
+    assert found.keys() == {("damaged", f"data/{SECOND}"), NOT_WELL}
+    assert told in found[("damaged", f"data/{SECOND}")]
+
+
+def test_counts_status_and_tokens_are_those_of_the_rows(output, check):
+    for name, change in (("visual_tokens_kept", 3), ("generated_tokens", 2), ("status", "failed")):
+        edit(
+            output / "data" / SECOND,
+            lambda rows, own={name: change}: [{**row, "visual_tokens_kept": None, **own} for row in rows],
+        )
+        assert f" {name}, its rows " in check(output)[0][("damaged", f"data/{SECOND}")]
+
+
+def test_columns_that_are_not_the_declared_ones(output, check):
+    kinds = [field.with_nullable(True) for field in PREDICTIONS]
+    edit(output / "data" / SECOND, schema=pa.schema(kinds))
+    assert "its columns are not" in check(output)[0][("damaged", f"data/{SECOND}")]
+    pq.write_table(pa.table({"key": ["a"]}), output / "data" / SECOND)
+    assert "not written by Trimline" in check(output)[0][("damaged", f"data/{SECOND}")]
+
+
+def test_rows_of_another_source(output, check):
+    edit(output / "data" / SECOND, lambda rows: [{**row, "source": "file:///x.tar"} for row in rows])
+    assert "its source is not the plan's" in check(output)[0][("damaged", f"data/{SECOND}")]
+
+
+def test_a_file_under_another_name(output, check):
+    (output / "data" / SECOND).rename(output / "data" / "000000-00000006-00000008.parquet")
+    told, _ = check(output)
+    assert told.keys() == {
+        ("missing", (0, 2, 4)),
+        ("damaged", "data/000000-00000006-00000008.parquet"),
+        NOT_WELL,
+    }
+    assert "its footer says that it is" in told[("damaged", "data/000000-00000006-00000008.parquet")]
+
+
+def test_a_copy_under_a_name_of_no_unit(output, check):
+    for name in ("copy.parquet", "0000000-00000002-00000004.parquet"):
+        (output / "data" / name).write_bytes((output / "data" / SECOND).read_bytes())
+    (output / "data" / "notes.txt").touch()
+    told, _ = check(output)
+    damaged = [("damaged", f"data/{name}") for name in ("copy.parquet", "0000000-00000002-00000004.parquet")]
+    assert told.keys() == {*damaged, ("leftover", "data/notes.txt"), NOT_WELL}
+
+
+def overlap(output):
+    """A file, in order by itself, for samples that others hold."""
+    file = output / "data" / "000000-00000002-00000003.parquet"
+    file.write_bytes((output / "data" / SECOND).read_bytes())
+    edit(file, lambda rows: rows[:1], {"stop": 3}, count=True)
+    return file
+
+
+def test_files_whose_ranges_overlap(output, check):
+    file = overlap(output)
+    told, _ = check(output)
+    assert told.keys() == {("doubled", f"data/{file.name}"), ("doubled", f"data/{SECOND}"), NOT_WELL}
+    assert told[("doubled", f"data/{SECOND}")] == f"it contradicts {file.name}"
+
+
+def test_a_damaged_file_condemns_none_that_it_overlaps(output, check):
+    file = overlap(output)
+    file.write_bytes(file.read_bytes()[:-1])
+    assert check(output)[0].keys() == {("damaged", f"data/{file.name}"), NOT_WELL}
+
+
+def test_an_end_before_the_end(output, check):
+    early = output / "data" / SECOND.replace(".parquet", "-end.parquet")
+    (output / "data" / SECOND).rename(early)
+    edit(early, footer={"end": True})
+    told, _ = check(output)
+    assert told.keys() == {("doubled", f"data/{early.name}"), ("doubled", f"data/{LAST}"), NOT_WELL}
+
+
+def test_a_unit_beyond_the_plan(output, check):
+    file = output / "data" / LAST.replace("000000", "000002", 1)
+    (output / "data" / LAST).rename(file)
+    edit(file, lambda rows: [{**row, "key": "000002" + row["key"][6:]} for row in rows], {"shard": 2})
+    told, _ = check(output)
+    assert told.keys() == {("missing", (0, 4, None)), ("damaged", f"data/{file.name}"), NOT_WELL}
+    assert told[("damaged", f"data/{file.name}")].startswith("the plan has no shard 2")
+
+
+def test_leftovers_alone_are_no_fault(output, check):
+    left = [f"data/.{FIRST}.{'0a' * 16}.tmp", f".run.json.{'0b' * 16}.tmp", f"plan/.0.{'0c' * 16}.tmp"]
+    for name in left:
+        (output / name).touch()
+    told, found = check(output)
+    assert told.keys() == {("leftover", name) for name in left}
+    assert found.ok
+
+
+def test_a_plan_that_is_not_there_or_not_whole(output, check):
+    part = output / "plan" / "000000.parquet"
+    data = part.read_bytes()
+    part.write_bytes(data[:-1])
+    assert check(output)[0].keys() == {("damaged", "plan/")}
+    part.write_bytes(data)
+    part.rename(part.with_name("000004.parquet"))
+    pq.write_table(pq.read_table(part.with_name("000004.parquet")).slice(1), part.with_name("000004.parquet"))
+    assert check(output)[0].keys() == {("missing", "plan/")}
+    part.with_name("000004.parquet").unlink()
+    assert check(output)[0].keys() == {("missing", "plan/")}
+
+
+def test_a_run_json_that_is_not_there_or_not_whole(output, check):
+    (output / "run.json").write_text("{")
+    assert check(output)[0].keys() == {("damaged", "run.json")}
+    (output / "run.json").unlink()
+    assert check(output)[0].keys() == {("missing", "run.json")}
+
+
+def test_a_run_json_of_another_output_condemns_no_file(output, check):
+    told = json.loads((output / "run.json").read_text())
+    (output / "run.json").write_text(json.dumps({**told, "fingerprint": "f" * 64}))
+    found, all_found = check(output, repair=True)
+    assert found.keys() == {("damaged", f"data/{FIRST}"), NOT_WELL}
+    assert "no file agrees with run.json" in found[("damaged", f"data/{FIRST}")]
+    assert all_found.removed == ["_SUCCESS"]
+
+
+def test_a_shard_that_broke_off_is_a_note(output, check):
+    edit(output / "data" / LAST, footer={"shard_error": "the tar breaks off"})
+    told, found = check(output)
+    assert (told, found.notes) == ({}, ["shard 0 could not be read whole: the tar breaks off"])
+
+
+def test_a_summary_of_other_rows(output, check):
+    summary = json.loads((output / "summary.json").read_text())
+    (output / "summary.json").write_text(json.dumps({**summary, "rows": 5}))
+    assert check(output)[0] == {("damaged", "summary.json"): "it counts 5 rows, data/ 18"}
+    (output / "summary.json").unlink()
+    assert check(output)[0] == {("damaged", "summary.json"): "it cannot be read"}
+    (output / "_SUCCESS").unlink()
+    told, found = check(output)
+    assert (told, found.notes) == ({}, ["there is no _SUCCESS: the run has not ended, or not well"])
+
+
+def test_what_is_no_output_at_all(tmp_path):
+    with pytest.raises(ConfigError, match=r"is no output of Trimline: it has no run\.json"):
+        verify(Verification(output=str(tmp_path)), Storage())
+
+
+def test_an_endless_list_is_cut(output, check):
+    for number in range(70):
+        (output / "data" / f"{number}.txt").touch()
+    _, found = check(output)
+    lines = list(found.lines())
+    assert len(lines) == 52 and lines[50] == "... and 20 more: json=FILE has all of them"

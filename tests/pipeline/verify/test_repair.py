@@ -1,0 +1,69 @@
+"""What is damaged is removed, what is healthy is not, and a rerun leaves no trace of it."""
+
+import pytest
+from quick import lasting_rows
+from test_consistent import FIRST, LAST, SECOND, edit, overlap
+
+
+def stamps(output):
+    return {file.name: file.stat().st_mtime_ns for file in (output / "data").iterdir()}
+
+
+def cut(output):
+    (output / "data" / SECOND).write_bytes((output / "data" / SECOND).read_bytes()[:-9])
+    return {SECOND}
+
+
+def doubled(output):
+    return {SECOND, overlap(output).name}
+
+
+def foreign(output):
+    edit(output / "data" / LAST, footer={"fingerprint": "x"})
+    return {LAST}
+
+
+def renamed(output):
+    (output / "data" / FIRST).rename(output / "data" / "000001-00000006-00000008.parquet")
+    return {"000001-00000006-00000008.parquet"}
+
+
+@pytest.mark.parametrize("damage", [cut, doubled, foreign, renamed])
+def test_repaired_and_run_again(output, check, finished, damage):
+    before = stamps(output)
+    removed = damage(output)
+    _, found = check(output, repair=True)
+    assert set(found.removed) == {"_SUCCESS", "summary.json", *(f"data/{name}" for name in removed)}
+    left = stamps(output)
+    assert left == {name: before[name] for name in before.keys() - removed if name in left}
+    assert len(left) == 5
+    assert {kind for kind, _ in check(output)[0]} == {"missing"}
+    finished.again(output)
+    assert check(output, deep=True)[0] == {}
+    assert lasting_rows(output) == finished.rows
+    assert (output / "_SUCCESS").exists()
+
+
+def test_leftovers_go_and_nothing_else(output, check):
+    left = [f"data/.{FIRST}.{'0a' * 16}.tmp", f".run.json.{'0b' * 16}.tmp"]
+    for name in (*left, "data/notes.txt", "data/.hidden.tmp"):
+        (output / name).touch()
+    before = stamps(output)
+    _, found = check(output, repair=True)
+    assert (sorted(found.removed), found.ok) == (sorted(left), True)
+    assert stamps(output) == {name: before[name] for name in before if f"data/{name}" not in left}
+    assert (output / "_SUCCESS").exists()
+    assert {file for _, file in check(output)[0]} == {"data/notes.txt", "data/.hidden.tmp"}
+
+
+def test_without_repair_nothing_is_touched(output, check):
+    cut(output)
+    before = stamps(output)
+    check(output)
+    assert stamps(output) == before and (output / "_SUCCESS").exists()
+
+
+def test_what_is_whole_is_left_alone(output, check):
+    before = stamps(output)
+    assert check(output, repair=True)[1].removed == []
+    assert stamps(output) == before
