@@ -18,7 +18,7 @@ def run(config: DictConfig) -> int:
         if len(outputs) > 1:
             print(storage.redact(f"{found.output}:"))
         for line in found.lines():
-            print(storage.redact(line))
+            print(storage.hide(line))
     if all(found.ok for found in outputs):
         return 0
     print(_TO_GO_ON[options.repair])

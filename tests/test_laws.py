@@ -202,6 +202,12 @@ def test_the_keys_of_evaluate_are_its_fields():
     assert_keys_are_fields(own, get_class("pipeline.evaluate.run.Evaluation"))
 
 
+def test_the_keys_of_verify_are_its_fields():
+    config = composed("verify")
+    own = {name: config._get_node(name) for name in config if name != "storage"}
+    assert_keys_are_fields(own, get_class("pipeline.verify.run.Verification"))
+
+
 def test_the_keys_of_the_recipe_are_its_fields():
     assert_keys_are_fields(composed("train_demo").recipe, get_class("pipeline.demo.training.recipe.Recipe"))
 

@@ -114,7 +114,7 @@ def test_a_tar_that_was_mended_is_made_again_whole(tmp_path, broken):
     assert all(plan.table.equals(plans[0].table) and plan.parts == plans[0].parts for plan in plans)
 
 
-@pytest.mark.parametrize("step", range(12))
+@pytest.mark.parametrize("step", range(6))
 def test_a_kill_at_any_step(tmp_path, broken, monkeypatch, step):
     """Before the step that deletes a file or renews a plan: the same command goes on."""
     steps = iter(range(100))
@@ -136,7 +136,7 @@ def test_a_kill_at_any_step(tmp_path, broken, monkeypatch, step):
         except KeyboardInterrupt:
             assert next(steps) >= step
         else:
-            pytest.skip(f"there are but {next(steps)} steps")
+            pytest.fail(f"there are but {next(steps)} steps")
     assert not list((tmp_path / "out").glob("*/_SUCCESS"))
     assert any("/000000-" in name for name in stamps(tmp_path / "out")), "a reason is there until the end"
     room(broken, tmp_path / "out", *ARMS)

@@ -87,6 +87,17 @@ def test_a_byte_that_was_flipped_anywhere(output, check):
     assert len(found) >= 0.8 * len(seen) >= 6, "pages have checksums, their headers have none"
 
 
+def test_a_letter_that_was_changed_is_found_by_its_pages_checksum_alone(output, check):
+    file = output / "data" / SECOND
+    table = pq.read_table(file)
+    options = {"compression": None, "use_dictionary": False, "write_statistics": False}
+    pq.write_table(table, file, write_page_checksum=True, **options)
+    assert check(output)[0] == {}
+    file.write_bytes(file.read_bytes().replace(b"what is thing", b"what was hing"))
+    assert pq.read_table(file)["question"][0].as_py().startswith("what was hing"), "sound but for that"
+    assert "cannot be read" in check(output)[0][("damaged", f"data/{SECOND}")]
+
+
 def swapped(rows):
     return [rows[1], rows[0], *rows[2:]]
 
