@@ -5,7 +5,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: demo test check lint format clean
+.PHONY: demo test fuzz check lint format clean
 
 demo: $(VENV)/.demo
 	$(BIN)/trimline annotate
@@ -16,6 +16,10 @@ demo: $(VENV)/.demo
 
 test: $(VENV)/.test
 	$(BIN)/python -m pytest
+
+# Hundred times the cases of fuzzing that `make test` runs: an hour or so.
+fuzz: $(VENV)/.test
+	$(BIN)/python -m pytest tests/fuzz --hypothesis-profile=long --timeout=7200
 
 check: lint test
 

@@ -1,13 +1,13 @@
-"""How a case is run: through the real stages, with an eye on time and memory, and what must hold of its rows."""
+"""How a case is run: through the real stages, with an eye on time and memory; what holds of its rows."""
 
 import json
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 from hypothesis import HealthCheck, settings
+from measured import MIB, at_most
 
 from pipeline.imaging import Imaging
 from pipeline.rows import unpack
@@ -24,7 +24,6 @@ TASK = Task(source_questions=True)
 LIMITS = UnitLimits(unit_samples=3, unit_requests=16, unit_bytes=1 << 20, max_questions=8)
 IMAGING = Imaging(max_pixels=1_000_000)
 SIDE = 28
-MIB = 1 << 20
 
 
 def cases(few: int) -> Any:
@@ -50,29 +49,8 @@ def checkpoint(folder: Path) -> str:
     return str(where)
 
 
-@contextmanager
-def at_most(room: int) -> Iterator[None]:
-    """Fail if this process's memory peaks more than `room` bytes above where it is now."""
-    reset = Path("/proc/self/clear_refs")
-    try:
-        reset.write_text("5")  # the peak starts anew
-    except OSError:  # no Linux, or a sandbox: then the cases run all the same
-        yield
-        return
-    before = memory()["VmRSS"]
-    yield
-    grown = memory()["VmHWM"] - before
-    assert grown <= room, f"memory grew by {grown / MIB:.0f} MiB"
-
-
-def memory() -> dict[str, int]:
-    """What /proc says of this process's memory, in bytes."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return {name: int(text.split()[0]) * 1024 for name, text in (line.split(":", 1) for line in lines) if "kB" in text}
-
-
 def run(source: Source, folder: Path, *, room: int = 192 * MIB, task: Task = TASK) -> list[dict[str, Any]]:
-    """All rows of a source, after `read` and `decode`, checked; shard errors stand in `shard_errors` of each."""
+    """All rows of a source, after `read` and `decode`, checked."""
     with at_most(room):
         shards = list(source.shards(source.entries(STORAGE), STORAGE))
         return [row for shard in shards for row in _run_shard(source, shard, checkpoint(folder), task)]
@@ -123,7 +101,7 @@ def _require_tiles(units: list[Any]) -> None:
 
 
 def _require_rerun(units: list[Any], again: Callable[[dict[int, int]], Iterator[Any]]) -> None:
-    """A rerun makes exactly what is missing, and the same; a shard that has all its files is not read again."""
+    """A rerun makes exactly what is missing, and the same."""
     for kept in (units[::2], units[1::2]):
         if len(kept) == len(units):
             continue
