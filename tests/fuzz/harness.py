@@ -27,13 +27,13 @@ SIDE = 28
 
 
 def cases(few: int) -> Any:
-    """Settings of a fuzz test: `few` cases, a hundred times as many in the long form; each within 20 s."""
+    """Settings of a fuzz test: `few` cases, in the long form a hundred times as many; a minute each."""
     many = settings.get_current_profile_name() == "long"
     return settings(
         max_examples=few * 100 if many else few,
         derandomize=not many,  # the short form is a test like any other: it fails today if it fails tomorrow
         database=None,
-        deadline=20_000,
+        deadline=60_000,
         suppress_health_check=list(HealthCheck),
     )
 

@@ -23,10 +23,9 @@ def test_a_ceiling_is_held_and_lifted():
     assert len(bytearray(256 << 20)) == 256 << 20
 
 
-@pytest.mark.parametrize("megabytes", [100, 300])
-def test_one_value_that_is_named_by_many_rows_does_not_take_the_worker_down(tmp_path, megabytes):
+def test_one_value_that_is_named_by_many_rows_does_not_take_the_worker_down(tmp_path):
     """A file of some KB whose sixteen rows name one image of zeros: gigabytes, if they were believed."""
-    zeros = pa.array([bytes(megabytes << 20)], pa.binary())
+    zeros = pa.array([bytes(100 << 20)], pa.binary())
     table = pa.table({"image": pa.DictionaryArray.from_arrays(pa.array([0] * 16, pa.int32()), zeros)})
     pq.write_table(table, tmp_path / "a.parquet", compression="zstd", store_schema=False)
     del zeros, table
@@ -34,6 +33,7 @@ def test_one_value_that_is_named_by_many_rows_does_not_take_the_worker_down(tmp_
     with at_most(2 << 30):
         found = samples(Parquet(path=str(tmp_path)))
     assert [fault and fault[0] for fault in faults(found)] == ["bad_sample"] * 16
+    assert "row group 0 cannot be read from row 0 on" in str(found[0].fault)
 
 
 def lying(path, rows):
