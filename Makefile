@@ -5,7 +5,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: demo test chaos check lint format clean
+.PHONY: demo test chaos fuzz check lint format clean
 
 demo: $(VENV)/.demo
 	$(BIN)/trimline annotate
@@ -20,6 +20,10 @@ test: $(VENV)/.test
 # Everything that `make test` kills a few times, many times: some 40 minutes.
 chaos: $(VENV)/.test
 	TRIMLINE_CHAOS_KILLS=20 TRIMLINE_CHAOS_ROUNDS=5 $(BIN)/python -m pytest tests/chaos
+
+# Hundred times the cases of fuzzing that `make test` runs: an hour or so.
+fuzz: $(VENV)/.test
+	$(BIN)/python -m pytest tests/fuzz --hypothesis-profile=long --timeout=7200
 
 check: lint test
 

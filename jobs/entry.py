@@ -15,6 +15,7 @@ import tempfile
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import NoReturn
 
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
@@ -144,6 +145,14 @@ def _require_known_flags(command: str, arguments: Sequence[str]) -> None:
     for argument in arguments:
         if argument.startswith("-") and not _FLAGS.fullmatch(argument.partition("=")[0]):
             raise ConfigError(f"unknown option {argument}; `trimline {command} --help` tells the usage")
+    from hydra._internal.utils import get_args_parser
+
+    def refuse(message: str) -> NoReturn:
+        raise ConfigError(f"{message}; `trimline {command} --help` tells the usage")
+
+    parser = get_args_parser()
+    parser.error = refuse  # type: ignore[method-assign]
+    parser.parse_args(arguments)
 
 
 def _require_grammar(arguments: Sequence[str]) -> None:

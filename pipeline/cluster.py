@@ -3,7 +3,9 @@
 import hashlib
 import logging
 import os
+import secrets
 import signal
+import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
@@ -14,6 +16,8 @@ from typing import Any
 
 from pipeline.config import free, require
 from pipeline.errors import ConfigError, RunError
+
+_EXPORT = "RAY_enable_export_api_write"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,6 +99,7 @@ def start_ray(cluster: Cluster, device: str) -> None:
         ConfigError: what the stages book does not fit the cluster.
         RunError: the cluster cannot be reached, or its workers import another `pipeline`.
     """
+    _close_to_others(cluster)
     import ray
 
     if ray.is_initialized():
@@ -125,6 +130,25 @@ def start_ray(cluster: Cluster, device: str) -> None:
     booked = ray.cluster_resources()
     cluster.require_fit(booked.get("CPU", 0), booked.get("GPU", 0), device)
     _require_own_packages()
+
+
+def _close_to_others(cluster: Cluster) -> None:
+    """Before Ray is imported: no export of the stages' arguments, and a token for a cluster started here.
+
+    The arguments hold the storage's settings. Without a token whoever reaches the cluster's ports runs what
+    he likes in it: other users of this machine, too. Who has set RAY_AUTH_MODE himself keeps what he set.
+    """
+    os.environ.pop(_EXPORT, None)
+    exported = os.environ.get(f"{_EXPORT}_config", "").split(",")
+    kept = [name for name in exported if name and not name.startswith("EXPORT_DATASET")]
+    if kept != exported:
+        os.environ[f"{_EXPORT}_config"] = ",".join(kept)
+    if cluster.address != "local" or "RAY_AUTH_MODE" in os.environ:
+        return
+    if not {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & os.environ.keys():
+        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+    if "ray" not in sys.modules:  # else it has read the mode; from 2.60 on it turns to tokens by itself
+        os.environ["RAY_AUTH_MODE"] = "token"
 
 
 @contextmanager

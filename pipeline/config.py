@@ -53,6 +53,7 @@ class Model:
     encode_dtype: str = counted("float32")
     generate_dtype: str = counted("float32")
     encode_batch_size: int = counted(16)  # images in one pass of CLIP; rounding depends on it
+    allow_pickle: bool = free(False)  # also read weights that are a pickle (pytorch_model.bin); only tensors
 
     def __post_init__(self) -> None:
         for key in ("encode_dtype", "generate_dtype"):

@@ -1,15 +1,33 @@
 """Encoded bytes to RGB pixels."""
 
 import io
+import struct
 import warnings
 from dataclasses import dataclass
 
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL.JpegImagePlugin import JpegImageFile
 
 from pipeline.config import counted, require
 from pipeline.errors import BadImage
 
 _FORMATS = ("JPEG", "PNG", "WEBP")
+# What Pillow raises of damaged files.
+_DAMAGE = (
+    *(OSError, ValueError, SyntaxError, EOFError, MemoryError),
+    *(struct.error, ArithmeticError, LookupError, TypeError, AttributeError),
+)
+# Each scan of a JPEG is a pass over all its pixels; a progressive one has some ten.
+_SCANS = 100
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 Image.MAX_IMAGE_PIXELS = None  # the limit is Imaging.max_pixels, checked before anything is decoded
 
@@ -33,17 +51,35 @@ def decode(data: bytes, imaging: Imaging) -> tuple[Image.Image, int, int]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow warns of what is refused below, and of odd metadata
-            image = Image.open(io.BytesIO(data), formats=_FORMATS)
+            stream = io.BytesIO(data)
+            image = Image.open(stream, formats=_FORMATS)
             width, height = image.size
             if width * height > imaging.max_pixels:
                 raise BadImage(f"the image has {width} x {height} pixels, more than image.max_pixels")
+            scans = stream.getvalue().count(b"\xff\xda") if isinstance(image, JpegImageFile) else 1
+            if width * height * scans > imaging.max_pixels * _SCANS:
+                raise BadImage(
+                    f"the image has {width} x {height} pixels in {scans} scans, more than it needs"
+                )
             image.load()
-            upright = ImageOps.exif_transpose(image)
-            return _to_rgb(upright), width, height
+            return _to_rgb(_upright(image)), width, height
     except UnidentifiedImageError:  # its own text names an address in memory: another one in every run
         raise BadImage("the image cannot be decoded: it is no JPEG, PNG or WebP") from None
-    except (OSError, ValueError, SyntaxError, EOFError, MemoryError) as error:
-        raise BadImage(f"the image cannot be decoded: {str(error)[:200] or type(error).__name__}") from None
+    except _DAMAGE as error:
+        told = " ".join(str(error)[:200].split())
+        raise BadImage(f"the image cannot be decoded: {told or type(error).__name__}") from None
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """The picture turned as its EXIF says; EXIF that cannot be read says nothing.
+
+    Pillow's own `exif_transpose` also writes the EXIF anew, and fails with some that it can read.
+    """
+    try:
+        turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation))
+    except _DAMAGE:
+        turn = None
+    return image if turn is None else image.transpose(turn)
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

@@ -163,7 +163,9 @@ def _fingerprint(config: "RunConfig") -> tuple[Geometry, dict[str, Any]]:
     """What counts for every arm."""
     from pipeline.models.checkpoint import check_fit, resolve, weights_digest
 
-    llava, clip = resolve(config.model.path), resolve(config.model.clip)
+    llava, clip = (
+        resolve(path, config.model.allow_pickle) for path in (config.model.path, config.model.clip)
+    )
     geometry = check_fit(llava, clip)
     parts = {
         "source": {"kind": type(config.source).__name__, **fingerprint_fields(config.source)},

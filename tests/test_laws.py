@@ -67,6 +67,35 @@ def test_imports_run_one_way(path):
     assert not imports(path) & forbidden[path.relative_to(ROOT).parts[0]]
 
 
+def calls(path: Path) -> list[tuple[str, dict[str, object]]]:
+    """What a file calls, as `module.name`, with the keyword arguments that are constants."""
+    found = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
+    return [
+        (
+            ast.unparse(node.func),
+            {item.arg or "**": getattr(item.value, "value", None) for item in node.keywords},
+        )
+        for node in found
+    ]
+
+
+def test_nothing_that_is_read_can_run_code():
+    """No pickle but of weights alone, and what our own processes send each other; no code of checkpoints."""
+    # a child of the benchmark is sent its configuration; rendered scenes lie in the training's own folder
+    ours = {"pipeline/benchmark/driver_memory.py", "pipeline/demo/training/corpus.py"}
+    for path in SOURCES:
+        for name, given in calls(path):
+            assert name not in ("eval", "exec") and not name.endswith("read_pickle"), name_of(path)
+            if name.endswith(("pickle.load", "pickle.loads", "joblib.load")):
+                assert name_of(path) in ours
+            if name == "torch.load":
+                assert given["weights_only"] is True, name_of(path)
+            if name in ("np.load", "numpy.load"):
+                assert not given.get("allow_pickle"), name_of(path)
+            if name.endswith(".from_pretrained"):
+                assert given["trust_remote_code"] is False, name_of(path)
+
+
 def test_trim_needs_torch_and_nothing_else():
     used = set().union(*(imports(path) for path in SOURCES if path.is_relative_to(ROOT / "trim")))
     assert used - set(sys.stdlib_module_names) == {"torch", "trim"}

@@ -149,7 +149,7 @@ def _encoded(
     model: Model, needs: frozenset[str], split: str, seed: int, pictures: int
 ) -> Iterator[tuple[int, list[SceneSample], VisualTokens]]:
     """Batches of samples: what is needed of their images per picture, text and identity per request."""
-    llava, clip = resolve(model.path), resolve(model.clip)
+    llava, clip = (resolve(path, model.allow_pickle) for path in (model.path, model.clip))
     preprocess = Preprocessor(llava)
     encoder = ClipEncoder(
         clip,

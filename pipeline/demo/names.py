@@ -72,7 +72,7 @@ def _sized_checkpoint(size: str) -> Path:
 
     if size not in SIZES:
         raise ConfigError(f"model: {SIZED}{size} is none of {', '.join(SIZED + name for name in SIZES)}")
-    return _made_once(
+    return made_once(
         cache_folder() / f"random-{size}-v{_SIZED_VERSION}", lambda folder: make(folder, SIZES[size])
     )
 
@@ -83,7 +83,7 @@ def pictures() -> Path:
     Raises:
         ConfigError: scikit-image is not installed.
     """
-    return _made_once(cache_folder() / f"pictures-v{_PICTURES_VERSION}", _make_pictures)
+    return made_once(cache_folder() / f"pictures-v{_PICTURES_VERSION}", _make_pictures)
 
 
 def _make_pictures(folder: Path) -> None:
@@ -111,7 +111,7 @@ def _photographs() -> Path:
     return Path(package.origin).parent / "data"
 
 
-def _made_once(folder: Path, make: Callable[[Path], None]) -> Path:
+def made_once(folder: Path, make: Callable[[Path], None]) -> Path:
     """The folder, made whole or not at all, also if several processes do it at once."""
     if folder.is_dir():
         return folder

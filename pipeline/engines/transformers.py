@@ -41,5 +41,6 @@ class Transformers:
         from pipeline.models.llava import LanguageModel
 
         dtype = getattr(torch, model.generate_dtype)
-        language_model = LanguageModel(resolve(model.path), device=device, dtype=dtype)
+        folder = resolve(model.path, model.allow_pickle)
+        language_model = LanguageModel(folder, device=device, dtype=dtype)
         return TransformersEngine(self, language_model, decoding, seed=seed)

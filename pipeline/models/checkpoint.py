@@ -20,6 +20,7 @@ from pipeline.demo.names import resolve_checkpoint
 from pipeline.errors import ConfigError
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
 HUB_FILES = ["*.json", "*.safetensors", "*.txt", "tokenizer.model"]
 SMALL_FILES = (
     "config.json",
@@ -74,11 +75,23 @@ class Geometry:
     max_positions: int  # of the language model
 
 
-def resolve(path: str) -> Path:
+def resolve(path: str, allow_pickle: bool = False) -> Path:
     """The local folder of a checkpoint: a folder, a `demo:` name, or a hub id (downloaded if need be).
 
+    With `allow_pickle` it may be a copy, whose weights are safetensors, of one whose weights are a pickle.
     Raises ConfigError if there is nothing to be had under that name.
     """
+    folder = _folder(path, HUB_FILES)
+    if not allow_pickle or any((folder / name).is_file() for name in WEIGHTS):
+        return folder
+    from pipeline.models.pickled import PICKLES, as_safetensors
+
+    if HUB_ID.fullmatch(path) and not Path(path).expanduser().is_dir():
+        folder = _folder(path, [*HUB_FILES, "pytorch_model*.bin"])
+    return as_safetensors(folder) if any((folder / name).is_file() for name in PICKLES) else folder
+
+
+def _folder(path: str, hub_files: list[str]) -> Path:
     if path.startswith("demo:"):
         return resolve_checkpoint(path)
     folder = Path(path).expanduser()
@@ -89,7 +102,7 @@ def resolve(path: str) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(snapshot_download(path, allow_patterns=HUB_FILES))
+        return Path(snapshot_download(path, allow_patterns=hub_files))
     except (OSError, ValueError) as error:  # the hub's exceptions all derive from these two
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ConfigError(f"model: no folder {path!r}, and the hub does not give it: {reason}") from error
@@ -130,7 +143,10 @@ def weight_files(folder: Path) -> list[Path]:
     elif index.is_file():
         files = [folder / name for name in sorted(set(_read_json(index)["weight_map"].values()))]
     else:
-        raise ConfigError(f"{folder} holds no *.safetensors weights (model.safetensors or its shards' index)")
+        raise ConfigError(
+            f"{folder} holds no *.safetensors weights (model.safetensors or its shards' index); those of a "
+            "pickle (pytorch_model.bin) are read with model.allow_pickle=true alone"
+        )
     for file in files:
         if not file.is_file():
             raise ConfigError(f"{folder} lacks {file.name}, which its index names")

@@ -65,7 +65,7 @@ class ClipEncoder:
             text = load_part(CLIPTextModelWithProjection, "text tower", folder, torch.float32)
             self._text_head = text.text_projection.to(self.device)
             self._text_tower = text.text_model.to(self.device, dtype)
-            self._tokenizer = AutoTokenizer.from_pretrained(folder)
+            self._tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
             self._max_tokens: int = text.config.max_position_embeddings
 
     @torch.inference_mode()

@@ -42,7 +42,7 @@ class LanguageModel:
     def __init__(
         self, folder: Path, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
     ):
-        config = AutoConfig.from_pretrained(folder)
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
         self.device = torch.device(device)
         self.model = load_part(
             AutoModelForCausalLM,
@@ -53,7 +53,7 @@ class LanguageModel:
             key_mapping=LANGUAGE_KEYS,
         ).to(self.device)
         self.projector = load_projector(folder, dtype).to(self.device)
-        self.tokenizer: Any = AutoTokenizer.from_pretrained(folder)
+        self.tokenizer: Any = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
         self.max_positions: int = config.text_config.max_position_embeddings
         self.image_token_id: int = config.image_token_id
         self.eos_token_ids = _eos_token_ids(folder, self.model)
@@ -103,7 +103,7 @@ class LanguageModel:
 
 def load_projector(folder: Path, dtype: torch.dtype) -> nn.Module:
     """What makes visual tokens [..., D] embeddings [..., H] of the language model; nothing else is read."""
-    config = AutoConfig.from_pretrained(folder)
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     weights = {}
     for file in weight_files(folder):
         with safe_open(file, framework="pt") as tensors:

@@ -14,10 +14,19 @@ from pipeline.errors import ConfigError
 def load_part(kind: Any, part: str, folder: Path, dtype: torch.dtype, **options: Any) -> Any:
     """`kind.from_pretrained(folder)`, ready for inference; what else the folder holds is not read.
 
+    Neither is a pickle, nor is code that the checkpoint brings along run.
+
     Raises ConfigError if weights of the part are missing or of another shape.
     """
     with quiet():
-        model, report = kind.from_pretrained(folder, dtype=dtype, output_loading_info=True, **options)
+        model, report = kind.from_pretrained(
+            folder,
+            dtype=dtype,
+            output_loading_info=True,
+            use_safetensors=True,
+            trust_remote_code=False,
+            **options,
+        )
     refuse_gaps(folder, part, report["missing_keys"], report["mismatched_keys"])
     return model.eval().requires_grad_(False)
 

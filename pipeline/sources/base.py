@@ -17,7 +17,9 @@ from pipeline.storage import Storage, canonical
 
 IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp")
 MAX_IMAGE_BYTES = 256 << 20
-MAX_SIDECAR_BYTES = 16 << 20
+MAX_SIDECAR_BYTES = 4 << 20  # as Python's objects JSON takes some thirty times as much
+MAX_QUESTIONS = 10_000
+MAX_QUESTION_CHARACTERS = 1 << 20  # of one sample's questions and their names
 
 # How many samples are read at a time where each has a file of its own, and how large they may be for that:
 # together they take half of what a unit does.
@@ -133,7 +135,18 @@ def parse_questions(asked: Any) -> tuple[Question, ...]:
     """Questions from a list of texts or of `{question_id, question}`; BadSample if it is neither."""
     if not isinstance(asked, list):
         raise BadSample(f"the questions are not a list: {type(asked).__name__}")
-    return tuple(_question(item) for item in asked)
+    if len(asked) > MAX_QUESTIONS:
+        raise BadSample(f"{len(asked)} questions are more than {MAX_QUESTIONS}")
+    questions = tuple(_question(item) for item in asked)
+    characters = sum(map(question_characters, questions))
+    if characters > MAX_QUESTION_CHARACTERS:
+        raise BadSample(f"the questions are too long: {characters} characters")
+    return questions
+
+
+def question_characters(question: Question) -> int:
+    """How much a question counts against MAX_QUESTION_CHARACTERS."""
+    return len(question.question_id) + len(question.text)
 
 
 def _question(item: Any) -> Question:
@@ -142,6 +155,8 @@ def _question(item: Any) -> Question:
     if not isinstance(item, dict) or not isinstance(item.get("question", ""), str):
         raise BadSample("a question is neither text nor an object with a text `question`")
     name = item.get("question_id")
+    if isinstance(name, list | dict):
+        raise BadSample("a question_id is neither text nor a number")
     return Question("" if name is None else str(name), item.get("question", ""))
 
 
@@ -151,7 +166,7 @@ def text_question(data: bytes) -> tuple[Question, ...]:
         text = data.decode("utf-8").strip()
     except UnicodeDecodeError:
         raise BadQuestion("the .txt sidecar is not UTF-8") from None
-    return (Question("", text),) if text else ()
+    return parse_questions([text]) if text else ()
 
 
 # Reads a sample, or gives None if it takes more than so many bytes (None: then it reads it, however large).

@@ -1,15 +1,19 @@
 """JSONL in the layout of LLaVA's evaluation files: `question_id`, `image`, `text`, one question a line."""
 
 import functools
+import io
+from collections import deque
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from itertools import groupby
-from typing import Any
+from dataclasses import dataclass, replace
+from itertools import chain, groupby
+from typing import Any, BinaryIO
 
 from pipeline.config import counted, free, require
 from pipeline.errors import BadSample, DataFault
 from pipeline.listing import File
 from pipeline.sources.base import (
+    MAX_QUESTION_CHARACTERS,
+    MAX_QUESTIONS,
     MAX_SIDECAR_BYTES,
     Question,
     Read,
@@ -20,6 +24,7 @@ from pipeline.sources.base import (
     files_ending,
     parse_object,
     parse_questions,
+    question_characters,
     read_ahead,
     with_image,
 )
@@ -67,11 +72,11 @@ class Jsonl:
         for file in entries:
             first = start = lines = samples = 0
             for _, group in groupby(_lines(file.uri, 0, file.size, storage), key=lambda line: line.sample):
-                found = list(group)
+                count, last = _counted(group)
                 if lines >= self.slice_files:
                     yield _slice(ordinal, file, first, start, samples)
                     ordinal, first, lines, samples = ordinal + 1, start, 0, 0
-                lines, samples, start = lines + len(found), samples + 1, found[-1].stop
+                lines, samples, start = lines + count, samples + 1, last.stop
             yield _slice(ordinal, file, first, file.size, samples)
             ordinal += 1
 
@@ -87,12 +92,32 @@ class Jsonl:
         first, stop = map(int, span.split("-"))
         lines = _lines(uri, first, stop, storage)
         for index, (_, group) in enumerate(groupby(lines, key=lambda line: line.sample)):
-            found = list(group)
-            want, sample, image = wanted(index), _sample(found, found[-1].stop - first), found[0].image
-            if want == Want.ALL and image is not None:
+            found, stop_of_sample = _gathered(group)
+            want, sample, image = wanted(index), _sample(found, stop_of_sample - first), found[0].image
+            if want == Want.ALL and image is not None and sample.fault is None:
                 yield functools.partial(with_image, sample, root, image, storage)
             else:
                 yield sample if want else None
+
+
+def _counted(lines: Iterator[_Line]) -> tuple[int, _Line]:
+    """How many lines there are, and the last one, without holding them."""
+    ((count, last),) = deque(enumerate(lines, 1), maxlen=1)
+    return count, last
+
+
+def _gathered(lines: Iterator[_Line]) -> tuple[list[_Line], int]:
+    """The lines of one sample, and where they end; of too many just the first, with a fault."""
+    found: list[_Line] = []
+    characters = 0
+    for line in lines:
+        found.append(line)
+        characters += question_characters(line.question) if line.question else 0
+        if len(found) > MAX_QUESTIONS or characters > MAX_QUESTION_CHARACTERS:
+            rest, last = _counted(chain([line], lines))
+            fault = BadSample(f"{len(found) + rest - 1} lines ask too much of one image")
+            return [replace(found[0], fault=fault)], last.stop
+    return found, found[-1].stop
 
 
 def _slice(ordinal: int, file: File, first: int, stop: int, samples: int) -> Shard:
@@ -109,20 +134,30 @@ def _sample(lines: list[_Line], position: int) -> Sample:
 def _lines(uri: str, first: int, stop: int, storage: Storage) -> Iterator[_Line]:
     """The lines between two byte offsets; blank ones are passed over."""
     fs, path = storage.open(uri)
-    with fs.open(path, "rb") as stream:
+    with fs.open(path, "rb") as file:
+        stream = io.BufferedReader(file, 1 << 20)  # an S3 file's own `readline` takes no limit
         stream.seek(first)
         position, number = first, 0
-        while position < stop and (text := stream.readline()):
-            position += len(text)
+        while position < stop and (text := stream.readline(MAX_SIDECAR_BYTES + 1)):
+            position += len(text) + _rest_of_line(stream, text)
             number += 1
             if text.strip():
                 yield _parse(text, number, position)
 
 
+def _rest_of_line(stream: BinaryIO, text: bytes) -> int:
+    """Pass over what a line holds beyond `text`, however much; returns how many bytes that is."""
+    size = 0
+    while len(text) > MAX_SIDECAR_BYTES and not text.endswith(b"\n"):
+        text = stream.readline(MAX_SIDECAR_BYTES + 1)
+        size += len(text)
+    return size
+
+
 def _parse(text: bytes, number: int, stop: int) -> _Line:
     try:
         if len(text) > MAX_SIDECAR_BYTES:
-            raise BadSample(f"the line is too long: {len(text)} bytes")
+            raise BadSample(f"the line is too long: more than {MAX_SIDECAR_BYTES} bytes")
         tree = parse_object(text, "line")
         if not isinstance(tree.get("image"), str):
             raise BadSample("the line names no image")

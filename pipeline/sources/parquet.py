@@ -9,9 +9,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.config import counted, free
-from pipeline.errors import BadSample, DataFault, ShardError
+from pipeline.errors import BadImage, BadSample, DataFault, ShardError
 from pipeline.listing import File
+from pipeline.memory import at_most
 from pipeline.sources.base import (
+    MAX_IMAGE_BYTES,
     Question,
     Read,
     Sample,
@@ -27,6 +29,13 @@ from pipeline.storage import Storage
 
 _IMAGE_NAMES = ("image", "images", "jpg", "jpeg", "png", "webp", "image_bytes", "bytes", "image_path", "path")
 _ROWS_AT_ONCE = 16
+_BYTES_AT_ONCE = 64 << 20  # or fewer rows, by what the footer says that they take
+# What a batch may really take: a page of some bytes may inflate to 2 GiB, and each of its rows name it again.
+_ROOM_BYTES = 1 << 30
+# More rows than this for each byte of the file cannot be, but might be promised.
+_ROWS_A_BYTE = 64
+# What Arrow raises of damage, and Python of values that it cannot hold, as text that is not UTF-8.
+_DAMAGE = (pa.ArrowException, OSError, ValueError, ArithmeticError, LookupError, TypeError, MemoryError)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,13 +75,15 @@ class Parquet:
         fs, path = storage.open(shard.uri)
         with fs.open(path, "rb") as stream:
             try:
-                file = pq.ParquetFile(stream, buffer_size=1 << 20, page_checksum_verification=True)
-            except (pa.ArrowException, OSError) as error:
+                with at_most(_ROOM_BYTES):
+                    file = pq.ParquetFile(stream, buffer_size=1 << 20, page_checksum_verification=True)
+                    schema = file.schema_arrow
+            except _DAMAGE as error:
                 _reraise_outage(error)
                 raise ShardError(f"the Parquet file cannot be opened: {_line(error)}") from None
-            columns = self._columns(file.schema_arrow)
+            columns = self._columns(schema)
             image = {"image": columns.pop("image")}
-            index, total = 0, max(file.metadata.num_rows, 1)
+            index, total = 0, max(_row_count(file.metadata, shard.size), 1)
             for group in range(file.num_row_groups):
                 asked, images = _Rows(file, group, columns), _Rows(file, group, image)
                 for row in range(file.metadata.row_group(group).num_rows):
@@ -100,6 +111,23 @@ class Parquet:
         return found
 
 
+def _row_count(metadata: pq.FileMetaData, size: int) -> int:
+    """The rows of all groups. ShardError if the footer promises rows that its columns do not have.
+
+    Each promised row that cannot be read would be a row of faults, and a flipped bit may promise trillions.
+    """
+    rows = 0
+    for group in range(metadata.num_row_groups):
+        part = metadata.row_group(group)
+        values = part.column(0).num_values if part.num_columns else 0  # null ones, too; a list has several
+        if not 0 <= part.num_rows <= min(values, _ROWS_A_BYTE * size):
+            raise ShardError(f"the Parquet footer promises {part.num_rows} rows of {values} values")
+        rows += part.num_rows
+    if rows > _ROWS_A_BYTE * size:
+        raise ShardError(f"the Parquet footer promises {rows} rows in {size} bytes")
+    return rows
+
+
 class _Rows:
     """Some columns of a row group, asked for row by row; nothing is read before the first one that is.
 
@@ -109,8 +137,13 @@ class _Rows:
     def __init__(self, file: pq.ParquetFile, group: int, columns: dict[str, str]) -> None:
         self._columns, self._group = columns, group
         names = list(columns.values())
-        self._batches = file.iter_batches(_ROWS_AT_ONCE, row_groups=[group], columns=names) if names else None
-        self._rows: list[dict[str, Any]] = []
+        part = file.metadata.row_group(group)
+        rows_at_once = _BYTES_AT_ONCE * part.num_rows // max(part.total_byte_size, 1)
+        reading = {"row_groups": [group], "columns": names, "use_threads": False}
+        self._batches = (
+            file.iter_batches(max(1, min(_ROWS_AT_ONCE, rows_at_once)), **reading) if names else None
+        )
+        self._batch: pa.RecordBatch | None = None
         self._read = 0  # rows of the group that were read, those in hand included
         self._fault: DataFault | None = None
 
@@ -120,17 +153,29 @@ class _Rows:
             return {}
         while self._fault is None and number >= self._read:
             try:
-                self._rows = next(self._batches).to_pylist()
-                self._read += len(self._rows)
-            except (pa.ArrowException, OSError, StopIteration) as error:
+                self._batch = None  # or two would be held
+                with at_most(_ROOM_BYTES):
+                    self._batch = next(self._batches)
+                self._read += self._batch.num_rows
+            except (*_DAMAGE, StopIteration) as error:
                 _reraise_outage(error)
                 self._fault = BadSample(
                     f"row group {self._group} cannot be read from row {self._read} on: {_line(error)}"
                 )
-        if self._fault is not None and number >= self._read:
+        if self._batch is None or number >= self._read:
+            assert self._fault is not None
             raise self._fault
-        row = self._rows[number - self._read]  # counted from the end of the rows in hand
+        # counted from the end of the rows in hand
+        row = _row(self._batch, self._batch.num_rows - self._read + number)
         return {role: row[name] for role, name in self._columns.items()}
+
+
+def _row(batch: pa.RecordBatch, index: int) -> dict[str, Any]:
+    try:
+        with at_most(_ROOM_BYTES):
+            return dict(batch.slice(index, 1).to_pylist()[0])
+    except _DAMAGE as error:
+        raise BadSample(f"the row cannot be read: {_line(error)}") from None
 
 
 def _sample(
@@ -166,6 +211,8 @@ def _image(value: Any) -> bytes | str:
         value = value[0]
     if isinstance(value, dict):
         value = value.get("bytes") or value.get("path")
+    if isinstance(value, bytes) and len(value) > MAX_IMAGE_BYTES:
+        raise BadImage(f"the image is too large: {len(value)} bytes")
     if isinstance(value, bytes | str):
         return value
     if value is None:

@@ -77,7 +77,7 @@ class Encode:
         self._batch_size = model.encode_batch_size
         self._device = torch_device(device)
         self._encoder = ClipEncoder(
-            resolve(model.clip),
+            resolve(model.clip, model.allow_pickle),
             feature_layer=geometry.feature_layer,
             device=self._device,
             dtype=getattr(torch, model.encode_dtype),
@@ -89,7 +89,8 @@ class Encode:
             from pipeline.models.llava import load_projector
 
             dtype = getattr(torch, model.encode_dtype)
-            self._projector = load_projector(resolve(model.path), dtype).to(self._device)
+            folder = resolve(model.path, model.allow_pickle)
+            self._projector = load_projector(folder, dtype).to(self._device)
         self._startup_s = time.perf_counter() - started
 
     @torch.inference_mode()

@@ -31,6 +31,8 @@ Pending = tuple[int, dict[int, int], dict[int, list[int]]]
 _PIECE_BYTES = 1 << 20
 # What a unit's memory has room for beyond `unit_bytes`: its last image and its questions, as a rule.
 _ROOM_BYTES = 32 << 20
+# Characters of an error.
+_TOLD = 500
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,7 +98,7 @@ def read_shard(
     A shard that cannot be read (any further) ends with a unit, empty if need be, whose trace holds
     `shard_error`.
     """
-    cutter = _Cutter(shard, task, limits, finished)
+    cutter = _Cutter(shard, task, limits, finished, storage)
     partly = partly or {}
     error = None
     # A closed unit waits for the next sample, which tells whether it is the shard's last one.
@@ -110,7 +112,7 @@ def read_shard(
             if cutter.index == shard.samples:
                 break
     except ShardError as fault:
-        error = storage.redact(str(fault))
+        error = _told(fault, storage)
     last = waiting or cutter.rest(error)
     waiting = cutter.current = None
     if last is not None:
@@ -207,8 +209,11 @@ class _Memory(io.RawIOBase):
 class _Cutter:
     """Follows a shard's samples and closes units."""
 
-    def __init__(self, shard: Shard, task: Task, limits: UnitLimits, finished: dict[int, int]) -> None:
+    def __init__(
+        self, shard: Shard, task: Task, limits: UnitLimits, finished: dict[int, int], storage: Storage
+    ) -> None:
         self._shard, self._task, self._limits, self._finished = shard, task, limits, finished
+        self._storage = storage
         self.index = 0  # of the next sample
         self.current: _Open | None = None
         self._skip_to = 0
@@ -229,7 +234,7 @@ class _Cutter:
         if self.current is None:
             self.current = self._open()
         unit = self.current
-        row = sample_row(sample, self.index, self._task, self._limits.max_questions)
+        row = sample_row(sample, self.index, self._task, self._limits.max_questions, self._storage)
         unit.add(row, len(sample.image or b""), len(requests_of(self._shard.shard, row)))
         self.index += 1
         unit.position = self._position = sample.position
@@ -258,7 +263,9 @@ class _Cutter:
         return unit
 
 
-def sample_row(sample: Sample, index: int, task: Task, max_questions: int) -> dict[str, Any]:
+def sample_row(
+    sample: Sample, index: int, task: Task, max_questions: int, storage: Storage
+) -> dict[str, Any]:
     """A sample of a shard as a row of SAMPLES; its questions hang on no image."""
     try:
         questions = task.questions(sample, max_questions)
@@ -273,8 +280,13 @@ def sample_row(sample: Sample, index: int, task: Task, max_questions: int) -> di
             {"question_id": _clean(item.question_id), "question": _clean(item.text)} for item in questions
         ],
         "status": fault.status if fault else "ok",
-        "error": _clean(str(fault)) if fault else None,
+        "error": _told(fault, storage) if fault else None,
     }
+
+
+def _told(fault: DataFault | ShardError, storage: Storage) -> str:
+    """What is wrong in one short line: a name in a tar may hold line ends, and be as long as it likes."""
+    return _clean(storage.redact(str(fault))[:_TOLD]) or type(fault).__name__
 
 
 def _clean(text: str) -> str:

@@ -156,10 +156,10 @@ class _Reading:
 
     def requests(self, samples: int) -> Requests:
         """Those of the next samples: fewer, if the shard ends."""
-        found: Requests = []
+        asked, found = self._asked, []
         for index, sample in islice(self._samples, samples):
             assert sample is not None, "all are wanted"
-            row = sample_row(sample, index, self._asked.task, self._asked.max_questions)
+            row = sample_row(sample, index, asked.task, asked.max_questions, asked.storage)
             own = {"sample_key": row["sample_key"]}
             found += ({**request, **own} for request in requests_of(self._shard.shard, row))
         return found

@@ -3,6 +3,7 @@
 import io
 import json
 import tarfile
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,14 @@ def add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
     info = tarfile.TarInfo(name)
     info.size = len(data)
     tar.addfile(info, io.BytesIO(data))
+
+
+def write_members(path: Path, members: Iterable[tuple[str, bytes]]) -> Path:
+    """A tar of these names and contents."""
+    with tarfile.open(path, "w") as tar:
+        for name, data in members:
+            add(tar, name, data)
+    return path
 
 
 def write_tar(path: Path, samples: int, *, seed: int = 0, questions: int = 1, **picture: int) -> Path:

@@ -4,7 +4,7 @@ import json
 import tarfile
 
 import pytest
-from tars import add, jpeg, write_tar
+from tars import add, jpeg, write_members, write_tar
 
 from pipeline.rows import unpack
 from pipeline.sources.images import Images
@@ -241,3 +241,89 @@ def test_slices_of_a_folder_are_shards(tmp_path):
     assert [shard.samples for shard in shards] == [3, 3, 1]
     assert [len(shard.files) for shard in shards] == [6, 6, 2]
     assert len({shard.etag for shard in shards}) == 3
+
+
+def number(value):
+    """A tar header's field for a number that may be negative or huge."""
+    return b"\x80" + value.to_bytes(11, "big") if value >= 0 else (256**12 + value).to_bytes(12, "big")
+
+
+def with_header(tmp_path, kind, size, content=b""):
+    """A sound sample, then a header that says `size`, then a sound sample."""
+    path = write_members(tmp_path / "a.tar", [("a.jpg", jpeg(0)), ("a.json", ASK)])
+    sound = path.read_bytes().rstrip(b"\0")
+    sound += bytes(-len(sound) % 512)
+    info = tarfile.TarInfo("b.jpg")
+    info.type = kind
+    header = bytearray(info.tobuf(tarfile.USTAR_FORMAT))
+    header[124:136] = number(size)
+    header[148:156] = b" " * 8
+    header[148:156] = b"%06o\0 " % sum(header)
+    path.write_bytes(sound + bytes(header) + content + bytes(-len(content) % 512) + sound + bytes(1024))
+    return WebDataset(path=str(path))
+
+
+@pytest.mark.timeout(30)
+@pytest.mark.parametrize("kind", [tarfile.REGTYPE, tarfile.XHDTYPE, tarfile.GNUTYPE_LONGNAME], ids=repr)
+@pytest.mark.parametrize("size", [-512, -(1 << 40), 1 << 33, 1 << 62, 1 << 80])
+def test_a_header_with_an_impossible_size_ends_the_tar_and_no_more(tmp_path, kind, size):
+    """tarfile would go back for ever, take gigabytes, or raise what is no error of its own."""
+    units = units_of(with_header(tmp_path, kind, size))
+    lines = [line for _, some, _ in units for line in some]
+    assert [line["status"] for line in lines[:1]] == ["ok"] and len(lines) <= 2
+    assert units[-1][2]["shard_error"]
+
+
+@pytest.mark.parametrize(
+    "records", [b"22 GNU.sparse.major=1\n22 GNU.sparse.minor=0\n", b"19 GNU.sparse.map=x\n", b"10 size=x\n"]
+)
+def test_an_extended_header_that_contradicts_itself_is_told(tmp_path, records):
+    units = units_of(with_header(tmp_path, tarfile.XHDTYPE, len(records), records))
+    assert units[0][1][0]["status"] == "ok"
+    assert all(unit.end is (place == len(units) - 1) for place, (unit, _, _) in enumerate(units))
+
+
+def test_a_sparse_member_is_not_inflated(tmp_path):
+    """Of 200 MB of zeros in an archive of 2 KB."""
+    header = bytearray(tarfile.TarInfo("b.jpg").tobuf(tarfile.GNU_FORMAT))
+    header[156:157] = tarfile.GNUTYPE_SPARSE
+    header[386:410] = b"%011o\0" % 0 + b"%011o\0" % 0
+    header[483:495] = b"%011o\0" % (200 << 20)
+    header[148:156] = b" " * 8
+    header[148:156] = b"%06o\0 " % sum(header)
+    (tmp_path / "a.tar").write_bytes(bytes(header) + bytes(1024))
+    ((_, (line,), trace),) = units_of(WebDataset(path=str(tmp_path / "a.tar")))
+    assert (line["status"], trace["shard_error"]) == ("bad_sample", None)
+    assert "sparse" in line["error"]
+
+
+def test_an_error_is_one_short_line_whatever_the_name(tmp_path):
+    name = "a\nb" * 1000 + ".jpg"
+    with tarfile.open(tmp_path / "a.tar", "w") as tar:
+        info = tarfile.TarInfo(name)
+        info.type = tarfile.SYMTYPE
+        tar.addfile(info)
+    ((_, (line,), _),) = units_of(WebDataset(path=str(tmp_path / "a.tar")))
+    assert "\n" not in line["error"] and len(line["error"]) <= 500
+
+
+def test_credentials_stand_in_no_row(tmp_path, monkeypatch):
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "CANARY")
+    with tarfile.open(tmp_path / "a.tar", "w") as tar:
+        info = tarfile.TarInfo("CANARY.jpg")
+        info.type = tarfile.SYMTYPE
+        tar.addfile(info)
+    ((_, (line,), _),) = units_of(WebDataset(path=str(tmp_path / "a.tar")))
+    assert "CANARY" not in line["error"] and "***" in line["error"]
+
+
+def test_questions_that_no_model_could_read_are_bad_samples(tmp_path):
+    asked = [
+        {"question": "x" * (2 << 20)},
+        {"question": "?", "question_id": [1]},
+        {"questions": [""] * 20_000},
+        {"question": "x", "question_id": "n" * (2 << 20)},
+    ]
+    for sidecar, told in zip(asked, ("too long", "question_id", "more than 10000", "too long"), strict=True):
+        (line,) = sample(tmp_path, [("a.jpg", jpeg(0)), ("a.json", json.dumps(sidecar).encode())])
+        assert line["status"] == "bad_sample" and told in line["error"]

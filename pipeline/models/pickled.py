@@ -1,0 +1,69 @@
+"""Checkpoints whose weights are a pickle (`pytorch_model.bin`): read only if the user says so.
+
+A pickle runs what it likes when it is loaded. Here nothing but tensors is made of one
+(`torch.load(weights_only=True)`), once: what everything else reads is a copy as safetensors.
+"""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from pipeline.demo.names import cache_folder, made_once
+from pipeline.errors import ConfigError
+from pipeline.models.checkpoint import SMALL_FILES
+
+PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json")
+
+
+def as_safetensors(folder: Path) -> Path:
+    """A copy of the checkpoint in the cache, made once, with its weights as safetensors.
+
+    Raises ConfigError if a file of weights is missing, or holds anything but tensors.
+    """
+    files = _files(folder)
+    small = [folder / name for name in SMALL_FILES if (folder / name).is_file()]
+    told = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in (*files, *small)]
+    digest = hashlib.sha256(repr(told).encode()).hexdigest()[:16]
+
+    def make(made: Path) -> None:
+        for file in small:
+            (made / file.name).write_bytes(file.read_bytes())
+        where = {name: target for file in files for name, target in _convert(file, made, len(files))}
+        if len(files) > 1:
+            (made / "model.safetensors.index.json").write_text(json.dumps({"weight_map": where}))
+
+    return made_once(cache_folder() / f"safetensors-{digest}", make)
+
+
+def _files(folder: Path) -> list[Path]:
+    index = folder / PICKLES[1]
+    names = [PICKLES[0]]
+    if not (folder / PICKLES[0]).is_file():
+        names = sorted(set(json.loads(index.read_bytes())["weight_map"].values()))
+    for name in names:
+        if not (folder / name).is_file():
+            raise ConfigError(f"{folder} lacks {name}, which its index names")
+    return [folder / name for name in names]
+
+
+def _convert(file: Path, made: Path, count: int) -> list[tuple[str, str]]:
+    """Write one file's tensors; which tensor lies in which file."""
+    import pickle  # for the name of its error alone
+
+    import torch
+    from safetensors.torch import save_file
+
+    target = "model.safetensors" if count == 1 else f"{file.stem}.safetensors"
+    try:
+        loaded: Any = torch.load(file, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
+        told = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ConfigError(f"{file} cannot be read as weights alone: {told[:200]}") from None
+    if not isinstance(loaded, dict) or not all(isinstance(one, torch.Tensor) for one in loaded.values()):
+        raise ConfigError(f"{file} holds something else than tensors by name")
+    weights = {
+        str(name): tensor.clone().contiguous() for name, tensor in loaded.items()
+    }  # none shares memory
+    save_file(weights, made / target, metadata={"format": "pt"})
+    return [(name, target) for name in weights]

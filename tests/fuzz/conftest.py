@@ -1,0 +1,17 @@
+"""Fuzzing: the long form is `pytest tests/fuzz --hypothesis-profile=long` (`make fuzz`)."""
+
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+settings.register_profile("long", settings.get_profile("default"), print_blob=True)
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One folder for all cases of all tests: each writes the files that it reads."""
+    return tmp_path_factory.mktemp("fuzz")

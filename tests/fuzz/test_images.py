@@ -1,0 +1,174 @@
+"""Whatever an image's bytes are: a picture or one `bad_image` row, soon, and no neighbour is lost."""
+
+import struct
+import zlib
+
+from corpus import encoded, images, picture
+from damage import EXTREMES, damaged
+from harness import cases, run
+from hypothesis import given
+from hypothesis import strategies as st
+from tars import jpeg, write_members
+
+from pipeline.sources.webdataset import WebDataset
+
+SOUND = [case.image for case in images(0) if case.statuses == ("ok",) and len(case.image) < 20_000]
+ASK = b'{"question": "what?"}'
+CHUNKS = b"IHDR PLTE tRNS iCCP eXIf tEXt zTXt iTXt acTL fcTL fdAT gAMA cHRM sRGB pHYs IDAT IEND xxxx"
+NUMBERS = st.one_of(st.sampled_from(EXTREMES), st.integers(0, 300))
+
+
+def require_rows(data: bytes, folder) -> str:
+    """The status of the image's row; those of its neighbours are ok."""
+    members = [
+        (f"{key}.{suffix}", part)
+        for key, image in (("a", jpeg(0)), ("b", data), ("c", jpeg(1)))
+        for suffix, part in (("jpg", image), ("json", ASK))
+    ]
+    write_members(folder / "images.tar", members)
+    rows = run(WebDataset(path=str(folder / "images.tar")), folder)
+    assert [row["sample_key"] for row in rows] == ["a", "b", "c"]
+    assert [rows[0]["status"], rows[2]["status"]] == ["ok", "ok"]
+    assert rows[1]["status"] in ("ok", "bad_image")
+    return rows[1]["status"]
+
+
+@cases(60)
+@given(damaged(st.sampled_from(SOUND)))
+def test_damaged_images(folder, data):
+    require_rows(data, folder)
+
+
+@cases(10)
+@given(
+    st.sampled_from([b"", b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"RIFF\x40\0\0\0WEBP"]),
+    st.binary(max_size=300),
+)
+def test_random_bytes(folder, magic, data):
+    require_rows(magic + data, folder)
+
+
+@st.composite
+def exifs(draw: st.DrawFn) -> bytes:
+    """A TIFF directory of any entries, most of which contradict themselves."""
+    order = draw(st.sampled_from("<>"))
+    tags = st.sampled_from([0x0112, 0x8769, 0x8825, 0xA005, 0x010F, 0x011A, 0x927C, 0x02BC, 0x9286])
+    entry = st.tuples(st.one_of(tags, st.integers(0, 0xFFFF)), st.integers(0, 20), NUMBERS, NUMBERS)
+    entries = draw(st.lists(entry, max_size=8))
+    offset = draw(st.sampled_from([8, 8, 8, 0, 1 << 31]))
+    head = (b"II" if order == "<" else b"MM") + struct.pack(order + "HIH", 42, offset, len(entries))
+    packed = [struct.pack(order + "HHII", *one) for one in entries]
+    return b"Exif\0\0" + head + b"".join(packed) + draw(st.binary(max_size=60))
+
+
+def png_chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+@st.composite
+def png_chunks(draw: st.DrawFn) -> bytes:
+    """A chunk that a decoder looks into, with a checksum that is right, whatever else is wrong."""
+    kind = draw(st.sampled_from(CHUNKS.split()))
+    text = st.builds(
+        lambda key, middle, inside: key + b"\0" + middle + zlib.compress(inside),
+        st.sampled_from([b"Comment", b"XML:com.adobe.xmp", b"Raw profile type exif", b"icc"]),
+        st.sampled_from([b"", b"\0", b"\1\0\0\0", b"\0\0\0"]),
+        st.one_of(
+            st.binary(max_size=50), exifs(), st.just(b'<x tiff:Orientation="6"/>'), st.just(bytes(1 << 21))
+        ),
+    )
+    numbers = st.lists(NUMBERS, max_size=8).map(lambda some: b"".join(struct.pack(">I", one) for one in some))
+    header = st.builds(
+        lambda width, height, rest: struct.pack(">II", width, height) + bytes(rest),
+        NUMBERS,
+        NUMBERS,
+        st.tuples(*[st.sampled_from([0, 1, 2, 3, 4, 6, 8, 16])] * 5),
+    )
+    data = draw(st.one_of(st.binary(max_size=60), text, numbers, header, exifs().map(lambda some: some[6:])))
+    return png_chunk(kind, data)
+
+
+@cases(40)
+@given(st.lists(png_chunks(), min_size=1, max_size=5), st.booleans())
+def test_png_chunks(folder, chunks, behind):
+    """Of any kind and content, before or behind the pixels of a sound picture."""
+    sound = encoded(picture(1), "PNG")
+    at = len(sound) - 12 if behind else 33
+    require_rows(sound[:at] + b"".join(chunks) + sound[at:], folder)
+
+
+@cases(20)
+@given(st.lists(png_chunks(), min_size=1, max_size=6))
+def test_png_of_nothing_but_chunks(folder, chunks):
+    require_rows(b"\x89PNG\r\n\x1a\n" + b"".join(chunks), folder)
+
+
+@st.composite
+def jpeg_segments(draw: st.DrawFn) -> bytes:
+    marker = draw(
+        st.one_of(
+            st.sampled_from([0xE0, 0xE1, 0xE2, 0xED, 0xEE, 0xFE, 0xDB, 0xC0, 0xC2, 0xC4, 0xDD]),
+            st.integers(0, 255),
+        )
+    )
+    named = st.builds(
+        bytes.__add__,
+        st.sampled_from(
+            [
+                b"JFIF\0",
+                b"ICC_PROFILE\0",
+                b"MPF\0",
+                b"Adobe\0",
+                b"Photoshop 3.0\0",
+                b"http://ns.adobe.com/xap/1.0/\0",
+            ]
+        ),
+        st.one_of(st.binary(max_size=60), exifs().map(lambda some: some[6:])),
+    )
+    frame = st.builds(
+        lambda height, width: (
+            b"\x08" + struct.pack(">HH", height, width) + b"\x03\x01\x22\0\x02\x11\1\x03\x11\1"
+        ),
+        *[NUMBERS.map(lambda one: one % 0x10000)] * 2,
+    )
+    data = draw(st.one_of(exifs(), named, frame, st.binary(max_size=60)))
+    length = draw(st.one_of(st.just(len(data) + 2), NUMBERS)) % 0x10000
+    return b"\xff" + bytes([marker]) + struct.pack(">H", length) + data
+
+
+@cases(40)
+@given(st.lists(jpeg_segments(), min_size=1, max_size=5))
+def test_jpeg_segments(folder, segments):
+    """EXIF, profiles, further pictures, second frames: before those of a sound picture."""
+    require_rows(SOUND[0][:2] + b"".join(segments) + SOUND[0][2:], folder)
+
+
+@st.composite
+def webp_chunks(draw: st.DrawFn) -> bytes:
+    kind = draw(
+        st.sampled_from(
+            [b"VP8X", b"ANIM", b"ANMF", b"ALPH", b"EXIF", b"XMP ", b"ICCP", b"VP8 ", b"VP8L", b"xxxx"]
+        )
+    )
+    data = draw(
+        st.one_of(
+            st.binary(max_size=60),
+            exifs(),
+            st.binary(min_size=10, max_size=10),
+            st.just(b"\x10\0\0\0" + b"\xff" * 6),
+        )
+    )
+    return (
+        kind
+        + struct.pack("<I", draw(st.one_of(st.just(len(data)), NUMBERS)))
+        + data
+        + b"\0" * (len(data) % 2)
+    )
+
+
+@cases(30)
+@given(st.lists(webp_chunks(), min_size=1, max_size=5), st.booleans())
+def test_webp_chunks(folder, chunks, behind):
+    sound = encoded(picture(1), "WEBP")[12:]
+    body = sound + b"".join(chunks) if behind else b"".join(chunks) + sound
+    require_rows(b"RIFF" + struct.pack("<I", len(body) + 4) + b"WEBP" + body, folder)

@@ -1,0 +1,99 @@
+"""Whatever is on the command line: one line and status 2, or a configuration with which Ray would start."""
+
+import contextlib
+import hashlib
+import io
+
+import pytest
+from harness import cases
+from hypothesis import given
+from hypothesis import strategies as st
+from tars import jpeg
+
+KEYS = """
+    source task model reducer engine cluster storage pricing dataset decoding image clip_text retry_failed
+    source.path source.slice_files task.prompts task.suffix model.template model.path model.name
+    model.allow_pickle
+    reducer.sign reducer.keep_ratio reducer._target_ reducer.foo engine.batch_tokens cluster.address
+    cluster.encode cluster.encode.num_cpus storage.key storage.endpoint_url decoding.stop decoding.top_p
+    image.max_pixels unit_samples unit_bytes max_questions limit extend seed max_failed_fraction device
+    foo a.b.c é source..path source.path.
+"""
+WORDS = """
+    null ??? true 0 -1 1e400 nan inf [] {} [a,b] {a:1} {a:{b:[1,2]}} ${nope} ${oc.env:NOPE} ${source}
+    ${unit_samples} ${.path} a,b "\\"" \\ range(1,3) full trim vqa caption s3 local 99999999999999999999
+    pictures nowhere pictures/*.jpg trim.Nope os.system builtins.dict pipeline.config.Model cpu cuda
+    glob(*) choice(1,2)
+"""
+TEXT = st.characters(exclude_characters="\0", exclude_categories=["Cs"])
+VALUES = st.one_of(
+    st.sampled_from([*WORDS.split(), "", "'a b'", "1" * 400, "a\nb", "\x1b[31m", "\t"]),
+    st.integers().map(str),
+    st.floats().map(str),
+    st.text(TEXT, max_size=12),
+)
+OVERRIDES = st.one_of(
+    st.builds(
+        "{}{}={}".format, st.sampled_from(["", "", "", "+", "++", "~"]), st.sampled_from(KEYS.split()), VALUES
+    ),
+    st.sampled_from(KEYS.split()).map("~{}".format),
+    st.sampled_from(
+        [
+            "--nope",
+            "-x",
+            "--cfg=nope",
+            "--package",
+            "--info=x",
+            "=",
+            "==",
+            "~",
+            "+",
+            "@",
+            "source@x=images",
+            "~source",
+            "",
+        ]
+    ),
+    # flags of Hydra's own print and end
+    st.text(TEXT, min_size=1, max_size=15).filter(lambda text: not text.startswith("-")),
+)
+
+
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory):
+    """A folder with pictures, a cache of its own, and a Ray that does not start."""
+    where = tmp_path_factory.mktemp("overrides")
+    (where / "pictures").mkdir()
+    (where / "pictures" / "1.jpg").write_bytes(jpeg(1))
+
+    def no_ray(*_, **__):
+        raise ConnectionError("RAY WOULD START")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(where)
+        patch.setenv("XDG_CACHE_HOME", str(where / "cache"))
+        patch.setattr("ray.init", no_ray)
+        assert told(["source.path=pictures"])[0] == 1, "imports and the demo's weights are no case's time"
+        yield where
+
+
+def told(overrides: list[str]) -> tuple[int, str, str]:
+    """The exit status, stdout and stderr of a run."""
+    from jobs.entry import run_command
+
+    name = hashlib.sha256(repr(overrides).encode()).hexdigest()
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        status = run_command("annotate", [f"output=out/{name}", *overrides])
+    return status, out.getvalue(), err.getvalue()
+
+
+@cases(25)
+@given(st.lists(OVERRIDES, min_size=1, max_size=3))
+def test_overrides(workplace, overrides):
+    given = {override.lstrip("+~").partition("=")[0] for override in overrides}
+    start = [] if "source.path" in given or "source" in given else ["source.path=pictures"]
+    status, out, err = told([*start, *overrides])
+    assert err.startswith("trimline annotate: ") and err.count("\n") == 1 and err.endswith("\n"), err
+    assert status == 2 or (status == 1 and "RAY WOULD START" in err), err
+    assert out == ""

@@ -1,0 +1,108 @@
+"""Weights in a pickle are refused, and read when asked for: tensors, and nothing else."""
+
+import contextlib
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from pipeline.errors import ConfigError
+from pipeline.models.checkpoint import check_fit, resolve, weights_digest
+from pipeline.models.loading import load_part
+
+
+class Evil:
+    """Makes a file when it is unpickled."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return exec, (f"open({str(self.path)!r}, 'w')",)
+
+
+@pytest.fixture
+def pickled(random_checkpoint, tmp_path, monkeypatch):
+    """A CLIP whose weights are a pickle, as the published one's are, and a cache of its own."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    folder = tmp_path / "clip"
+    shutil.copytree(random_checkpoint / "clip", folder)
+    torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
+    (folder / "model.safetensors").unlink()
+    return folder
+
+
+def test_a_pickle_is_refused_and_the_flag_is_named(random_checkpoint, pickled):
+    folder = resolve(str(pickled))
+    assert folder == pickled
+    for refuse in (lambda: weights_digest(folder), lambda: check_fit(random_checkpoint / "llava", folder)):
+        with pytest.raises(ConfigError, match=r"model\.allow_pickle=true") as raised:
+            refuse()
+        assert str(pickled) in str(raised.value) and "\n" not in str(raised.value)
+
+
+def test_transformers_is_never_let_at_a_pickle(pickled):
+    """Also where nobody has looked before."""
+    from transformers import CLIPVisionModelWithProjection
+
+    with pytest.raises(OSError, match="safetensors"):
+        load_part(CLIPVisionModelWithProjection, "vision tower", pickled, torch.float32)
+
+
+@pytest.mark.parametrize("shards", [1, 2])
+def test_with_the_flag_it_is_the_same_checkpoint(random_checkpoint, pickled, shards):
+    if shards > 1:
+        split(pickled)
+    folder = resolve(str(pickled), allow_pickle=True)
+    assert check_fit(random_checkpoint / "llava", folder).num_patches == 576
+    loaded = {
+        name: tensor for file in folder.glob("*.safetensors") for name, tensor in load_file(file).items()
+    }
+    expected = load_file(random_checkpoint / "clip" / "model.safetensors")
+    assert loaded.keys() == expected.keys()
+    assert all(torch.equal(loaded[name], tensor) for name, tensor in expected.items())
+    assert resolve(str(pickled), allow_pickle=True) == folder, "made once"
+    assert resolve(str(random_checkpoint / "clip"), allow_pickle=True) == random_checkpoint / "clip"
+
+
+def split(folder: Path) -> None:
+    weights = list(torch.load(folder / "pytorch_model.bin", weights_only=True).items())
+    (folder / "pytorch_model.bin").unlink()
+    where = {}
+    for number, part in enumerate((weights[:9], weights[9:]), start=1):
+        name = f"pytorch_model-{number:05d}-of-00002.bin"
+        torch.save(dict(part), folder / name)
+        where |= {tensor: name for tensor, _ in part}
+    (folder / "pytorch_model.bin.index.json").write_text(json.dumps({"weight_map": where}))
+
+
+def test_a_pickle_that_is_more_than_tensors_runs_nothing(pickled, tmp_path):
+    torch.save({"a": Evil(tmp_path / "mark")}, pickled / "pytorch_model.bin")
+    with pytest.raises(ConfigError, match="cannot be read as weights alone") as raised:
+        resolve(str(pickled), allow_pickle=True)
+    assert "\n" not in str(raised.value)
+    assert not (tmp_path / "mark").exists()
+    torch.load(pickled / "pytorch_model.bin", weights_only=False)
+    assert (tmp_path / "mark").exists(), "or this tests nothing"
+
+
+def test_a_checkpoint_brings_no_code_along(random_checkpoint, tmp_path):
+    """Not even one whose configuration names some: it is refused, or loaded without."""
+    from pipeline.models.llava import LanguageModel
+
+    folder = tmp_path / "llava"
+    shutil.copytree(random_checkpoint / "llava", folder)
+    (folder / "evil.py").write_text(f"open({str(tmp_path / 'mark')!r}, 'w')\nclass Evil: pass\n")
+    names = ("AutoConfig", "AutoModelForCausalLM", "AutoTokenizer", "AutoImageProcessor")
+    for name in ("config.json", "tokenizer_config.json", "preprocessor_config.json"):
+        file = folder / name
+        tree = json.loads(file.read_text()) if file.exists() else {}
+        tree["auto_map"] = {name: "evil.Evil" for name in names}
+        tree["trust_remote_code"] = True
+        file.write_text(json.dumps(tree))
+    with contextlib.suppress(ConfigError, ValueError):
+        LanguageModel(folder)
+    assert not (tmp_path / "mark").exists()
