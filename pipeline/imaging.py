@@ -76,7 +76,7 @@ def _upright(image: Image.Image) -> Image.Image:
     Pillow's own `exif_transpose` also writes the EXIF anew, and fails with some that it can read.
     """
     try:
-        turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation))
+        turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
     except _DAMAGE:
         turn = None
     return image if turn is None else image.transpose(turn)

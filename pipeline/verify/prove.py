@@ -156,7 +156,8 @@ class _Reading:
 
     def requests(self, samples: int) -> Requests:
         """Those of the next samples: fewer, if the shard ends."""
-        asked, found = self._asked, []
+        asked = self._asked
+        found: Requests = []
         for index, sample in islice(self._samples, samples):
             assert sample is not None, "all are wanted"
             row = sample_row(sample, index, asked.task, asked.max_questions, asked.storage)
