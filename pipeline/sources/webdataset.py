@@ -105,7 +105,7 @@ class _Archive:
 
 def _first_header(archive: _Archive) -> tarfile.TarFile:
     try:
-        return tarfile.open(fileobj=archive, mode="r:")  # type: ignore[call-overload, no-any-return]
+        return tarfile.open(fileobj=archive, mode="r:")  # type: ignore[call-overload]
     except _ODD_HEADER as error:
         raise _bad_header(error) from None
 
