@@ -76,9 +76,10 @@ def _upright(image: Image.Image) -> Image.Image:
     Pillow's own `exif_transpose` also writes the EXIF anew, and fails with some that it can read.
     """
     try:
-        turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+        orientation = image.getexif().get(ExifTags.Base.Orientation)
     except _DAMAGE:
-        turn = None
+        orientation = None
+    turn = _TURNS.get(orientation) if isinstance(orientation, int) else None
     return image if turn is None else image.transpose(turn)
 
 
