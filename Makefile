@@ -8,11 +8,12 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 .PHONY: demo test chaos fuzz check lint format clean
 
 demo: $(VENV)/.demo
-	$(BIN)/trimline annotate
+	$(BIN)/trimline annotate output=output/trim
+	$(BIN)/trimline annotate reducer=full output=output/full
+	$(BIN)/python -m pipeline.demo.show output/trim output/full
 	@echo
-	@echo "Every answer with its token counts is in output/data/*.parquet, the totals in output/summary.json."
-	@echo "Look:  $(BIN)/python -c \"import pyarrow.parquet as p; print(p.read_table('output/data').to_pandas()[['sample_key', 'question', 'prediction', 'visual_tokens_kept']])\""
-	@echo "The demo model has random weights: its answers mean nothing, everything else is real."
+	@echo "Every answer with its token counts is in output/trim/data/*.parquet, the totals in output/trim/summary.json."
+	@echo "A page of both, to look at:  $(BIN)/trimline compare dataset=scenes output=output  writes output/report.html"
 
 test: $(VENV)/.test
 	$(BIN)/python -m pytest

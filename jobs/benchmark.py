@@ -43,7 +43,7 @@ class Benchmark:
     reduction_dtype: str = free("bfloat16")
     reducer_batches: list[int] = free(default_factory=lambda: [1, 16, 64])
     demo_split: str = free("test")
-    demo_pictures: int = free(400)
+    demo_pictures: int = free(200)
     demo_reducers: list[str] = free(default_factory=list)
     demo_budgets: list[int] = free(default_factory=list)
 

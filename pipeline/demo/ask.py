@@ -33,17 +33,21 @@ def caption_of(scene: Scene) -> str:
     return phrases[0] if len(phrases) == 1 else ", ".join(phrases[:-1]) + " and " + phrases[-1]
 
 
-def ask_all(scene: Scene, rng: np.random.Generator, *, held_out: bool) -> list[Asked]:
+def ask_all(scene: Scene, rng: np.random.Generator, *, held_out: bool, small: bool = False) -> list[Asked]:
     """One question of each kind that the scene allows, two on existence (a yes and a no), as KINDS go.
 
-    `held_out`: whether a question may name a held-out pair that the scene does not show.
+    Args:
+        held_out: whether a question may name a held-out pair that the scene does not show.
+        small: whether questions are about small things rather than others: which tokens are kept decides
+            more about them.
     """
+    first = [index for index, thing in enumerate(scene.things) if small and thing.size == "small"]
     asked = []
     for make in (_color, _shape, _texture, _position, _relation):
-        asked += _choose(make(scene), rng)
-    asked += _choose(_count(scene, rng), rng)
-    asked += _existence(scene, rng, held_out)
-    return asked + _choose(_size(scene), rng)
+        asked += _choose(make(scene), rng, first)
+    asked += _choose(_count(scene, rng), rng, first)
+    asked += _existence(scene, rng, held_out, first)
+    return asked + _choose(_size(scene), rng, first)
 
 
 def ask_more(scene: Scene, rng: np.random.Generator, times: Mapping[str, int]) -> list[Asked]:
@@ -62,7 +66,7 @@ def ask_more(scene: Scene, rng: np.random.Generator, times: Mapping[str, int]) -
         number = min(times.get(kind, 1), len(known))
         asked += [known[index] for index in rng.choice(len(known), number, replace=False)] if number else []
     for _ in range(times.get("existence", 1)):
-        asked += _existence(scene, rng, False)
+        asked += _existence(scene, rng, False, [])
     return asked
 
 
@@ -76,8 +80,10 @@ def phrases(scene: Scene, rng: np.random.Generator) -> list[Asked]:
     return [*told, Asked("phrase", text, (), having)]
 
 
-def _choose(options: list[Asked], rng: np.random.Generator) -> list[Asked]:
-    return [options[int(rng.integers(len(options)))]] if options else []
+def _choose(options: list[Asked], rng: np.random.Generator, first: list[int]) -> list[Asked]:
+    """One of the options by lot; of those about one of the `first` things, if there are such."""
+    among = [option for option in options if set(option.about) & set(first)] or options
+    return [among[int(rng.integers(len(among)))]] if among else []
 
 
 def _color(scene: Scene) -> list[Asked]:
@@ -154,9 +160,10 @@ def _counted(what: str, about: tuple[int, ...]) -> Asked:
     return Asked("count", f"How many {what} are there?", (NUMBERS[len(about)], str(len(about))), about)
 
 
-def _existence(scene: Scene, rng: np.random.Generator, held_out: bool) -> list[Asked]:
+def _existence(scene: Scene, rng: np.random.Generator, held_out: bool, first: list[int]) -> list[Asked]:
     """A thing that is there, and one that is not: as in POPE (arXiv 2305.10355), by lot or nearly there."""
-    index = int(rng.integers(len(scene.things)))
+    among = first or list(range(len(scene.things)))
+    index = among[int(rng.integers(len(among)))]
     absent = _absent(scene, rng, held_out)
     template = ("Is there {} in the image?", "Is there {}?")[int(rng.integers(2))]
     return [

@@ -20,7 +20,7 @@ PARTS = ("llava", "clip")
 SCENES = 24  # of the test split, beside the photographs
 _RANDOM_VERSION = 2  # part of the cache folder's name; raise it with every change of what is made
 _SIZED_VERSION = 1
-_PICTURES_VERSION = 3
+_PICTURES_VERSION = 4
 _QUESTIONS = Path(__file__).with_name("photographs.json")
 _CHECKPOINT = Path(__file__).with_name("checkpoint")
 

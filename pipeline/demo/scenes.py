@@ -59,7 +59,7 @@ def make_sample(split: str, seed: int, index: int) -> SceneSample:
     rng = np.random.default_rng([SPLITS[split], seed, index])
     held_out = split == "test"
     scene = compose(rng, held_out=held_out, dense=split == "dense")
-    asked = tuple(ask_all(scene, rng, held_out=held_out))
+    asked = tuple(ask_all(scene, rng, held_out=held_out, small=split in ("val", "test")))
     return SceneSample(f"{split}-{seed}-{index:07d}", scene, draw(scene, rng), caption_of(scene), asked)
 
 

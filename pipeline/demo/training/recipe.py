@@ -92,7 +92,7 @@ class Recipe:
     dense_pictures: int = free(6_000)
     val_pictures: int = free(500)
     probed_pictures: int = free(100)
-    reported_pictures: int = free(400)
+    reported_pictures: int = free(200)
     validate_every: int = free(250)
     tower: TowerRecipe = free(default_factory=TowerRecipe)
     language: LanguageRecipe = free(default_factory=LanguageRecipe)

@@ -1,0 +1,124 @@
+"""The shipped demo checkpoint: the library's own formats, the library's own answers, and right ones."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+from PIL import Image
+from runs import answer_here, lasting, make_config, rows
+from transformers import AutoProcessor, AutoTokenizer, CLIPModel, LlavaForConditionalGeneration
+
+from jobs.entry import CONF
+from pipeline.benchmark import demo
+from pipeline.config import Model
+from pipeline.demo import names
+from pipeline.demo.scenes import make_sample, write_shards
+from pipeline.engines.transformers import Transformers
+from pipeline.sources.webdataset import WebDataset
+from pipeline.storage import Storage
+
+CHECKPOINT = Path(names.__file__).with_name("checkpoint")
+PICTURES = 6  # whose answers are compared one by one
+MEASURED = 40  # by which accuracies are told, of the test split
+
+
+@pytest.fixture(scope="module")
+def model():
+    tree = OmegaConf.to_container(OmegaConf.load(CONF / "model" / "demo.yaml"))
+    del tree["_target_"]
+    return Model(**tree)
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("scenes")
+    writing = {"samples": PICTURES, "samples_per_shard": PICTURES, "split": "test", "seed": 0}
+    list(write_shards(str(folder), **writing, storage=Storage()))
+    return WebDataset(path=str(folder))
+
+
+def test_it_is_small_and_in_the_librarys_formats():
+    files = [file for file in CHECKPOINT.rglob("*") if file.is_file()]
+    assert sum(file.stat().st_size for file in files) <= 16e6
+    there = {str(file.relative_to(CHECKPOINT)) for file in files}
+    assert {"README.md", "report.json", "clip/model.safetensors", "llava/model.safetensors"} <= there
+    LlavaForConditionalGeneration.from_pretrained(CHECKPOINT / "llava")
+    CLIPModel.from_pretrained(CHECKPOINT / "clip")
+    AutoTokenizer.from_pretrained(CHECKPOINT / "clip")
+    AutoProcessor.from_pretrained(CHECKPOINT / "clip")
+
+
+def test_the_card_tells_what_was_measured_and_the_configuration_what_was_chosen(model):
+    report = json.loads((CHECKPOINT / "report.json").read_text())
+    assert model.trim_sign == report["trim_sign"]
+    card = (CHECKPOINT / "README.md").read_text()
+    arms = report["figures"]["test"]["arms"]
+    for name in ("full", "trim", "random", "trim_other_sign"):
+        assert f"| {name} | {arms[name]['kept']:.1f} | {100 * arms[name]['accuracy']:.1f} |" in card
+    chosen, other = (report["figures"]["val"]["arms"][arm]["accuracy"] for arm in ("trim", "trim_other_sign"))
+    assert chosen >= other
+
+
+@pytest.fixture(scope="module")
+def answered(tmp_path_factory, model, scenes):
+    """The rows of the pipeline under all tokens, in batches of many and of one."""
+    found = {}
+    for max_batch in (64, 1):
+        folder = tmp_path_factory.mktemp("answered")
+        config = make_config(CHECKPOINT, scenes, folder, max_new_tokens=48)
+        config = dataclasses.replace(config, model=model, engine=Transformers(max_batch=max_batch))
+        answer_here(config)
+        found[max_batch] = rows(folder)
+    return found
+
+
+def test_any_batch_gives_the_same_answers(answered):
+    assert lasting(answered[64]) == lasting(answered[1])
+
+
+def test_plain_transformers_gives_the_same_answers(answered, model):
+    plain = LlavaForConditionalGeneration.from_pretrained(CHECKPOINT / "llava", dtype=torch.float32).eval()
+    processor = AutoProcessor.from_pretrained(CHECKPOINT / "llava")
+    images = {}
+    for index in range(PICTURES):
+        sample = make_sample("test", 0, index)
+        images[sample.key] = sample.jpeg()
+    compared = 0
+    for row in answered[64]:
+        image = _opened(images[row["sample_key"]])
+        prompt = model.template.replace("{question}", row["question"])
+        inputs = processor(text=prompt, images=image, return_tensors="pt")
+        with torch.inference_mode():
+            ids = plain.generate(**inputs, max_new_tokens=48, do_sample=False)[0, inputs.input_ids.shape[1] :]
+        assert processor.decode(ids, skip_special_tokens=True).strip() == row["prediction"], row["question"]
+        compared += 1
+    assert compared == len(answered[64]) > 6 * PICTURES
+
+
+def _opened(data: bytes) -> Image.Image:
+    from io import BytesIO
+
+    return Image.open(BytesIO(data)).convert("RGB")
+
+
+def test_what_it_answers_is_right_and_trim_keeps_what_matters(model):
+    """Looser than what the card tells of 400 pictures: these are but a tenth of them."""
+    found = demo.measure(
+        model,
+        Transformers(),
+        demo.arms_of(model),
+        split="test",
+        seed=0,
+        pictures=MEASURED,
+        progress=lambda done: None,
+    )
+    full, trim = found["arms"]["full"], found["arms"]["trim"]
+    assert full["accuracy"] >= 0.88
+    assert min(full["kinds"].values()) >= 0.70
+    assert full["caption_f1"] >= 0.82
+    assert trim["kept"] <= 0.30 * 576
+    assert trim["accuracy"] >= 0.96 * full["accuracy"]
+    assert found["differences"]["random"]["low"] > 0
