@@ -85,7 +85,6 @@ GRAMMAR = "needs quotes inside quotes"
         (["--nope"], "unknown option --nope"),
         (["--multir", "seed=0,1"], "unknown option --multir"),
         (["--cfg=nope"], "argument --cfg/-c: invalid choice: 'nope'"),
-        (["--package"], "argument --package/-p: expected one argument"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
