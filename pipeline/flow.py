@@ -18,7 +18,7 @@ import pyarrow as pa
 from pipeline.cluster import Resources
 from pipeline.errors import RunError
 from pipeline.guard.stall import start_ledger, unless_stuck
-from pipeline.guard.watched import DEATHS_AT_ALL, Watch, watched_actor, watched_read, watched_task
+from pipeline.guard.watched import Watch, watched_actor, watched_read, watched_task
 from pipeline.stages.decode import decode_unit
 from pipeline.stages.encode import Encode
 from pipeline.stages.generate import Generate
@@ -29,9 +29,10 @@ if TYPE_CHECKING:
     from pipeline.prepare import Prepared
     from pipeline.run import RunConfig
 
-# Deaths are bounded unit by unit (pipeline/guard): Ray has to try one more time than that.
-_TASK = {"max_retries": DEATHS_AT_ALL + 1}
-_ACTOR = {"max_restarts": -1, "max_task_retries": DEATHS_AT_ALL + 1}
+# Deaths are bounded unit by unit, by pipeline/guard. Ray's own bound would count attempts, too, that find an
+# actor which is still starting again.
+_TASK = {"max_retries": -1}
+_ACTOR = {"max_restarts": -1, "max_task_retries": -1}
 
 
 def run_flow(

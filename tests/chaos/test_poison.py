@@ -82,13 +82,10 @@ def test_each_culprit_is_named_and_all_others_are_answered(tmp_path):
     broken = footers["000001-00000004-00000004-end.parquet"]
     assert broken["shard_error"] == "reading it killed its worker: SIGABRT"
 
-    calm = [item.replace("out", "calm", 1) if item.startswith("output=") else item for item in command]
     calm = [
-        item
-        for item in calm
-        if not item.startswith(("source=", "reducer=", "engine=", "--config", str(tmp_path / "conf")))
+        *(TRIMLINE, "annotate", *settings, "unit_samples=4", "source=webdataset", "reducer=full"),
+        *("engine.token_budget=4096", f"source.path={tmp_path}/tars", f"output={tmp_path}/calm"),
     ]
-    calm += ["source=webdataset", "reducer=full", "engine.token_budget=4096"]
     assert run(calm, tmp_path).returncode == 0
     undisturbed = {row["sample_key"]: row for row in lasting(rows(tmp_path / "calm"), "reducer")}
     ours = {row["sample_key"]: row for row in lasting(rows(output), "reducer")}
