@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
+import pytest
 from processes import members, run
 from runs import lasting, rows, unit_names
 from tars import write_tar
@@ -24,6 +25,7 @@ SETTINGS = [
     "unit_bytes=6000",  # ranges vary with the images' sizes
 ]
 TARS, SAMPLES, QUESTIONS = 3, 40, 2
+long = pytest.mark.skipif(not os.environ.get("TRIMLINE_CHAOS_ALL"), reason="takes minutes: make chaos")
 
 
 @dataclass

@@ -8,13 +8,14 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from campaign import files, prove, wait_until
+from campaign import files, long, prove, wait_until
 from processes import end_session, finish, run, start
 
 KILLS = int(os.environ.get("TRIMLINE_CHAOS_KILLS", "5"))
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(3600)]
 
 
+@long
 def test_the_driver_is_killed_at_random_moments(made):
     """One output, killed again and again: most moments fall between the first file and the last."""
     chance = random.Random(7)
@@ -47,6 +48,7 @@ def _grown(output: Path, before: int) -> bool:
     return files(output) > before
 
 
+@long
 def test_two_runs_at_once_on_one_output_harm_nothing(made):
     output = made.folder / "twice"
     both = [start(made.command(str(output)), made.folder) for _ in range(2)]
@@ -56,6 +58,7 @@ def test_two_runs_at_once_on_one_output_harm_nothing(made):
     prove(made, output, "two runs at once", statuses=[done.returncode for done in ended])
 
 
+@long
 @pytest.mark.parametrize("signal_number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_stops_it_in_one_line(made, signal_number):
     output = made.folder / signal_number.name

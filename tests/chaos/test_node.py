@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
-from campaign import files, prove, wait_until
+from campaign import files, long, prove, wait_until
 from processes import end_session, finish, members, start
 
 RAY = str(Path(sys.executable).with_name("ray"))
@@ -70,6 +70,7 @@ def cluster() -> Iterator[Node]:
         head.kill()
 
 
+@long
 def test_a_node_is_killed_and_another_one_comes(made):
     """Actors of one node cannot all stand on the other: what is lost waits for the node that replaces it."""
     chance, output = random.Random(11), made.folder / "node"

@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
-from campaign import TRIMLINE, counted, files, prove, wait_until
+from campaign import TRIMLINE, counted, files, long, prove, wait_until
 from processes import finish, run, start
 from runs import lasting, rows
 from s3 import BUCKET, KEY, SECRET, Server
@@ -18,6 +18,7 @@ AWAY_S = 10.0
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(1200)]
 
 
+@long
 def test_the_store_is_away_for_ten_seconds(made, tmp_path):
     with Server(tmp_path / "data") as server:
         fs, bucket = server.storage.open(f"s3://{BUCKET}")
@@ -58,6 +59,7 @@ def small_disk(tmp_path):
     subprocess.run(["umount", "-l", str(place)], check=True)
 
 
+@long
 def test_the_disk_is_full_and_then_is_not(made, small_disk):
     output = small_disk / "out"
     (small_disk / "ballast").write_bytes(os.urandom(1_700_000))
@@ -71,6 +73,7 @@ def test_the_disk_is_full_and_then_is_not(made, small_disk):
     prove(made, made.folder / "full", "disk full", files=at)
 
 
+@long
 def test_an_output_that_cannot_be_written_is_refused_by_name(made, small_disk):
     subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
     done = run(made.command(str(small_disk / "out")), made.folder)

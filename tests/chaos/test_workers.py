@@ -2,11 +2,13 @@
 
 import os
 import random
+import subprocess
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
-from campaign import files, kill, prove, wait_until, workers
+from campaign import files, kill, long, prove, wait_until, workers
 from processes import finish, start
 
 ROUNDS = int(os.environ.get("TRIMLINE_CHAOS_ROUNDS", "1"))
@@ -14,20 +16,32 @@ pytestmark = [pytest.mark.chaos, pytest.mark.timeout(3600)]
 
 
 @pytest.mark.parametrize("number", range(ROUNDS))
-@pytest.mark.parametrize("stage", ["encode", "generate", "decode", "read"])
-def test_a_worker_is_killed(made, stage, number):
-    chance, output = random.Random(f"{stage} {number}"), made.folder / f"{stage}-{number}"
+def test_a_worker_of_each_stage_is_killed(made, number):
+    """In one run, at random moments; `read` first, since it is through with its shards before long."""
+    chance, output = random.Random(number), made.folder / f"workers-{number}"
     process = start(made.command(str(output)), made.folder)
-    moment = 0 if stage == "read" else chance.randrange(1, len(made.names) // 2)
-    wait_until(lambda: files(output) >= moment, process)
-    killed = wait_until(lambda: kill(workers(process.pid, stage), chance), process)
-    assert killed, f"no worker of {stage} was caught at work: not counted"
-    at, began = files(output), time.monotonic()
+    killed = {}
+    for stage in ("read", *chance.sample(["decode", "encode", "generate", "write"], 4)):
+        moment = 0 if stage == "read" else files(output) + chance.randrange(1, 4)
+        wait_until(partial(_reached, output, moment), process)
+        found = wait_until(partial(_caught, process, stage, chance), process)
+        assert found, f"no worker of {stage} was caught at work after {killed}: not counted"
+        killed[stage] = files(output)
+    began = time.monotonic()
     done = finish(process)
     assert done.returncode == 0, done.stderr
-    prove(made, output, f"{stage} worker killed", files=at, finished_s=round(time.monotonic() - began, 1))
+    prove(made, output, "workers killed", at=killed, finished_s=round(time.monotonic() - began, 1))
 
 
+def _reached(output: Path, moment: int) -> bool:
+    return files(output) >= moment
+
+
+def _caught(process: subprocess.Popen, stage: str, chance: random.Random) -> int | None:
+    return kill(workers(process.pid, stage), chance)
+
+
+@long
 def test_a_writer_is_killed_between_its_temporary_file_and_the_name(made):
     """Counted only if a temporary file is left behind."""
     chance, output = random.Random(3), made.folder / "renaming"
