@@ -81,8 +81,8 @@ def calls(path: Path) -> list[tuple[str, dict[str, object]]]:
 
 def test_nothing_that_is_read_can_run_code():
     """No pickle but of weights alone, and what our own processes send each other; no code of checkpoints."""
-    # children of the benchmark and of the guard are sent what they run by their parents; rendered scenes lie in
-    # the training's own folder
+    # children of the benchmark and of the guard are sent what they run by their parents; rendered scenes lie
+    # in the folder of the training itself
     ours = {"benchmark/driver_memory.py", "demo/training/corpus.py", "guard/child.py"}
     ours = {f"pipeline/{name}" for name in ours}
     for path in SOURCES:
