@@ -116,13 +116,13 @@ def test_an_output_that_cannot_be_written(annotate, folder):
 
 
 def test_checkpoints_that_do_not_fit(annotate, cache, folder):
-    annotate.refused("source.path=nowhere")  # makes the demo checkpoint
+    annotate.refused("source.path=nowhere", "model=random")  # makes the random checkpoint
     random = next(cache.glob("random-*"))
     shutil.copytree(random / "clip", folder / "clip")
     config = json.loads((folder / "clip" / "config.json").read_text())
     config["vision_config"]["patch_size"] = 28
     (folder / "clip" / "config.json").write_text(json.dumps(config))
-    line = annotate.refused(f"model.clip={folder}/clip")
+    line = annotate.refused("model=random", f"model.clip={folder}/clip")
     assert "vision towers differ: patch_size is 14 in" in line and f"28 in {folder}/clip" in line
 
 
@@ -130,7 +130,7 @@ def test_checkpoints_of_one_geometry_with_other_weights(annotate, folder):
     from pipeline.demo import random_checkpoint
 
     random_checkpoint.make(folder / "other", seed=1)
-    line = annotate.refused(f"model.clip={folder}/other/clip")
+    line = annotate.refused("model=random", f"model.clip={folder}/other/clip")
     assert "is not that of" in line and f"{folder}/other/clip" in line
 
 
