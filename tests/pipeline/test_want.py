@@ -11,6 +11,7 @@ from corpus import members
 from tars import add, jpeg, write_tar
 
 from pipeline.errors import ShardError
+from pipeline.sources import webdataset
 from pipeline.sources.base import Want
 from pipeline.sources.images import Images
 from pipeline.sources.jsonl import Jsonl
@@ -31,7 +32,7 @@ def asked(source, want, shards=None):
         try:
             for index, sample in enumerate(source.samples(shard, HERE, lambda _: want)):
                 for task in TASKS:
-                    row = sample_row(sample, index, task, 8)
+                    row = sample_row(sample, index, task, 8, HERE)
                     found.append((row["sample_key"], requests_of(shard.shard, row)))
         except ShardError:
             found.append("breaks off")
@@ -130,11 +131,16 @@ def test_image_files_are_not_opened(tmp_path, kind):
 
 
 def test_members_of_a_tar_are_passed_over(tmp_path, monkeypatch):
-    read_members, plain = [], tarfile.ExFileObject.read
-    monkeypatch.setattr(tarfile.ExFileObject, "read", lambda of: read_members.append(of) or plain(of))
+    read_members, plain = [], webdataset._Archive.content
+
+    def noted(archive, member):
+        read_members.append(member.name)
+        return plain(archive, member)
+
+    monkeypatch.setattr(webdataset._Archive, "content", noted)
     tar = WebDataset(path=str(write_tar(tmp_path / "a.tar", 5)))
     assert all(sample.image == b"" for sample in read(tar, Want.QUESTIONS))
-    assert len(read_members) == 5, "the sidecars"
+    assert [name.rpartition(".")[2] for name in read_members] == ["json"] * 5
 
 
 def test_the_column_of_images_is_passed_over(tmp_path, monkeypatch):
