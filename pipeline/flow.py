@@ -126,7 +126,7 @@ def outputs_of(config: "RunConfig", prepared: "Prepared") -> tuple[ArmOutput, ..
 
 def _tasks(units: Any, name: str, stage: Any, config: "RunConfig", ledger: Any) -> Any:
     """The units after a stage of tasks."""
-    watched = watched_task(Watch(name, partial(partial, stage), ledger))
+    watched = watched_task(Watch(name, partial(partial, stage), ledger, apart=name != "write"))
     return _through(units, watched, retries=_TASK, num_cpus=getattr(config.cluster, name).num_cpus)
 
 

@@ -22,11 +22,15 @@ _START = -1
 
 @dataclass(frozen=True)
 class Watch:
-    """A stage's name, what makes it, and the handle of the ledger's actor."""
+    """A stage's name, what makes it, and the handle of the ledger's actor.
+
+    `apart`: whether a unit may be taken apart, and a sample given up. What is answered already may not.
+    """
 
     name: str
     make: Make
     ledger: Any
+    apart: bool = True
 
     def begin(self, place: Place) -> int:
         """How many workers have died at this before."""
@@ -50,7 +54,7 @@ def watched_task(watch: Watch) -> Callable[[pa.Table], pa.Table]:
     def task(batch: pa.Table) -> pa.Table:
         place = _place(watch, batch)
         deaths = watch.begin(place)
-        if DEATHS_ASIDE <= deaths < DEATHS_AT_ALL:
+        if watch.apart and DEATHS_ASIDE <= deaths < DEATHS_AT_ALL:
             made = answer_alone(watch.name, watch.make, batch)
         else:
             made = watch.make()(_given_up(watch, batch, deaths))
@@ -109,10 +113,18 @@ class _Actor:
 
 
 def _given_up(watch: Watch, batch: pa.Table, deaths: int) -> pa.Table:
-    """A unit as it is, or, beyond all attempts, with nothing in it to be answered."""
+    """A unit as it is, or, beyond all attempts, with nothing in it to be answered.
+
+    Raises:
+        RunError: beyond all attempts, of a stage whose units must stay as they are.
+    """
     if deaths < DEATHS_AT_ALL:
         return batch
-    return pack(failed(unpack(batch), f"{deaths} workers of stage {watch.name} died on this unit"))
+    row = unpack(batch)
+    told = f"{deaths} workers of stage {watch.name} died on this unit"
+    if not watch.apart:
+        raise RunError(f"{told}: {row.unit.file_name}")
+    return pack(failed(row, told))
 
 
 def _place(watch: Watch, batch: pa.Table) -> Place:

@@ -13,6 +13,7 @@ import pytest
 from pipeline.errors import RunError
 from pipeline.guard.alone import Alone, Died, answer_alone
 from pipeline.guard.pieces import failed, joined, pieces
+from pipeline.guard.watched import Watch, _given_up
 from pipeline.rows import UnitRow, pack, unpack
 from pipeline.schema import REQUESTS, SAMPLES, TOKENS
 from pipeline.units import Unit
@@ -146,3 +147,20 @@ def test_the_child_finds_our_packages_before_those_of_the_working_directory(tmp_
     assert sys.path[0] == str(tmp_path)
     with Alone(made({}, tmp_path / "log")) as process:
         assert process(pack(samples("a"))).num_rows == 1
+
+
+@pytest.mark.parametrize("deaths", [0, 2, 4])
+def test_what_is_answered_stays_as_it_is(deaths):
+    batch = pack(samples("a", "b"))
+    assert _given_up(Watch("write", None, None, apart=False), batch, deaths) is batch
+    assert _given_up(Watch("decode", None, None), batch, deaths) is batch
+
+
+def test_beyond_all_attempts_answers_are_not_given_up_but_the_run_is():
+    batch = pack(samples("a", "b"))
+    with pytest.raises(
+        RunError, match="5 workers of stage write died on this unit: 000003-00000007-00000009"
+    ):
+        _given_up(Watch("write", None, None, apart=False), batch, 5)
+    given = unpack(_given_up(Watch("decode", None, None), batch, 5)).tables["samples"].to_pylist()
+    assert {line["status"] for line in given} == {"failed"}
