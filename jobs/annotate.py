@@ -36,15 +36,19 @@ _GROUPS = (
     "pricing",
 )
 _OF_DATASET = re.compile(r"[+~]*(source|task)[=.]")
+_OF_REDUCER = re.compile(r"[+~]*reducer[=.]")
 _SECRETS = ("key", "secret", "token")
 
 
 def run(config: DictConfig) -> int:
     """Run the job; returns the exit status."""
     from jobs.show import show_outcome
+    from jobs.submit import submit
     from pipeline.run import annotate
 
-    run_config = make_config(config)
+    run_config = _as_tuned(make_config(config))
+    if run_config.cluster.submit:
+        return submit("annotate", HydraConfig.get().overrides.task, run_config)
     outcome = annotate(run_config)
     show_outcome(outcome, run_config.options.output)
     return outcome.status
@@ -54,9 +58,9 @@ def make_config(config: DictConfig) -> "RunConfig":
     """The frozen configuration of a run from Hydra's tree."""
     from pipeline.arms import Arm
     from pipeline.clip_text import ClipText
-    from pipeline.cluster import Cluster
     from pipeline.config import Decoding, Model
     from pipeline.imaging import Imaging
+    from pipeline.resources import Cluster
     from pipeline.run import RunConfig, RunOptions
     from pipeline.storage import Storage
     from pipeline.units import UnitLimits
@@ -83,6 +87,26 @@ def make_config(config: DictConfig) -> "RunConfig":
         cluster=build(config, "cluster", Cluster),
         settings=_settings(config, source, task),
     )
+
+
+def _as_tuned(config: "RunConfig") -> "RunConfig":
+    """With the reducer that the checkpoint was tuned with, if it names one and the command line does not."""
+    from jobs.arms import make_reducer
+    from pipeline.arms import Arm
+    from pipeline.models.reduce_func import require_counterpart, tuned_with
+
+    tuned = tuned_with(config.model)
+    if tuned is None:
+        return config
+    told, fields = tuned
+    (arm,) = config.arms
+    if any(_OF_REDUCER.match(item) for item in HydraConfig.get().overrides.task):
+        if fields is None or any(arm.settings.get(name, "") != value for name, value in fields.items()):
+            print(f"note: reducer={arm.name} as given, though {config.model.path} was tuned with {told}")
+        return config
+    reducer, settings = make_reducer("trim", require_counterpart(told, fields))
+    print(f"reducer=trim with {told}, as {config.model.path} was tuned")
+    return dataclasses.replace(config, arms=(Arm("trim", reducer, settings),))
 
 
 def _varied(options: Any) -> Any:

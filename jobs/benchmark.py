@@ -4,15 +4,16 @@ import dataclasses
 import json
 import sys
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
 from jobs.annotate import make_config
-from jobs.arms import make_reducer, reducer_names
+from jobs.arms import arm_specs, make_reducer, reducer_names
 from jobs.build import build
-from pipeline.config import free, require
+from pipeline.config import DTYPES, free, require
 from pipeline.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -21,9 +22,11 @@ if TYPE_CHECKING:
 
 SPLITS = ("train", "val", "test")
 PARTS = {
-    "pipeline": ("efficiency", "driver_memory", "reduction", "resume"),
+    "pipeline": ("efficiency", "workers", "questions", "overhead", "driver_memory", "resume"),
     "demo": ("demo",),
     "reducers": ("reducers",),
+    "decode": ("decode",),
+    "end_to_end": ("end_to_end",),
 }
 
 
@@ -38,13 +41,18 @@ class Benchmark:
     side: int = free(200)
     rounds: int = free(4)
     driver_requests: list[int] = free(default_factory=lambda: [5000, 100000])
+    overhead_units: int = free(400)
     resume_units: int = free(100_000)
-    reduction_images: int = free(64)
-    reduction_dtype: str = free("bfloat16")
+    question_images: int = free(16)
+    reducer_dtype: str = free("bfloat16")
     reducer_batches: list[int] = free(default_factory=lambda: [1, 16, 64])
+    decode_sides: list[int] = free(default_factory=lambda: [336, 1024, 2048, 4032])
+    requests: int = free(16)
+    loop_batches: list[int] = free(default_factory=lambda: [1, 8])
+    arms: Any = free(None)
     demo_split: str = free("test")
     demo_pictures: int = free(200)
-    demo_reducers: list[str] = free(default_factory=list)
+    demo_reducers: Any = free(None)
     demo_budgets: list[int] = free(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -63,8 +71,17 @@ class Benchmark:
         batches = self.reducer_batches
         require(bool(batches) and min(batches) >= 1, "benchmark.reducer_batches must be at least 1 each")
         require(self.resume_units >= 100, "benchmark.resume_units must be at least 100")
+        require(
+            bool(self.decode_sides) and min(self.decode_sides) >= 32,
+            "benchmark.decode_sides must be at least 32 each",
+        )
+        require(self.requests >= 1, "benchmark.requests must be at least 1")
+        batches = self.loop_batches
+        require(bool(batches) and min(batches) >= 1, "benchmark.loop_batches must be at least 1 each")
         require(bool(self.driver_requests), "benchmark.driver_requests must not be empty")
-        require(self.reduction_images >= 1, "benchmark.reduction_images must be at least 1")
+        require(self.overhead_units >= 10, "benchmark.overhead_units must be at least 10")
+        require(self.question_images >= 1, "benchmark.question_images must be at least 1")
+        require(self.reducer_dtype in DTYPES, f"benchmark.reducer_dtype: none of {DTYPES}")
 
 
 def run(config: DictConfig) -> int:
@@ -86,37 +103,86 @@ def run(config: DictConfig) -> int:
 
 def _measure(part: str, options: Benchmark, config: "RunConfig") -> tuple[dict[str, Any], "Table"]:
     """A part's figures, and the table that shows them."""
-    from pipeline.benchmark import demo, driver_memory, efficiency, reducers, reduction, resume
+    module = import_module(f"pipeline.benchmark.{part}")
+    figures = _PARTS[part](module.measure, options, config)
+    return figures, module.table(figures)
 
-    if part == "reducers":
-        found = {name: make_reducer(name)[0] for name in reducer_names()}
-        figures = reducers.measure(found, options.reducer_batches, options.rounds, options.reduction_dtype)
-        return figures, reducers.table(figures)
-    if part == "demo":
-        figures = demo.measure(
-            config.model,
-            config.engine,
-            _demo_arms(options, config),
-            split=options.demo_split,
-            seed=0,
-            pictures=options.demo_pictures,
-            progress=lambda done: print(f"\r{done} pictures", end="", file=sys.stderr, flush=True),
-        )
-        print(file=sys.stderr)
-        return figures, demo.table(figures)
-    if part == "efficiency":
-        figures = efficiency.measure(config, options.samples, 1, options.side, options.rounds)
-        return figures, efficiency.table(figures)
-    if part == "driver_memory":
-        limits = dataclasses.replace(config.limits, unit_samples=64, unit_requests=512)
-        stubbed = dataclasses.replace(config, limits=limits)
-        figures = driver_memory.measure(stubbed, tuple(options.driver_requests), 20)
-        return figures, driver_memory.table(figures)
-    if part == "resume":
-        figures = resume.measure(config, options.resume_units)
-        return figures, resume.table(figures)
-    figures = reduction.measure(options.reduction_images, 16, 1, options.reduction_dtype)
-    return figures, reduction.table(figures)
+
+def _efficiency(measure: Any, options: Benchmark, config: "RunConfig") -> Any:
+    return measure(config, options.samples, 1, options.side, options.rounds)
+
+
+def _workers(measure: Any, options: Benchmark, config: "RunConfig") -> Any:
+    return measure(config, options.samples, options.side, options.rounds)
+
+
+def _questions(measure: Any, options: Benchmark, config: "RunConfig") -> Any:
+    return measure(config, options.question_images, options.rounds)
+
+
+def _overhead(measure: Any, options: Benchmark, config: "RunConfig") -> Any:
+    return measure(config, options.overhead_units)
+
+
+def _driver_memory(measure: Any, options: Benchmark, config: "RunConfig") -> Any:
+    limits = dataclasses.replace(config.limits, unit_samples=64, unit_requests=512)
+    return measure(dataclasses.replace(config, limits=limits), tuple(options.driver_requests), 20)
+
+
+def _resume(measure: Any, options: Benchmark, config: "RunConfig") -> Any:
+    return measure(config, options.resume_units)
+
+
+def _decode(measure: Any, options: Benchmark, config: "RunConfig") -> Any:
+    return measure(config.model, config.imaging, options.decode_sides, options.rounds)
+
+
+def _reducers(measure: Any, options: Benchmark, config: "RunConfig") -> Any:
+    found = {name: make_reducer(name)[0] for name in reducer_names()}
+    return measure(found, options.reducer_batches, options.rounds, options.reducer_dtype)
+
+
+def _demo(measure: Any, options: Benchmark, config: "RunConfig") -> Any:
+    figures = measure(
+        config.model,
+        config.engine,
+        _demo_arms(options, config),
+        split=options.demo_split,
+        seed=0,
+        pictures=options.demo_pictures,
+        progress=lambda done: print(f"\r{done} pictures", end="", file=sys.stderr, flush=True),
+    )
+    print(file=sys.stderr)
+    return figures
+
+
+def _end_to_end(measure: Any, options: Benchmark, config: "RunConfig") -> Any:
+    from pipeline.benchmark.end_to_end import Job
+
+    specs = arm_specs(options.arms or ["full", "trim"])
+    arms = {spec.name: make_reducer(spec.reducer, spec.fields)[0] for spec in specs}
+    job = Job(
+        requests=options.requests,
+        rounds=options.rounds,
+        new_tokens=config.decoding.max_new_tokens,
+        images_at_once=config.model.encode_batch_size,
+        loop_batches=tuple(options.loop_batches),
+    )
+    return measure(config.model, config.engine, arms, job)
+
+
+_PARTS = {
+    "efficiency": _efficiency,
+    "workers": _workers,
+    "questions": _questions,
+    "overhead": _overhead,
+    "driver_memory": _driver_memory,
+    "resume": _resume,
+    "decode": _decode,
+    "reducers": _reducers,
+    "end_to_end": _end_to_end,
+    "demo": _demo,
+}
 
 
 def _demo_arms(options: Benchmark, config: "RunConfig") -> Any:
@@ -125,8 +191,11 @@ def _demo_arms(options: Benchmark, config: "RunConfig") -> Any:
 
     standing = {"full", "trim", "random"}
     chosen = reducer_names() if options.demo_reducers == ["all"] else options.demo_reducers
-    others = {name: make_reducer(name)[0] for name in chosen if name not in standing}
-    return arms_of(config.model, others, options.demo_budgets)
+    specs = arm_specs(chosen) if chosen else []
+    others = {spec.name: make_reducer(spec.reducer, spec.fields)[0] for spec in specs}
+    return arms_of(
+        config.model, {name: others[name] for name in others if name not in standing}, options.demo_budgets
+    )
 
 
 def _write(figures: dict[str, Any], file: str | None) -> None:

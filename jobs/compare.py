@@ -4,6 +4,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from jobs.annotate import make_config
@@ -34,6 +35,7 @@ class Comparing:
 
 def run(config: DictConfig) -> int:
     """Answer under every arm, compare, report; returns the exit status."""
+    from jobs.submit import submit
     from pipeline.benchmark.table import show
     from pipeline.compare.answer import answer
     from pipeline.compare.run import compare_outputs
@@ -47,6 +49,8 @@ def run(config: DictConfig) -> int:
     baseline = _baseline(specs, options.baseline)
     pricing = None if config.get("pricing") is None else build(config, "pricing")
     base = make_config(config)
+    if base.cluster.submit:
+        return submit("compare", HydraConfig.get().overrides.task, base)
     ended = answer(_groups(base, specs))
     found = compare_outputs(
         {spec.name: ended[spec.name][0] for spec in specs},

@@ -6,6 +6,7 @@ would print the overrides (and with them any secret among them).
 
 import contextlib
 import importlib
+import logging
 import os
 import re
 import shutil
@@ -20,6 +21,7 @@ from typing import NoReturn
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
+from pipeline import log
 from pipeline.errors import ConfigError, RunError, TrimlineError
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
@@ -60,6 +62,7 @@ def run_command(command: str, arguments: Sequence[str]) -> int:
     from hydra.errors import HydraException
 
     job = importlib.import_module(f"jobs.{command}").run
+    arguments = _with_log_key(arguments)
     report = _Report(command, arguments)
     sweep = any(_SWEEP.fullmatch(argument) for argument in arguments)
     try:
@@ -103,6 +106,17 @@ def _guard(job: Callable[[DictConfig], int], config: DictConfig, report: "_Repor
         return report.crash(error)
 
 
+def _with_log_key(arguments: Sequence[str]) -> list[str]:
+    """`--log json` and `--log=json` as the key that they stand for."""
+    found: list[str] = []
+    for argument in arguments:
+        if found and found[-1] == "--log":
+            found[-1] = f"log={argument}"
+        else:
+            found.append(argument.removeprefix("--") if argument.startswith("--log=") else argument)
+    return found
+
+
 class _Report:
     """Tells on stderr what went wrong, without secrets."""
 
@@ -110,11 +124,14 @@ class _Report:
         self._command = command
         matches = filter(None, map(_CREDENTIAL.fullmatch, arguments))
         self._secrets = [_unquoted(match[3]) for match in matches]
+        log.start("json" if "log=json" in arguments else "text", self._hide)
 
     def learn(self, config: DictConfig) -> None:
         """Take in the credentials of a composed configuration."""
         found = (config.storage.get(name) for name in ("key", "secret", "token"))
         self._secrets += [str(secret) for secret in found if secret is not None]
+        if config.get("log") == "json" and not log.is_json():
+            log.start("json", self._hide)
 
     def fail(self, error: Exception, status: int) -> int:
         """Tell an expected error in one line; returns `status`."""
@@ -122,12 +139,19 @@ class _Report:
             self.crash(error)
         text = _NOISE.sub("", " ".join(str(error).replace("full_key:", "at").split()))
         text = text.replace("Could not override", "there is no key")
-        print(self._hide(f"trimline {self._command}: {text}"), file=sys.stderr)
+        if log.is_json():
+            log.event("error", text, level=logging.ERROR, exit_status=status)
+        else:
+            print(self._hide(f"trimline {self._command}: {text}"), file=sys.stderr)
         return status
 
     def crash(self, error: Exception) -> int:
         """Tell an unexpected error with its traceback; returns 1."""
-        print(self._hide("".join(traceback.format_exception(error))), file=sys.stderr)
+        text = "".join(traceback.format_exception(error))
+        if log.is_json():
+            log.event("crash", text, level=logging.CRITICAL, exit_status=1)
+        else:
+            print(self._hide(text), file=sys.stderr)
         return 1
 
     def _hide(self, text: str) -> str:

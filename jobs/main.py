@@ -1,15 +1,21 @@
 """The command `trimline`."""
 
+import atexit
+import os
 import sys
 
 COMMANDS = {
     "annotate": "answer every question about every image of a source",
     "compare": "the same requests under several arms, and what each saves and costs",
     "benchmark": "measure speed and memory on this machine: trimline benchmark pipeline",
+    "plan": "what a job would take: GPUs, hours, bytes, money: trimline benchmark plan requests=1e9",
     "evaluate": "score a finished output by the rules of a dataset",
     "verify": "is an output all there? alone, or held against its source",
+    "status": "how far a run is: done, left, rate, failures; while it runs, too",
     "report": "write report.html of a run or a comparison, or draw what was kept for a request",
+    "export": "finished answers as LLaVA's JSONL, WebDataset tars or partitioned Parquet",
     "train_demo": "rebuild the demo checkpoint",
+    "convert": "an original-layout LLaVA checkpoint to the layout of Hugging Face",
 }
 
 _USAGE = """\
@@ -37,12 +43,39 @@ def main() -> None:
         return
     if arguments[0] not in COMMANDS:
         sys.exit(_unknown(arguments[0]))
+    ended: list[int] = []
+    atexit.register(_leave, ended)  # before all others are: it runs after them
     from jobs.entry import command_line
 
+    ended.append(command_line(*spelled_out(arguments)))
+    sys.exit(ended[0])
+
+
+def spelled_out(arguments: list[str]) -> tuple[str, list[str]]:
+    """A command line's command and overrides, the short ways of saying them resolved."""
     command, *overrides = arguments
-    if command == "benchmark" and overrides and overrides[0].isidentifier():
+    if [command, *overrides[:1]] == ["benchmark", "plan"]:  # with keys of its own
+        command, *overrides = overrides
+    elif command == "benchmark" and overrides and overrides[0].isidentifier():
         overrides[0] = f"benchmark.name={overrides[0]}"
-    sys.exit(command_line(command, overrides))
+    return command, overrides
+
+
+def _leave(ended: list[int]) -> None:
+    """End the process here, with the command's own status.
+
+    What Python would still do is take modules apart under native threads that may be at work in them: Arrow's
+    abort the process now and then (apache/arrow#34314), after all is done, and a finished run would look like
+    a failed one.
+    """
+    if not ended:
+        return  # an error that Python is to tell
+    try:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    except OSError:  # nobody reads on
+        pass
+    os._exit(ended[0])
 
 
 def _unknown(command: str) -> int:

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
+from pipeline import log
 from pipeline.schema import SECONDS
 
 if TYPE_CHECKING:
@@ -12,10 +13,12 @@ if TYPE_CHECKING:
 
 
 def show_outcome(outcome: "Outcome", output: str) -> None:
-    """Print the end-of-run table and the last line."""
+    """Print the end-of-run table and the last line; under `log=json` the event `end` has told it."""
+    if log.is_json():
+        return
     console = Console(highlight=False, soft_wrap=True)
     console.print(_table(outcome.summary))
-    console.print(f"output: {output}")
+    console.print(f"output: {output} (run {outcome.run_id})")
     console.print(outcome.message)
 
 
@@ -29,6 +32,9 @@ def _table(summary: dict[str, Any]) -> Table:
     table.add_row(
         "samples", f"{summary['samples']:,}", f"in {summary['units']:,} units of {summary['shards']:,} shards"
     )
+    if len(summary["rows_by_node"]) > 1:
+        for node, count in sorted(summary["rows_by_node"].items()):
+            table.add_row(f"rows answered on {node}", f"{count:,}")
     tokens = summary["tokens"]
     fraction = tokens["kept_fraction"]
     for name in ("visual_tokens_full", "visual_tokens_kept", "prompt_tokens", "generated_tokens"):

@@ -1,4 +1,4 @@
-"""Where the stages run, and with which resources."""
+"""The Ray cluster that the stages run in: started or joined, closed to others, with our own packages."""
 
 import hashlib
 import logging
@@ -10,94 +10,25 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.config import free, require
-from pipeline.errors import ConfigError, RunError
+from pipeline.errors import RunError
+from pipeline.resources import Cluster, Hardware
+from pipeline.ship import NAMES, ROOT, packages
 
 _EXPORT = "RAY_enable_export_api_write"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Resources:
-    """What one task or actor of a stage books, and how many actors there are.
-
-    `num_gpus` null: none without a GPU in the cluster, else the stage's share of one. `threads` null:
-    torch may use all cores of the node, whatever is booked.
-    """
-
-    num_cpus: float = free(0.25)
-    num_gpus: float | None = free(None)
-    num_actors: int = free(1)
-    threads: int | None = free(None)
-
-    def __post_init__(self) -> None:
-        require(self.num_cpus > 0, "cluster: num_cpus of a stage must be positive, or Ray starves it")
-        require(self.num_actors >= 1, "cluster: num_actors must be at least 1")
-        require(self.threads is None or self.threads >= 1, "cluster: threads must be at least 1")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Cluster:
-    """The Ray cluster: `address` is `local` for one started here, `auto` or host:port for one that runs.
-
-    Stages differ in what they book, since Ray fuses neighbours that book alike.
-    """
-
-    address: str = free("local")
-    num_cpus: int | None = free(None)  # of a local cluster; null: the cores of this machine, at least 2
-    num_gpus: int | None = free(None)
-    object_store_bytes: int | None = free(None)
-    stall_s: float = free(1800.0)  # a run ends, and says where, if nothing has moved for so long
-    read: Resources = free(default_factory=lambda: Resources(num_cpus=0.2))
-    decode: Resources = free(default_factory=lambda: Resources(num_cpus=0.3))
-    encode: Resources = free(default_factory=lambda: Resources(num_cpus=0.5))
-    generate: Resources = free(default_factory=lambda: Resources(num_cpus=0.6))
-    write: Resources = free(default_factory=lambda: Resources(num_cpus=0.1))
-
-    def __post_init__(self) -> None:
-        require(self.stall_s > 0, "cluster.stall_s must be positive")
-        if self.address == "local":
-            self.require_fit(self.local_cpus, float("inf"))
-
-    @property
-    def local_cpus(self) -> int:
-        return self.num_cpus or max(2, len(os.sched_getaffinity(0)))
-
-    def require_fit(self, num_cpus: float, num_gpus: float = 0.0, device: str = "auto") -> None:
-        """Refuse bookings under which Ray would wait for ever without a message."""
-        actors = sum(stage.num_actors * stage.num_cpus for stage in (self.encode, self.generate))
-        largest = max(stage.num_cpus for stage in (self.read, self.decode, self.write))
-        if actors + largest > num_cpus + 1e-9:
-            raise ConfigError(
-                f"cluster: the actors book {actors:g} CPUs and the largest task {largest:g}, "
-                f"but the cluster has {num_cpus:g}"
-            )
-        gpus = sum(
-            getattr(self, stage).num_actors * self.gpu_share(stage, num_gpus, device)
-            for stage in ("encode", "generate")
-        )
-        if gpus > num_gpus + 1e-9:
-            raise ConfigError(f"cluster: the actors book {gpus:g} GPUs, but the cluster has {num_gpus:g}")
-
-    def gpu_share(self, stage: str, cluster_gpus: float, device: str) -> float:
-        """The GPUs that an actor of `encode` or `generate` books; by default the two share one."""
-        booked: float | None = getattr(self, stage).num_gpus
-        if booked is not None or device == "cpu":
-            return booked or 0.0
-        return {"encode": 0.25, "generate": 0.75}[stage] if cluster_gpus or device == "cuda" else 0.0
-
-
-def start_ray(cluster: Cluster, device: str) -> None:
+def start_ray(cluster: Cluster, device: str, metrics_port: int | None = None) -> None:
     """Start or join the cluster, unless this process has done so.
 
-    Its workers find this installation's packages before anything else.
+    Its workers find this installation's packages before anything else. A cluster that is started serves its
+    metrics at `metrics_port`; one that is joined has its own.
 
     Raises:
         ConfigError: what the stages book does not fit the cluster.
-        RunError: the cluster cannot be reached, or its workers import another `pipeline`.
+        RunError: the cluster cannot be reached, or a node's workers import another `pipeline`, or none.
     """
     _close_to_others(cluster)
     import ray
@@ -106,7 +37,8 @@ def start_ray(cluster: Cluster, device: str) -> None:
         return
     # Two actors whose threads spin at OpenMP's barriers on the same cores slow each other down tenfold.
     variables = {"OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "PASSIVE")}
-    environment = {"worker_process_setup_hook": _own_packages_first(), "env_vars": variables}
+    environment = {**(cluster.runtime_env or {}), "worker_process_setup_hook": _own_packages_first()}
+    environment["env_vars"] = variables | environment.get("env_vars", {})
     options: dict[str, Any] = {"runtime_env": environment, "log_to_driver": False}
     if cluster.address == "local":
         options |= {
@@ -115,21 +47,42 @@ def start_ray(cluster: Cluster, device: str) -> None:
             "object_store_memory": cluster.object_store_bytes,
             "include_dashboard": False,
             "_node_ip_address": "127.0.0.1",
+            "_metrics_export_port": metrics_port,
         }
+        # Ray's own second is over between two units: then a hundred units start dozens of processes.
+        os.environ.setdefault("RAY_idle_worker_killing_time_threshold_ms", "60000")
     # The driver's core worker logs to stderr; what matters comes back as an exception.
     quiet = os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal") == "fatal"
     on_sigterm = signal.getsignal(signal.SIGTERM)
     try:
-        with _without_stderr() if quiet else nullcontext():
+        with (
+            _without_stderr() if quiet else nullcontext(),
+            packages() if cluster.ship else nullcontext() as ours,
+        ):
+            if ours:
+                environment["working_dir"] = ours
             ray.init(address=cluster.address, logging_level=logging.ERROR, **options)
     except ConnectionError as error:
         raise RunError(f"cluster.address={cluster.address}: {error}") from None
     finally:
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, on_sigterm)  # Ray's own ends with status 15 and no word
-    booked = ray.cluster_resources()
-    cluster.require_fit(booked.get("CPU", 0), booked.get("GPU", 0), device)
+    cluster.on(hardware(), device)
     _require_own_packages()
+
+
+def hardware() -> Hardware:
+    """What the cluster that this process has joined consists of."""
+    there = alive_nodes()
+    cpus = tuple(float(node["Resources"]["CPU"]) for node in there)
+    return Hardware(cpus, float(sum(node["Resources"].get("GPU", 0) for node in there)))
+
+
+def alive_nodes() -> list[dict[str, Any]]:
+    """The nodes that can run a stage, as Ray tells them."""
+    import ray
+
+    return [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
 
 
 def _close_to_others(cluster: Cluster) -> None:
@@ -173,17 +126,22 @@ def _own_packages_first() -> Callable[[], None]:
 
     Ray puts the driver's working directory before everything else on a worker's path, after this hook:
     a user's own folder called `pipeline` would be taken for ours. The hook is a closure because those
-    travel by value, not as the name of a module that is still to be found.
+    travel by value, not as the name of a module that is still to be found. Where this installation is not
+    on a worker's node, the packages are in the folder that Ray was told to send, or installed there.
     """
-    root, names = str(Path(__file__).resolve().parent.parent), ("trim", "pipeline", "jobs", "conf")
+    root, names = str(ROOT), NAMES
 
     def hook() -> None:
+        import os
         import sys
         from importlib.machinery import PathFinder
 
+        sent = [path for path in (os.getcwd(), *sys.path) if "working_dir_files" in path][:1]  # noqa: PTH109
+        places = [root, *sent] if os.path.isdir(os.path.join(root, "pipeline")) else sent  # noqa: PTH112, PTH118
+
         # without names of this module, which the hook cannot bring along
         def find_spec(name, path=None, target=None):
-            return PathFinder.find_spec(name, [root]) if path is None and name in names else None
+            return PathFinder.find_spec(name, places) if path is None and name in names else None
 
         finder = type("OwnPackages", (), {"find_spec": staticmethod(find_spec)})
         sys.meta_path.insert(0, finder)  # type: ignore[arg-type]
@@ -192,8 +150,9 @@ def _own_packages_first() -> Callable[[], None]:
 
 
 def _require_own_packages() -> None:
-    """Check in a worker that the hook did its work."""
+    """Check in a worker of each node that the hook did its work."""
     import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     expected = _package_digest()
 
@@ -202,9 +161,28 @@ def _require_own_packages() -> None:
 
         return str(cluster._package_digest())
 
-    actual = ray.get(ray.remote(num_cpus=0.1)(found).remote())
-    if actual != expected:
-        raise RunError("the cluster's workers import another version of `pipeline` than this process")
+    nodes = {node["NodeID"]: node["NodeManagerHostname"] for node in alive_nodes()}
+    digest_there = ray.remote(num_cpus=0)(found)
+    at = {
+        name: digest_there.options(
+            scheduling_strategy=NodeAffinitySchedulingStrategy(name, soft=False)
+        ).remote()
+        for name in nodes
+    }
+    for name, digest in at.items():
+        try:
+            same = ray.get(digest) == expected
+        except ray.exceptions.RayError as error:
+            told = str(error).strip().splitlines()[-1]
+            raise RunError(f"no worker can be used on the node {nodes[name]}: {told}{_SHIP}") from None
+        if not same:
+            raise RunError(
+                f"the workers of the node {nodes[name]} import another version of `pipeline` than this "
+                f"process{_SHIP}"
+            )
+
+
+_SHIP = "; cluster.ship=true sends it the packages of this one"
 
 
 def _package_digest() -> str:

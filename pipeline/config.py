@@ -41,18 +41,20 @@ def require(condition: bool, message: str) -> None:
 class Model:
     """Which checkpoints answer, and in which words they are asked.
 
-    `path` is a LLaVA checkpoint and `clip` the CLIP whose vision tower it was built on, both in the
-    Hugging Face layout: a local folder, a hub id, or a `demo:` name.
+    `path` is a LLaVA checkpoint, in the Hugging Face layout or in the original one, and `clip` the CLIP
+    whose vision tower it was built on: a local folder, a hub id, or a `demo:` name. Without `clip`, it is
+    the one that a LLaVA in the original layout names itself.
     """
 
     name: str = free()
     path: str = free()  # the weights' digest counts, not where they lie
-    clip: str = free()
+    clip: str | None = free()
     template: str = counted()
     trim_sign: int = free(-1)  # counts through the reducer that reads it
     encode_dtype: str = counted("float32")
     generate_dtype: str = counted("float32")
     encode_batch_size: int = counted(16)  # images in one pass of CLIP; rounding depends on it
+    check_memory: bool = free(True)  # refuse what does not fit the memory there is, before it is loaded
     allow_pickle: bool = free(False)  # also read weights that are a pickle (pytorch_model.bin); only tensors
 
     def __post_init__(self) -> None:

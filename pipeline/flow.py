@@ -10,12 +10,14 @@ import json
 import logging
 import warnings
 from collections.abc import Iterator
+from contextlib import nullcontext
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from pipeline.cluster import Resources
+from pipeline.cluster import hardware
 from pipeline.errors import RunError
 from pipeline.guard.stall import start_ledger, unless_stuck
 from pipeline.guard.watched import Watch, watched_actor, watched_read, watched_task
@@ -26,6 +28,7 @@ from pipeline.stages.read import ReadPending
 from pipeline.stages.write import ArmOutput, write_unit
 
 if TYPE_CHECKING:
+    from pipeline.metrics import Metrics
     from pipeline.prepare import Prepared
     from pipeline.run import RunConfig
 
@@ -36,11 +39,18 @@ _ACTOR = {"max_restarts": -1, "max_task_retries": -1}
 
 
 def run_flow(
-    config: "RunConfig", prepared: "Prepared", attempt: str, *, encode: Any = Encode, generate: Any = Generate
+    config: "RunConfig",
+    prepared: "Prepared",
+    attempt: str,
+    *,
+    encode: Any = Encode,
+    generate: Any = Generate,
+    metrics: "Metrics | None" = None,
 ) -> Iterator[dict[str, Any]]:
     """Make every missing unit of the pending shards; yields each one's statistics as it is written.
 
-    `encode` and `generate` are the actors' classes; a benchmark of what is around them has its own.
+    `encode` and `generate` are the actors' classes; a benchmark of what is around them has its own. `metrics`
+    take in what the ledger and the units tell.
 
     Raises:
         RunError: a stage failed for good, or is stuck.
@@ -48,19 +58,31 @@ def run_flow(
     import ray
 
     _configure_ray_data()
+    config = replace(config, cluster=config.cluster.on(hardware(), config.options.device))
     ledger = start_ledger()
     units = _read_and_decode(config, prepared, attempt, ledger)
     units = _answer(units, config, prepared, ledger, {"encode": encode, "generate": generate})
     units = _write(units, config, prepared, attempt, ledger)
     try:
-        for row in unless_stuck(units.iter_rows(), ledger, config.cluster.stall_s):
-            yield json.loads(row["stats"])
+        with metrics.watching(ledger) if metrics else nullcontext():
+            for row in unless_stuck(units.iter_rows(), ledger, config.cluster.stall_s):
+                stats = json.loads(row["stats"])
+                if metrics:
+                    metrics.add(stats)
+                yield stats
     except ray.exceptions.RayError as error:
-        # the last line is what the worker raised, the others are Ray's frames
-        reason = config.storage.redact(str(error).strip().splitlines()[-1])
-        raise RunError(f"{reason}; run the same command again to go on") from error
+        raise RunError(
+            f"{config.storage.redact(_raised(error))}; run the same command again to go on"
+        ) from error
     finally:
         ray.kill(ledger)
+
+
+def _raised(error: Exception) -> str:
+    """The last line of what the worker itself raised: Ray tells it first, then its own frames and advice."""
+    told = str(error).split("\nThe above exception was the direct cause of the following exception:\n")
+    own = [part for part in told if "UserCodeException" not in part] or told
+    return own[-1].strip().splitlines()[-1]
 
 
 def _read_and_decode(config: "RunConfig", prepared: "Prepared", attempt: str, ledger: Any) -> Any:
@@ -81,7 +103,7 @@ def _read_and_decode(config: "RunConfig", prepared: "Prepared", attempt: str, le
     )
     read = watched_read(Watch("read", make, ledger), prepared.pending)
     units = _through(shards, read, retries=_TASK, num_cpus=config.cluster.read.num_cpus)
-    decode = partial(decode_unit, checkpoint=config.model.path, imaging=config.imaging)
+    decode = partial(decode_unit, model=config.model, imaging=config.imaging)
     return _tasks(units, "decode", decode, config, ledger)
 
 
@@ -101,7 +123,8 @@ def _answer(
     for name, stage in stages.items():
         threads = getattr(config.cluster, name).threads
         make = partial(stage, **shared, **own[name], threads=threads)
-        units = _actors(units, Watch(name, make, ledger), config)
+        at_once = getattr(config.engine, "units_at_once", 1) if name == "generate" else 1
+        units = _actors(units, Watch(name, make, ledger), config, at_once)
     return units
 
 
@@ -130,20 +153,24 @@ def _tasks(units: Any, name: str, stage: Any, config: "RunConfig", ledger: Any) 
     return _through(units, watched, retries=_TASK, num_cpus=getattr(config.cluster, name).num_cpus)
 
 
-def _actors(units: Any, watch: Watch, config: "RunConfig") -> Any:
-    """The units after a stage of actors."""
+def _actors(units: Any, watch: Watch, config: "RunConfig", at_once: int) -> Any:
+    """The units after a stage of actors, which are called with `at_once` units in as many threads."""
     import ray
 
-    resources: Resources = getattr(config.cluster, watch.name)
-    gpus = ray.cluster_resources().get("GPU", 0)
+    resources = getattr(config.cluster, watch.name)
     return _through(
         units,
         watched_actor(watch.name),
         retries=_ACTOR,
         fn_constructor_kwargs={"watch": watch},
         num_cpus=resources.num_cpus,
-        num_gpus=config.cluster.gpu_share(watch.name, gpus, config.options.device),
-        compute=ray.data.ActorPoolStrategy(size=resources.num_actors),
+        num_gpus=resources.num_gpus,
+        compute=ray.data.ActorPoolStrategy(
+            min_size=resources.num_actors,
+            max_size=resources.max_actors or resources.num_actors,
+            enable_true_multi_threading=at_once > 1,
+        ),
+        max_concurrency=at_once,
     )
 
 
@@ -163,5 +190,8 @@ def _configure_ray_data() -> None:
     context = ray.data.DataContext.get_current()
     context.target_max_block_size = 1  # every unit is a block of its own
     context.enable_progress_bars = False
+    context.memory_usage_poll_interval_s = (
+        None  # a thread for every task; the stages tell their peaks themselves
+    )
     context.max_errored_blocks = 0  # a block that fails must never vanish
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # what it logs as an error it also raises

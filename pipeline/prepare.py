@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from pipeline.arms import Arm, reduction_order
@@ -42,6 +43,11 @@ class Prepared:
     def pending(self) -> list[int]:
         """The shards of which some arm lacks units."""
         return [shard for shard in range(len(self.plan)) if not self.has_shard(shard)]
+
+    @property
+    def run_id(self) -> str:
+        """The arms' ids, with commas between."""
+        return ",".join(state.manifest.run_id for state in self.states)
 
     def has_shard(self, shard: int) -> bool:
         """Whether every arm has all units of a shard."""
@@ -97,6 +103,8 @@ def prepare_all(groups: Sequence["RunConfig"]) -> list[Prepared]:
 def _check(config: "RunConfig") -> _Checked:
     output = canonical(config.options.output, config.storage)
     _require_device(config)
+    _require_engine(config)
+    _require_metrics(config)
     reduction_order(config.arms)
     geometry, counted = _fingerprint(config)
     _require_unit_fits(config, geometry)
@@ -123,6 +131,8 @@ def _settle(config: "RunConfig", checked: _Checked, like: Plan | None) -> Prepar
         for arm, folder, manifest in zip(config.arms, folders, checked.manifests, strict=True)
     ]
     prepared = Prepared(plan, checked.geometry, tuple(states))
+    if prepared.pending:
+        _require_memory(config, checked.geometry)
     if prepared.pending and checked.started:
         require_unchanged(plan, prepared.has_shard, config.source, storage)
     return prepared
@@ -161,11 +171,10 @@ def _current_plan(config: "RunConfig", folders: Sequence[str]) -> Plan:
 
 def _fingerprint(config: "RunConfig") -> tuple[Geometry, dict[str, Any]]:
     """What counts for every arm."""
-    from pipeline.models.checkpoint import check_fit, resolve, weights_digest
+    from pipeline.models.checkpoint import check_fit, weights_digest
+    from pipeline.models.folders import folders
 
-    llava, clip = (
-        resolve(path, config.model.allow_pickle) for path in (config.model.path, config.model.clip)
-    )
+    llava, clip = folders(config.model)
     geometry = check_fit(llava, clip)
     parts = {
         "source": {"kind": type(config.source).__name__, **fingerprint_fields(config.source)},
@@ -212,6 +221,29 @@ def _require_unit_fits(config: "RunConfig", geometry: Geometry) -> None:
             )
 
 
+def _require_memory(config: "RunConfig", geometry: Geometry) -> None:
+    """Refuse a model that this machine cannot hold. On a GPU or other machines its actor looks for itself."""
+    from pipeline.devices import torch_device
+
+    here = config.cluster.address == "local" and torch_device(config.options.device).type == "cpu"
+    if not here or not config.model.check_memory:
+        return
+    from pipeline.models.folders import folders
+    from pipeline.models.footprint import of_run, require_room, room_of
+
+    needs = frozenset().union(*(arm.reducer.needs for arm in config.arms))
+    longest = geometry.num_patches + config.decoding.max_new_tokens
+    parts = of_run(
+        *folders(config.model),
+        needs=needs,
+        dtype=config.model.generate_dtype,
+        tokens=longest,
+        cache_gib=getattr(config.engine, "kv_cache_gib", None),
+        actors={name: getattr(config.cluster, name).num_actors or 1 for name in ("encode", "generate")},
+    )
+    require_room(config.model, parts, *room_of("cpu"))
+
+
 def _require_device(config: "RunConfig") -> None:
     import torch
 
@@ -221,6 +253,19 @@ def _require_device(config: "RunConfig") -> None:
         and not torch.cuda.is_available()
     ):
         raise ConfigError("device=cuda: torch sees no GPU on this machine")
+
+
+def _require_metrics(config: "RunConfig") -> None:
+    """Ray serves metrics with what its extra `default` installs, and without a word not without it."""
+    wanted = config.options.metrics_port is not None and config.cluster.address == "local"
+    if wanted and not (find_spec("opencensus") and find_spec("prometheus_client")):
+        raise ConfigError("metrics_port: Ray's metrics need its extra: pip install 'trimline[cluster]'")
+
+
+def _require_engine(config: "RunConfig") -> None:
+    """What runs elsewhere need not be installed here."""
+    if config.cluster.address == "local" and hasattr(config.engine, "check"):
+        config.engine.check(config.decoding)
 
 
 def _require_writable(config: "RunConfig", output: str) -> None:

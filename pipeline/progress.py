@@ -1,7 +1,8 @@
-"""Live progress of a run: a display on a terminal, one plain line every few seconds elsewhere."""
+"""Live progress of a run: a display on a terminal, one line every few seconds elsewhere."""
 
 import sys
 import time
+from collections import Counter
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Self
@@ -9,6 +10,8 @@ from typing import Any, Self
 from rich.console import Console
 from rich.live import Live
 from rich.text import Text
+
+from pipeline import log
 
 _LINE_EVERY_S = 5.0
 
@@ -22,6 +25,7 @@ class Progress:
     samples: int = 0
     rows: int = 0
     failed: int = 0
+    status: Counter[str] = field(default_factory=Counter)
     kept: int = 0
     reduced_rows: int = 0
     done_bytes: int = 0
@@ -37,7 +41,7 @@ class Progress:
         self._told = True  # whether the last line holds all that was taken in
 
     def __enter__(self) -> Self:
-        if self._console.is_terminal:
+        if self._console.is_terminal and not log.is_json():
             self._live = Live(
                 get_renderable=self._text, console=self._console, refresh_per_second=4, transient=True
             )
@@ -66,6 +70,7 @@ class Progress:
         for totals in stats["totals"]:
             self.rows += totals["rows"]
             self.failed += totals["rows"] - totals["status"].get("ok", 0)
+            self.status.update(totals["status"])
             self.kept += totals["visual_tokens_kept"]
             self.reduced_rows += totals["status"].get("ok", 0)
         self._told = False
@@ -75,10 +80,26 @@ class Progress:
 
     def _tell(self) -> None:
         self._told = True
-        print(self.line(), file=sys.stderr, flush=True)
+        if log.is_json():
+            log.event("progress", **self.counts())
+        else:
+            print(self.line(), file=sys.stderr, flush=True)
+
+    def counts(self) -> dict[str, Any]:
+        """What is done, how fast, and how long the rest will take; rates are since the first unit."""
+        elapsed = time.monotonic() - (self.steady_since or self.started)
+        return {
+            "samples": self.samples,
+            "samples_in_all": self.known_samples,
+            "rows": self.rows,
+            "status": dict(self.status),
+            "samples_per_s": self.steady_samples / elapsed if self.steady_samples else None,
+            "left_s": self._left_s(elapsed),
+            "mean_visual_tokens_kept": self.kept / self.reduced_rows if self.reduced_rows else None,
+        }
 
     def line(self) -> str:
-        """What is done, how fast, and how long the rest will take; rates are since the first unit."""
+        """The same for people."""
         now = time.monotonic()
         if self.steady_since is None:
             return f"starting, {now - self.started:.0f} s"
@@ -96,8 +117,13 @@ class Progress:
         return Text(self.line(), no_wrap=True, overflow="ellipsis")
 
     def _eta(self, elapsed: float) -> str:
-        if not self.steady_bytes:
+        left_s = self._left_s(elapsed)
+        if left_s is None:
             return "?"
-        left = max(self.total_bytes - self.done_bytes, 0) * elapsed / self.steady_bytes
-        hours, rest = divmod(int(left), 3600)
+        hours, rest = divmod(int(left_s), 3600)
         return f"{hours}:{rest // 60:02d}:{rest % 60:02d}"
+
+    def _left_s(self, elapsed: float) -> float | None:
+        if not self.steady_bytes:
+            return None
+        return max(self.total_bytes - self.done_bytes, 0) * elapsed / self.steady_bytes

@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -45,20 +46,37 @@ class UnitRow:
         return [*numbers[turn:], *numbers[:turn]]
 
     def passed(
-        self, stage: str, started: float, tables: dict[str, pa.Table], startup_s: float = 0.0
+        self,
+        stage: str,
+        started: float,
+        tables: dict[str, pa.Table],
+        startup_s: float = 0.0,
+        cpu_from: float | None = None,
     ) -> "UnitRow":
-        """The row after `stage`, which was entered at `started` (seconds since the epoch)."""
+        """The row after `stage`, which was entered at `started` (seconds since the epoch).
+
+        `cpu_from` is what `time.process_time()` was then: all threads of the process count.
+        """
         visit = {
-            "node": socket.gethostname(),
+            "node": _node(),
             "pid": os.getpid(),
             "start": started,
             "end": time.time(),
+            "cpu_s": None if cpu_from is None else time.process_time() - cpu_from,
+            "cores": len(os.sched_getaffinity(0)),
             "peak_memory_bytes": peak_memory_bytes(),
             "peak_gpu_memory_bytes": peak_gpu_memory_bytes(),
             "startup_s": startup_s,
         }
         stages = {**self.trace.get("stages", {}), stage: visit}
         return replace(self, tables=tables, trace={**self.trace, "stages": stages})
+
+
+@cache
+def _node() -> str:
+    """This node's name; in a worker of Ray's with its address, since nodes on one host share the name."""
+    ray, name = sys.modules.get("ray"), socket.gethostname()
+    return f"{name}/{ray.util.get_node_ip_address()}" if ray is not None and ray.is_initialized() else name
 
 
 def peak_memory_bytes() -> int:

@@ -1,15 +1,18 @@
 """The run: everything between a configuration and a finished output."""
 
 import json
+import logging
 import time
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pyarrow.compute as pc
 
+from pipeline import log
 from pipeline.arms import Arm
+from pipeline.card import write_card
 from pipeline.clip_text import ClipText
-from pipeline.cluster import Cluster, start_ray
+from pipeline.cluster import start_ray
 from pipeline.config import DEVICES, Decoding, Model, counted, free, require
 from pipeline.engines.base import EngineConfig
 from pipeline.errors import RunError
@@ -17,6 +20,7 @@ from pipeline.imaging import Imaging
 from pipeline.plan import Plan
 from pipeline.prepare import ArmState, Prepared, look_again, prepare
 from pipeline.progress import Progress
+from pipeline.resources import Cluster
 from pipeline.schema import FAULTS
 from pipeline.sources.base import Source
 from pipeline.storage import Storage, read_bytes, store_errors, write_atomic
@@ -37,6 +41,8 @@ class RunOptions:
     max_failed_fraction: float = free(0.1)
     retry_failed: bool = free(False)
     retry_statuses: list[str] = free(default_factory=lambda: ["bad_sample", "bad_image", "failed"])
+    log: str = free("text")
+    metrics_port: int | None = free(None)
 
     def __post_init__(self) -> None:
         require(bool(self.output), "output must not be empty")
@@ -45,6 +51,9 @@ class RunOptions:
         require(self.device in DEVICES, f"device: {self.device!r} is none of {DEVICES}")
         for status in self.retry_statuses:
             require(status in FAULTS, f"retry_statuses: {status!r} is none of {FAULTS}")
+        port = self.metrics_port
+        require(port is None or 0 < port < 1 << 16, f"metrics_port: {port} is no port")
+        require(self.log in log.FORMATS, f"log: {self.log!r} is none of {log.FORMATS}")
         require(0 <= self.max_failed_fraction <= 1, "max_failed_fraction must be in [0, 1]")
 
 
@@ -74,6 +83,7 @@ class Outcome:
     status: int
     summary: dict[str, Any]
     message: str
+    run_id: str = ""
 
 
 def annotate(config: RunConfig) -> Outcome:
@@ -103,6 +113,8 @@ def finish(config: RunConfig, prepared: Prepared) -> list[Outcome]:
 
 
 def _finish(config: RunConfig, prepared: Prepared) -> list[Outcome]:
+    log.bind(run_id=prepared.run_id, output=config.options.output)
+    log.event("start", source=prepared.plan.source, shards=len(prepared.plan), pending=len(prepared.pending))
     if not prepared.pending:
         message = "nothing to do: every shard was finished before"
         return [_conclude(config, prepared.plan, state, message) for state in prepared.states]
@@ -120,12 +132,15 @@ def _finish(config: RunConfig, prepared: Prepared) -> list[Outcome]:
 
 def _run_units(config: RunConfig, prepared: Prepared) -> None:
     from pipeline.flow import run_flow
+    from pipeline.metrics import metrics_of
 
-    start_ray(config.cluster, config.options.device)
+    attempt = f"{time.time():.3f}"  # when this start of the job began: Ray's own start is a part of it
+    start_ray(config.cluster, config.options.device, config.options.metrics_port)
     total = sum(prepared.plan.size(shard) for shard in prepared.pending)
     allowed, most = config.options.max_failed_fraction, _most_rows(config, prepared.plan)
+    measured = metrics_of(prepared, total) if config.options.metrics_port else None
     with Progress(total, _known_samples(prepared)) as progress:
-        for stats in run_flow(config, prepared, attempt=f"{time.time():.3f}"):
+        for stats in run_flow(config, prepared, attempt, metrics=measured):
             progress.add(stats)
             if most is not None and progress.failed > allowed * most:
                 raise RunError(
@@ -158,11 +173,22 @@ def _known_samples(prepared: Prepared) -> int | None:
 
 
 def _conclude(config: RunConfig, plan: Plan, state: ArmState, message: str) -> Outcome:
+    """How an arm's run ended, and an event that tells it."""
+    outcome = replace(_judge(config, plan, state, message), run_id=state.manifest.run_id)
+    counts = ("units", "samples", "rows", "status", "tokens", "samples_per_s", "failed_shards")
+    told = {name: outcome.summary[name] for name in counts}
+    level = logging.ERROR if outcome.status else logging.INFO
+    log.event("end", outcome.message, level=level, exit_status=outcome.status, arm=state.arm.name, **told)
+    return outcome
+
+
+def _judge(config: RunConfig, plan: Plan, state: ArmState, message: str) -> Outcome:
     """Summary, exit status and, if all is well, _SUCCESS as the last file."""
     summary = _standing_summary(config, state)
     if summary is None:
         take_back_success(state.folder, config.storage)
         summary = summarise(state.folder, plan, state.finished, config.storage)
+        write_card(state.folder, state.manifest, summary, config.storage)
     ok, rows = summary["status"].get("ok", 0), summary["rows"]
     if summary["failed_shards"]:
         first = summary["failed_shards_named"][0]

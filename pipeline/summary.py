@@ -46,18 +46,20 @@ class _Sums:
             self.failed_shards.append({"shard": footer["shard"], "error": footer["shard_error"]})
 
 
+def read_footer(folder: str, name: str, storage: Storage) -> dict[str, Any]:
+    """The footer of a unit's file; RunError if Trimline did not write it."""
+    fs, path = storage.open(folder)
+    with fs.open(f"{path}/data/{name}", "rb") as file:
+        metadata = pq.read_metadata(file).metadata
+    if not metadata or FOOTER not in metadata:
+        raise RunError(f"data/{name} was not written by Trimline")
+    return dict(json.loads(metadata[FOOTER]))
+
+
 def read_footers(folder: str, finished: Finished, storage: Storage) -> Iterable[dict[str, Any]]:
     """The footer of every finished unit's file, in their order; a few of them are in memory at a time."""
-    fs, path = storage.open(folder)
-
-    def read(name: str) -> dict[str, Any]:
-        with fs.open(f"{path}/data/{name}", "rb") as file:
-            metadata = pq.read_metadata(file).metadata
-        if not metadata or FOOTER not in metadata:
-            raise RunError(f"data/{name} was not written by Trimline")
-        return dict(json.loads(metadata[FOOTER]))
-
-    return each(read, (unit.file_name for unit in finished), THREADS)
+    names = (unit.file_name for unit in finished)
+    return each(lambda name: read_footer(folder, name, storage), names, THREADS)
 
 
 def take_back_success(output: str, storage: Storage) -> None:

@@ -76,7 +76,7 @@ class Finished:
 
     def units(self, shard: int) -> list[Unit]:
         """The shard's finished units in order."""
-        return sorted(self._units.get(shard, {}).values())
+        return [unit for _, unit in sorted(self._units.get(shard, {}).items())]
 
     def has_shard(self, shard: int) -> bool:
         """Whether the files tile [0, end) and the last one is marked as the end."""

@@ -26,14 +26,15 @@ RUNS = [
     if name == "run" or "run" in OmegaConf.load(CONF / f"{name}.yaml").get("defaults")
 ]
 # Groups that need not be chosen from, and the commands that have them.
-OPTIONAL = {"dataset": [*RUNS, "evaluate"], "pricing": ["compare"]}
+OPTIONAL = {"dataset": [*RUNS, "evaluate"], "pricing": ["compare", "plan"]}
+STAGES = ("pipeline.resources.ActorResources", "pipeline.resources.TaskResources")
 # What a key stands for that is no group.
 OF_KEY = {
     "clip_text": "pipeline.clip_text.ClipText",
     "decoding": "pipeline.config.Decoding",
     "image": "pipeline.imaging.Imaging",
 }
-OF_RUN = ("pipeline.run.RunOptions", "pipeline.units.UnitLimits", "pipeline.cluster.Resources")
+OF_RUN = ("pipeline.run.RunOptions", "pipeline.units.UnitLimits", *STAGES)
 TARGETS = {str(OmegaConf.load(path)["_target_"]) for path in OPTIONS}
 
 
@@ -129,7 +130,7 @@ def configuration_classes() -> list[type]:
 def test_the_configuration_classes_are_all_found():
     names = {kind.__name__ for kind in configuration_classes()}
     assert names >= {
-        *("Cluster", "Decoding", "Imaging", "Images", "Model", "Resources", "RunOptions", "Storage"),
+        *("Cluster", "Decoding", "Imaging", "Images", "Model", "RunOptions", "Storage"),
         *("Task", "Transformers", "UnitLimits", "WebDataset"),
     }
 
@@ -152,7 +153,7 @@ def test_what_counts_is_what_the_design_says():
     assert counted("pipeline.units.UnitLimits") == {
         *("unit_samples", "unit_requests", "unit_bytes", "max_questions")
     }
-    for name in ("pipeline.storage.Storage", "pipeline.cluster.Cluster", "pipeline.cluster.Resources"):
+    for name in ("pipeline.storage.Storage", "pipeline.resources.Cluster", *STAGES):
         assert counted(name) == set()
     for name in (
         "pipeline.config.Decoding",
@@ -233,10 +234,20 @@ def test_the_keys_of_evaluate_are_its_fields():
     assert_keys_are_fields(own, get_class("pipeline.evaluate.run.Evaluation"))
 
 
-def test_the_keys_of_verify_are_its_fields():
-    config = composed("verify")
+@pytest.mark.parametrize(
+    ("command", "kind"),
+    [("verify", "pipeline.verify.run.Verification"), ("status", "pipeline.status.run.Look")],
+)
+def test_the_keys_of_verify_and_status_are_their_fields(command, kind):
+    config = composed(command)
     own = {name: config._get_node(name) for name in config if name != "storage"}
-    assert_keys_are_fields(own, get_class("pipeline.verify.run.Verification"))
+    assert_keys_are_fields(own, get_class(kind))
+
+
+def test_the_keys_of_plan_are_its_fields():
+    config = composed("plan")
+    own = {name: config._get_node(name) for name in config if name not in (*OPTIONAL, "storage")}
+    assert_keys_are_fields(own, get_class("pipeline.benchmark.plan.run.Planning"))
 
 
 def test_the_keys_of_the_recipe_are_its_fields():

@@ -11,6 +11,7 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor
+from torch.nn.functional import embedding_bag
 
 from trim.cosine import unit_vectors
 from trim.select import (
@@ -18,7 +19,6 @@ from trim.select import (
     check_count,
     check_finite,
     iqr_outliers,
-    ordered_sum,
     patches_of,
     require,
 )
@@ -146,13 +146,33 @@ def merge(patches_ND: Tensor, scores_N: Tensor, unit_ND: Tensor, kept_k: Tensor,
         [K, D] in the dtype of the patches; K = k + 1, or N if nothing is pruned.
     """
     patches = len(patches_ND)
-    wide = torch.promote_types(patches_ND.dtype, torch.float32)
-    weighted_ND = patches_ND.to(wide) * scores_N[:, None]
     cosine_kN = unit_ND[kept_k] @ unit_ND.T
     cosine_kN.scatter_(1, kept_k[:, None], -torch.inf)  # a patch is not its own neighbour
-    near_km = cosine_kN.argsort(dim=-1, descending=True, stable=True)[:, : min(neighbours, patches - 1)]
-    tokens_KD = patches_ND[kept_k].to(wide) + ordered_sum(weighted_ND[near_km], dim=1)
-    if len(kept_k) < patches:
-        rest_D = ordered_sum(weighted_ND.index_fill_(0, kept_k, 0), dim=0)
-        tokens_KD = torch.cat([tokens_KD, rest_D[None]])
-    return tokens_KD.to(patches_ND.dtype)
+    near_km = nearest(cosine_kN, min(neighbours, patches - 1))
+    wide_ND = patches_ND.to(torch.promote_types(patches_ND.dtype, torch.float32)).contiguous()
+    pruned_N = torch.ones_like(scores_N, dtype=torch.bool).index_fill_(0, kept_k, False)
+    # A bag for each kept patch and one for the rest, each added up in the order of its patches: the same bits
+    # whatever the other bags, the batch and the threads are.
+    in_bags = torch.cat([near_km.flatten(), pruned_N.nonzero()[:, 0]])
+    begin_K = torch.arange(len(kept_k) + 1, device=kept_k.device) * near_km.shape[1]
+    weights = scores_N.to(wide_ND.dtype)[in_bags]
+    tokens_KD = embedding_bag(in_bags, wide_ND, begin_K, mode="sum", per_sample_weights=weights)
+    tokens_KD[:-1] += wide_ND[kept_k]
+    return tokens_KD[: min(len(begin_K), patches)].to(patches_ND.dtype)
+
+
+def nearest(cosine_kN: Tensor, count: int) -> Tensor:
+    """The `count` columns with the largest entries of each row, ascending; of equal ones the first.
+
+    Returns:
+        [k, count] int64.
+    """
+    if count == 0:
+        return cosine_kN.new_empty(len(cosine_kN), 0, dtype=torch.int64)
+    last_k1 = cosine_kN.topk(count, dim=-1).values[:, -1:]
+    chosen_kN = cosine_kN >= last_k1
+    if int(chosen_kN.sum()) > count * len(cosine_kN):  # some are equal to the last one
+        equal_kN = cosine_kN == last_k1
+        room_k1 = count - (cosine_kN > last_k1).sum(-1, keepdim=True)
+        chosen_kN &= ~equal_kN | (equal_kN.cumsum(-1) <= room_k1)
+    return chosen_kN.nonzero()[:, 1].view(-1, count)

@@ -35,7 +35,8 @@ class TrimCover:
 
     Args:
         diversity: at least 0 and finite; in units of l, how much a patch loses when its distance to the
-            chosen ones is divided by e.
+            chosen ones is divided by e. The default was the best of 0.03 to 30 on the demo model's validation
+            scenes.
         keep_ratio, num_kept, sign, iqr_factor, aggregate: as in `Trim`.
 
     Raises:
@@ -43,7 +44,7 @@ class TrimCover:
             the wrong shape, or the image with NaN or infinite scores or patches or a budget below 1.
     """
 
-    diversity: float = 1.0
+    diversity: float = 10.0
     keep_ratio: float | None = None
     num_kept: int | None = None
     sign: int = -1

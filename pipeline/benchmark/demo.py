@@ -22,10 +22,11 @@ from pipeline.demo.scenes import CAPTION_PROMPT, SceneSample, make_sample
 from pipeline.demo.score import F1, caption_f1, is_right
 from pipeline.engines.base import Engine, EngineConfig, Request
 from pipeline.imaging import Imaging, decode
-from pipeline.models.checkpoint import check_fit, resolve
+from pipeline.models.checkpoint import check_fit
 from pipeline.models.clip import ClipEncoder
-from pipeline.models.llava import load_projector
-from pipeline.models.preprocess import Preprocessor
+from pipeline.models.folders import folders
+from pipeline.models.preprocess import preprocessor_of
+from pipeline.models.prompts import load_projector
 from pipeline.stages.encode import identity_of
 from trim import Full, Random, Reducer, Trim, VisualTokens
 
@@ -149,8 +150,8 @@ def _encoded(
     model: Model, needs: frozenset[str], split: str, seed: int, pictures: int
 ) -> Iterator[tuple[int, list[SceneSample], VisualTokens]]:
     """Batches of samples: what is needed of their images per picture, text and identity per request."""
-    llava, clip = (resolve(path, model.allow_pickle) for path in (model.path, model.clip))
-    preprocess = Preprocessor(llava)
+    llava, clip = folders(model)
+    preprocess = preprocessor_of(model)
     encoder = ClipEncoder(
         clip,
         feature_layer=check_fit(llava, clip).feature_layer,

@@ -1,4 +1,6 @@
-"""Memory of the driver by the number of requests; encode and generate are stubs, all else is a whole run.
+"""The driver by the number of requests: its memory, and what a unit costs when nothing is computed for it.
+
+Encode and generate are stubs, all else is a whole run.
 
 Each size runs in a driver process of its own: `measure` starts them, `main` is what runs in one.
 """
@@ -65,7 +67,10 @@ class StubGenerate:
 
 
 def measure(config: RunConfig, requests: tuple[int, ...], questions: int) -> dict[str, Any]:
-    """Peak resident bytes of the driver by number of requests, and the ratio of the last to the first."""
+    """Peak resident bytes of the driver by number of requests, and the ratio of the last to the first.
+
+    `driver_cpu_s` are CPU seconds of the driver's process for each unit: a planner's driver_unit_s.
+    """
     with tempfile.TemporaryDirectory(prefix="trimline-") as folder:
         sizes = []
         for number in requests:
@@ -75,23 +80,29 @@ def measure(config: RunConfig, requests: tuple[int, ...], questions: int) -> dic
             run = dataclasses.replace(
                 config, source=source, task=Task(source_questions=True), options=options
             )
-            told = subprocess.run(
-                [sys.executable, "-m", "pipeline.benchmark.driver_memory"],
+            figures = place / "figures.json"  # Ray may print at any time, until the process is gone
+            subprocess.run(
+                [sys.executable, "-m", "pipeline.benchmark.driver_memory", str(figures)],
                 input=pickle.dumps(run),
-                stdout=subprocess.PIPE,
                 check=True,
             )
-            sizes.append(json.loads(told.stdout.splitlines()[-1]))
+            sizes.append(json.loads(figures.read_text()))
     return {"runs": sizes, "ratio": sizes[-1]["peak_bytes"] / sizes[0]["peak_bytes"]}
 
 
 def table(figures: dict[str, Any]) -> Table:
     """What `measure` found."""
     return Table(
-        "driver memory: encode and generate are stubs",
-        ("", "units", "peak MiB"),
+        "driver: encode and generate are stubs",
+        ("", "units", "peak MiB", "ms a unit", "CPU ms of the driver"),
         [
-            (f"{run['requests']:,} requests", run["units"], run["peak_bytes"] / 2**20)
+            (
+                f"{run['requests']:,} requests",
+                run["units"],
+                run["peak_bytes"] / 2**20,
+                1000 * run["seconds_a_unit"],
+                1000 * run["driver_cpu_s"],
+            )
             for run in figures["runs"]
         ],
         (f"the last takes {figures['ratio']:.3f} times the memory of the first",),
@@ -99,15 +110,23 @@ def table(figures: dict[str, Any]) -> Table:
 
 
 def main() -> None:
-    """One run; its configuration comes from stdin, from the process that measures."""
+    """One run, configured from stdin by the process that measures; figures go to the file that is named."""
     config: RunConfig = pickle.loads(sys.stdin.buffer.read())
     prepared = prepare(config)
     start_ray(config.cluster, config.options.device)
-    rows = units = 0
+    rows, came = 0, []
+    cpu_from = time.process_time()
     for stats in run_flow(config, prepared, "benchmark", encode=StubEncode, generate=StubGenerate):
         rows += sum(totals["rows"] for totals in stats["totals"])
-        units += 1
-    print(json.dumps({"requests": rows, "units": units, "peak_bytes": peak_memory_bytes()}))
+        came.append(time.perf_counter())
+    figures = {
+        "requests": rows,
+        "units": len(came),
+        "peak_bytes": peak_memory_bytes(),
+        "seconds_a_unit": (came[-1] - came[0]) / max(1, len(came) - 1),  # after the start
+        "driver_cpu_s": (time.process_time() - cpu_from) / len(came),
+    }
+    Path(sys.argv[1]).write_text(json.dumps(figures))
 
 
 if __name__ == "__main__":

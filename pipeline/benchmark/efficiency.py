@@ -15,6 +15,8 @@ import dataclasses
 import tempfile
 import time
 from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -96,11 +98,11 @@ def _bare(config: RunConfig, prepared: Prepared) -> dict[str, Any]:
     encode = Encode(clip_text=config.clip_text, suffix=config.task.suffix, **shared)
     generate = Generate(engine=config.engine, decoding=config.decoding, seed=config.options.seed, **shared)
     stages = {
-        "decode": partial(decode_unit, checkpoint=config.model.path, imaging=config.imaging),
+        "decode": partial(decode_unit, model=config.model, imaging=config.imaging),
         "encode": encode,
         "generate": generate,
     }
-    first, *units = [unit for shard in prepared.pending for unit in _units(config, prepared, shard)]
+    first, *units = [unit for shard in prepared.pending for unit in units_of(config, prepared, shard)]
     _answer(first, stages)  # warms up
     seconds: dict[str, float] = defaultdict(float)
     requests = sum(_answer(unit, stages, seconds) for unit in units)
@@ -122,7 +124,8 @@ def _answer(batch: Any, stages: dict[str, Any], seconds: dict[str, float] | None
     return int(unpack(batch).tables["requests"].num_rows)
 
 
-def _units(config: RunConfig, prepared: Prepared, shard: int) -> Any:
+def units_of(config: RunConfig, prepared: Prepared, shard: int) -> Any:
+    """A shard's units, read in this process."""
     return read_shard(
         config.source,
         prepared.plan.shard(shard, config.storage),
@@ -133,11 +136,18 @@ def _units(config: RunConfig, prepared: Prepared, shard: int) -> Any:
     )
 
 
-def _pipeline(config: RunConfig, prepared: Prepared, weights: dict[str, float]) -> dict[str, Any]:
-    """A whole run; start-up, fill and drain are told apart from the steady state.
+@dataclass(frozen=True)
+class Whole:
+    """A whole run: times of the clock, and the units' footers."""
 
-    A stage's work on a request counts by its share of the `weights`.
-    """
+    began: float
+    ready: float  # Ray was there
+    ended: float
+    units: list[dict[str, Any]]
+
+
+def run_whole(config: RunConfig, prepared: Prepared) -> Whole:
+    """Run all of it."""
     began = time.time()
     start_ray(config.cluster, config.options.device)
     ready = time.time()
@@ -147,20 +157,34 @@ def _pipeline(config: RunConfig, prepared: Prepared, weights: dict[str, float]) 
     fs, folder = config.storage.open(prepared.states[0].folder)
     finished = Finished(list_names(fs, f"{folder}/data"))
     units = list(read_footers(prepared.states[0].folder, finished, config.storage))
-    ends = sorted(unit["end_time"] for unit in units)
-    skip = max(1, round(len(ends) * _TRIMMED))
-    first, last = ends[skip - 1], ends[-skip - 1]
+    return Whole(began, ready, ended, units)
+
+
+def steady_span(ends: Iterable[float]) -> tuple[float, float]:
+    """From the end of the unit that ends the first tenth to that of the one before the last tenth."""
+    ordered = sorted(ends)
+    skip = max(1, round(len(ordered) * _TRIMMED))
+    return ordered[skip - 1], ordered[-skip - 1]
+
+
+def _pipeline(config: RunConfig, prepared: Prepared, weights: dict[str, float]) -> dict[str, Any]:
+    """A whole run; start-up, fill and drain are told apart from the steady state.
+
+    A stage's work on a request counts by its share of the `weights`.
+    """
+    whole = run_whole(config, prepared)
+    first, last = steady_span(unit["end_time"] for unit in whole.units)
     work = sum(
         unit["totals"]["rows"] * weight
-        for unit in units
+        for unit in whole.units
         for stage, weight in weights.items()
         if first < unit["stages"][stage]["end"] <= last
     )
     return {
-        "units": len(units),
-        "ray_start_s": ready - began,
-        "start_and_fill_s": first - ready,
+        "units": len(whole.units),
+        "ray_start_s": whole.ready - whole.began,
+        "start_and_fill_s": first - whole.ready,
         "steady_s": last - first,
-        "drain_s": ended - last,
+        "drain_s": whole.ended - last,
         "requests_per_s": work / sum(weights.values()) / (last - first),
     }

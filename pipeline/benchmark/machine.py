@@ -2,6 +2,7 @@
 
 import os
 import platform
+import time
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,19 @@ def machine() -> dict[str, Any]:
         "python": platform.python_version(),
         **{name: version(name) for name in VERSIONS[1:]},
     }
+
+
+def gemm_tflops(dtype: Any, side: int = 4096, rounds: int = 3) -> float:
+    """The most that matrix products of this machine's CPU reach, in 10^12 operations a second."""
+    import torch
+
+    a, b = torch.randn(2, side, side).to(dtype)
+    seconds = []
+    for _ in range(rounds + 1):
+        started = time.perf_counter()
+        a @ b
+        seconds.append(time.perf_counter() - started)
+    return 2 * side**3 / min(seconds) / 1e12
 
 
 def _processor() -> str:

@@ -5,18 +5,21 @@ Legend: B images, N patches, D vision width, P joint CLIP width, d width of a he
 
 from collections.abc import Mapping
 from functools import partial
-from pathlib import Path
 from statistics import median
 from typing import Any
 
 import torch
 
-from pipeline.benchmark.reduction import seconds_of, vit_l
+from pipeline.benchmark.memory import peak_mib
+from pipeline.benchmark.merge_loop import merge_loop
 from pipeline.benchmark.table import Table
-from trim import Reducer, VisualTokens
+from pipeline.benchmark.vit import seconds_of, vit_l
+from trim import PruMerge, Reducer, VisualTokens
+from trim.cosine import unit_vectors
+from trim.prumerge import merge
+from trim.select import iqr_outliers
 
 _N, _D, _P, _HEAD, _H = 576, 1024, 768, 64, 4096
-_MIB = 2**20
 
 
 def measure(reducers: Mapping[str, Reducer], batches: list[int], rounds: int, dtype: str) -> dict[str, Any]:
@@ -34,7 +37,7 @@ def measure(reducers: Mapping[str, Reducer], batches: list[int], rounds: int, dt
         pixels = torch.randn(min(batch, 4), 3, 336, 336).to(kind)  # more at once are no faster here
         features = {name: _features(batch, kind, reducer.needs) for name, reducer in reducers.items()}
         for name, reducer in reducers.items():  # warms up, too
-            peaks[name], found = _peak_mib(partial(reducer, features[name]))
+            peaks[name], found = peak_mib(partial(reducer, features[name]))
             kept[name] = sum(len(item.tokens) for item in found) / batch
         for _ in range(rounds):
             for name, reducer in reducers.items():
@@ -52,7 +55,36 @@ def measure(reducers: Mapping[str, Reducer], batches: list[int], rounds: int, dt
             row["share_of_vit"] = median(times[name]) / batch / median(vit_s)
             figures["rows"].append(row)
         figures["vit_ms_an_image"][batch] = 1e3 * median(vit_s)
+    figures["merge"] = _merging(rounds)
     return figures
+
+
+def _merging(rounds: int) -> dict[str, float]:
+    """PruMerge's merge of one image beside the published loop over its tokens, in float32, taking turns."""
+    x = _features(1, torch.float32, PruMerge.needs)
+    assert x.last_cls_attention is not None and x.last_keys is not None
+    scores_N = x.last_cls_attention[0]
+    kept_k = scores_N.argsort(descending=True)[: int(iqr_outliers(scores_N[None]).sum())]
+    unit_ND = unit_vectors(x.last_keys[0], "last_keys", 0)
+    given = (x.patches[0], scores_N, unit_ND, kept_k, PruMerge().neighbours)
+    published = (
+        x.patches[0],
+        scores_N,
+        unit_ND.float(),
+        kept_k,
+        PruMerge().neighbours,
+    )  # no wider than its keys
+    torch.testing.assert_close(merge(*given), merge_loop(*published), rtol=1e-4, atol=1e-4)
+    ours, loop = [], []
+    for _ in range(10 * rounds):
+        ours.append(seconds_of(partial(merge, *given)))
+        loop.append(seconds_of(partial(merge_loop, *published)))
+    return {
+        "kept": len(kept_k),
+        "ms_an_image": 1e3 * median(ours),
+        "loop_ms_an_image": 1e3 * median(loop),
+        "times_faster": median(loop) / median(ours),
+    }
 
 
 def table(figures: dict[str, Any]) -> Table:
@@ -70,12 +102,19 @@ def table(figures: dict[str, Any]) -> Table:
             cell = cells[name, batch]
             line += [cell["ms_an_image"], cell["peak_mib"], f"{cell['share_of_vit']:.2%}"]
         rows.append(tuple(line))
+    merging = figures["merge"]
     vit = ", ".join(f"{ms:.0f} beside B={batch}" for batch, ms in figures["vit_ms_an_image"].items())
     return Table(
         f"reducers: {figures['patches']} patches of width {figures['width']}, {figures['dtype']}",
         tuple(columns),
         rows,
-        (f"ViT-L/14-336 (23 layers), ms an image: {vit}", "MiB: the peak above what features and code take"),
+        (
+            f"ViT-L/14-336 (23 layers), ms an image: {vit}",
+            "MiB: the peak above what features and code take",
+            f"PruMerge's merge, {merging['kept']} tokens, float32: {merging['ms_an_image']:.2f} ms an image;"
+            f" token by token, as published: {merging['loop_ms_an_image']:.2f} ms, "
+            f"{merging['times_faster']:.1f} times as long",
+        ),
     )
 
 
@@ -101,17 +140,3 @@ def _features(batch: int, dtype: torch.dtype, needs: frozenset[str]) -> VisualTo
         "identity": lambda: torch.randint(2**62, (batch,), generator=generator),
     }
     return VisualTokens(patches=normal(batch, _N, _D).to(dtype), **{name: made[name]() for name in needs})
-
-
-def _peak_mib(work: Any) -> tuple[float, Any]:
-    """How far a call raises this process's resident memory above where it began, and what it returns."""
-    status = Path("/proc/self/status")
-    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
-    before = _status_kib(status, "VmRSS")
-    result = work()
-    return max(0.0, (_status_kib(status, "VmHWM") - before) * 1024 / _MIB), result
-
-
-def _status_kib(file: Path, name: str) -> int:
-    line = next(line for line in file.read_text().splitlines() if line.startswith(name))
-    return int(line.split()[1])

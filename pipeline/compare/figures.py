@@ -114,20 +114,21 @@ def histogram_of(arm: str, numbers: Numbers) -> dict[str, Any]:
     return {"edges": edges.astype(int).tolist(), "counts": counts.tolist()}
 
 
-def pair_of(arm: str, numbers: Numbers, sums: Sums, clock: Clock) -> dict[str, Any]:
+def pair_of(arm: str, numbers: Numbers, sums: Sums, timed: Sums, clock: Clock) -> dict[str, Any]:
     """An arm against the baseline.
 
     Agreements are means over all requests. `tokens_ratio` (visual tokens kept) and `seconds_ratio` (all
     stages, as if alone) are ratios of sums over the requests that both answered; `cost_ratio` is that of
-    provisioned seconds for each answered request, failures charged: a price falls out of it.
+    provisioned seconds for each answered request, failures charged: a price falls out of it. `timed` are the
+    sums under draws of units, for what is made of seconds.
     """
     baseline = numbers.baseline
     rows = np.full(len(sums[arm, OK]), float(numbers.count))
     cost, base_cost = (
-        seconds_per_success(clock.provisioned(name), sums[name, "busy_s"], sums[name, OK])
+        seconds_per_success(clock.provisioned(name), timed[name, "busy_s"], timed[name, OK])
         for name in (arm, baseline)
     )
-    own, base = (_total(sums[arm, which, name] for name in BUSY) for which in ("both", "base"))
+    own, base = (_total(timed[arm, which, name] for name in BUSY) for which in ("both", "base"))
     names = {"exact": "exact_agreement", "normalised": "normalised_agreement"}
     return {
         "against": baseline,

@@ -47,10 +47,12 @@ class Numbers:
         self.worst = {arm: Worst() for arm in self.pairs}
         self.status: dict[str, Counter[str]] = {arm: Counter() for arm in self.arms}
         self.count = 0
+        self._rows_of_units: list[int] = []
 
     def add(self, tables: Mapping[str, pa.Table]) -> None:
         """One unit of every arm."""
         self.count += tables[self.baseline].num_rows
+        self._rows_of_units.append(tables[self.baseline].num_rows)
         for arm, table in tables.items():
             self._measure(arm, table)
         base = tables[self.baseline]
@@ -94,6 +96,15 @@ class Numbers:
                 found[arm, "both", name], found[arm, "base", name] = (own[name], *both), (base[name], *both)
             found |= {(arm, "pair", name): (pair[name],) for name in Agreement._fields}
         return found
+
+    def columns_by_unit(self) -> dict[tuple[str, ...], tuple[np.ndarray, ...]]:
+        """The same, summed over each unit that has requests: what shares batches shares their noise."""
+        sizes = [rows for rows in self._rows_of_units if rows]
+        unit = np.repeat(np.arange(len(sizes)), sizes)
+        return {
+            name: (np.bincount(unit, np.prod([part.astype(np.float64) for part in product], axis=0)),)
+            for name, product in self.columns().items()
+        }
 
 
 def _numbers(column: pa.ChunkedArray) -> np.ndarray:

@@ -39,8 +39,9 @@ def compare_outputs(
 
     Of each request some numbers are kept for each arm (four bytes each); its texts go by. All intervals are
     95 % percentile intervals over requests (figures of a dataset: over its units), under the same draws for
-    all arms. A request's seconds are its share of a batch's: their intervals tell how requests differ, not
-    how the machine drifts. The seconds that costs are made of are defined in `pipeline.compare.clock`.
+    all arms. A request's seconds are its share of a batch's; so those of seconds, throughput and money are
+    over units of the run: a machine that was busy for a while made some of them slower than others. Of a
+    single one there are none. The seconds that costs are made of are defined in `pipeline.compare.clock`.
 
     Args:
         outputs: arm -> URI of its finished output, in the order in which they are told.
@@ -102,13 +103,16 @@ def _figures(
 ) -> dict[str, Any]:
     """The entries `arms` and `pairs`."""
     sums = resampled_sums(numbers.columns(), **drawing)
+    by_unit = numbers.columns_by_unit()
+    several = len(next(iter(by_unit.values()))[0]) > 1
+    timed = resampled_sums(by_unit, **(drawing if several else {**drawing, "resamples": 0}))
     arms = {
         arm: {
             **told_of(manifest),
             "status": dict(sorted(numbers.status[arm].items())),
             "tokens": tokens_of(arm, numbers, sums),
-            "seconds": seconds_of(arm, sums),
-            **time_of(arm, sums, clock, pricing),
+            "seconds": seconds_of(arm, timed),
+            **time_of(arm, timed, clock, pricing),
             **bytes_of(arm, sums, shapes[arm], manifest),
             "histogram": histogram_of(arm, numbers),
             "figures": scores.figures(arm, **drawing) if scores else None,
@@ -116,7 +120,7 @@ def _figures(
         for arm, manifest in manifests.items()
     }
     scored = scores.differences(numbers.baseline, **drawing) if scores else {}
-    pairs = {arm: pair_of(arm, numbers, sums, clock) | scored.get(arm, {}) for arm in numbers.pairs}
+    pairs = {arm: pair_of(arm, numbers, sums, timed, clock) | scored.get(arm, {}) for arm in numbers.pairs}
     return {"arms": arms, "pairs": pairs}
 
 

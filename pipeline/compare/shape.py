@@ -7,7 +7,9 @@ from typing import Any
 
 from pipeline.errors import ConfigError
 from pipeline.manifest import Manifest
-from pipeline.models.checkpoint import CLIP_VISION, HUB_ID, LLAMA, LLAVA_VISION, resolve
+from pipeline.models.checkpoint import CLIP_VISION, LLAMA, LLAVA_VISION
+from pipeline.models.folders import HUB_ID, resolve
+from pipeline.models.original import is_original
 
 BYTES_OF = {"float32": 4, "bfloat16": 2, "float16": 2}
 # What a text_config leaves out has the library's default: Llama's.
@@ -21,12 +23,14 @@ class Shape:
     Args:
         layers, kv_heads, head_dim: of the language model.
         vision_width: D, of the visual tokens before the projector.
+        image_size: pixels of a side of the square that the vision tower sees.
     """
 
     layers: int
     kv_heads: int
     head_dim: int
     vision_width: int
+    image_size: int
 
     def kv_bytes(self, dtype: str) -> int:
         """Bytes that one token takes in the KV cache: a key and a value in each layer."""
@@ -35,6 +39,11 @@ class Shape:
     def token_bytes(self, dtype: str) -> int:
         """Bytes of one visual token on its way from `encode` to `generate`."""
         return self.vision_width * BYTES_OF[dtype]
+
+    @property
+    def pixel_bytes(self) -> int:
+        """Bytes of a decoded image on its way from `decode` to `encode`: RGB, 8 bits each."""
+        return 3 * self.image_size**2
 
 
 def shape_of(manifest: Manifest) -> Shape | None:
@@ -65,14 +74,18 @@ def read_shape(path: str) -> Shape:
 
 def shape_of_config(config: dict[str, Any]) -> Shape:
     """The shape that the content of a LLaVA's config.json describes."""
-    language = _LANGUAGE | (config.get("text_config") or {})
+    original = is_original(config)  # one flat object
+    language = _LANGUAGE | ((config if original else config.get("text_config")) or {})
     vision = CLIP_VISION | config["vision_config"] if "vision_config" in config else LLAVA_VISION
+    if original:
+        vision = vision | {"hidden_size": config.get("mm_hidden_size", vision["hidden_size"])}
     heads = language["num_attention_heads"]
     return Shape(
         layers=language["num_hidden_layers"],
         kv_heads=language.get("num_key_value_heads") or heads,
         head_dim=language.get("head_dim") or language["hidden_size"] // heads,
         vision_width=vision["hidden_size"],
+        image_size=vision["image_size"],
     )
 
 

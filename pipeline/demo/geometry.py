@@ -3,16 +3,12 @@
 Weights are drawn tensor by tensor and written shard by shard, in bfloat16: 13B needs no memory for 13B.
 """
 
-import json
 import zlib
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
-from torch import nn
 from transformers import (
     CLIPConfig,
     CLIPModel,
@@ -34,8 +30,9 @@ from pipeline.demo.tokenizers import (
     llava_processor,
     special_ids,
 )
+from pipeline.models.sharded import SHARD_BYTES, ShardWriter
 
-_SHARD_BYTES = 1 << 30
+_SHARD_BYTES = SHARD_BYTES
 _DEVIATION = 0.02
 
 
@@ -134,30 +131,10 @@ def _write(folder: Path, model: Any) -> None:
     model.config.dtype = "bfloat16"
     model.config.architectures = [type(model).__name__]
     model.config.save_pretrained(folder)
-    index: dict[str, str] = {}
-    total = 0
-    for number, names in enumerate(_shards(model), 1):
-        file = f"model-{number:05d}.safetensors"
-        tensors = {name: _drawn(name, model.state_dict()[name].shape) for name in names}
-        save_file(tensors, folder / file, metadata={"format": "pt"})
-        (folder / file).chmod(0o644)
-        index |= dict.fromkeys(names, file)
-        total += sum(tensor.nbytes for tensor in tensors.values())
-    told = {"metadata": {"total_size": total}, "weight_map": index}
-    (folder / "model.safetensors.index.json").write_text(json.dumps(told, indent=1))
-
-
-def _shards(model: nn.Module) -> Iterator[list[str]]:
-    names: list[str] = []
-    held = 0
+    writer = ShardWriter(folder, _SHARD_BYTES)
     for name, weight in model.state_dict().items():
-        names.append(name)
-        held += 2 * weight.numel()
-        if held >= _SHARD_BYTES:
-            yield names
-            names, held = [], 0
-    if names:
-        yield names
+        writer.add(name, _drawn(name, weight.shape))
+    writer.close()
 
 
 def _drawn(name: str, shape: torch.Size) -> torch.Tensor:

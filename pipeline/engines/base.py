@@ -48,7 +48,12 @@ class Engine(Protocol):
 
 
 class EngineConfig(Protocol):
-    """An engine's frozen configuration: `_target_` of its YAML."""
+    """An engine's frozen configuration: `_target_` of its YAML.
+
+    It may also have `units_at_once`, the number of threads that call `generate` with a unit each (else one);
+    `check(decoding)`, which raises ConfigError where the engine cannot run; and `other_batches()`, the
+    configuration of the control arm.
+    """
 
     def load(self, model: Model, decoding: Decoding, *, device: str, seed: int) -> Engine:
         """The engine with the model's weights on `device`, in the process that calls it."""

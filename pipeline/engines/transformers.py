@@ -37,10 +37,12 @@ class Transformers:
         import torch
 
         from pipeline.engines.transformers_engine import TransformersEngine
-        from pipeline.models.checkpoint import resolve
+        from pipeline.models.folders import folders
+        from pipeline.models.footprint import of_generate, require_room, room_of
         from pipeline.models.llava import LanguageModel
 
         dtype = getattr(torch, model.generate_dtype)
-        folder = resolve(model.path, model.allow_pickle)
+        folder, _ = folders(model)
+        require_room(model, {"generate": of_generate(folder, model.generate_dtype)}, *room_of(device))
         language_model = LanguageModel(folder, device=device, dtype=dtype)
         return TransformersEngine(self, language_model, decoding, seed=seed)

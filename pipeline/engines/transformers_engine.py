@@ -16,6 +16,7 @@ from torch import Tensor
 from transformers import Cache, GenerationConfig, StoppingCriteria, StoppingCriteriaList
 
 from pipeline.config import Decoding
+from pipeline.engines.answers import Asked, admit, answered, length_of, share
 from pipeline.engines.base import Answer, Request
 from pipeline.engines.transformers import Transformers
 from pipeline.models.llava import LanguageModel
@@ -46,61 +47,42 @@ class TransformersEngine:
 
     def generate(self, requests: Sequence[Request]) -> list[Answer]:
         """One answer for each request, in order; one that is too long for the model gets an error instead."""
-        prompts = [self._lm.tokenize(request.prompt) for request in requests]
-        lengths = [
-            len(ids) - 1 + len(request.tokens_KD) for ids, request in zip(prompts, requests, strict=True)
-        ]
-        room = self._lm.max_positions - self.decoding.max_new_tokens
-        answers = {i: self._refuse(prompts[i], n) for i, n in enumerate(lengths) if n > room}
-        short = [i for i in range(len(requests)) if i not in answers]
-        plan = plan_batches([lengths[i] for i in short], self.config.token_budget, self.config.max_batch)
-        for batch in plan:
-            chosen = [short[i] for i in batch]
-            batch_answers = self._run([prompts[i] for i in chosen], [requests[i] for i in chosen])
-            answers.update(zip(chosen, batch_answers, strict=True))
+        fit, answers = admit(
+            requests,
+            self._lm,
+            max_new_tokens=self.decoding.max_new_tokens,
+            positions=self._lm.max_positions,
+        )
+        places = list(fit)
+        lengths = [asked.length for asked in fit.values()]
+        for batch in plan_batches(lengths, self.config.token_budget, self.config.max_batch):
+            chosen = [places[i] for i in batch]
+            answers.update(zip(chosen, self._run([fit[place] for place in chosen]), strict=True))
         return [answers[i] for i in range(len(requests))]
 
-    def _refuse(self, prompt: list[int], length: int) -> Answer:
-        error = (
-            f"{length} input tokens and max_new_tokens {self.decoding.max_new_tokens} exceed the model's "
-            f"{self._lm.max_positions} positions"
-        )
-        return Answer(text=None, finish_reason=None, prompt_tokens=len(prompt) - 1, error=error)
-
     @torch.inference_mode()
-    def _run(self, prompts: list[list[int]], requests: list[Request]) -> list[Answer]:
+    def _run(self, batch: list[Asked]) -> list[Answer]:
         started = perf_counter()
-        embeds = [self._lm.embed_ids(ids, r.tokens_KD) for ids, r in zip(prompts, requests, strict=True)]
-        head = self._lm.head(prompts) if self.config.prefix_cache else []
+        embeds = [self._lm.embed_ids(asked.token_ids, asked.request.tokens_KD) for asked in batch]
+        head = self._lm.head([asked.token_ids for asked in batch]) if self.config.prefix_cache else []
         inputs_BLH, mask_BL = pad_behind(embeds, len(head))
         clock = _Prefill(self._lm.device)
-        with self._random_numbers(requests):
+        with self._random_numbers([asked.request for asked in batch]):
             tokens_BG = self._lm.model.generate(
                 inputs_embeds=inputs_BLH,
                 attention_mask=mask_BL,
-                past_key_values=self._prefilled(head, len(requests)),
+                past_key_values=self._prefilled(head, len(batch)),
                 generation_config=self._generation,
                 stopping_criteria=StoppingCriteriaList([clock]),
                 tokenizer=self._lm.tokenizer,
             )
         rows = tokens_BG.tolist()
         stopped = perf_counter()
-        ends = [self._end(row) for row in rows]
-        prefill = share(clock.stopped - started, [len(e) - len(head) for e in embeds])
-        decode = share(stopped - clock.stopped, [len(ids) for ids, _, _ in ends])
+        prefill = share(clock.stopped - started, [asked.length - len(head) for asked in batch])
+        decode = share(stopped - clock.stopped, [length_of(row, self._lm) for row in rows])
         return [
-            Answer(
-                text=text,
-                finish_reason=reason,
-                prompt_tokens=len(prompt) - 1,
-                generated_tokens=len(ids),
-                prefill_s=prefill_s,
-                generate_s=prefill_s + decode_s,
-                token_ids=ids,
-            )
-            for prompt, (ids, text, reason), prefill_s, decode_s in zip(
-                prompts, ends, prefill, decode, strict=True
-            )
+            answered(asked, row, self._lm, self.decoding, prefill_s=prefill_s, decode_s=decode_s)
+            for asked, row, prefill_s, decode_s in zip(batch, rows, prefill, decode, strict=True)
         ]
 
     def _prefilled(self, head: list[int], count: int) -> Cache | None:
@@ -115,15 +97,6 @@ class TransformersEngine:
         cache = copy.deepcopy(self._head_cache)
         cache.batch_repeat_interleave(count)
         return cache
-
-    def _end(self, row: list[int]) -> tuple[tuple[int, ...], str, str]:
-        """The row up to its end, its text, and why it ended there."""
-        stop = next((at for at, token in enumerate(row) if token in self._lm.eos_token_ids), None)
-        ids = tuple(row[:stop])
-        text = self._lm.tokenizer.decode(ids, skip_special_tokens=True)
-        cut = min((at for at in map(text.find, self.decoding.stop) if at >= 0), default=None)
-        reason = "length" if stop is None and cut is None else "stop"
-        return ids, text[:cut].strip(), reason
 
     @contextmanager
     def _random_numbers(self, requests: list[Request]) -> Iterator[None]:
@@ -168,12 +141,6 @@ def pad_behind(embeds: Sequence[Tensor], head: int) -> tuple[Tensor, Tensor]:
         inputs_BLH[row, :head], inputs_BLH[row, longest - rest :] = sequence[:head], sequence[head:]
         mask_BL[row, :head] = mask_BL[row, longest - rest :] = 1
     return inputs_BLH, mask_BL
-
-
-def share(total: float, parts: Sequence[int]) -> list[float]:
-    """`total` in proportion to `parts`; in equal shares if all of them are zero."""
-    whole = sum(parts)
-    return [total * part / whole if whole else total / len(parts) for part in parts]
 
 
 class _Prefill(StoppingCriteria):

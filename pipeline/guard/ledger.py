@@ -32,6 +32,10 @@ class Ledger:
         self._begun[place] = Begun(place, self._moved, node, pid)
         return self._deaths.get(place, 0)
 
+    def put_off(self, place: Place) -> None:
+        """It will be begun again: a death until then is not its own."""
+        self._begun.pop(place, None)
+
     def end(self, place: Place) -> None:
         """The stage is through with it."""
         self._moved = time.time()

@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from pipeline.errors import RunError
 from pipeline.guard.alone import Alone, Died, Make, answer_alone
+from pipeline.guard.gate import Gate
 from pipeline.guard.ledger import Place
 from pipeline.guard.pieces import failed
 from pipeline.rows import pack, unpack
@@ -37,6 +38,10 @@ class Watch:
         import ray
 
         return int(ray.get(self.ledger.begin.remote(place, socket.gethostname(), os.getpid())))
+
+    def put_off(self, place: Place) -> None:
+        """Not now; it is begun again when there is nothing else under way."""
+        self.ledger.put_off.remote(place)
 
     def end(self, place: Place) -> None:
         """Through with it."""
@@ -84,12 +89,17 @@ def watched_read(watch: Watch, shards: list[int]) -> Callable[[pa.Table], Iterat
 
 
 class _Actor:
-    """An actor's stage."""
+    """An actor's stage; several threads may have a unit in it.
+
+    A death counts against all units that were under way. So one that has been in a death goes through alone
+    from then on: the next death tells the culprit from those that were with it.
+    """
 
     def __init__(self, *, watch: Watch) -> None:
         import ray
 
         self._watch = watch
+        self._gate = Gate()
         actor = ray.get_runtime_context().get_actor_id()  # the same after a restart
         place = (f"{watch.name} (start of actor {actor})", _START, _START)
         if (deaths := watch.begin(place)) > DEATHS_ASIDE:
@@ -100,15 +110,26 @@ class _Actor:
     def __call__(self, batch: pa.Table) -> pa.Table:
         """One unit."""
         place = _place(self._watch, batch)
-        deaths = self._watch.begin(place)
-        if DEATHS_ASIDE <= deaths < DEATHS_AT_ALL:
-            del self._stage  # two models at a time may be more than fit
-            gc.collect()
-            made = answer_alone(self._watch.name, self._watch.make, batch)
-            self._stage = self._watch.make()
-        else:
-            made = self._stage(_given_up(self._watch, batch, deaths))
+        with self._gate.together():
+            suspect = self._watch.begin(place) > 0
+            if suspect:
+                self._watch.put_off(place)
+            else:
+                made = self._stage(batch)
+        if suspect:
+            with self._gate.alone():
+                made = self._suspect(batch, self._watch.begin(place))
         self._watch.end(place)
+        return made
+
+    def _suspect(self, batch: pa.Table, deaths: int) -> pa.Table:
+        """A unit whose workers died, while no other is under way."""
+        if not DEATHS_ASIDE <= deaths < DEATHS_AT_ALL:
+            return self._stage(_given_up(self._watch, batch, deaths))
+        del self._stage  # two models at a time may be more than fit
+        gc.collect()
+        made = answer_alone(self._watch.name, self._watch.make, batch)
+        self._stage = self._watch.make()
         return made
 
 

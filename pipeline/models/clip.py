@@ -82,7 +82,7 @@ class ClipEncoder:
             cls     [B, D] in its dtype: the CLS token of the same hidden state.
             cls_attention, head_mean_keys, last_cls_attention, last_keys: see `trim.VisualTokens`.
         """
-        hidden = self._vision_tower(pixel_values=self._normalize(pixels_BSSC)).last_hidden_state
+        hidden = self._vision_tower(pixel_values=self.normalize(pixels_BSSC)).last_hidden_state
         fields = {"patches": hidden[:, 1:]}
         if "metric" in needs:
             fields["metric"] = self.metric(fields["patches"])
@@ -134,7 +134,7 @@ class ClipEncoder:
         parts = [ids[at : at + room] for at in range(0, max(1, min(len(ids), stop)), room)]
         return [[self._tokenizer.bos_token_id, *part, self._tokenizer.eos_token_id] for part in parts]
 
-    def _normalize(self, pixels_BSSC: Tensor) -> Tensor:
+    def normalize(self, pixels_BSSC: Tensor) -> Tensor:
         """pixel_values [B, C, S, S] float32; uint8 crosses to the device, a quarter of the bytes."""
         values = pixels_BSSC.to(self.device, non_blocking=True).float() * self.normalization.rescale_factor
         return ((values - self._mean_C) / self._std_C).permute(0, 3, 1, 2)

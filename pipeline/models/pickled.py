@@ -1,17 +1,20 @@
 """Checkpoints whose weights are a pickle (`pytorch_model.bin`): read only if the user says so.
 
 A pickle runs what it likes when it is loaded. Here nothing but tensors is made of one
-(`torch.load(weights_only=True)`), once: what everything else reads is a copy as safetensors.
+(`torch.load(weights_only=True)`), once: what everything else reads is a copy as safetensors, which takes
+the memory of one of its shards to make.
 """
 
 import hashlib
 import json
+import zipfile
 from pathlib import Path
 from typing import Any
 
 from pipeline.demo.names import cache_folder, made_once
 from pipeline.errors import ConfigError
 from pipeline.models.checkpoint import SMALL_FILES
+from pipeline.models.sharded import ShardWriter
 
 PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json")
 
@@ -29,9 +32,11 @@ def as_safetensors(folder: Path) -> Path:
     def make(made: Path) -> None:
         for file in small:
             (made / file.name).write_bytes(file.read_bytes())
-        where = {name: target for file in files for name, target in _convert(file, made, len(files))}
-        if len(files) > 1:
-            (made / "model.safetensors.index.json").write_text(json.dumps({"weight_map": where}))
+        writer = ShardWriter(made)
+        for file in files:
+            for name, tensor in _tensors(file).items():
+                writer.add(name, tensor.clone())  # none shares memory, with each other or with the file
+        writer.close()
 
     return made_once(cache_folder() / f"safetensors-{digest}", make)
 
@@ -47,23 +52,18 @@ def _files(folder: Path) -> list[Path]:
     return [folder / name for name in names]
 
 
-def _convert(file: Path, made: Path, count: int) -> list[tuple[str, str]]:
-    """Write one file's tensors; which tensor lies in which file."""
+def _tensors(file: Path) -> dict[str, Any]:
+    """One file's tensors by name, mapped into memory where the file's format allows it."""
     import pickle  # for the name of its error alone
 
     import torch
-    from safetensors.torch import save_file
 
-    target = "model.safetensors" if count == 1 else f"{file.stem}.safetensors"
     try:
-        loaded: Any = torch.load(file, map_location="cpu", weights_only=True)
+        mapped = zipfile.is_zipfile(file)  # torch before 1.6 wrote another format
+        loaded: Any = torch.load(file, map_location="cpu", weights_only=True, mmap=mapped)
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
         told = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ConfigError(f"{file} cannot be read as weights alone: {told[:200]}") from None
     if not isinstance(loaded, dict) or not all(isinstance(one, torch.Tensor) for one in loaded.values()):
         raise ConfigError(f"{file} holds something else than tensors by name")
-    weights = {
-        str(name): tensor.clone().contiguous() for name, tensor in loaded.items()
-    }  # none shares memory
-    save_file(weights, made / target, metadata={"format": "pt"})
-    return [(name, target) for name in weights]
+    return {str(name): tensor for name, tensor in loaded.items()}

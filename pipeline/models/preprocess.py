@@ -11,9 +11,11 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from pipeline.config import Model
 from pipeline.errors import ConfigError
 
 _MAX_RATIO = 16
+_MAX_PADDED_PX = 8192
 _CLIP_MEAN, _CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 
 
@@ -30,15 +32,22 @@ class Preprocessor:
     """The resizing and cropping of a checkpoint's own image processor, in its Pillow version.
 
     Always the Pillow version, torchvision or not: the two differ in their rounding. CLIP's processor, the
-    one of LLaVA-1.5, is done here in two calls of Pillow, bit for bit as transformers does it: a decoding
-    worker would need seconds and 300 MB to import that. Any other processor is the library's own.
+    one of LLaVA-1.5, and LLaVA's own, which may pad, are done here in calls of Pillow, bit for bit as
+    transformers does it: a decoding worker would need seconds and 300 MB to import that. Any other
+    processor is the library's own.
+
+    Args:
+        folder: of a LLaVA or a CLIP.
+        pad: first make a square of the image, with the mean colour on both sides of it.
 
     Raises ConfigError if the folder has no image processor, or one that does not make square crops.
     """
 
-    def __init__(self, folder: Path):
-        settings = _settings(folder)
+    def __init__(self, folder: Path, pad: bool = False):
+        settings = settings_of(folder)
         side = _clip_side(settings)
+        if pad and side is None:
+            raise ConfigError(f"{folder}: only CLIP's image processor can be given squares with padding")
         if side is not None:
             self.image_size = side
             self._resample = Image.Resampling(settings.get("resample", Image.Resampling.BICUBIC))
@@ -59,22 +68,44 @@ class Preprocessor:
             mean=tuple(map(float, given.get("image_mean", _CLIP_MEAN))),
             std=tuple(map(float, given.get("image_std", _CLIP_STD))),
         )
+        padded = pad or (_kind(settings).startswith("Llava") and settings.get("do_pad", False))
+        self._background = tuple(int(255 * mean) for mean in self.normalization.mean) if padded else None
 
     def __call__(self, rgb: Image.Image) -> np.ndarray:
         """Resize and crop an RGB image: uint8 [S, S, 3].
 
         What lies beyond an aspect ratio of 16 is cut off before resizing, not after it: a processor that
-        scales the short edge to S pixels would make hundreds of megabytes of a picture of 20000 x 10.
+        scales the short edge to S pixels would make hundreds of megabytes of a picture of 20000 x 10. Where
+        the image is padded, one with more than 8192 pixels a side is first scaled down by a whole number.
         """
         image = _within_ratio(rgb)
         if self._library is None:
+            if self._background is not None:
+                image = pad_to_square(image, self._background)
             return np.array(resize_and_crop(image, self.image_size, self._resample))
         output = self._library(image, do_rescale=False, do_normalize=False)
         pixels = np.asarray(output["pixel_values"][0])
         return np.ascontiguousarray(pixels.transpose(1, 2, 0).astype(np.uint8, copy=False))
 
 
-def _settings(folder: Path) -> dict[str, Any]:
+def preprocessor_of(model: Model) -> Preprocessor:
+    """How a model's images are prepared; of its checkpoints, only small files are read.
+
+    A LLaVA in the original layout has no image processor of its own, but its CLIP's, and says in its
+    config.json (`image_aspect_ratio`) whether images are padded first.
+    """
+    from pipeline.models.folders import clip_of, resolve
+    from pipeline.models.original import is_original, pads
+    from pipeline.models.tensors import read_config
+
+    llava = resolve(model.path)
+    config = read_config(llava)
+    if not is_original(config):
+        return Preprocessor(llava)
+    return Preprocessor(resolve(clip_of(model, llava)), pad=pads(llava, config))
+
+
+def settings_of(folder: Path) -> dict[str, Any]:
     """The image processor's settings as the checkpoint's files hold them; empty if none are found."""
     for name in ("preprocessor_config.json", "processor_config.json"):
         if (folder / name).is_file():
@@ -88,13 +119,14 @@ def _settings(folder: Path) -> dict[str, Any]:
 
 
 def _clip_side(settings: dict[str, Any]) -> int | None:
-    """S, if this is CLIP's processor with its short edge scaled to S and the middle S x S cut out."""
-    kind = settings.get("image_processor_type") or settings.get("feature_extractor_type") or ""
+    """S, if this is CLIP's or LLaVA's processor: the short edge scaled to S, the middle S x S cut out."""
     size, crop = settings.get("size"), settings.get("crop_size")
     edge = size.get("shortest_edge") if isinstance(size, dict) and len(size) == 1 else size
     square = {"height": edge, "width": edge}
     switches = ("do_resize", "do_center_crop", "do_convert_rgb")
-    if not kind.startswith("CLIP") or not all(settings.get(name, True) for name in switches):
+    if not _kind(settings).startswith(("CLIP", "LlavaImage")) or not all(
+        settings.get(name, True) for name in switches
+    ):
         return None
     return edge if isinstance(edge, int) and crop in (edge, square) else None
 
@@ -105,6 +137,21 @@ def resize_and_crop(image: Image.Image, side: int, resample: Image.Resampling) -
     new_width, new_height = (side, long) if width <= height else (long, side)
     left, top = (new_width - side) // 2, (new_height - side) // 2
     return image.resize((new_width, new_height), resample).crop((left, top, left + side, top + side))
+
+
+def pad_to_square(image: Image.Image, background: tuple[int, ...]) -> Image.Image:
+    """The image in the middle of a square of its longer side, as LLaVA's `expand2square` has it."""
+    too_long = -(-max(image.size) // _MAX_PADDED_PX)
+    if too_long > 1:
+        image = image.reduce(too_long)
+    side = max(image.size)
+    square = Image.new("RGB", (side, side), background)
+    square.paste(image, ((side - image.width) // 2, (side - image.height) // 2))
+    return square
+
+
+def _kind(settings: dict[str, Any]) -> str:
+    return str(settings.get("image_processor_type") or settings.get("feature_extractor_type") or "")
 
 
 def _library_processor(folder: Path) -> Any:

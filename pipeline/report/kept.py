@@ -10,8 +10,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from pipeline.errors import ConfigError, ShardError
 from pipeline.imaging import decode
-from pipeline.models.checkpoint import resolve
-from pipeline.models.preprocess import Preprocessor
+from pipeline.models.preprocess import preprocessor_of
 from pipeline.plan import load_plan
 from pipeline.report.pictures import Opened, parse_key, read_images
 from pipeline.storage import Storage, list_names
@@ -75,7 +74,7 @@ def _square(output: Opened, key: str, storage: Storage) -> np.ndarray:
         raise ConfigError(f"key: the image of {key} cannot be read any more: {error}") from None
     if sample not in found:
         raise ConfigError(f"key: the image of {key} cannot be read any more")
-    return Preprocessor(resolve(output.model.path))(decode(found[sample], output.imaging)[0])
+    return preprocessor_of(output.model)(decode(found[sample], output.imaging)[0])
 
 
 def _panel(square: np.ndarray, row: dict[str, Any]) -> Image.Image:

@@ -14,8 +14,7 @@ from pipeline.demo.names import resolve_source
 from pipeline.errors import BadImage, ConfigError, ShardError
 from pipeline.imaging import Imaging, decode
 from pipeline.manifest import load_manifest, remade
-from pipeline.models.checkpoint import resolve
-from pipeline.models.preprocess import Preprocessor
+from pipeline.models.preprocess import Preprocessor, preprocessor_of
 from pipeline.plan import Plan, load_plan
 from pipeline.sources.base import Source, Want
 from pipeline.storage import Storage
@@ -91,7 +90,7 @@ def thumbnails(output: Opened, images: Mapping[Place, str | None], storage: Stor
         by_shard[shard].add(sample)
     plan = load_plan(output.folder, storage)
     try:
-        preprocess = Preprocessor(resolve(output.model.path))
+        preprocess = preprocessor_of(output.model)
     except ConfigError:
         return {}
     if plan is None:

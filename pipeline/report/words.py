@@ -28,11 +28,11 @@ def duration(value: float) -> str:
 
 def size(value: float) -> str:
     """Bytes, in binary multiples."""
-    for unit in ("B", "KiB", "MiB"):
+    for unit in ("B", "KiB", "MiB", "GiB"):
         if abs(value) < 1024:
-            return f"{value:.3g} {unit}"
+            return f"{value:,.4g} {unit}" if abs(value) >= 1000 else f"{value:.3g} {unit}"
         value /= 1024
-    return f"{value:,.3g} GiB"
+    return f"{value:,.4g} TiB"
 
 
 def times(value: float) -> str:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
+from pipeline.config import Model
 from pipeline.errors import BadImage
 from pipeline.imaging import Imaging, decode
 from pipeline.rows import pack_buffers, to_ipc, unpack
@@ -19,21 +20,20 @@ if TYPE_CHECKING:
 _NOTHING = dict.fromkeys(("image_sha256", "width", "height", "pixels", "image_decode_s"))
 
 
-def decode_unit(batch: pa.Table, *, checkpoint: str, imaging: Imaging) -> pa.Table:
-    """One unit's SAMPLES to IMAGES. `checkpoint` is the model whose image processor is used."""
-    started = time.time()
+def decode_unit(batch: pa.Table, *, model: Model, imaging: Imaging) -> pa.Table:
+    """One unit's SAMPLES to IMAGES, as the model's image processor makes them."""
+    started, cpu_from = time.time(), time.process_time()
     row = unpack(batch)
-    preprocessor = _preprocessor(checkpoint)
+    preprocessor = _preprocessor(model)
     images = to_ipc(IMAGES, _images(row.tables["samples"], preprocessor, imaging))
-    return pack_buffers(row.passed("decode", started, {}), {"images": images})
+    return pack_buffers(row.passed("decode", started, {}, cpu_from=cpu_from), {"images": images})
 
 
 @functools.cache
-def _preprocessor(checkpoint: str) -> "Preprocessor":
-    from pipeline.models.checkpoint import resolve
-    from pipeline.models.preprocess import Preprocessor
+def _preprocessor(model: Model) -> "Preprocessor":
+    from pipeline.models.preprocess import preprocessor_of
 
-    return Preprocessor(resolve(checkpoint))
+    return preprocessor_of(model)
 
 
 def _images(samples: pa.Table, preprocessor: "Preprocessor", imaging: Imaging) -> Iterator[pa.RecordBatch]:
@@ -53,7 +53,7 @@ def _decoded(data: pa.Buffer, preprocessor: "Preprocessor", imaging: Imaging) ->
     started = time.perf_counter()
     digest = hashlib.sha256(data).hexdigest()
     try:
-        image, width, height = decode(data, imaging)
+        image, width, height = decode(data, imaging, preprocessor.image_size)
         pixels = preprocessor(image).tobytes()
     except BadImage as fault:
         return _NOTHING | {"image_sha256": digest, "status": fault.status, "error": str(fault)}

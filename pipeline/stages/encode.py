@@ -17,7 +17,8 @@ from pipeline.arms import Arm, reduction_order, with_budgets
 from pipeline.clip_text import ClipText
 from pipeline.config import Model
 from pipeline.devices import clock, to_bytes, torch_device, use_threads
-from pipeline.models.checkpoint import Geometry, resolve
+from pipeline.models.checkpoint import Geometry
+from pipeline.models.folders import folders
 from pipeline.rows import UnitRow, pack, unpack
 from pipeline.schema import REQUESTS, TOKENS
 from pipeline.tasks import requests_of
@@ -67,7 +68,7 @@ class Encode:
     ) -> None:
         started = time.perf_counter()
         from pipeline.models.clip import ClipEncoder
-        from pipeline.models.preprocess import Preprocessor
+        from pipeline.models.preprocess import preprocessor_of
 
         use_threads(threads)
         self._arms, self._geometry = arms, geometry
@@ -76,27 +77,27 @@ class Encode:
         self._needs = frozenset().union(*(arm.reducer.needs for arm in arms))
         self._batch_size = model.encode_batch_size
         self._device = torch_device(device)
+        llava, clip = folders(model)
         self._encoder = ClipEncoder(
-            resolve(model.clip, model.allow_pickle),
+            clip,
             feature_layer=geometry.feature_layer,
             device=self._device,
             dtype=getattr(torch, model.encode_dtype),
             needs=self._needs,
-            normalization=Preprocessor(resolve(model.path)).normalization,
+            normalization=preprocessor_of(model).normalization,
         )
         self._projector = None
         if "embeddings" in self._needs:
-            from pipeline.models.llava import load_projector
+            from pipeline.models.prompts import load_projector
 
             dtype = getattr(torch, model.encode_dtype)
-            folder = resolve(model.path, model.allow_pickle)
-            self._projector = load_projector(folder, dtype).to(self._device)
+            self._projector = load_projector(llava, dtype).to(self._device)
         self._startup_s = time.perf_counter() - started
 
     @torch.inference_mode()
     def __call__(self, batch: pa.Table) -> pa.Table:
         """One unit's IMAGES to REQUESTS (one row per request and arm) and TOKENS."""
-        started = time.time()
+        started, cpu_from = time.time(), time.process_time()
         row = unpack(batch)
         images = row.tables["images"]
         output = _Output()
@@ -115,7 +116,7 @@ class Encode:
             "requests": pa.Table.from_pylist(output.requests, schema=REQUESTS),
             "tokens": pa.table([pa.array(output.tokens, pa.large_binary())], schema=TOKENS),
         }
-        return pack(row.passed("encode", started, tables, self._startup_s))
+        return pack(row.passed("encode", started, tables, self._startup_s, cpu_from))
 
     def _encode(self, images: pa.Table, part: list[int], requests: list[_Pending]) -> _Batch:
         """CLIP over some images and, if an arm reads them, their questions."""

@@ -39,7 +39,7 @@ class Generate:
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         """One unit's REQUESTS and TOKENS to REQUESTS with answers, arm after arm."""
-        started = time.time()
+        started, cpu_from = time.time(), time.process_time()
         row = unpack(batch)
         requests, tokens = row.tables["requests"].to_pylist(), row.tables["tokens"]["tokens"]
         for arm in row.arms(self._num_arms):
@@ -48,7 +48,7 @@ class Generate:
             for item, answer in zip(asked, answers, strict=True):
                 item.update(_fields(item, answer))
         tables = {"requests": pa.Table.from_pylist(requests, schema=REQUESTS)}
-        return pack(row.passed("generate", started, tables, self._startup_s))
+        return pack(row.passed("generate", started, tables, self._startup_s, cpu_from))
 
     def _request(self, item: dict[str, Any], tokens: pa.ChunkedArray) -> Request:
         question = item["question"].replace("<image>", " ")

@@ -130,6 +130,7 @@ class _Open:
     start_position: int
     room: int
     started: float = field(default_factory=time.time)
+    cpu_from: float = field(default_factory=time.process_time)
     samples: int = 0
     requests: int = 0
     image_bytes: int = 0
@@ -165,12 +166,13 @@ class _Open:
             "source_size": shard.size,
             "source_etag": shard.etag,
             "source_bytes": (shard.size if end else self.position) - self.start_position,
+            "image_bytes": self.image_bytes,
             "requests": self.requests,
             "shard_error": error,
             "arms": partly.get(self.first),
         }
         row = UnitRow(Unit(shard.shard, self.first, self.first + self.samples, end), {}, trace)
-        row = row.passed("read", self.started, {})
+        row = row.passed("read", self.started, {}, cpu_from=self.cpu_from)
         return pack_buffers(row, {"samples": self._memory.written()})
 
 

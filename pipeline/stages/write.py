@@ -32,7 +32,7 @@ def write_unit(
     batch: pa.Table, *, outputs: tuple[ArmOutput, ...], storage: Storage, attempt: str
 ) -> pa.Table:
     """Write one unit's REQUESTS; yields the row of statistics that the driver counts with."""
-    started = time.time()
+    started, cpu_from = time.time(), time.process_time()
     row = unpack(batch)
     requests = row.tables["requests"]
     totals = []
@@ -42,7 +42,8 @@ def write_unit(
         assert own.num_rows == row.trace["requests"], "a unit lost or gained rows on its way"
         table = _predictions(own, row, output)
         totals.append(totals_of(table))
-        footer = _footer(row, output, totals[-1], attempt, started)
+        visited = row.passed("write", started, {}, cpu_from=cpu_from)
+        footer = _footer(visited, output, totals[-1], attempt)
         fs, folder = storage.open(output.folder)
         write_atomic(fs, f"{folder}/data/{row.unit.file_name}", _parquet(table, footer))
     unit = row.unit
@@ -50,9 +51,17 @@ def write_unit(
         "unit": [unit.shard, unit.first, unit.stop, unit.end],
         "source_bytes": row.trace["source_bytes"],
         "shard_error": row.trace["shard_error"],
+        "arms": sorted(row.arms(len(outputs))),
         "totals": totals,
+        "stage_s": _stage_seconds(row, started),
     }
     return pa.table({"stats": [json.dumps(stats)]})
+
+
+def _stage_seconds(row: UnitRow, started: float) -> dict[str, float]:
+    """How long each stage had the unit, this one included."""
+    visits = row.passed("write", started, {}).trace["stages"]
+    return {name: max(0.0, visit["end"] - visit["start"]) for name, visit in visits.items()}
 
 
 def _predictions(requests: pa.Table, row: UnitRow, output: ArmOutput) -> pa.Table:
@@ -80,10 +89,8 @@ def totals_of(table: pa.Table) -> dict[str, Any]:
     }
 
 
-def _footer(
-    row: UnitRow, output: ArmOutput, totals: dict[str, Any], attempt: str, started: float
-) -> dict[str, Any]:
-    unit, trace = row.unit, row.passed("write", started, {}).trace
+def _footer(row: UnitRow, output: ArmOutput, totals: dict[str, Any], attempt: str) -> dict[str, Any]:
+    unit, trace = row.unit, row.trace
     return {
         "schema_version": SCHEMA_VERSION,
         "fingerprint": output.fingerprint,
@@ -93,6 +100,8 @@ def _footer(
         "end": unit.end,
         "source_size": trace["source_size"],
         "source_etag": trace["source_etag"],
+        "source_bytes": trace["source_bytes"],
+        "image_bytes": trace["image_bytes"],
         "shard_error": trace["shard_error"],
         "totals": totals,
         "attempt": attempt,

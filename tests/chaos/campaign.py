@@ -74,13 +74,16 @@ def make(folder: Path) -> Campaign:
 
 
 def prove(made: Campaign, output: Path, fault: str, **told: Any) -> None:
-    """Rerun if need be, then: Trimline's own proof, another program's count, and the answers themselves."""
+    """Rerun if need be, then: Trimline's own proof, another program's count, and the answers themselves.
+
+    A killed writer leaves its temporary file, which `repair=true` removes: nothing else may need repair.
+    """
     began = time.monotonic()
     if not (output / "_SUCCESS").exists():
         done = run(made.command(str(output)), made.folder)
         assert done.returncode == 0, done.stderr
     seconds = time.monotonic() - began
-    verified = run([TRIMLINE, "verify", f"output={output}", "deep=true"], made.folder)
+    verified = run([TRIMLINE, "verify", f"output={output}", "deep=true", "repair=true"], made.folder)
     assert verified.returncode == 0, verified.stdout + verified.stderr
     lost, doubled = counted(output)
     assert lasting(rows(output)) == made.rows, "the answers are those of the undisturbed run"

@@ -22,7 +22,7 @@ class PoisonedReducer:
 
     def __call__(self, x: VisualTokens) -> list[Reduced]:
         if set(x.identity.tolist()) & set(self.deadly):
-            os.kill(os.getpid(), signal.SIGSEGV)
+            signal.raise_signal(signal.SIGSEGV)  # this very thread: another's death may come after the answer
         return Full()(x)
 
 
@@ -56,5 +56,5 @@ class PoisonedTars(WebDataset):
     def samples(self, *arguments: Any, **options: Any) -> Iterator[Any]:
         for sample in super().samples(*arguments, **options):
             if sample is not None and sample.key == self.deadly:
-                os.kill(os.getpid(), signal.SIGABRT)
+                signal.raise_signal(signal.SIGABRT)
             yield sample

@@ -16,12 +16,12 @@ from pipeline.stages.encode import identity_of
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(1200)]
 # The decoder that dies is Pillow's own: what is patched is a library, in every process that starts.
 DEADLY_DECODER = """
-import os, signal
+import signal
 from PIL import ImageFile
 load = ImageFile.ImageFile.load
 def deadly(self):
     if self.size == (101, 37):
-        os.kill(os.getpid(), signal.SIGSEGV)
+        signal.raise_signal(signal.SIGSEGV)
     return load(self)
 ImageFile.ImageFile.load = deadly
 """

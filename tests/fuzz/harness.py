@@ -9,6 +9,7 @@ from typing import Any
 from hypothesis import HealthCheck, settings
 from measured import MIB, at_most
 
+from pipeline.config import Model
 from pipeline.imaging import Imaging
 from pipeline.rows import unpack
 from pipeline.schema import STATUSES
@@ -38,15 +39,16 @@ def cases(few: int) -> Any:
     )
 
 
-def checkpoint(folder: Path) -> str:
-    """A folder that holds what decoding reads of a checkpoint: a small image processor."""
+def checkpoint(folder: Path) -> Model:
+    """A model whose folder holds what decoding reads of a checkpoint: a small image processor."""
     where = folder / "checkpoint"
     where.mkdir(exist_ok=True)
     size = {"size": {"shortest_edge": SIDE}, "crop_size": {"height": SIDE, "width": SIDE}}
     (where / "preprocessor_config.json").write_text(
         json.dumps({"image_processor_type": "CLIPImageProcessor", **size})
     )
-    return str(where)
+    (where / "config.json").write_text('{"model_type": "llava"}')
+    return Model(name="fuzz", path=str(where), clip=str(where), template="<image> {question}")
 
 
 def run(source: Source, folder: Path, *, room: int = 192 * MIB, task: Task = TASK) -> list[dict[str, Any]]:
@@ -56,12 +58,12 @@ def run(source: Source, folder: Path, *, room: int = 192 * MIB, task: Task = TAS
         return [row for shard in shards for row in _run_shard(source, shard, checkpoint(folder), task)]
 
 
-def _run_shard(source: Source, shard: Shard, model: str, task: Task) -> list[dict[str, Any]]:
+def _run_shard(source: Source, shard: Shard, model: Model, task: Task) -> list[dict[str, Any]]:
     options = SimpleNamespace(storage=STORAGE, task=task, limits=LIMITS)
     units, rows = [], []
     for table in read_shard(source, shard, finished={}, **vars(options)):
         read = unpack(table)
-        decoded = unpack(decode_unit(table, checkpoint=model, imaging=IMAGING))
+        decoded = unpack(decode_unit(table, model=model, imaging=IMAGING))
         units.append(read)
         assert read.unit == decoded.unit
         rows += _checked(decoded, decoded.tables["images"].to_pylist())

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from jobs.entry import run_command
-from pipeline.benchmark import driver_memory, reduction
+from pipeline.benchmark import driver_memory
 from pipeline.benchmark.table import SPREAD, Table, show, spread
 
 
@@ -32,14 +32,12 @@ def test_a_table_has_a_frame_on_a_terminal(capsys, monkeypatch):
 
 
 def test_every_part_has_its_table(capsys):
-    runs = [{"requests": 5000, "units": 10, "peak_bytes": 3 << 28}]
+    runs = [
+        {"requests": 5000, "units": 10, "peak_bytes": 3 << 28, "seconds_a_unit": 0.05, "driver_cpu_s": 0.0123}
+    ]
     show(driver_memory.table({"runs": runs, "ratio": 1.0}))
-    cost = {"images": 64, "dtype": "float32", "reduce_s": 0.25, "vit_s": 100.0, "share": 0.0025}
-    show(reduction.table(cost))
     told = capsys.readouterr().out
-    assert "5,000 requests     10       768" in told
-    assert "TRIM                       0.250" in told
-    assert "TRIM takes 0.25% of the forward pass" in told
+    assert "5,000 requests     10       768       50.0                  12.3" in told
 
 
 @pytest.mark.parametrize(
@@ -84,3 +82,47 @@ def test_efficiency_is_measured_printed_and_written(folder, capfd):
     assert "efficiency: requests per second" in told
     assert "pipeline / bare loop" in told
     assert "4 requests in 4 units a round" in told
+
+
+@pytest.mark.slow
+def test_one_question_and_ten_and_one_worker_and_two(folder, capfd):
+    import ray
+
+    part = ["benchmark.parts=[questions,workers]", "benchmark.rounds=1", "benchmark.question_images=3"]
+    small = ["benchmark.samples=8", "benchmark.side=32", "unit_samples=1", "decoding.max_new_tokens=1"]
+    try:
+        assert run_command("benchmark", [*part, *small, "device=cpu", "benchmark.json=figures.json"]) == 0
+    finally:
+        ray.shutdown()
+    told = capfd.readouterr().out
+    written = json.loads((folder / "figures.json").read_text())
+    seconds = written["questions"]["seconds_a_request"]
+    assert written["questions"]["ratio"] == pytest.approx(seconds["10"][0] / seconds["1"][0])
+    rates = written["workers"]["requests_per_s"]
+    assert written["workers"]["speedup"] == pytest.approx(rates["2"][0] / rates["1"][0])
+    assert "questions: encode seconds a request, demo" in told
+    assert "workers: requests per second" in told
+
+
+def test_the_demo_takes_arms_as_a_comparison_does(folder, capfd):
+    several = "{trim_cover: {diversity: [0.1, 1.0]}, apart: {reducer: divprune, num_kept: 9}}"
+    arms = f"benchmark.demo_reducers={several}"
+    few = ["benchmark.name=demo", "benchmark.demo_pictures=1", "benchmark.demo_budgets=[64]"]
+    assert run_command("benchmark", [arms, *few, "benchmark.json=figures.json"]) == 0
+    told = capfd.readouterr().out
+    found = json.loads((folder / "figures.json").read_text())["demo"]["arms"]
+    for name in ("trim_cover-diversity=0.1", "trim_cover-diversity=1.0", "apart"):
+        assert name in told
+        assert found[name]["kept"] == found["trim"]["kept"]
+        assert found[f"{name}_64"]["kept"] == 64
+
+
+def test_decoding_is_measured_by_format_and_size(folder, capfd):
+    asked = ["benchmark.name=decode", "benchmark.decode_sides=[64,3200]", "benchmark.rounds=1"]
+    assert run_command("benchmark", [*asked, "benchmark.json=figures.json"]) == 0
+    assert "JPEG 3200 x 2400" in capfd.readouterr().out
+    rows = json.loads((folder / "figures.json").read_text())["decode"]["rows"]
+    apart = {(row["format"], row["side"]): row["mean_difference"] for row in rows}
+    assert len(apart) == 6
+    assert 0 < apart["JPEG", 3200] < 0.5
+    assert {value for name, value in apart.items() if name != ("JPEG", 3200)} == {0}

@@ -34,7 +34,7 @@ def unit(tmp_path_factory):
     prepared = prepare(config)
     reading = {"storage": config.storage, "task": config.task, "limits": config.limits, "finished": {}}
     (row,) = read_shard(config.source, prepared.plan.shard(0, config.storage), **reading)
-    decoded = decode_unit(row, checkpoint=config.model.path, imaging=config.imaging)
+    decoded = decode_unit(row, model=config.model, imaging=config.imaging)
     shared = {"geometry": prepared.geometry, "model": config.model, "device": "cpu", "threads": None}
     return decoded, config, arms, shared
 

@@ -64,3 +64,20 @@ def test_help_imports_nothing_heavy(arguments):
     )
     assert done.stdout
     assert not set(HEAVY) & set(json.loads(done.stderr))
+
+
+def test_the_status_is_the_command_s_whatever_falls_apart_later(tmp_path):
+    """As Arrow's threads do now and then while the interpreter ends: an abort, after all is done."""
+    code = (
+        "import atexit, os, sys\n"
+        "class Aborts:\n"
+        "    def __del__(self, abort=os.abort): abort()\n"
+        "kept = Aborts()\n"
+        f"sys.argv = ['trimline', 'verify', 'output={tmp_path}']\n"
+        "from jobs.main import main\n"
+        "import jobs.entry\n"
+        "jobs.entry.command_line = lambda *_: (atexit.register(print, 'ended'), 3)[1]\n"
+        "main()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (3, "ended\n", "")

@@ -8,12 +8,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.arms import Arm
-from pipeline.cluster import Cluster, Resources
 from pipeline.config import Decoding, Model
 from pipeline.engines.transformers import Transformers
 from pipeline.flow import outputs_of
 from pipeline.imaging import Imaging
 from pipeline.prepare import prepare
+from pipeline.resources import ActorResources, Cluster
 from pipeline.run import RunConfig, RunOptions
 from pipeline.schema import VOLATILE
 from pipeline.sources.base import Source
@@ -34,8 +34,8 @@ TEMPLATE = (
 REDUCERS = {"full": Full(), "trim": Trim()}
 # one thread each: actors that share two cores would wait for one another's threads
 CLUSTER = Cluster(
-    encode=Resources(num_cpus=0.5, threads=1),
-    generate=Resources(num_cpus=0.6, threads=1),
+    encode=ActorResources(num_cpus=0.5, threads=1),
+    generate=ActorResources(num_cpus=0.6, threads=1),
 )
 
 
@@ -78,7 +78,7 @@ def make_config(
     )
 
 
-def answer_here(config: RunConfig) -> None:
+def answer_here(config: RunConfig, attempt: str = "1") -> None:
     """Every unit through the very functions of the stages, one by one in this process, without Ray."""
     prepared = prepare(config)
     shared = {"geometry": prepared.geometry, "model": config.model, "arms": config.arms}
@@ -91,8 +91,8 @@ def answer_here(config: RunConfig) -> None:
         shard = prepared.plan.shard(number, config.storage)
         _, finished, partly = prepared.missing(number)
         for unit in read_shard(config.source, shard, finished=finished, partly=partly, **reading):
-            decoded = decode_unit(unit, checkpoint=config.model.path, imaging=config.imaging)
-            write_unit(generate(encode(decoded)), outputs=outputs, storage=config.storage, attempt="1")
+            decoded = decode_unit(unit, model=config.model, imaging=config.imaging)
+            write_unit(generate(encode(decoded)), outputs=outputs, storage=config.storage, attempt=attempt)
 
 
 def unit_names(output: str | Path, storage: Storage | None = None) -> list[str]:

@@ -1,14 +1,20 @@
 """A cluster that we start: who may use it, and what it tells."""
 
+import errno
 import os
 import subprocess
 import sys
 
 import pytest
 
+from pipeline.cluster import start_ray
+from pipeline.flow import _raised
+from pipeline.resources import Cluster
+
 START = """
 import os, ray
-from pipeline.cluster import Cluster, start_ray
+from pipeline.cluster import start_ray
+from pipeline.resources import Cluster
 start_ray(Cluster(num_cpus=2), "cpu")
 print(ray.get_runtime_context().gcs_address, os.environ["RAY_AUTH_TOKEN"])
 assert not {"RAY_enable_export_api_write"} & os.environ.keys()
@@ -60,3 +66,22 @@ def join(address, environment):
         [sys.executable, "-c", JOIN, address], env=environment, capture_output=True, text=True, timeout=120
     )
     return (told.stdout.strip() or told.stderr.strip().rpartition("\n")[2])[:200]
+
+
+@pytest.mark.slow
+def test_what_a_stage_raised_is_told_and_not_what_ray_advises():
+    import ray
+
+    def full(batch):
+        try:
+            raise ValueError("an inner reason")
+        except ValueError as inner:
+            raise OSError(errno.ENOSPC, "No space left on device") from inner
+
+    start_ray(Cluster(), "cpu")
+    try:
+        with pytest.raises(ray.exceptions.RayError) as caught:
+            ray.data.range(1).map_batches(full).materialize()
+    finally:
+        ray.shutdown()
+    assert _raised(caught.value) == "OSError: [Errno 28] No space left on device"

@@ -15,7 +15,10 @@ from pipeline.stages.write import ArmOutput, write_unit
 from pipeline.storage import Storage
 from pipeline.units import Unit
 
-TRACE = {"uri": "file:///a.tar", "shard_error": None, "source_bytes": 1, "source_size": 9, "source_etag": "e"}
+TRACE = {
+    **{"uri": "file:///a.tar", "shard_error": None, "source_bytes": 1, "image_bytes": 1},
+    **{"source_size": 9, "source_etag": "e"},
+}
 
 
 def request(index, status):

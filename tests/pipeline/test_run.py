@@ -266,6 +266,9 @@ def test_rows_and_footers_are_as_declared(trims):
                 assert stage["node"]
                 assert stage["start"] <= stage["end"]
                 assert stage["peak_memory_bytes"] > 1 << 20
+                assert stage["cores"] >= 1
+                assert 0 <= stage["cpu_s"] <= (stage["end"] - stage["start"]) * stage["cores"] + 1
+            assert footer["image_bytes"] < footer["source_bytes"] <= footer["source_size"]
             assert all(footer["stages"][name]["startup_s"] > 0 for name in ("encode", "generate"))
             fingerprints.add(footer["fingerprint"])
             run_ids |= set(table["run_id"].to_pylist())

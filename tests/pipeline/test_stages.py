@@ -72,6 +72,7 @@ def unit_of(lines, end=True):
         "requests": requests,
         "shard_error": None,
         "source_bytes": 1,
+        "image_bytes": 1,
         "source_size": 9,
         "source_etag": "e",
     }
@@ -91,7 +92,7 @@ def stages(random_checkpoint):
     generate = Generate(
         arms=arms, engine=Transformers(), decoding=Decoding(max_new_tokens=5), seed=0, **shared
     )
-    return lambda row: decode_unit(row, checkpoint=llava, imaging=Imaging()), encode, generate, shared
+    return lambda row: decode_unit(row, model=model, imaging=Imaging()), encode, generate, shared
 
 
 LINES = [

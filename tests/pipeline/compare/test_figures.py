@@ -251,7 +251,7 @@ def test_prices():
 
 def test_the_published_models_weigh_what_they_weigh():
     seven = shape_of_config({"text_config": {"model_type": "llama"}, "vision_config": {"hidden_size": 1024}})
-    assert seven == Shape(32, 32, 128, 1024)
+    assert seven == Shape(32, 32, 128, 1024, 224)
     assert seven.kv_bytes("float16") == 524_288  # half a MiB a token
     assert seven.token_bytes("bfloat16") == 2048
     grouped = {"num_hidden_layers": 2, "num_attention_heads": 8, "num_key_value_heads": 2, "hidden_size": 64}

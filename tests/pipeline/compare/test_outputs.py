@@ -180,6 +180,7 @@ def test_bytes_are_computed_from_the_checkpoint(random_checkpoint, outputs, tmp_
         language["num_key_value_heads"],
         language.get("head_dim") or head,
         config["vision_config"]["hidden_size"],
+        config["vision_config"]["image_size"],
     )
     found = compared(tmp_path / "a", outputs, geometry_of=lambda manifest: shape)
     own = rows(outputs["trim"])

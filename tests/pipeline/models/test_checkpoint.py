@@ -9,7 +9,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from pipeline.errors import ConfigError
-from pipeline.models.checkpoint import Geometry, check_fit, resolve, weights_digest
+from pipeline.models.checkpoint import Geometry, check_fit, weights_digest
+from pipeline.models.folders import resolve
 
 
 @pytest.fixture
@@ -65,7 +66,6 @@ def test_feature_layers_are_counted_from_either_end(pair, layer, resolved):
     [
         (0, {"model_type": "qwen2_vl"}, "no llava checkpoint"),
         (1, {"model_type": "siglip"}, "no clip checkpoint"),
-        (0, {"mm_vision_tower": "openai/clip"}, "original LLaVA layout"),
         (1, {"vision_config__patch_size": 16}, "patch_size is 14 in .* and 16"),
         (1, {"vision_config__num_hidden_layers": 5}, "num_hidden_layers"),
         (0, {"vision_config__num_attention_heads": 2}, "num_attention_heads"),
@@ -79,6 +79,45 @@ def test_configurations_that_do_not_fit_are_refused(pair, part, changes, message
     with pytest.raises(ConfigError, match=message) as raised:
         check_fit(*pair)
     assert "\n" not in str(raised.value)
+
+
+def forget_image_token(folder):
+    """Out of the tokenizer's files, as a text-only model's have it."""
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (folder / name).write_text((folder / name).read_text().replace("<image>", "<picture>"))
+
+
+def test_a_tokenizer_without_an_image_token_is_refused(pair):
+    forget_image_token(pair[0])
+    with pytest.raises(ConfigError, match="the tokenizer has no image token"):
+        check_fit(*pair)
+
+
+def test_an_image_token_with_another_number_is_refused(pair):
+    edit_config(pair[0], image_token_index=7)
+    with pytest.raises(ConfigError, match=r"<image> is token \d+ of the tokenizer, but 7 of the model"):
+        check_fit(*pair)
+
+
+def test_an_image_token_may_stand_beside_a_sentencepiece_tokenizer(pair):
+    """As in checkpoints without a tokenizer.json."""
+    (pair[0] / "tokenizer.json").unlink()
+    (pair[0] / "tokenizer.model").write_bytes(b"pieces")
+    number = json.loads((pair[0] / "config.json").read_text())["image_token_index"]
+    (pair[0] / "added_tokens.json").write_text(json.dumps({"<image>": number}))
+    assert check_fit(*pair).num_patches == 576
+
+
+def test_text_alone_and_the_original_layout_are_named(pair):
+    edit_config(pair[0], mm_vision_tower="openai/clip")
+    config = json.loads((pair[0] / "config.json").read_text())
+    flat = {key: value for key, value in config.items() if not key.startswith("vision")}
+    (pair[0] / "config.json").write_text(json.dumps(flat))
+    with pytest.raises(ConfigError, match="original LLaVA layout"):
+        check_fit(*pair)
+    (pair[0] / "config.json").write_text(json.dumps(flat["text_config"]))
+    with pytest.raises(ConfigError, match=r"no llava checkpoint: its model_type is 'llama'.*text alone"):
+        check_fit(*pair)
 
 
 @pytest.mark.parametrize("suffix", ["embeddings.class_embedding", "encoder.layers.2.mlp.fc2.bias"])

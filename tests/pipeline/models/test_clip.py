@@ -35,7 +35,7 @@ def pixels(random_checkpoint, photographs):
 def test_image_fields_are_those_of_the_library(encoder, reference, pixels):
     fields = encoder.encode_images(pixels, frozenset({"metric", "cls"}))
     tower = reference.vision_model
-    hidden = tower(encoder._normalize(pixels), output_hidden_states=True).hidden_states[-2]
+    hidden = tower(encoder.normalize(pixels), output_hidden_states=True).hidden_states[-2]
     torch.testing.assert_close(fields["patches"], hidden[:, 1:], rtol=0, atol=0)
     torch.testing.assert_close(fields["cls"], hidden[:, 0], rtol=0, atol=0)
     metric = reference.visual_projection(tower.post_layernorm(hidden[:, 1:]))
@@ -63,7 +63,7 @@ def test_attention_fields_are_those_of_whole_attention_maps(
         for number, layer in enumerate(tower.encoder.layers):
             module = getattr(layer.self_attn, name)
             module.register_forward_hook(lambda m, i, out, key=(name, number): seen.update({key: out}))
-    output = tower(encoder._normalize(pixels), output_attentions=True, output_hidden_states=True)
+    output = tower(encoder.normalize(pixels), output_attentions=True, output_hidden_states=True)
     own, last = feature_layer - 1, len(tower.encoder.layers) - 1
     torch.testing.assert_close(fields["patches"], output.hidden_states[feature_layer][:, 1:])
     torch.testing.assert_close(fields["cls_attention"], output.attentions[own].mean(1)[:, 0, 1:])

@@ -5,7 +5,8 @@ import torch
 from transformers import CLIPModel, LlavaForConditionalGeneration
 
 from pipeline.demo import geometry
-from pipeline.models.checkpoint import check_fit, resolve
+from pipeline.models.checkpoint import check_fit
+from pipeline.models.folders import resolve
 
 SMALL = geometry.Size(
     width=64,

@@ -85,3 +85,13 @@ def test_missing_weights_are_refused(random_checkpoint, tmp_path, lost, named):
     save_file(weights, tmp_path / "copy/model.safetensors", metadata={"format": "pt"})
     with pytest.raises(ConfigError, match=f"weights of the {named} are missing"):
         LanguageModel(tmp_path / "copy")
+
+
+def test_the_output_weights_are_not_copied_for_each_of_a_batch(random_checkpoint):
+    model = LanguageModel(random_checkpoint / "llava").model
+    ids_BL = torch.arange(12).reshape(4, 3)
+    with torch.inference_mode(), torch.profiler.profile(record_shapes=True) as seen:
+        model(input_ids=ids_BL, logits_to_keep=1)
+    products = [one.input_shapes for one in seen.events() if one.name in ("aten::mm", "aten::bmm")]
+    words, width = model.get_output_embeddings().weight.shape
+    assert [shapes for shapes in products if shapes[1][-1] == words] == [[[4, width], [width, words]]]

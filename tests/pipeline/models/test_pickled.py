@@ -10,7 +10,8 @@ import torch
 from safetensors.torch import load_file
 
 from pipeline.errors import ConfigError
-from pipeline.models.checkpoint import check_fit, resolve, weights_digest
+from pipeline.models.checkpoint import check_fit, weights_digest
+from pipeline.models.folders import resolve
 from pipeline.models.loading import load_part
 
 

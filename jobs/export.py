@@ -1,0 +1,18 @@
+"""`trimline export`: finished answers in the forms that training and other tools read."""
+
+from omegaconf import DictConfig
+
+from jobs.build import build, build_fields, plain
+
+
+def run(config: DictConfig) -> int:
+    """Write the export; returns the exit status."""
+    from pipeline.export import Export, export
+    from pipeline.storage import Storage
+
+    own = {name: value for name, value in plain(config).items() if name != "storage"}
+    options: Export = build_fields(own, Export, "")
+    storage: Storage = build(config, "storage", Storage)
+    rows = export(options, storage)
+    print(storage.hide(f"{rows:,} rows: {options.to}"))
+    return 0

@@ -1,0 +1,59 @@
+"""`trimline benchmark plan`: a profile turned into GPUs, hours, bytes and money."""
+
+import json
+from typing import Any
+
+from omegaconf import DictConfig
+
+from jobs.build import build, build_fields, plain
+
+_GROUPS = ("storage", "pricing")
+
+
+def run(config: DictConfig) -> int:
+    """Plan, or hold plans against runs; print, and write the figures; returns the exit status."""
+    from pipeline.benchmark.plan.run import Planning, plan
+    from pipeline.benchmark.plan.show import tables
+    from pipeline.benchmark.plan.validate import measure, table
+    from pipeline.benchmark.table import show
+    from pipeline.storage import Storage
+
+    own = {name: value for name, value in plain(config).items() if name not in _GROUPS}
+    options: Planning = build_fields(own, Planning, "")
+    storage: Storage = build(config, "storage", Storage)
+    pricing = None if config.get("pricing") is None else build(config, "pricing")
+    figures: dict[str, Any] = {}
+    _write(figures, options.json, storage)  # a file that cannot be written is told before, not after
+    if options.validate:
+        figures["validation"] = measure(options)
+        show(table(figures["validation"]))
+    if options.requests is not None:
+        found = plan(options, storage, pricing)
+        figures |= found.told()
+        for part in tables(found):
+            show(part)
+    _write(figures, options.json, storage)
+    return 0
+
+
+def _write(figures: dict[str, Any], file: str | None, storage: Any) -> None:
+    from pipeline.storage import write_atomic
+
+    if not file:
+        return
+    fs, path = storage.open(file)
+    with storage.reaching("json", file):
+        if not figures:
+            probe = f"{path}.probe"
+            write_atomic(fs, probe, b"")
+            fs.rm_file(probe)
+        else:
+            write_atomic(fs, path, json.dumps(figures, indent=2).encode())
+
+
+if __name__ == "__main__":
+    import sys
+
+    from jobs.entry import command_line
+
+    sys.exit(command_line("plan", sys.argv[1:]))

@@ -1,0 +1,249 @@
+"""Seconds a request, from the model's squares to answers: Trimline's arms beside the plain transformers loop.
+
+All arms answer the same requests in one process, with the same weights where the engine is transformers',
+and take turns round by round. Pictures are decoded beforehand; CLIP, reduction and generation are timed,
+apart and together. The loop runs at batch 1, as TRIM's paper measured it, and at others; its best is its
+least median. Each round has pictures of its own: an engine that keeps prefixes would know the last's.
+
+Legend: B requests, S pixels a side, K tokens kept of one image, D vision width.
+"""
+
+import ctypes
+import gc
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from statistics import median
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from pipeline.benchmark.machine import gemm_tflops
+from pipeline.benchmark.memory import peak_mib
+from pipeline.benchmark.plain import PlainLoop
+from pipeline.benchmark.table import Table
+from pipeline.config import Decoding, Model
+from pipeline.engines.base import Engine, EngineConfig, Request
+from pipeline.engines.transformers import Transformers
+from pipeline.engines.transformers_engine import TransformersEngine
+from pipeline.models.checkpoint import check_fit
+from pipeline.models.clip import ClipEncoder
+from pipeline.models.folders import folders
+from pipeline.models.llava import LanguageModel
+from pipeline.models.preprocess import preprocessor_of
+from pipeline.stages.encode import identity_of
+from trim import Reducer, VisualTokens
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is answered, and how."""
+
+    requests: int
+    rounds: int
+    new_tokens: int
+    images_at_once: int
+    loop_batches: tuple[int, ...]
+
+
+class Bench:
+    """One set of weights, and the requests as CLIP and the language model take them."""
+
+    def __init__(self, model: Model, engine: EngineConfig, job: Job, needs: frozenset[str]):
+        llava, clip = folders(model)
+        preprocess = preprocessor_of(model)
+        self.job, self.geometry = job, check_fit(llava, clip)
+        self.encoder = ClipEncoder(
+            clip,
+            feature_layer=self.geometry.feature_layer,
+            normalization=preprocess.normalization,
+            needs=needs | {"text"},
+            dtype=getattr(torch, model.encode_dtype),
+        )
+        self.language_model = LanguageModel(llava, dtype=getattr(torch, model.generate_dtype))
+        decoding = Decoding(max_new_tokens=job.new_tokens)
+        self.engine: Engine = (
+            TransformersEngine(engine, self.language_model, decoding, seed=0)
+            if isinstance(engine, Transformers)
+            else engine.load(model, decoding, device="cpu", seed=0)
+        )
+        self.loop = PlainLoop(llava, clip, self.language_model, getattr(torch, model.encode_dtype))
+        squares = [preprocess(_picture(index)) for index in range(job.requests)]
+        self.pixels_BSSC = torch.from_numpy(np.stack(squares))
+        # Questions of several lengths, as users ask them.
+        self.questions = [f"What is thing {i} like{', and why' * (i % 4)}?" for i in range(job.requests)]
+        self.prompts = [model.template.replace("{question}", text) for text in self.questions]
+
+    def run(self, reducer: Reducer, number: int) -> dict[str, Any]:
+        """One arm once: seconds of encoding (CLIP and reduction) and of generating, tokens kept, memory."""
+        pixels_BSSC = self.pictures(number)
+        started = perf_counter()
+        tokens = [
+            item
+            for first in range(0, self.job.requests, self.job.images_at_once)
+            for item in self._encode(reducer, pixels_BSSC, first)
+        ]
+        encoded = perf_counter()
+        requests = [Request(text, kept) for text, kept in zip(self.prompts, tokens, strict=True)]
+        peak, answers = peak_mib(lambda: self.engine.generate(requests))
+        done = perf_counter()
+        lengths = [len(kept) + answer.prompt_tokens for kept, answer in zip(tokens, answers, strict=True)]
+        prefill_s = sum(answer.prefill_s for answer in answers)
+        return {
+            "encode_s": encoded - started,
+            "generate_s": done - encoded,
+            "prefill_s": prefill_s,
+            "prefill_tflops": sum(map(self._prefill_flop, lengths)) / prefill_s / 1e12,
+            "visual_tokens": float(np.mean([len(kept) for kept in tokens])),
+            "generated_tokens": sum(answer.generated_tokens for answer in answers),
+            "peak_mib": peak,
+        }
+
+    def run_loop(self, batch: int, number: int) -> dict[str, Any]:
+        """The plain loop once, at one batch size."""
+        pixels_BCSS = self.encoder.normalize(self.pictures(number))
+        answer = self.loop.answer
+        peak, (encode_s, rest_s, answers) = peak_mib(
+            lambda: answer(self.prompts, pixels_BCSS, batch, self.job.new_tokens)
+        )
+        return {
+            "encode_s": encode_s,
+            "generate_s": rest_s,
+            "visual_tokens": float(self.geometry.num_patches),
+            "generated_tokens": sum(map(len, answers)),
+            "peak_mib": peak,
+        }
+
+    def pictures(self, number: int) -> Tensor:
+        """A round's pictures, uint8 [B, S, S, 3]: the first round's, moved down."""
+        return self.pixels_BSSC.roll(16 * number, dims=1)
+
+    @torch.inference_mode()
+    def _encode(self, reducer: Reducer, pixels_BSSC: Tensor, first: int) -> list[Tensor]:
+        """The tokens [K, D] of some requests, a picture each."""
+        chosen = slice(first, first + self.job.images_at_once)
+        fields: dict[str, Tensor] = self.encoder.encode_images(pixels_BSSC[chosen], reducer.needs)
+        questions = self.questions[chosen]
+        if "text" in reducer.needs:
+            fields["text"] = self.encoder.encode_texts(questions)
+        if "embeddings" in reducer.needs:
+            fields["embeddings"] = self.language_model.project(fields["patches"])
+        if "identity" in reducer.needs:
+            fields["identity"] = torch.tensor([identity_of("benchmark", text) for text in questions])
+        return [item.tokens for item in reducer(VisualTokens(**fields))]
+
+    def _prefill_flop(self, length: int) -> float:
+        """Of a prompt's forward pass: two a weight and token, and the attention's half square.
+
+        The embedding table is looked up, the last layer's logits are those of one token: neither counts.
+        """
+        config = self.language_model.model.config
+        weights = sum(weight.numel() for weight in self.language_model.model.model.layers.parameters())
+        return 2.0 * weights * length + 2.0 * config.num_hidden_layers * config.hidden_size * length**2
+
+
+def measure(model: Model, engine: EngineConfig, arms: Mapping[str, Reducer], job: Job) -> dict[str, Any]:
+    """Figures of every arm and of the loop at every batch size, round by round."""
+    needs = frozenset[str]().union(*(reducer.needs for reducer in arms.values()))
+    bench = Bench(model, engine, job, needs)
+    work: dict[str, Any] = {
+        f"loop, batch {batch}": partial(bench.run_loop, batch) for batch in job.loop_batches
+    }
+    work |= {name: partial(bench.run, reducer) for name, reducer in arms.items()}
+    bench.run(next(iter(arms.values())), job.rounds)  # warms up
+    rounds: dict[str, list[dict[str, Any]]] = {name: [] for name in work}
+    for number in range(job.rounds):
+        for name, once in work.items():
+            _give_back_memory()
+            rounds[name].append(once(number))
+    figures = {name: _figures(found, job.requests) for name, found in rounds.items()}
+    loops = {name: figure for name, figure in figures.items() if name.startswith("loop")}
+    best = min(loops, key=lambda name: loops[name]["seconds_a_request"])
+    for figure in figures.values():
+        for name, baseline in (("first_loop", next(iter(loops))), ("best_loop", best)):
+            figure[f"of_{name}"] = _ratio(figure, figures[baseline], ("encode_s", "generate_s"))
+            figure[f"generate_of_{name}"] = _ratio(figure, figures[baseline], ("generate_s",))
+    return {
+        "model": model.name,
+        "engine": type(engine).__name__.lower(),
+        "dtype": model.generate_dtype,
+        "requests": job.requests,
+        "new_tokens": job.new_tokens,
+        "best_loop": best,
+        "gemm_tflops": gemm_tflops(getattr(torch, model.generate_dtype)),
+        "arms": figures,
+    }
+
+
+def table(figures: dict[str, Any]) -> Table:
+    """A row for each arm."""
+    arms = figures["arms"]
+    first = next(iter(arms))
+    baselines = {
+        f"of {first}": "first_loop",
+        f"of {figures['best_loop']}": "best_loop",
+    }  # one, if first is best
+    rows = [
+        (
+            name,
+            arm["visual_tokens"],
+            arm["seconds_a_request"],
+            arm["encode_s"] / figures["requests"],
+            arm["generate_s"] / figures["requests"],
+            *(arm[f"of_{baseline}"] for baseline in baselines.values()),
+            *(arm[f"generate_of_{baseline}"] for baseline in baselines.values()),
+            arm["peak_mib"],
+            f"{arm['prefill_tflops'] / figures['gemm_tflops']:.0%}" if "prefill_tflops" in arm else "",
+        )
+        for name, arm in arms.items()
+    ]
+    return Table(
+        f"end to end: {figures['model']} in {figures['dtype']} by {figures['engine']}, {figures['requests']} "
+        f"requests, {figures['new_tokens']} new tokens each, seconds a request",
+        (
+            "",
+            "visual tokens",
+            "seconds",
+            "encode",
+            "generate",
+            *baselines,
+            *(f"generate {of}" for of in baselines),
+            "MiB",
+            "prefill of peak",
+        ),
+        rows,
+        (
+            f"medians of {len(arms[first]['rounds'])} interleaved rounds; "
+            "MiB: the peak above the weights while generating",
+            f"measured peak of a matrix product: {figures['gemm_tflops']:.2f} TFLOP/s",
+        ),
+    )
+
+
+def _figures(found: Sequence[dict[str, Any]], requests: int) -> dict[str, Any]:
+    figure = {name: median(entry[name] for entry in found) for name in found[0]}
+    seconds = [(entry["encode_s"] + entry["generate_s"]) / requests for entry in found]
+    return figure | {"seconds_a_request": median(seconds), "rounds": list(found)}
+
+
+def _ratio(one: dict[str, Any], other: dict[str, Any], names: tuple[str, ...]) -> float:
+    """The median over rounds of how long one took, as a share of the other in the same round."""
+    pairs = zip(one["rounds"], other["rounds"], strict=True)
+    return median(sum(a[name] for name in names) / sum(b[name] for name in names) for a, b in pairs)
+
+
+def _picture(index: int) -> Image.Image:
+    coarse = np.random.default_rng(index).integers(0, 256, (12, 16, 3), np.uint8)
+    return Image.fromarray(coarse).resize((640, 480), Image.Resampling.BICUBIC)
+
+
+def _give_back_memory() -> None:
+    """Let go of what an earlier arm has freed, so that it does not stand in for what this one takes."""
+    gc.collect()
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "malloc_trim"):
+        libc.malloc_trim(0)

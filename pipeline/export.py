@@ -1,0 +1,218 @@
+"""Finished answers in the forms that training and other tools read.
+
+llava       one line of JSON a sample, a turn for each question (LLaVA's training data, haotian-liu/LLaVA,
+            docs/Finetune_Custom_Data.md; one JSON object a line in the place of one list)
+webdataset  a tar a shard: the image as it came, its answers as .json and, if it has just one, as .txt
+parquet     the rows as they are, in folders by the values of some columns
+"""
+
+import io
+import json
+import tarfile
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import groupby, islice
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.dataset as ds
+import pyarrow.parquet as pq
+from pyarrow.fs import FSSpecHandler, PyFileSystem
+
+from pipeline.config import free, require
+from pipeline.errors import ConfigError, RunError, ShardError
+from pipeline.manifest import load_manifest
+from pipeline.plan import Plan, load_plan
+from pipeline.schema import PREDICTIONS, STATUSES
+from pipeline.sources.base import Sample, Shard, Want
+from pipeline.storage import Storage, list_names, put_atomic
+from pipeline.units import Finished
+from pipeline.verify.prove import Asked, asked_of
+
+FORMATS = ("llava", "webdataset", "parquet")
+Rows = list[dict[str, Any]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Export:
+    """What goes where.
+
+    Args:
+        output: of `annotate`, or an arm of `compare`.
+        to: a file for llava, an empty folder for the others; or a URI.
+        statuses: whose rows.
+        partition_by: columns that become folders; parquet.
+        source: where the images lie now, if not where they did; webdataset.
+    """
+
+    output: str = free()
+    to: str = free()
+    format: str = free("llava")
+    statuses: list[str] = free(default_factory=lambda: ["ok"])
+    partition_by: list[str] = free(default_factory=list)
+    source: str | None = free(None)
+
+    def __post_init__(self) -> None:
+        require(self.format in FORMATS, f"format: {self.format!r} is none of {FORMATS}")
+        for status in self.statuses:
+            require(status in STATUSES, f"statuses: {status!r} is none of {STATUSES}")
+        for name in self.partition_by:
+            require(name in PREDICTIONS.names, f"partition_by: there is no column {name!r}")
+        require(not self.partition_by or self.format == "parquet", "partition_by needs format=parquet")
+
+
+@dataclass(frozen=True)
+class _Answers:
+    """A finished output."""
+
+    options: Export
+    plan: Plan
+    finished: Finished
+    storage: Storage
+
+    def tables(self, shard: int) -> Iterator[pa.Table]:
+        """The chosen rows of a shard's units, in order."""
+        fs, folder = self.storage.open(self.options.output)
+        for unit in self.finished.units(shard):
+            yield self._read(fs, f"{folder}/data/{unit.file_name}")
+
+    def _read(self, fs: Any, file: str) -> pa.Table:
+        with fs.open(file, "rb") as opened:
+            table = pq.read_table(opened, use_threads=False)
+        return table.filter(pa.compute.is_in(table["status"], pa.array(self.options.statuses)))
+
+    def samples(self, shard: int) -> Iterator[tuple[int, Rows]]:
+        """Each sample's number with its chosen rows."""
+        for table in self.tables(shard):
+            for number, rows in groupby(table.to_pylist(), key=lambda row: int(row["sample"])):
+                yield number, list(rows)
+
+
+def export(options: Export, storage: Storage) -> int:
+    """Write the export; how many rows went into it.
+
+    Raises:
+        ConfigError: there is no finished output, or `to` holds something.
+        RunError: the source's images cannot be read again.
+    """
+    answers = _open(options, storage)
+    _require_free(options, storage)
+    write: Callable[[_Answers], int] = {"llava": _llava, "webdataset": _webdataset, "parquet": _partitioned}[
+        options.format
+    ]
+    return write(answers)
+
+
+def _open(options: Export, storage: Storage) -> _Answers:
+    load_manifest(options.output, storage)
+    fs, folder = storage.open(options.output)
+    plan = load_plan(options.output, storage)
+    finished = Finished(list_names(fs, f"{folder}/data"))
+    if plan is None or not all(finished.has_shard(shard) for shard in range(len(plan))):
+        raise ConfigError(
+            f"output: {storage.redact(options.output)} is not finished; run the command that made it again"
+        )
+    return _Answers(options, plan, finished, storage)
+
+
+def _require_free(options: Export, storage: Storage) -> None:
+    fs, place = storage.open(options.to)
+    with storage.reaching("to", options.to):
+        taken = fs.isfile(place) if options.format == "llava" else next(list_names(fs, place), None)
+    if taken:
+        raise ConfigError(f"to: there is something at {storage.redact(options.to)}")
+
+
+def _llava(answers: _Answers) -> int:
+    count = 0
+    with tempfile.NamedTemporaryFile("w", encoding="utf-8") as file:
+        for shard in range(len(answers.plan)):
+            for _, rows in answers.samples(shard):
+                file.write(json.dumps(_conversation(rows), ensure_ascii=False) + "\n")
+                count += len(rows)
+        file.flush()
+        put_atomic(*answers.storage.open(answers.options.to), file.name)
+    return count
+
+
+def _conversation(rows: Rows) -> dict[str, Any]:
+    turns = []
+    for number, row in enumerate(rows):
+        asked = f"<image>\n{row['question']}" if number == 0 else row["question"]
+        turns += [{"from": "human", "value": asked}, {"from": "gpt", "value": row["prediction"]}]
+    return {"id": rows[0]["key"], "image": rows[0]["sample_key"], "conversations": turns}
+
+
+def _partitioned(answers: _Answers) -> int:
+    fs, place = answers.storage.open(answers.options.to)
+    count = 0
+
+    def batches() -> Iterator[pa.RecordBatch]:
+        nonlocal count
+        for shard in range(len(answers.plan)):
+            for table in answers.tables(shard):
+                count += table.num_rows
+                yield from table.cast(PREDICTIONS).to_batches()
+
+    ds.write_dataset(
+        batches(),
+        place,
+        schema=PREDICTIONS,
+        format="parquet",
+        filesystem=PyFileSystem(FSSpecHandler(fs)),
+        partitioning=list(answers.options.partition_by) or None,
+        partitioning_flavor="hive" if answers.options.partition_by else None,
+        use_threads=False,
+    )
+    return count
+
+
+def _webdataset(answers: _Answers) -> int:
+    options, storage = answers.options, answers.storage
+    manifest = load_manifest(options.output, storage)
+    asked = asked_of(options.output, manifest, answers.plan, options.source, storage)
+    fs, place = storage.open(options.to)
+    count = 0
+    for shard in answers.plan.shards(storage):
+        with tempfile.NamedTemporaryFile() as file:
+            with tarfile.open(fileobj=file, mode="w") as tar:
+                for sample, rows in _with_images(asked, shard, answers):
+                    for name, data in _members(sample, rows):
+                        info = tarfile.TarInfo(name)
+                        info.size = len(data)
+                        tar.addfile(info, io.BytesIO(data))
+                    count += len(rows)
+            file.flush()
+            put_atomic(fs, f"{place}/{shard.shard:06d}.tar", file.name)
+    return count
+
+
+def _with_images(asked: Asked, shard: Shard, answers: _Answers) -> Iterator[tuple[Sample, Rows]]:
+    rows = dict(answers.samples(shard.shard))
+    wanted = lambda number: Want.ALL if number in rows else Want.NOTHING  # noqa: E731
+    samples = asked.source.samples(asked.moved(shard), asked.storage, wanted)
+    try:
+        for number, sample in enumerate(islice(samples, shard.samples)):
+            if number not in rows:
+                continue
+            if sample is None or sample.image is None:
+                raise RunError(f"{rows[number][0]['key']}: its image is no longer in {shard.uri}")
+            yield sample, rows[number]
+    except ShardError as error:
+        raise RunError(asked.storage.redact(f"shard {shard.shard} breaks off: {error}")) from None
+
+
+_MAGIC = {b"\x89PNG": "png", b"RIFF": "webp"}
+
+
+def _members(sample: Sample, rows: Rows) -> Iterator[tuple[str, bytes]]:
+    """The files of one sample: WebDataset takes for its key what is before the name's first dot."""
+    assert sample.image is not None
+    folder, _, name = sample.key.rpartition("/")
+    key = f"{folder}/{name.replace('.', '_')}" if folder else name.replace(".", "_")
+    yield f"{key}.{_MAGIC.get(bytes(sample.image[:4]), 'jpg')}", bytes(sample.image)
+    told = [{name: row[name] for name in ("key", "question_id", "question", "prediction")} for row in rows]
+    yield f"{key}.json", json.dumps({"sample_key": sample.key, "answers": told}, ensure_ascii=False).encode()
+    if len(rows) == 1:
+        yield f"{key}.txt", (rows[0]["prediction"] or "").encode()

@@ -1,0 +1,113 @@
+"""How much memory a model takes, estimated from the headers of its weights before any is loaded."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline.compare.shape import BYTES_OF, shape_of_config
+from pipeline.config import Model
+from pipeline.errors import ConfigError
+from pipeline.memory import available
+from pipeline.models.layouts import language_name, projector_name, tower_name
+from pipeline.models.tensors import locate, read_config
+
+GIB = 1 << 30
+PROCESS_BYTES = GIB // 2  # an actor before its weights: Python, torch, transformers and Ray
+_PROMPT = 256  # text tokens of a request: a guess, small beside its image
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """Bytes that an actor takes at least: its weights, and the keys and values of what it answers at once."""
+
+    weights: int
+    cache: int = 0
+
+    @property
+    def total(self) -> int:
+        return self.weights + self.cache
+
+
+def of_generate(llava: Path, dtype: str, cache_bytes: int = 0) -> Footprint:
+    """Language model and projector in `dtype`, loaded tensor by tensor; beside them keys and values."""
+    count = _count(llava, lambda name: (language_name(name) or projector_name(name)) is not None)
+    return Footprint(count * BYTES_OF[dtype], cache_bytes)
+
+
+def of_encode(llava: Path, clip: Path, needs: frozenset[str]) -> Footprint:
+    """CLIP's towers as they are loaded, in float32, and the projector if a reducer reads embeddings."""
+    count = _count(clip, lambda name: tower_name(name) is not None or name.startswith("visual_projection."))
+    if "text" in needs:
+        count += _count(clip, lambda name: name.startswith("text_"))
+    if "embeddings" in needs:
+        count += _count(llava, lambda name: projector_name(name) is not None)
+    return Footprint(4 * count)
+
+
+def of_run(
+    llava: Path,
+    clip: Path,
+    *,
+    needs: frozenset[str],
+    dtype: str,
+    tokens: int,
+    cache_gib: float | None,
+    actors: dict[str, int],
+) -> dict[str, Footprint]:
+    """What the actors of a run on one machine take at least, by stage.
+
+    Args:
+        needs: the fields of VisualTokens that the reducers read.
+        tokens: of the longest request's image and answer. The transformers engine holds keys and values of
+            that at least; how many requests share a batch is its own configuration.
+        cache_gib: what the engine sets aside for keys and values, if it does.
+        actors: their number by stage.
+    """
+    per_token = shape_of_config(read_config(llava)).kv_bytes(dtype)
+    cache = (tokens + _PROMPT) * per_token if cache_gib is None else int(cache_gib * GIB)
+    one = {"encode": of_encode(llava, clip, needs), "generate": of_generate(llava, dtype, cache)}
+    return {
+        name: Footprint(actors[name] * (part.weights + PROCESS_BYTES), actors[name] * part.cache)
+        for name, part in one.items()
+    }
+
+
+def room_of(device: str) -> tuple[int | None, str]:
+    """Bytes that are free where `device` (`auto`, `cpu`, `cuda`) is, and what has them."""
+    import torch
+
+    if device == "cpu" or not torch.cuda.is_available():
+        return available(), "this machine"
+    return torch.cuda.mem_get_info()[0], "the GPU"
+
+
+def require_room(model: Model, parts: dict[str, Footprint], room: int | None, where: str) -> None:
+    """Refuse what does not fit.
+
+    Args:
+        parts: what takes it, by the name that the message shall have for it.
+        room: bytes; None if it is not known.
+        where: what has that much: "this machine", "the GPU".
+
+    Raises ConfigError in one line, unless `model.check_memory` is false.
+    """
+    needed = sum(part.total for part in parts.values())
+    if not model.check_memory or room is None or needed <= room:
+        return
+    listed = ", ".join(f"{name} {_told(part)}" for name, part in parts.items())
+    raise ConfigError(
+        f"model.path={model.path}: some {needed / GIB:.1f} GiB of memory are needed ({listed}), but {where} "
+        f"has {room / GIB:.1f} GiB left; model.check_memory=false tries all the same"
+    )
+
+
+def _told(part: Footprint) -> str:
+    """`13.2 GiB`, or `13.2 + 0.4 GiB` with the cache apart."""
+    cache = f" + {part.cache / GIB:.1f}" if part.cache else ""
+    return f"{part.weights / GIB:.1f}{cache} GiB"
+
+
+def _count(folder: Path, wanted: Callable[[str], Any]) -> int:
+    """The numbers in the tensors whose names are wanted."""
+    return sum(where.count for name, where in locate(folder).items() if wanted(name))

@@ -1,0 +1,105 @@
+"""The footers of some units stand for those of all: which ones, and what they tell."""
+
+import heapq
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from pipeline.errors import RunError
+from pipeline.schema import COUNTS
+from pipeline.storage import Storage
+from pipeline.summary import read_footer
+from pipeline.threads import THREADS, each
+from pipeline.units import Unit
+
+
+@dataclass
+class Sampled:
+    """Sums over the footers that were read. `damaged`: how many files have none that can be read."""
+
+    units: int = 0
+    rows: int = 0
+    samples: int = 0
+    damaged: int = 0
+    status: Counter[str] = field(default_factory=Counter)
+    tokens: Counter[str] = field(default_factory=Counter)
+    shard_errors: dict[int, str] = field(default_factory=dict)
+    newest: list[dict[str, Any]] = field(default_factory=list)  # footers, of the newest files
+
+    def add(self, footer: dict[str, Any]) -> None:
+        """Take in one footer."""
+        totals = footer["totals"]
+        self.units += 1
+        self.rows += totals["rows"]
+        self.samples += footer["stop"] - footer["first"]
+        self.status.update(totals["status"])
+        self.tokens.update({name: totals[name] for name in COUNTS})
+        if footer["shard_error"]:
+            self.shard_errors[footer["shard"]] = footer["shard_error"]
+
+
+def choose(times: Mapping[Unit, float], most: int) -> tuple[list[Unit], list[Unit]]:
+    """The newest units, for the rate, and others from all over, for the rest: `most` of them in all.
+
+    Units without a sample come before those from all over: shards that could not be opened have such a one.
+    """
+    newest = heapq.nlargest(
+        most if len(times) <= most else most // 2, times, key=lambda unit: (times[unit], *_place(unit))
+    )
+    taken = set(newest)
+    left = sorted((unit for unit in times if unit not in taken), key=_place)
+    empty = [unit for unit in left if unit.first == unit.stop]
+    others = [unit for unit in left if unit.first != unit.stop]
+    room = most - len(newest)
+    return newest, (_spread(empty, room // 2) + _spread(others, room))[:room]
+
+
+def _place(unit: Unit) -> tuple[int, int]:
+    return unit.shard, unit.first
+
+
+def _spread(units: Sequence[Unit], count: int) -> list[Unit]:
+    """`count` of them at equal distances, or all."""
+    if len(units) <= count:
+        return list(units)
+    return [units[number * len(units) // count] for number in range(count)]
+
+
+def read_sample(folder: str, times: Mapping[Unit, float], most: int, storage: Storage) -> Sampled:
+    """The sums over the footers of at most `most` units; what vanishes meanwhile is passed over."""
+
+    def read(unit: Unit) -> dict[str, Any] | Exception | None:
+        try:
+            return read_footer(folder, unit.file_name, storage)
+        except FileNotFoundError:
+            return None
+        except (RunError, ValueError, LookupError) as error:  # Arrow's own are ValueErrors
+            return error
+
+    sampled = Sampled()
+    newest, others = choose(times, most)
+    for units, of_newest in ((newest, True), (others, False)):
+        for footer in each(read, units, THREADS):
+            if isinstance(footer, Exception):
+                sampled.damaged += 1
+            elif footer is not None:
+                sampled.add(footer)
+                sampled.newest += [footer] if of_newest else []
+    return sampled
+
+
+def rate_of(footers: Sequence[Mapping[str, Any]]) -> tuple[float, float] | None:
+    """Samples and requests a second while the newest of these units came; None if that cannot be told.
+
+    Over the units of the latest start, from when the first of them was written to when the last was.
+    """
+    if not footers:
+        return None
+    latest = max(footers, key=lambda footer: float(footer["end_time"]))["attempt"]
+    own = sorted((f for f in footers if f["attempt"] == latest), key=lambda footer: float(footer["end_time"]))
+    seconds = own[-1]["end_time"] - own[0]["end_time"]
+    if seconds <= 0:
+        return None
+    samples = sum(footer["stop"] - footer["first"] for footer in own[1:])
+    return samples / seconds, sum(footer["totals"]["rows"] for footer in own[1:]) / seconds

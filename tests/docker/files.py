@@ -1,0 +1,49 @@
+"""The files in docker/, and what they say."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+ROOT = Path(__file__).parents[2]
+DOCKER = ROOT / "docker"
+DOCKERFILES = [DOCKER / "Dockerfile", DOCKER / "Dockerfile.cuda"]
+MANIFESTS = sorted((DOCKER / "kubernetes").glob("*.yaml"))
+COMPOSE = DOCKER / "compose.yaml"
+SLURM = DOCKER / "slurm" / "annotate.sbatch"
+
+
+@dataclass(frozen=True)
+class Instruction:
+    """One instruction of a Dockerfile; `stage` counts its FROMs, from 0."""
+
+    stage: int
+    name: str
+    text: str
+
+
+def instructions(path: Path) -> list[Instruction]:
+    """A Dockerfile's instructions, without comments, with continued lines joined."""
+    lines = [line for line in path.read_text().splitlines() if not line.lstrip().startswith("#")]
+    joined = re.sub(r"\\\n", " ", "\n".join(lines))
+    found, stage = [], -1
+    for line in filter(str.strip, joined.splitlines()):
+        name, _, text = line.partition(" ")
+        stage += name == "FROM"
+        found.append(Instruction(stage, name, " ".join(text.split())))
+    return found
+
+
+def compose() -> dict[str, Any]:
+    """compose.yaml with its variables' defaults."""
+    text = re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", COMPOSE.read_text())
+    assert "${" not in text, "a variable without a default would have to be set"
+    return yaml.safe_load(text)
+
+
+def manifest(path: Path) -> dict[str, Any]:
+    """The one resource of a file."""
+    (found,) = yaml.safe_load_all(path.read_text())
+    return found

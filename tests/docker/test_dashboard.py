@@ -1,0 +1,44 @@
+"""The Grafana dashboard asks for the metrics that there are, and for all of them."""
+
+import json
+import re
+from pathlib import Path
+
+from pipeline.metrics import DECLARED
+
+DASHBOARD = json.loads((Path(__file__).parents[2] / "docker" / "grafana" / "trimline.json").read_text())
+NAME = re.compile(r"\bray_trimline_\w+")
+
+
+def expressions() -> list[str]:
+    return [target["expr"] for panel in DASHBOARD["panels"] for target in panel["targets"]]
+
+
+def test_every_metric_is_shown_and_every_metric_shown_exists():
+    asked = {name for text in expressions() for name in NAME.findall(text)}
+    asked |= set(NAME.findall(json.dumps(DASHBOARD["templating"])))
+    exported = {name for metric in DECLARED for name in metric.exported}
+    assert asked == exported
+
+
+def test_every_panel_is_of_the_runs_that_are_chosen():
+    for text in expressions():
+        assert len(re.findall(r'\{run_id=~"\$run_id"[,}]', text)) == len(NAME.findall(text)), text
+
+
+def test_groups_are_tags_of_the_metrics_that_they_group():
+    tags = {name: {"run_id", "le", *metric.tags} for metric in DECLARED for name in metric.exported}
+    for text in expressions():
+        grouped = {tag.strip() for group in re.findall(r"by \(([^)]*)\)", text) for tag in group.split(",")}
+        assert all(grouped <= tags[name] for name in NAME.findall(text)), text
+
+
+def test_panels_do_not_lie_on_each_other():
+    cells = [
+        (x, y)
+        for panel in DASHBOARD["panels"]
+        for x in range(panel["gridPos"]["x"], panel["gridPos"]["x"] + panel["gridPos"]["w"])
+        for y in range(panel["gridPos"]["y"], panel["gridPos"]["y"] + panel["gridPos"]["h"])
+    ]
+    assert len(cells) == len(set(cells)) and max(x for x, _ in cells) == 23
+    assert len({panel["id"] for panel in DASHBOARD["panels"]}) == len(DASHBOARD["panels"])

@@ -1,0 +1,98 @@
+"""Checkpoints as the command line meets them: converted, tuned for a reducer, too large."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from commands import trimline
+from original_checkpoint import edit, make_huge, make_original
+
+from pipeline.models.checkpoint import check_fit
+
+
+@pytest.fixture
+def random(cache):
+    from pipeline.models.folders import resolve
+
+    return resolve("demo:random/clip").parent
+
+
+@pytest.fixture
+def original(random, folder):
+    return make_original(random, folder / "original", dtype=torch.float32, tower=False)
+
+
+def test_convert_writes_what_a_run_takes(original, folder, cache):
+    done = trimline("convert", f"from={original}", f"to={folder}/new")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert f"model.path={folder}/new" in done.stdout
+    assert check_fit(folder / "new", next(cache.glob("random-*")) / "clip").num_patches == 576
+    again = trimline("convert", f"from={original}", f"to={folder}/new")
+    assert again.returncode == 2 and "is there already" in again.stderr and again.stderr.count("\n") == 1
+
+
+def reducer_of(annotate, folder, *overrides):
+    """What a run keeps tokens by, as its run.json says before Ray is started; and what it printed."""
+    with pytest.raises(pytest.fail.Exception, match="Ray was started"):
+        annotate("model=random", f"output={folder}/out", "source.path=pictures", *overrides)
+    settings = json.loads((folder / "out" / "run.json").read_text())["configuration"]["reducer"]
+    shutil.rmtree(folder / "out")
+    kept = {name: settings.get(name) for name in ("_target_", "keep_ratio", "num_kept", "aggregate", "sign")}
+    return tuple(kept.values()), annotate.capture.readouterr().out
+
+
+TRIM = ("trim.Trim", None, None, True, -1)
+
+
+@pytest.mark.parametrize(
+    ("told", "expected"),
+    [
+        ("TRIM:-1", TRIM),
+        ("TRIM:0.2", ("trim.Trim", 0.2, None, True, -1)),
+        ("TextSim+:-1", TRIM),
+        ("TextSim:0.5", ("trim.Trim", 0.5, None, False, -1)),
+        (None, TRIM),  # what conf/run.yaml has
+    ],
+)
+def test_the_reducer_that_the_checkpoint_was_tuned_with_is_used(annotate, folder, original, told, expected):
+    edit(original, mm_vision_token_reduce_func=told)
+    model = (f"model.path={original}", "model.clip=null")
+    found, said = reducer_of(annotate, folder, *model)
+    assert found == expected
+    assert ("as" in said and str(told) in said) == (told is not None)
+    if told == "TRIM:0.2":
+        assert reducer_of(annotate, folder, *model, "reducer=trim", "reducer.keep_ratio=0.2") == (
+            expected,
+            "",
+        )
+        full, said = reducer_of(annotate, folder, *model, "reducer=full")
+        assert full[0] == "trim.Full" and "was tuned with TRIM:0.2" in said
+        trimline("convert", f"from={original}", f"to={folder}/new")
+        converted = (f"model.path={folder}/new", "model.clip=demo:random/clip")
+        assert reducer_of(annotate, folder, *converted)[0] == expected, "it goes along"
+
+
+@pytest.mark.parametrize("told", ["PCA:0.99", "TRIM:1.5", "TRIM:0", "TRIM:-2", "TRIM", "TRIM:1.2.3"])
+def test_a_reduction_that_is_none_of_ours_is_refused_by_name(annotate, folder, original, told):
+    edit(original, mm_vision_token_reduce_func=told)
+    line = annotate.refused("model=random", f"model.path={original}", "model.clip=null")
+    assert line.startswith("reducer: ") and repr(told) in line
+    model = (f"model.path={original}", "model.clip=null")
+    assert reducer_of(annotate, folder, *model, "reducer=full")[0][0] == "trim.Full"
+
+
+def test_what_a_machine_cannot_hold_is_refused_before_anything_starts(annotate, folder, random):
+    huge = make_huge(random, folder / "huge")
+    given = ("model=random", f"model.path={huge}/llava", f"model.clip={huge}/clip")
+    line = annotate.refused(*given)
+    assert "GiB of memory are needed (encode 0.5 GiB, generate 1638" in line and "this machine has" in line
+    with pytest.raises(pytest.fail.Exception, match="Ray was started"):
+        annotate(*given, "model.check_memory=false")
+
+
+def test_text_alone_is_told_from_another_model(annotate, folder):
+    (folder / "vicuna").mkdir()
+    (folder / "vicuna" / "config.json").write_text('{"model_type": "llama", "hidden_size": 4096}')
+    line = annotate.refused(f"model.path={folder}/vicuna")
+    assert "no llava checkpoint" in line and "text alone" in line

@@ -1,0 +1,24 @@
+"""`trimline export`: what it writes and what it refuses."""
+
+import json
+
+from quick import quick_answer
+from tars import write_tar
+
+from jobs.entry import run_command
+from pipeline.sources.webdataset import WebDataset
+
+
+def test_it_writes_once_and_says_how_much(tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    source = WebDataset(path=str(write_tar(tmp_path / "a.tar", 5, questions=2, width=24)))
+    quick_answer(source, tmp_path / "out", unit_samples=2)
+    asked = ["output=out", "to=answers.jsonl"]
+    assert run_command("export", asked) == 0
+    assert capfd.readouterr().out == "7 rows: answers.jsonl\n"
+    lines = [json.loads(line) for line in (tmp_path / "answers.jsonl").read_text().splitlines()]
+    assert sum(len(line["conversations"]) for line in lines) == 14
+    assert run_command("export", asked) == 2
+    assert capfd.readouterr().err == "trimline export: to: there is something at answers.jsonl\n"
+    assert run_command("export", ["output=out"]) == 2
+    assert "to must be given" in capfd.readouterr().err

@@ -1,0 +1,162 @@
+"""`trimline benchmark plan` on a real small output: real times, real counts."""
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from commands import compose
+from runs import answer_here
+from tars import write_tar
+
+from jobs.entry import run_command
+
+UNITS, REQUESTS = 6, 24
+
+
+@pytest.fixture(scope="module")
+def profile(tmp_path_factory) -> Path:
+    """Twelve pictures with two questions each, in two tars, answered one unit after the other."""
+    folder = tmp_path_factory.mktemp("plan")
+    for number in range(2):
+        write_tar(folder / "in" / f"{number}.tar", 6, questions=1, seed=number)
+    answer_here(
+        compose(
+            *("source=webdataset", f"source.path={folder}/in", f"output={folder}/out", "task=caption_vqa"),
+            *("model=random", "device=cpu", "unit_samples=2", "decoding.max_new_tokens=2"),
+        ),
+        attempt=f"{time.time():.3f}",
+    )
+    return folder / "out"
+
+
+def plan(capfd, *overrides: str) -> tuple[int, str, str]:
+    capfd.readouterr()
+    status = run_command("plan", list(overrides))
+    told = capfd.readouterr()
+    return status, told.out, told.err
+
+
+def test_a_job_is_planned_from_a_real_output(profile, tmp_path, capfd):
+    price = ["pricing=custom", "pricing.hardware='two cores'", "pricing.price_per_hour=3"]
+    found = tmp_path / "plan.json"
+    status, out, err = plan(
+        capfd, "requests=1e6", f"profile={profile}", "workers=[1,8,100000]", f"json={found}", *price
+    )
+    assert (status, err) == (0, "")
+    told = json.loads(found.read_text())
+    assert told["profile"]["units"] == UNITS and told["profile"]["requests"] == REQUESTS
+    one, eight, many = told["workers"]
+    # one after the other in one process: no slower than the stages' seconds say
+    assert one["hours"]["value"] * 3600 == pytest.approx(1e6 / one["requests_per_s"])
+    faster = one["hours"]["value"] / eight["hours"]["value"]
+    assert 7 < faster < 9 or (1 < faster <= 7 and eight["bound"] == "driver")  # the units are tiny
+    assert many["bound"] == "driver" or many["bound"] == "start-up"
+    for found in told["workers"]:
+        assert found["hours"]["low"] <= found["hours"]["value"] <= found["hours"]["high"]
+        assert found["money"] == pytest.approx(3 * found["hours"]["value"] * found["workers"])
+    assert "1,000,000 requests" in out and "bound by" in out and "USD" in out
+    assert f"{told['traffic']['units']:,.0f}" in out
+
+
+def test_bytes_and_files_are_the_outputs_own(profile, tmp_path, capfd):
+    """Planned for as many requests as there are, a plan has what is there."""
+    found = tmp_path / "plan.json"
+    status, out, _ = plan(capfd, f"requests={REQUESTS}", f"profile={profile}", "workers=[1]", f"json={found}")
+    assert status == 0 and "pricing=custom" in out
+    traffic = json.loads(found.read_text())["traffic"]
+    files = list((profile / "data").iterdir())
+    tars = list((profile.parent / "in").iterdir())
+    assert traffic["units"] == traffic["output_puts"] == len(files) == UNITS
+    assert traffic["output_bytes"] == sum(file.stat().st_size for file in files)
+    assert traffic["source_bytes"] == sum(tar.stat().st_size for tar in tars)
+    assert traffic["source_gets"] == 3 * len(tars)
+    assert traffic["moved_bytes"]["decode"] == 12 * 3 * 336**2
+
+
+@pytest.mark.parametrize(
+    ("overrides", "told"),
+    [
+        ([], "requests must be given"),
+        (["requests=0"], "requests: 0"),
+        (["requests=1.5"], "requests: 1.5 is no whole number"),
+        (["requests=inf"], "requests: inf"),
+        (["requests=many"], "requests: "),
+        (["requests=1e9", "workers=[]"], "workers must not be empty"),
+        (["requests=1e9", "workers=[0]"], "workers must be at least 1 each"),
+        (["requests=1e9", "driver_unit_s=-1"], "driver_unit_s must not be negative"),
+        (["requests=1e9", "profile=nowhere"], "nowhere is no output of Trimline"),
+        (["requests=1e9", "colour=red"], "colour"),
+        (["requests=1e9", "pricing=custom"], "pricing.hardware must be given"),
+        (["requests=1e9", "json=nowhere.txt/x/y.json"], "json: "),
+    ],
+)
+def test_what_is_wrong_is_told_in_one_line(tmp_path, monkeypatch, capfd, overrides, told):
+    monkeypatch.chdir(tmp_path)
+    Path("nowhere.txt").touch()
+    status, out, err = plan(capfd, *overrides)
+    assert (status, out) == (2, "")
+    assert err.startswith("trimline plan: ") and told in err
+    assert err.count("\n") == 1 and err.endswith("\n"), err
+
+
+def changed(profile: Path, folder: Path, change) -> Path:
+    """A copy of the profile, what is told in each file's footer changed."""
+    import shutil
+
+    import pyarrow.parquet as pq
+
+    shutil.copytree(profile, folder)
+    for file in (folder / "data").iterdir():
+        table = pq.read_table(file)
+        footer = json.loads(table.schema.metadata[b"trimline"])
+        change(footer)
+        pq.write_table(table.replace_schema_metadata({b"trimline": json.dumps(footer)}), file)
+    return folder
+
+
+def test_an_output_of_an_older_version_is_refused(profile, tmp_path, capfd):
+    def older(footer):
+        for visit in footer["stages"].values():
+            del visit["cpu_s"]
+
+    folder = changed(profile, tmp_path / "older", older)
+    status, _, err = plan(capfd, "requests=1e9", f"profile={folder}")
+    assert status == 2 and "its files do not tell 'cpu_s'; make a new one" in err
+
+
+def test_too_few_units_are_refused(profile, tmp_path, capfd):
+    import shutil
+
+    shutil.copytree(profile, tmp_path / "few")
+    for file in sorted((tmp_path / "few" / "data").iterdir())[2:]:
+        file.unlink()
+    status, _, err = plan(capfd, "requests=1e9", f"profile={tmp_path}/few")
+    assert status == 2 and "has 2 units of one start, fewer than 4" in err
+
+
+def test_an_arm_of_a_comparison_is_refused(profile, tmp_path, capfd):
+    import shutil
+
+    shutil.copytree(profile, tmp_path / "arm")
+    manifest = json.loads((profile / "run.json").read_text())
+    manifest["configuration"]["arms"] = ["full", "trim"]
+    (tmp_path / "arm" / "run.json").write_text(json.dumps(manifest))
+    status, _, err = plan(capfd, "requests=1e9", f"profile={tmp_path}/arm")
+    assert status == 2 and "is an arm of a comparison" in err
+
+
+def test_the_words_benchmark_plan_name_it(tmp_path):
+    """The command as users type it; its help costs neither torch nor Ray."""
+    told = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "jobs.main", "benchmark", "plan", "--help"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "trimline benchmark plan requests=1e9" in told.stdout and "workers:" in told.stdout
+    imported = {line.rpartition("|")[2].strip() for line in told.stderr.splitlines()}
+    assert "hydra" in imported and not imported & {"torch", "ray", "pyarrow", "transformers"}

@@ -1,0 +1,73 @@
+"""`trimline status`: what it prints, and that it leaves everything as it is."""
+
+import json
+
+import pytest
+from quick import quick_answer
+from tars import write_tar
+
+from jobs.entry import run_command
+from pipeline.sources.webdataset import WebDataset
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    """An unfinished output in `out`, and a comparison of two arms in `arms`, one of them unfinished."""
+    monkeypatch.chdir(tmp_path)
+    source = WebDataset(path=str(write_tar(tmp_path / "a.tar", 5, questions=2, width=24)))
+    quick_answer(source, tmp_path / "out", unit_samples=2)
+    quick_answer(source, tmp_path / "arms", "full", "trim", unit_samples=2)
+    for output in ("out", "arms/trim"):
+        (tmp_path / output / "_SUCCESS").unlink()
+        (tmp_path / output / "data" / "000000-00000004-00000005-end.parquet").unlink()
+    return tmp_path
+
+
+def status(capfd, *overrides):
+    capfd.readouterr()
+    ended = run_command("status", list(overrides))
+    told = capfd.readouterr()
+    return ended, told.out, told.err
+
+
+def everything(place):
+    return {
+        path: (path.stat().st_mtime_ns, path.is_file() and path.read_bytes()) for path in place.rglob("*")
+    }
+
+
+def test_an_output_that_is_under_way(place, capfd):
+    before = everything(place)
+    ended, out, err = status(capfd, "output=out")
+    assert (ended, err) == (0, "")
+    assert out.splitlines()[1].startswith("state     running, it seems: the newest unit came 0:00:0")
+    assert "done      4 of an unknown number samples, in 2 units\nshards    0 of 1 finished, 1 begun\n" in out
+    assert everything(place) == before, "the run is not touched"
+
+
+def test_every_arm_of_a_comparison_and_json(place, capfd):
+    ended, out, _ = status(capfd, "output=arms")
+    assert ended == 0 and out.startswith("arms/full:\n") and "\narms/trim:\n" in out
+    _, printed, _ = status(capfd, "output=arms", "json=-")
+    full, trim = json.loads(printed)
+    assert (full["state"], full["samples"], full["estimated"]) == ("finished", 5, [])
+    assert (trim["state"], trim["samples"], trim["samples_in_all"]) == ("running", 4, None)
+    assert len(full["run_id"]) == 16 and full["run_id"] != trim["run_id"]
+    assert status(capfd, "output=arms", "json=state.json")[0] == 0
+    assert [one["units"] for one in json.loads((place / "state.json").read_text())] == [3, 2]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "told"),
+    [
+        ([], "output must be given"),
+        (["output=nowhere"], "output: nowhere is no output of Trimline"),
+        (["output=out", "footers=1"], "footers must be at least 2"),
+        (["output=out", "colour=red"], "colour"),
+        (["output=out", "json=a.tar/x"], "json: "),
+    ],
+)
+def test_what_is_wrong_is_told_in_one_line(place, capfd, overrides, told):
+    ended, _, err = status(capfd, *overrides)
+    assert ended == 2 and err.startswith("trimline status: ") and told in err
+    assert err.count("\n") == 1 and err.endswith("\n"), err

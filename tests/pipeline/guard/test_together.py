@@ -1,0 +1,127 @@
+"""Several units in one actor, one of which kills it: it alone is taken aside. Real Ray, real deaths."""
+
+import functools
+import os
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from pipeline.cluster import start_ray
+from pipeline.guard.gate import Gate
+from pipeline.guard.stall import start_ledger
+from pipeline.guard.watched import Watch, watched_actor
+from pipeline.resources import Cluster
+from pipeline.rows import UnitRow, pack, unpack
+from pipeline.schema import REQUESTS
+from pipeline.units import Unit
+
+CULPRIT = 3
+
+
+class Deadly:
+    """Writes down who is in it, in which process, and dies of one unit while others are there."""
+
+    def __init__(self, log: Path) -> None:
+        self._log = log
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        row = unpack(batch)
+        self._tell("begin", row.unit.first)
+        time.sleep(0.5)
+        if row.unit.first == CULPRIT and row.tables["requests"]["status"][0].as_py() == "ok":
+            os.kill(os.getpid(), signal.SIGKILL)
+        time.sleep(0.5)
+        self._tell("end", row.unit.first)
+        return pack(row.passed("generate", time.time(), row.tables))
+
+    def _tell(self, what: str, unit: int) -> None:
+        with self._log.open("a") as file:
+            print(what, unit, os.getpid(), file=file, flush=True)
+
+
+def unit(first: int) -> pa.Table:
+    request = dict.fromkeys(REQUESTS.names) | {"arm": 0, "key": f"{first}", "sample": first, "status": "ok"}
+    table = pa.Table.from_pylist([request], schema=REQUESTS)
+    row = UnitRow(Unit(0, first, first + 1, False), {"requests": table})
+    return pack(row)
+
+
+@pytest.mark.timeout(200)
+@pytest.mark.filterwarnings("ignore:.*ray_remote_args")  # as pipeline/flow.py does
+def test_those_that_were_with_the_culprit_are_not_taken_aside(tmp_path):
+    import ray
+    import ray.data
+
+    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers do not find this file
+    start_ray(Cluster(), "cpu")
+    ray.data.DataContext.get_current().enable_progress_bars = False
+    ledger = start_ledger()
+    log = tmp_path / "log"
+    watch = Watch("generate", functools.partial(Deadly, log), ledger)
+    units = ray.data.from_blocks([unit(first) for first in range(8)])
+    made = units.map_batches(
+        watched_actor("generate"),
+        batch_size=1,
+        batch_format="pyarrow",
+        zero_copy_batch=True,
+        fn_constructor_kwargs={"watch": watch},
+        num_cpus=0.6,
+        compute=ray.data.ActorPoolStrategy(size=1, enable_true_multi_threading=True),
+        max_concurrency=4,
+        max_restarts=-1,
+        max_task_retries=-1,
+    )
+    rows = sorted(
+        (row for batch in made.iter_batches(batch_size=1, batch_format="pyarrow") for row in [unpack(batch)]),
+        key=lambda row: row.unit.first,
+    )
+    assert [row.unit.first for row in rows] == list(range(8))
+    statuses = [row.tables["requests"]["status"][0].as_py() for row in rows]
+    assert statuses == ["failed" if first == CULPRIT else "ok" for first in range(8)]
+    assert "died of SIGKILL on this sample alone" in rows[CULPRIT].tables["requests"]["error"][0].as_py()
+    lines = [line.split() for line in log.read_text().splitlines()]
+    begun = [int(first) for what, first, _ in lines if what == "begin"]
+    # twice in an actor (in company, then without), twice in processes aside (the unit, then its sample), and
+    # once more as what is written in its place
+    assert begun.count(CULPRIT) == 5
+    for first in set(range(8)) - {CULPRIT}:
+        assert begun.count(first) <= 2, lines  # once in bad company, and again
+    assert most_at_once(lines) == 4
+
+
+def most_at_once(lines: list[list[str]]) -> int:
+    """How many units one process had at once."""
+    inside: dict[str, set[str]] = {}
+    most = 0
+    for what, first, pid in lines:
+        here = inside.setdefault(pid, set())
+        here.add(first) if what == "begin" else here.discard(first)
+        most = max(most, len(here))
+    return most
+
+
+def test_a_gate_lets_many_in_or_one():
+    gate, inside, seen = Gate(), [], []
+
+    def enter(way, name):
+        with way():
+            inside.append(name)
+            time.sleep(0.02)
+            seen.append(frozenset(inside))
+            inside.remove(name)
+
+    ways = [gate.together, gate.together, gate.together, gate.alone] * 6
+    threads = [threading.Thread(target=enter, args=(way, number)) for number, way in enumerate(ways)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(timeout=20)
+    assert len(seen) == len(ways)
+    loners = {number for number in range(len(ways)) if number % 4 == 3}
+    assert all(len(here) == 1 for here in seen if here & loners)
+    assert max(map(len, seen)) > 1

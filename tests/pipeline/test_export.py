@@ -1,0 +1,98 @@
+"""Exports hold the answers of the output, in its order, in forms that others read."""
+
+import json
+
+import pyarrow.dataset as ds
+import pyarrow.parquet as pq
+import pytest
+import webdataset
+from quick import HERE, quick_answer
+from tars import jpeg, write_members, write_tar
+
+from pipeline.errors import ConfigError
+from pipeline.export import Export, _members, export
+from pipeline.schema import PREDICTIONS
+from pipeline.sources.base import Sample
+from pipeline.sources.webdataset import WebDataset
+
+
+@pytest.fixture
+def output(tmp_path):
+    """Two shards; the second has a sample without an image."""
+    write_tar(tmp_path / "in" / "a.tar", 5, questions=2)
+    asked = b'{"question": "what?"}'
+    write_members(tmp_path / "in" / "b.tar", [("x.jpg", jpeg(1)), ("x.json", asked), ("y.json", asked)])
+    quick_answer(WebDataset(path=str(tmp_path / "in")), tmp_path / "out", unit_samples=2)
+    return tmp_path / "out"
+
+
+def rows_of(output, *statuses):
+    rows = pq.read_table(output / "data").sort_by("key").to_pylist()
+    return [row for row in rows if row["status"] in (statuses or ("ok",))]
+
+
+def test_llava_has_a_line_a_sample_and_two_turns_a_question(output, tmp_path):
+    assert export(Export(output=str(output), to=str(tmp_path / "a.jsonl")), HERE) == len(rows_of(output)) > 6
+    lines = [json.loads(line) for line in (tmp_path / "a.jsonl").read_text().splitlines()]
+    turns = [turn for line in lines for turn in line["conversations"]]
+    told = [(row["question"], row["prediction"]) for row in rows_of(output)]
+    assert [turn["value"].removeprefix("<image>\n") for turn in turns] == [
+        text for pair in told for text in pair
+    ]
+    assert [turn["from"] for turn in turns] == ["human", "gpt"] * len(told)
+    assert all(line["conversations"][0]["value"].startswith("<image>\n") for line in lines)
+    assert len(lines) == len({row["sample_key"] for row in rows_of(output)})
+
+
+def test_webdataset_has_the_images_as_they_came(output, tmp_path):
+    count = export(Export(output=str(output), to=str(tmp_path / "tars"), format="webdataset"), HERE)
+    tars = sorted(map(str, (tmp_path / "tars").iterdir()))
+    found = list(webdataset.WebDataset(tars, shardshuffle=False, empty_check=False))
+    answers = [answer for sample in found for answer in json.loads(sample["json"])["answers"]]
+    assert [answer["key"] for answer in answers] == [row["key"] for row in rows_of(output)]
+    assert len(answers) == count
+    assert {len(json.loads(sample["json"])["answers"]) for sample in found if "txt" in sample} == {1}
+    assert (found[0]["jpg"], found[-1]["jpg"]) == (jpeg(0), jpeg(1))
+    again = WebDataset(path=str(tmp_path / "tars"))
+    (shard, _) = again.shards(again.entries(HERE), HERE)
+    assert sum(1 for _ in again.samples(shard, HERE, lambda _: 1)) == 5
+
+
+def test_a_name_with_dots_is_one_sample():
+    sample = Sample(key="v1.0/cat.large.png", position=0, image=b"\x89PNG...")
+    rows = [{"key": "k", "question_id": "0", "question": "what?", "prediction": "a cat"}]
+    named = dict(_members(sample, rows))
+    assert list(named) == ["v1.0/cat_large.png", "v1.0/cat_large.json", "v1.0/cat_large.txt"]
+    assert json.loads(named["v1.0/cat_large.json"])["sample_key"] == "v1.0/cat.large.png"
+
+
+def test_parquet_is_partitioned(output, tmp_path):
+    asked = Export(
+        output=str(output),
+        to=str(tmp_path / "rows"),
+        format="parquet",
+        statuses=["ok", "bad_sample"],
+        partition_by=["status"],
+    )
+    assert export(asked, HERE) == len(rows_of(output, "ok", "bad_sample"))
+    assert {place.name for place in (tmp_path / "rows").iterdir()} == {"status=ok", "status=bad_sample"}
+    table = ds.dataset(tmp_path / "rows", partitioning="hive").to_table().select(PREDICTIONS.names)
+    assert table.sort_by("key").to_pylist() == rows_of(output, "ok", "bad_sample")
+
+
+def test_what_is_wrong_is_told(output, tmp_path):
+    def refused(reason, error=ConfigError, **given):
+        with pytest.raises(error, match=reason):
+            export(Export(**{"output": str(output), "to": str(tmp_path / "to"), **given}), HERE)
+
+    refused("'coco' is none of", format="coco")
+    refused("statuses: 'fine' is none of", statuses=["fine"])
+    refused("there is no column 'colour'", format="parquet", partition_by=["colour"])
+    refused("partition_by needs format=parquet", partition_by=["status"])
+    refused("is no output of Trimline", output=str(tmp_path / "in"))
+    refused("there is something at", to=str(output), format="parquet")
+    refused(
+        "its image is no longer in|breaks off|No such file", Exception, source="/nowhere", format="webdataset"
+    )
+    next((output / "data").glob("*-end.parquet")).unlink()
+    refused("is not finished")

@@ -1,0 +1,73 @@
+"""Fixtures of the tests that need vLLM, which has an environment of its own: `make test-vllm`."""
+
+import json
+import random
+import shutil
+from pathlib import Path
+
+import pytest
+
+TEMPLATE = (
+    "A chat between a curious human and an artificial intelligence assistant. The assistant gives helpful, "
+    "detailed, and polite answers to the human's questions. USER: <image>\n{question} ASSISTANT:"
+)
+NEW_TOKENS = 24
+WIDTH = 64  # of the random checkpoint's vision tower
+KEPT = (1, 2, 7, 30, 64, 122, 200, 350, 576)
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    from pipeline.engines.vllm import installed
+
+    if not installed():
+        pytest.skip("vLLM is not installed here: make test-vllm")
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The random LLaVA with three heads of 32 instead of four of 24, which vLLM's CPU kernels do not have."""
+    from pipeline.demo import random_checkpoint
+
+    folder = tmp_path_factory.mktemp("checkpoint") / "random"
+    random_checkpoint.make(folder)
+    shutil.copytree(folder / "llava", folder / "three")
+    file = folder / "three" / "config.json"
+    config = json.loads(file.read_bytes())
+    config["text_config"] |= {"num_attention_heads": 3, "num_key_value_heads": 3, "head_dim": 32}
+    file.write_text(json.dumps(config))
+    return folder / "three"
+
+
+@pytest.fixture(scope="session")
+def model(checkpoint: Path):
+    from pipeline.config import Model
+
+    return Model(name="random", path=str(checkpoint), clip=str(checkpoint), template=TEMPLATE)
+
+
+@pytest.fixture(scope="session")
+def requests() -> list:
+    """63 requests of 1 to 576 visual tokens, with questions of 1 to 40 words."""
+    import torch
+
+    from pipeline.engines.base import Request
+
+    numbers, noise = random.Random(0), torch.Generator().manual_seed(0)
+    words = ["what", "color", "is", "the", "cup", "on", "a", "table", "near", "two", "people", "in", "there"]
+    found = []
+    for kept in KEPT * 7:
+        question = " ".join(numbers.choices(words, k=numbers.randint(1, 40)))
+        tokens_KD = torch.randn(kept, WIDTH, generator=noise)
+        found.append(Request(TEMPLATE.format(question=question), tokens_KD))
+    numbers.shuffle(found)
+    return found
+
+
+@pytest.fixture(scope="session")
+def expected(model, requests) -> list:
+    """What the transformers engine answers."""
+    from pipeline.config import Decoding
+    from pipeline.engines.transformers import Transformers
+
+    engine = Transformers(max_batch=16).load(model, Decoding(max_new_tokens=NEW_TOKENS), device="cpu", seed=0)
+    return engine.generate(requests)
