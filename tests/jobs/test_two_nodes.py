@@ -42,7 +42,7 @@ class Place:
         (self.code / "own" / "reducer" / "middle.yaml").write_text("_target_: trim.middle.Middle\nside: 4\n")
         fs, _ = self.storage.open(f"s3://{BUCKET}")
         fs.put(str(write_tar(folder / "in.tar", 24, questions=2)), f"{BUCKET}/in/a.tar")
-        fs.put(str(write_tar(folder / "long.tar", 160, questions=2)), f"{BUCKET}/long/a.tar")
+        fs.put(str(write_tar(folder / "long.tar", 400, questions=2)), f"{BUCKET}/long/a.tar")
 
     def start(self, output: str, *overrides: str, source: str = "in"):
         """`trimline annotate` by the user's copy."""

@@ -62,8 +62,8 @@ def test_a_name_with_dots_is_one_sample():
     sample = Sample(key="v1.0/cat.large.png", position=0, image=b"\x89PNG...")
     rows = [{"key": "k", "question_id": "0", "question": "what?", "prediction": "a cat"}]
     named = dict(_members(sample, rows))
-    assert list(named) == ["v1.0/cat_large.png", "v1.0/cat_large.json", "v1.0/cat_large.txt"]
-    assert json.loads(named["v1.0/cat_large.json"])["sample_key"] == "v1.0/cat.large.png"
+    assert list(named) == ["v1.0/cat_large_png.png", "v1.0/cat_large_png.json", "v1.0/cat_large_png.txt"]
+    assert json.loads(named["v1.0/cat_large_png.json"])["sample_key"] == "v1.0/cat.large.png"
 
 
 def test_parquet_is_partitioned(output, tmp_path):
