@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.config import require
 from pipeline.errors import ConfigError
+from pipeline.models.kinds import Kind
 
 if TYPE_CHECKING:
     from trim import Reducer
@@ -29,6 +30,17 @@ class Arm:
     def reads_request(self) -> bool:
         """Whether the reduction depends on the question, not on the image alone."""
         return self.budget_of is not None or bool(self.reducer.needs & {"text", "identity", "budget"})
+
+
+def require_fields(arms: Sequence[Arm], kind: Kind) -> None:
+    """Refuse reducers that read what the vision tower cannot give. Raises ConfigError, naming the first."""
+    for arm in arms:
+        lacking = sorted(arm.reducer.needs & kind.lacks)
+        require(
+            not lacking,
+            f"reducer {type(arm.reducer).__name__} (arm {arm.name}) reads {', '.join(lacking)}, which the "
+            f"vision tower of a {kind.name} model does not have",
+        )
 
 
 def reduction_order(arms: Sequence[Arm]) -> list[int]:

@@ -6,11 +6,12 @@ from functools import cached_property
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
-from pipeline.arms import Arm, reduction_order
+from pipeline.arms import Arm, reduction_order, require_fields
 from pipeline.config import fingerprint_fields
 from pipeline.errors import ConfigError
 from pipeline.manifest import Manifest, agree, make_manifest
 from pipeline.models.checkpoint import Geometry
+from pipeline.models.kinds import KINDS
 from pipeline.plan import Plan, extend_plan, load_plan, make_plan, require_unchanged, share_plan
 from pipeline.retry import make_room
 from pipeline.stages.read import Pending
@@ -107,6 +108,7 @@ def _check(config: "RunConfig") -> _Checked:
     _require_metrics(config)
     reduction_order(config.arms)
     geometry, counted = _fingerprint(config)
+    require_fields(config.arms, KINDS[geometry.kind])
     _require_unit_fits(config, geometry)
     folders = [f"{output}/{arm.folder}".rstrip("/") for arm in config.arms]
     manifests = [

@@ -23,7 +23,7 @@ from pipeline.demo.score import F1, caption_f1, is_right
 from pipeline.engines.base import Engine, EngineConfig, Request
 from pipeline.imaging import Imaging, decode
 from pipeline.models.checkpoint import check_fit
-from pipeline.models.clip import ClipEncoder
+from pipeline.models.encoder import load_encoder
 from pipeline.models.folders import folders
 from pipeline.models.preprocess import preprocessor_of
 from pipeline.models.prompts import load_projector
@@ -152,12 +152,7 @@ def _encoded(
     """Batches of samples: what is needed of their images per picture, text and identity per request."""
     llava, clip = folders(model)
     preprocess = preprocessor_of(model)
-    encoder = ClipEncoder(
-        clip,
-        feature_layer=check_fit(llava, clip).feature_layer,
-        normalization=preprocess.normalization,
-        needs=needs | {"text"},
-    )
+    encoder = load_encoder(model, check_fit(llava, clip), needs=needs | {"text"}, dtype=torch.float32)
     projector = load_projector(llava, torch.float32) if "embeddings" in needs else None
     for first in range(0, pictures, AT_ONCE):
         stop = min(first + AT_ONCE, pictures)

@@ -31,7 +31,7 @@ from pipeline.engines.base import Engine, EngineConfig, Request
 from pipeline.engines.transformers import Transformers
 from pipeline.engines.transformers_engine import TransformersEngine
 from pipeline.models.checkpoint import check_fit
-from pipeline.models.clip import ClipEncoder
+from pipeline.models.encoder import load_encoder
 from pipeline.models.folders import folders
 from pipeline.models.llava import LanguageModel
 from pipeline.models.preprocess import preprocessor_of
@@ -57,13 +57,7 @@ class Bench:
         llava, clip = folders(model)
         preprocess = preprocessor_of(model)
         self.job, self.geometry = job, check_fit(llava, clip)
-        self.encoder = ClipEncoder(
-            clip,
-            feature_layer=self.geometry.feature_layer,
-            normalization=preprocess.normalization,
-            needs=needs | {"text"},
-            dtype=getattr(torch, model.encode_dtype),
-        )
+        self.encoder = load_encoder(model, self.geometry, needs=needs | {"text"})
         self.language_model = LanguageModel(llava, dtype=getattr(torch, model.generate_dtype))
         decoding = Decoding(max_new_tokens=job.new_tokens)
         self.engine: Engine = (

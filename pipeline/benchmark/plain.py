@@ -17,8 +17,10 @@ from transformers import (
     LlavaForConditionalGeneration,
 )
 
+from pipeline.models.kinds import SIGLIP, kind_of
 from pipeline.models.llava import LanguageModel
 from pipeline.models.loading import load_part
+from pipeline.models.siglip import load_tower
 
 
 class PlainLoop:
@@ -31,7 +33,10 @@ class PlainLoop:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
         with torch.device("meta"):
             model = LlavaForConditionalGeneration(config)
-        tower = load_part(CLIPVisionModelWithProjection, "vision tower", clip, encode_dtype).vision_model
+        if kind_of(config.to_dict()) is SIGLIP:
+            tower = load_tower(folder, encode_dtype)
+        else:
+            tower = load_part(CLIPVisionModelWithProjection, "vision tower", clip, encode_dtype).vision_model
         model.model.vision_tower = tower
         model.model.multi_modal_projector = language_model.projector
         model.model.language_model = language_model.model.model

@@ -7,13 +7,11 @@ from typing import Any
 
 from pipeline.errors import ConfigError
 from pipeline.manifest import Manifest
-from pipeline.models.checkpoint import CLIP_VISION, LLAMA, LLAVA_VISION
 from pipeline.models.folders import HUB_ID, resolve
+from pipeline.models.kinds import language_sizes, vision_sizes
 from pipeline.models.original import is_original
 
 BYTES_OF = {"float32": 4, "bfloat16": 2, "float16": 2}
-# What a text_config leaves out has the library's default: Llama's.
-_LANGUAGE = {**LLAMA, "num_hidden_layers": 32, "num_attention_heads": 32}
 
 
 @dataclass(frozen=True)
@@ -75,8 +73,8 @@ def read_shape(path: str) -> Shape:
 def shape_of_config(config: dict[str, Any]) -> Shape:
     """The shape that the content of a LLaVA's config.json describes."""
     original = is_original(config)  # one flat object
-    language = _LANGUAGE | ((config if original else config.get("text_config")) or {})
-    vision = CLIP_VISION | config["vision_config"] if "vision_config" in config else LLAVA_VISION
+    language = language_sizes(config if original else config.get("text_config"))
+    vision = vision_sizes(config)
     if original:
         vision = vision | {"hidden_size": config.get("mm_hidden_size", vision["hidden_size"])}
     heads = language["num_attention_heads"]

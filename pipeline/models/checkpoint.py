@@ -6,12 +6,14 @@ Reads JSON and the headers of safetensors files only: no torch, no weights, a fe
 import hashlib
 import struct
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from pipeline.errors import ConfigError
+from pipeline.models.kinds import CLIP, Kind, kind_of, language_sizes, vision_sizes
 from pipeline.models.layouts import projector_name, tower_name
 from pipeline.models.tensors import (
     Located,
@@ -33,36 +35,20 @@ SMALL_FILES = (
     "processor_config.json",
     "tokenizer.json",
     "tokenizer.model",
+    "spiece.model",
     "tokenizer_config.json",
     "special_tokens_map.json",
     "added_tokens.json",
     "vocab.json",
     "merges.txt",
 )
-# What a config.json leaves out has the library's default.
-CLIP_VISION = {
-    "hidden_size": 768,
-    "intermediate_size": 3072,
-    "num_hidden_layers": 12,
-    "num_attention_heads": 12,
-    "image_size": 224,
-    "patch_size": 32,
-}
-LLAVA_VISION = {  # of a LLaVA without any vision_config
-    "hidden_size": 1024,
-    "intermediate_size": 4096,
-    "num_hidden_layers": 24,
-    "num_attention_heads": 16,
-    "image_size": 336,
-    "patch_size": 14,
-}
-LLAMA = {"hidden_size": 4096, "max_position_embeddings": 2048}
 _IMAGE_TOKEN_ID = 32000  # of a config.json that does not say
+_NEAR = 0.9  # cosine
 
 
 @dataclass(frozen=True)
 class Geometry:
-    """Shapes of a LLaVA and its CLIP that fit each other."""
+    """Shapes of a LLaVA and its CLIP (or SigLIP) that fit each other."""
 
     image_size: int  # S, pixels a side
     patch_size: int  # pixels a side
@@ -72,6 +58,7 @@ class Geometry:
     language_width: int  # H
     feature_layer: int  # vision layers to run to get what LLaVA projects
     max_positions: int  # of the language model
+    kind: str = CLIP.name  # of the vision tower: one of KINDS
 
 
 def weights_digest(folder: Path) -> str:
@@ -102,49 +89,53 @@ def weights_digest(folder: Path) -> str:
 
 
 def check_fit(llava: Path, clip: Path) -> Geometry:
-    """The geometry of a LLaVA and the CLIP whose vision tower it has.
+    """The geometry of a LLaVA and the CLIP or SigLIP whose vision tower it has.
 
     Raises ConfigError, naming what is wrong, if either is not what it should be, if they have different
     vision towers, or if the LLaVA reads its tower in a way that is not supported.
     """
     llava_config, clip_config = read_config(llava), read_config(clip)
-    _check_kinds(llava, llava_config, clip, clip_config)
-    vision = CLIP_VISION | llava_config["vision_config"] if "vision_config" in llava_config else LLAVA_VISION
-    clip_vision = CLIP_VISION | clip_config.get("vision_config", {})
-    for key in CLIP_VISION:
-        if vision[key] != clip_vision[key]:
+    kind = _check_kinds(llava, llava_config, clip, clip_config)
+    vision, clip_vision = vision_sizes(llava_config), kind.vision | clip_config.get("vision_config", {})
+    for key in kind.vision:
+        cut = kind.tuned and key == "num_hidden_layers" and vision[key] < clip_vision[key]
+        if vision[key] != clip_vision[key] and not cut:
             raise ConfigError(
                 f"vision towers differ: {key} is {vision[key]} in {llava} and {clip_vision[key]} in {clip}"
             )
-    feature_layer = _feature_layer(llava, llava_config, vision["num_hidden_layers"])
-    _check_weights(llava, clip, feature_layer)
-    language = LLAMA | llava_config.get("text_config", {})
+    feature_layer = _feature_layer(llava, llava_config, kind, vision["num_hidden_layers"])
+    _check_weights(llava, clip, kind, feature_layer)
+    language = language_sizes(llava_config.get("text_config"))
     return Geometry(
         image_size=vision["image_size"],
         patch_size=vision["patch_size"],
         num_patches=(vision["image_size"] // vision["patch_size"]) ** 2,
         vision_width=vision["hidden_size"],
-        joint_width=clip_config.get("projection_dim", 512),
+        joint_width=kind.joint_width(clip_config),
         language_width=language["hidden_size"],
         feature_layer=feature_layer,
         max_positions=language["max_position_embeddings"],
+        kind=kind.name,
     )
 
 
-def _check_kinds(llava: Path, llava_config: dict[str, Any], clip: Path, clip_config: dict[str, Any]) -> None:
+def _check_kinds(llava: Path, llava_config: dict[str, Any], clip: Path, clip_config: dict[str, Any]) -> Kind:
+    """The family of the vision tower."""
     if "mm_vision_tower" in llava_config and "vision_config" not in llava_config:
         raise ConfigError(f"{llava} is in the original LLaVA layout, not in that of Hugging Face")
-    for folder, config, kind in ((llava, llava_config, "llava"), (clip, clip_config, "clip")):
-        found = config.get("model_type")
-        if found != kind:
-            blind = kind == "llava" and not any("vision" in key for key in config)
-            more = ", and there is nothing of a vision tower in its config.json: text alone" if blind else ""
-            raise ConfigError(f"{folder} is no {kind} checkpoint: its model_type is {found!r}{more}")
+    if (found := llava_config.get("model_type")) != "llava":
+        blind = not any("vision" in key for key in llava_config)
+        more = ", and there is nothing of a vision tower in its config.json: text alone" if blind else ""
+        raise ConfigError(f"{llava} is no llava checkpoint: its model_type is {found!r}{more}")
+    kind = kind_of(llava_config, llava)
+    if (found := clip_config.get("model_type")) != kind.name:
+        raise ConfigError(f"{clip} is no {kind.name} checkpoint: its model_type is {found!r}")
     if not any((llava / name).is_file() for name in ("tokenizer.json", "tokenizer.model")):
         raise ConfigError(f"{llava} lacks a tokenizer (tokenizer.json or tokenizer.model)")
-    if not any((clip / name).is_file() for name in ("tokenizer.json", "vocab.json")):
-        raise ConfigError(f"{clip} lacks a tokenizer (tokenizer.json, or vocab.json and merges.txt)")
+    if not any((clip / name).is_file() for name in kind.tokenizers):
+        raise ConfigError(f"{clip} lacks a tokenizer ({' or '.join(kind.tokenizers)})")
     _check_image_token(llava, llava_config)
+    return kind
 
 
 def _check_image_token(folder: Path, config: dict[str, Any]) -> None:
@@ -175,11 +166,12 @@ def _added_tokens(folder: Path) -> dict[str, int]:
     return found | {entry["content"]: entry["id"] for entry in whole.get("added_tokens", [])}
 
 
-def _feature_layer(folder: Path, config: dict[str, Any], num_layers: int) -> int:
+def _feature_layer(folder: Path, config: dict[str, Any], kind: Kind, num_layers: int) -> int:
     strategy = config.get("vision_feature_select_strategy", "default")
-    if strategy != "default":
+    if strategy != kind.strategy:
         raise ConfigError(
-            f"{folder}: vision_feature_select_strategy {strategy!r} is not supported, only 'default'"
+            f"{folder}: vision_feature_select_strategy {strategy!r} is not supported, only {kind.strategy!r} "
+            f"with a vision tower of {kind.name}"
         )
     layer = config.get("vision_feature_layer", -2)
     if not isinstance(layer, int):
@@ -190,10 +182,11 @@ def _feature_layer(folder: Path, config: dict[str, Any], num_layers: int) -> int
     return resolved
 
 
-def _check_weights(llava: Path, clip: Path, feature_layer: int) -> None:
+def _check_weights(llava: Path, clip: Path, kind: Kind, feature_layer: int) -> None:
     """Compare two tiny tensors of the towers: one at their start, one in the last layer that is read.
 
-    A LLaVA in the original layout may leave its tower out: it is then that of the CLIP that it names.
+    They are equal but for rounding or, where towers are tuned, near each other. A LLaVA in the original
+    layout may leave its tower out: it is then that of the CLIP that it names.
     """
     tensors = locate(llava)
     if not any(projector_name(name) for name in tensors):
@@ -201,15 +194,26 @@ def _check_weights(llava: Path, clip: Path, feature_layer: int) -> None:
     llava_tower, clip_tower = _tower(tensors), _tower(locate(clip))
     if not llava_tower and "mm_vision_tower" in read_config(llava):
         llava_tower = clip_tower
-    for name in ("embeddings.class_embedding", f"encoder.layers.{feature_layer - 1}.mlp.fc2.bias"):
+    for name in (kind.landmark, f"encoder.layers.{feature_layer - 1}.mlp.fc2.bias"):
         for folder, tower in ((llava, llava_tower), (clip, clip_tower)):
             if name not in tower:
                 raise ConfigError(f"{folder} holds no vision tower weights ({name} is missing)")
         ours, our_rounding = read_tensor(llava_tower[name])
         theirs, their_rounding = read_tensor(clip_tower[name])
-        allowed = max(our_rounding, their_rounding) * np.abs(theirs) + 1e-7  # float16's smallest steps
-        if ours.shape != theirs.shape or (np.abs(ours - theirs) > allowed).any():
+        alike = _near if kind.tuned else partial(_equal, rounding=max(our_rounding, their_rounding))
+        if ours.shape != theirs.shape or not alike(ours, theirs):
             raise ConfigError(f"the vision tower in {llava} is not that of {clip}: {name} differs")
+
+
+def _equal(ours: np.ndarray, theirs: np.ndarray, rounding: float) -> bool:
+    allowed = rounding * np.abs(theirs) + 1e-7  # float16's smallest steps
+    return bool((np.abs(ours - theirs) <= allowed).all())
+
+
+def _near(ours: np.ndarray, theirs: np.ndarray) -> bool:
+    """Whether training may have made one of the other; towers trained apart are about orthogonal."""
+    lengths = float(np.linalg.norm(ours) * np.linalg.norm(theirs))
+    return float(np.vdot(ours, theirs)) >= _NEAR * lengths
 
 
 def _tower(tensors: dict[str, Located]) -> dict[str, Located]:

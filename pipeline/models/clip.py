@@ -4,8 +4,8 @@ Legend: B images or texts, S pixels a side, C channels, N patches, D vision widt
 """
 
 import copy
-from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,14 +14,14 @@ from transformers import AutoTokenizer, CLIPTextModelWithProjection, CLIPVisionM
 from pipeline.models.attention import LastLayer, Tap, single_head_attention
 from pipeline.models.loading import load_part
 from pipeline.models.preprocess import Normalization
+from pipeline.models.towers import Towers
 
 OWN_LAYER = frozenset({"cls_attention", "head_mean_keys"})
 LAST_LAYER = frozenset({"last_cls_attention", "last_keys"})
 IMAGE_FIELDS = frozenset({"patches", "metric", "cls"}) | OWN_LAYER | LAST_LAYER
-TEXTS_AT_ONCE = 256
 
 
-class ClipEncoder:
+class ClipEncoder(Towers):
     """Both towers of a CLIPModel checkpoint; the vision tower ends at the layer LLaVA reads.
 
     Args:
@@ -45,10 +45,8 @@ class ClipEncoder:
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
     ):
-        self.device = torch.device(device)
-        self.normalization = normalization
         vision = load_part(CLIPVisionModelWithProjection, "vision tower", folder, torch.float32)
-        self.joint_width: int = vision.config.projection_dim
+        super().__init__(normalization, vision.config.projection_dim, device)
         tower = vision.vision_model
         layers = tower.encoder.layers
         tower.encoder.layers = layers[:feature_layer]
@@ -59,14 +57,13 @@ class ClipEncoder:
         tapped = OWN_LAYER if len(after) else OWN_LAYER | LAST_LAYER
         self._tap = Tap(layers[feature_layer - 1].self_attn) if needs & tapped else None
         self._last = LastLayer(after) if needs & LAST_LAYER and len(after) else None
-        self._mean_C = torch.tensor(normalization.mean, device=self.device)
-        self._std_C = torch.tensor(normalization.std, device=self.device)
         if "text" in needs:
             text = load_part(CLIPTextModelWithProjection, "text tower", folder, torch.float32)
             self._text_head = text.text_projection.to(self.device)
             self._text_tower = text.text_model.to(self.device, dtype)
-            self._tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-            self._max_tokens: int = text.config.max_position_embeddings
+            tokenizer: Any = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+            ends = [tokenizer.bos_token_id], [tokenizer.eos_token_id]
+            self._read_texts(tokenizer, text.config.max_position_embeddings, *ends)
 
     @torch.inference_mode()
     def encode_images(self, pixels_BSSC: Tensor, needs: frozenset[str]) -> dict[str, Tensor]:
@@ -104,37 +101,8 @@ class ClipEncoder:
         """Patches in the joint space: float32 [B, N, P]."""
         return self._vision_head(patches_BND.float())
 
-    @torch.inference_mode()
-    def encode_texts(self, texts: Sequence[str], *, windows: bool = False) -> Tensor:
-        """CLIP's text_embeds, not normalised: float32 [B, P] on the encoder's device.
-
-        A text is cut at the tower's positions (77 tokens, the end token among them); with `windows` it is
-        split there instead, and the mean of its pieces' embeddings given. The encoder must have been made
-        with "text" in its `needs`.
-        """
-        pieces = [self._pieces(text, windows) for text in texts]
-        every = [piece for several in pieces for piece in several]
-        chunks = [torch.empty(0, self.joint_width, device=self.device)]
-        for first in range(0, len(every), TEXTS_AT_ONCE):
-            tokens = self._tokenizer.pad(
-                {"input_ids": every[first : first + TEXTS_AT_ONCE]}, padding=True, return_tensors="pt"
-            ).to(self.device)
-            pooled = self._text_tower(tokens.input_ids, attention_mask=tokens.attention_mask).pooler_output
-            chunks.append(self._text_head(pooled.float()))
-        embeds_BP = torch.cat(chunks)
-        if len(every) == len(texts):
-            return embeds_BP
-        return torch.stack([part.mean(0) for part in embeds_BP.split([len(several) for several in pieces])])
-
-    def _pieces(self, text: str, windows: bool) -> list[list[int]]:
-        """A text's token ids between start and end token, in one piece or in as many as it takes."""
-        room = self._max_tokens - 2
-        ids = self._tokenizer(text, add_special_tokens=False)["input_ids"]
-        stop = len(ids) if windows else room
-        parts = [ids[at : at + room] for at in range(0, max(1, min(len(ids), stop)), room)]
-        return [[self._tokenizer.bos_token_id, *part, self._tokenizer.eos_token_id] for part in parts]
-
-    def normalize(self, pixels_BSSC: Tensor) -> Tensor:
-        """pixel_values [B, C, S, S] float32; uint8 crosses to the device, a quarter of the bytes."""
-        values = pixels_BSSC.to(self.device, non_blocking=True).float() * self.normalization.rescale_factor
-        return ((values - self._mean_C) / self._std_C).permute(0, 3, 1, 2)
+    def _embed(self, pieces: list[list[int]]) -> Tensor:
+        """CLIP's text_embeds."""
+        tokens = self._tokenizer.pad({"input_ids": pieces}, padding=True, return_tensors="pt").to(self.device)
+        pooled = self._text_tower(tokens.input_ids, attention_mask=tokens.attention_mask).pooler_output
+        return self._text_head(pooled.float())

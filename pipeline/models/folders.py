@@ -9,7 +9,7 @@ from pipeline.errors import ConfigError
 from pipeline.models.tensors import WEIGHTS, read_config
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
-HUB_FILES = ["*.json", "*.safetensors", "*.txt", "tokenizer.model"]
+HUB_FILES = ["*.json", "*.safetensors", "*.txt", "tokenizer.model", "spiece.model"]
 
 
 def folders(model: Model) -> tuple[Path, Path]:

@@ -9,6 +9,7 @@ from pipeline.compare.shape import BYTES_OF, shape_of_config
 from pipeline.config import Model
 from pipeline.errors import ConfigError
 from pipeline.memory import available
+from pipeline.models.kinds import kind_of
 from pipeline.models.layouts import language_name, projector_name, tower_name
 from pipeline.models.tensors import locate, read_config
 
@@ -36,8 +37,11 @@ def of_generate(llava: Path, dtype: str, cache_bytes: int = 0) -> Footprint:
 
 
 def of_encode(llava: Path, clip: Path, needs: frozenset[str]) -> Footprint:
-    """CLIP's towers as they are loaded, in float32, and the projector if a reducer reads embeddings."""
-    count = _count(clip, lambda name: tower_name(name) is not None or name.startswith("visual_projection."))
+    """The towers as they are loaded, in float32, and the projector if a reducer reads embeddings."""
+    if kind_of(read_config(llava)).tuned:
+        count = _count(llava, tower_name) + _count(clip, lambda name: name.startswith("vision_model.head."))
+    else:
+        count = _count(clip, lambda name: tower_name(name) or name.startswith("visual_projection."))
     if "text" in needs:
         count += _count(clip, lambda name: name.startswith("text_"))
     if "embeddings" in needs:

@@ -19,6 +19,8 @@ LANGUAGE_KEYS = {
     r"^model\.language_model\.": "model.",
 }
 _LANGUAGE = re.compile(r"(?:model\.(?:embed_tokens|layers|norm)|lm_head)\.")
+# The same of its vision tower.
+TOWER_KEYS = {r"^(?:model\.)?(?:vision_tower\.){1,2}(?:vision_model\.)?": ""}
 _TOWER = re.compile(
     r"^(?:model\.)?(?:(?:vision_tower\.){1,2}(?:vision_model\.)?|vision_model\.)"
     r"(?=embeddings\.|pre_layrnorm\.|encoder\.|post_layernorm\.)"

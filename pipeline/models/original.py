@@ -15,7 +15,7 @@ from typing import Any
 
 from pipeline.demo.names import cache_folder, made_once
 from pipeline.errors import ConfigError
-from pipeline.models.checkpoint import CLIP_VISION
+from pipeline.models.kinds import CLIP
 from pipeline.models.llama_tokenizer import TOKENIZER_FILES, write_tokenizer
 from pipeline.models.tensors import INDEX, read_config, weight_files
 
@@ -92,7 +92,7 @@ def translated(folder: Path, clip: Path) -> dict[str, Any]:
         )
     for key in _UNSUPPORTED:
         _require_supported(folder, config, key)
-    vision = CLIP_VISION | clip_config.get("vision_config", {})
+    vision = CLIP.vision | clip_config.get("vision_config", {})
     _require_clip(folder, config, clip, vision)
     feature = config.get("mm_vision_select_feature", "patch")
     if feature not in _FEATURES:

@@ -32,9 +32,9 @@ class Preprocessor:
     """The resizing and cropping of a checkpoint's own image processor, in its Pillow version.
 
     Always the Pillow version, torchvision or not: the two differ in their rounding. CLIP's processor, the
-    one of LLaVA-1.5, and LLaVA's own, which may pad, are done here in calls of Pillow, bit for bit as
-    transformers does it: a decoding worker would need seconds and 300 MB to import that. Any other
-    processor is the library's own.
+    one of LLaVA-1.5, LLaVA's own, which may pad, and SigLIP's, which stretches images to squares, are done
+    here in calls of Pillow, bit for bit as transformers does it: a decoding worker would need seconds and
+    300 MB to import that. Any other processor is the library's own.
 
     Args:
         folder: of a LLaVA or a CLIP.
@@ -45,9 +45,12 @@ class Preprocessor:
 
     def __init__(self, folder: Path, pad: bool = False):
         settings = settings_of(folder)
-        side = _clip_side(settings)
+        side, self._stretches = _clip_side(settings), False
         if pad and side is None:
             raise ConfigError(f"{folder}: only CLIP's image processor can be given squares with padding")
+        if side is None and (side := _siglip_side(settings)) is not None:
+            self._stretches = True
+            settings = {"image_mean": (0.5,) * 3, "image_std": (0.5,) * 3} | settings
         if side is not None:
             self.image_size = side
             self._resample = Image.Resampling(settings.get("resample", Image.Resampling.BICUBIC))
@@ -72,12 +75,14 @@ class Preprocessor:
         self._background = tuple(int(255 * mean) for mean in self.normalization.mean) if padded else None
 
     def __call__(self, rgb: Image.Image) -> np.ndarray:
-        """Resize and crop an RGB image: uint8 [S, S, 3].
+        """Resize an RGB image and crop it, if the processor does: uint8 [S, S, 3].
 
         What lies beyond an aspect ratio of 16 is cut off before resizing, not after it: a processor that
         scales the short edge to S pixels would make hundreds of megabytes of a picture of 20000 x 10. Where
         the image is padded, one with more than 8192 pixels a side is first scaled down by a whole number.
         """
+        if self._stretches:
+            return np.array(rgb.resize((self.image_size, self.image_size), self._resample))
         image = _within_ratio(rgb)
         if self._library is None:
             if self._background is not None:
@@ -129,6 +134,15 @@ def _clip_side(settings: dict[str, Any]) -> int | None:
     ):
         return None
     return edge if isinstance(edge, int) and crop in (edge, square) else None
+
+
+def _siglip_side(settings: dict[str, Any]) -> int | None:
+    """S, if this is SigLIP's processor: width and height both scaled to S, whatever they were."""
+    size = settings.get("size")
+    edge = size.get("height") if isinstance(size, dict) else None
+    plain = settings.get("do_resize", True) and not (settings.get("do_center_crop") or settings.get("do_pad"))
+    square = isinstance(edge, int) and size == {"height": edge, "width": edge}
+    return edge if _kind(settings).startswith("SiglipImage") and plain and square else None
 
 
 def resize_and_crop(image: Image.Image, side: int, resample: Image.Resampling) -> Image.Image:

@@ -17,7 +17,7 @@ from transformers.models.llava.modeling_llava import LlavaMultiModalProjector
 from pipeline.errors import ConfigError
 from pipeline.models.checkpoint import IMAGE_TOKEN
 from pipeline.models.layouts import projector_name
-from pipeline.models.loading import refuse_gaps
+from pipeline.models.loading import fill
 from pipeline.models.tensors import weight_files
 
 _TABLE = "embed_tokens.weight"
@@ -93,21 +93,9 @@ class Prompts:
 def load_projector(folder: Path, dtype: torch.dtype) -> nn.Module:
     """What makes visual tokens [..., D] embeddings [..., H] of the language model; nothing else is read."""
     config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-    weights = {}
-    for file in weight_files(folder):
-        with safe_open(file, framework="pt") as tensors:
-            for name in tensors.keys():  # noqa: SIM118 - not a dict
-                if (short := projector_name(name)) is not None:
-                    weights[short] = tensors.get_tensor(name).to(dtype)
     with torch.device("meta"):
         projector = LlavaMultiModalProjector(config)
-    expected = projector.state_dict()
-    mismatched = {
-        name for name in expected if name in weights and weights[name].shape != expected[name].shape
-    }
-    refuse_gaps(folder, "projector", set(expected) - set(weights), mismatched)
-    projector.load_state_dict({name: weights[name] for name in expected}, assign=True)
-    return projector.eval().requires_grad_(False)
+    return fill(projector, "projector", folder, projector_name, dtype)
 
 
 def load_table(folder: Path) -> nn.Embedding:

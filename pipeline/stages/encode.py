@@ -67,8 +67,7 @@ class Encode:
         suffix: str = "",
     ) -> None:
         started = time.perf_counter()
-        from pipeline.models.clip import ClipEncoder
-        from pipeline.models.preprocess import preprocessor_of
+        from pipeline.models.encoder import load_encoder
 
         use_threads(threads)
         self._arms, self._geometry = arms, geometry
@@ -77,21 +76,13 @@ class Encode:
         self._needs = frozenset().union(*(arm.reducer.needs for arm in arms))
         self._batch_size = model.encode_batch_size
         self._device = torch_device(device)
-        llava, clip = folders(model)
-        self._encoder = ClipEncoder(
-            clip,
-            feature_layer=geometry.feature_layer,
-            device=self._device,
-            dtype=getattr(torch, model.encode_dtype),
-            needs=self._needs,
-            normalization=preprocessor_of(model).normalization,
-        )
+        self._encoder = load_encoder(model, geometry, needs=self._needs, device=self._device)
         self._projector = None
         if "embeddings" in self._needs:
             from pipeline.models.prompts import load_projector
 
             dtype = getattr(torch, model.encode_dtype)
-            self._projector = load_projector(llava, dtype).to(self._device)
+            self._projector = load_projector(folders(model)[0], dtype).to(self._device)
         self._startup_s = time.perf_counter() - started
 
     @torch.inference_mode()

@@ -101,7 +101,7 @@ def test_texts_are_the_librarys_text_embeds(random_checkpoint, encoder, referenc
 def test_a_text_does_not_depend_on_its_batch(encoder, monkeypatch):
     alone = torch.cat([encoder.encode_texts([text]) for text in TEXTS])
     torch.testing.assert_close(encoder.encode_texts(TEXTS), alone, rtol=1e-4, atol=1e-5)
-    monkeypatch.setattr("pipeline.models.clip.TEXTS_AT_ONCE", 2)
+    monkeypatch.setattr("pipeline.models.towers.TEXTS_AT_ONCE", 2)
     torch.testing.assert_close(encoder.encode_texts(TEXTS), alone, rtol=1e-4, atol=1e-5)
     assert encoder.encode_texts([]).shape == (0, 32)
 

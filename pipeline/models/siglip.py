@@ -1,0 +1,112 @@
+"""SigLIP as the encode stage needs it: the patches of one layer, and the space in which TRIM compares.
+
+Its towers have no CLS token and no projection (arXiv 2303.15343). An image's embedding is what a head gives
+that pools all patches by attention; a patch's is what the same head gives of that patch alone.
+
+Legend: B images or texts, N patches, D vision width, P joint width, L positions of the text tower.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoTokenizer, SiglipTextModel, SiglipVisionModel
+from transformers.models.siglip.modeling_siglip import SiglipMultiheadAttentionPoolingHead
+
+from pipeline.models.layouts import TOWER_KEYS
+from pipeline.models.loading import fill, load_part
+from pipeline.models.preprocess import Normalization
+from pipeline.models.towers import Towers
+
+_HEAD = "vision_model."  # where the head and the norm before it lie in a SiglipModel
+
+
+class SiglipEncoder(Towers):
+    """A LLaVA's own vision tower, with the pooling head and the text tower of the SigLIP it was made of.
+
+    Args:
+        folder: a SiglipModel checkpoint.
+        tower: the LLaVA checkpoint, whose training may have gone on with its vision tower.
+        feature_layer: vision layers to run (`Geometry.feature_layer`); those after it are dropped.
+        normalization: makes pixel_values of pixels (`Preprocessor.normalization`).
+        needs: the fields of VisualTokens that will be asked for; without "text" the text tower stays out.
+        device, dtype: of the towers. Norm, head and the text's last projection are float32 whatever the
+            dtype, as CLIP's projections are.
+
+    Raises ConfigError if weights are missing.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        tower: Path,
+        feature_layer: int,
+        normalization: Normalization,
+        needs: frozenset[str] = frozenset({"metric", "text"}),
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+    ):
+        config: Any = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        super().__init__(normalization, config.vision_config.hidden_size, device)
+        vision = load_tower(tower, torch.float32)
+        vision.encoder.layers = vision.encoder.layers[:feature_layer]
+        vision.post_layernorm = nn.Identity()  # LLaVA reads what is before it
+        self._vision_tower = vision.to(self.device, dtype)
+        self._head = _load_head(folder, config.vision_config).to(self.device)
+        if "text" in needs:
+            text = load_part(SiglipTextModel, "text tower", folder, torch.float32)
+            self._text_head = text.head.to(self.device)
+            text.head = nn.Identity()
+            self._text_tower = text.to(self.device, dtype)
+            tokenizer: Any = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+            self._max_tokens: int = text.config.max_position_embeddings
+            self._read_texts(tokenizer, self._max_tokens, [], [tokenizer.eos_token_id])
+
+    @torch.inference_mode()
+    def encode_images(self, pixels_BSSC: Tensor, needs: frozenset[str]) -> dict[str, Tensor]:
+        """`patches` [B, N, D]: hidden_states[feature_layer]; `metric` [B, N, P] float32, if needed.
+
+        See `Towers.encode_images`.
+        """
+        patches_BND = self._vision_tower(pixel_values=self.normalize(pixels_BSSC)).last_hidden_state
+        return {"patches": patches_BND} | ({"metric": self.metric(patches_BND)} if "metric" in needs else {})
+
+    @torch.inference_mode()
+    def metric(self, patches_BND: Tensor) -> Tensor:
+        """Each patch alone through norm and pooling head: float32 [B, N, P].
+
+        Attention over one token gives its value whatever the query, so neither query nor key is computed.
+        """
+        normed_BND = self._head["post_layernorm"](patches_BND.float())
+        head = self._head["head"]
+        weight_DD, bias_D = (
+            x.chunk(3)[2] for x in (head.attention.in_proj_weight, head.attention.in_proj_bias)
+        )
+        pooled_BND = head.attention.out_proj(nn.functional.linear(normed_BND, weight_DD, bias_D))
+        return pooled_BND + head.mlp(head.layernorm(pooled_BND))
+
+    def _embed(self, pieces: list[list[int]]) -> Tensor:
+        """SigLIP's text embeddings: read at the last of L positions, padded up to there, without a mask."""
+        padding: int = self._tokenizer.pad_token_id
+        ids_BL = [piece + [padding] * (self._max_tokens - len(piece)) for piece in pieces]
+        pooled = self._text_tower(torch.tensor(ids_BL, device=self.device)).pooler_output
+        return self._text_head(pooled.float())
+
+
+def load_tower(llava: Path, dtype: torch.dtype) -> Any:
+    """The vision tower of a LLaVA that stands on SigLIP, as the library has it, without a head."""
+    config: Any = AutoConfig.from_pretrained(llava, trust_remote_code=False).vision_config
+    config.vision_use_head = False
+    return load_part(SiglipVisionModel, "vision tower", llava, dtype, config=config, key_mapping=TOWER_KEYS)
+
+
+def _load_head(folder: Path, config: Any) -> Any:
+    """A SigLIP's norm and pooling head, in float32; its layers are not read."""
+    with torch.device("meta"):
+        norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        parts = nn.ModuleDict({"post_layernorm": norm, "head": SiglipMultiheadAttentionPoolingHead(config)})
+    named = tuple(f"{_HEAD}{part}." for part in parts)
+    short = lambda name: name.removeprefix(_HEAD) if name.startswith(named) else None  # noqa: E731
+    return fill(parts, "pooling head", folder, short, torch.float32)
