@@ -66,9 +66,9 @@ def test_pillow_alone_equals_the_library_bit_for_bit(random_checkpoint, tmp_path
 
 
 def test_another_processor_is_the_librarys_own(tmp_path):
-    from transformers import SiglipImageProcessorPil
+    from transformers import ViTImageProcessorPil
 
-    SiglipImageProcessorPil(size={"height": 64, "width": 64}).save_pretrained(tmp_path)
+    ViTImageProcessorPil(size={"height": 64, "width": 64}).save_pretrained(tmp_path)
     preprocessor = Preprocessor(tmp_path)
     assert preprocessor._library is not None
     assert preprocessor(Image.new("RGB", (90, 40))).shape == (64, 64, 3)
