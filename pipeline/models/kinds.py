@@ -23,6 +23,7 @@ class Kind:
         landmark: a small tensor at the start of the vision tower, by which two of them are told apart.
         lacks: fields of VisualTokens that the tower cannot fill.
         tuned: LLaVAs are trained with this tower: each has its own, perhaps without the last layers.
+        projects: into a joint space of its own width; else that is as wide as the vision tower.
     """
 
     name: str
@@ -32,12 +33,13 @@ class Kind:
     landmark: str
     lacks: frozenset[str] = frozenset()
     tuned: bool = False
+    projects: bool = True
 
     def joint_width(self, config: dict[str, Any]) -> int:
         """P, the width of the space that a checkpoint's towers share, from its config.json."""
-        if self is CLIP:
+        if self.projects:
             return int(config.get("projection_dim", 512))
-        return int((self.vision | config.get("vision_config", {}))["hidden_size"])  # what its head gives
+        return int((self.vision | config.get("vision_config", {}))["hidden_size"])
 
 
 _BASE = {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12}
@@ -57,6 +59,7 @@ SIGLIP = Kind(  # arXiv 2303.15343: no CLS token, a pooling head in its place
     landmark="embeddings.patch_embedding.bias",
     lacks=frozenset({"cls", "cls_attention", "head_mean_keys", "last_cls_attention", "last_keys"}),
     tuned=True,
+    projects=False,
 )
 KINDS = {kind.name: kind for kind in (CLIP, SIGLIP)}
 

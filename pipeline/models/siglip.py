@@ -108,5 +108,8 @@ def _load_head(folder: Path, config: Any) -> Any:
         norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         parts = nn.ModuleDict({"post_layernorm": norm, "head": SiglipMultiheadAttentionPoolingHead(config)})
     named = tuple(f"{_HEAD}{part}." for part in parts)
-    short = lambda name: name.removeprefix(_HEAD) if name.startswith(named) else None  # noqa: E731
+
+    def short(name: str) -> str | None:
+        return name.removeprefix(_HEAD) if name.startswith(named) else None
+
     return fill(parts, "pooling head", folder, short, torch.float32)

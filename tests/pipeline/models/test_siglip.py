@@ -181,6 +181,10 @@ def published(folder):
 
 
 def of_transformers_5(folder):
+    """And a head that config.json does not rule out, though there are no weights for it."""
+    config = json.loads((folder / "config.json").read_text())
+    del config["vision_config"]["vision_use_head"]
+    (folder / "config.json").write_text(json.dumps(config))
     relaid(
         folder,
         vision_tower="model.vision_tower",
