@@ -42,8 +42,8 @@ class Model:
     """Which checkpoints answer, and in which words they are asked.
 
     `path` is a LLaVA checkpoint, in the Hugging Face layout or in the original one, and `clip` the CLIP or
-    SigLIP whose vision tower it was built on: a local folder, a hub id, or a `demo:` name. Without `clip`, it is
-    the one that a LLaVA in the original layout names itself.
+    SigLIP whose vision tower it was built on: a local folder, a hub id, or a `demo:` name. Without `clip`,
+    it is the one that a LLaVA in the original layout names itself.
     """
 
     name: str = free()
