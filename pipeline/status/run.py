@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from pipeline.config import free, require
 from pipeline.errors import ConfigError
-from pipeline.manifest import Manifest, load_manifest
+from pipeline.manifest import load_manifest
 from pipeline.plan import Plan, load_plan
 from pipeline.status.extent import Extent, extent_of
 from pipeline.status.listing import units_and_times
@@ -120,9 +120,16 @@ def _look(folder: str, options: Look, storage: Storage) -> Status:
     extent = extent_of(plan, Finished(unit.file_name for unit in times), options.shards)
     quiet_s = max(0.0, time.time() - max(times.values())) if times else None
     state = _state(marked, extent, quiet_s, sampled)
-    if summary is not None:
-        return _of_summary(folder, manifest, state, quiet_s, extent, summary)
-    return _of_sample(folder, manifest, state, quiet_s, extent, sampled, options.shards)
+    counted = _of_sample(sampled, options.shards) if summary is None else _of_summary(summary)
+    return Status(
+        output=folder,
+        run_id=manifest.run_id,
+        state=state,
+        quiet_s=quiet_s,
+        extent=extent,
+        left_s=_left_s(extent, counted["samples_per_s"]),
+        **counted,
+    )
 
 
 def _plan(folder: str, storage: Storage) -> Plan:
@@ -161,57 +168,30 @@ def _left_s(extent: Extent, samples_per_s: float | None) -> float | None:
     return left / samples_per_s if samples_per_s and left is not None else None
 
 
-def _of_summary(
-    folder: str,
-    manifest: Manifest,
-    state: str,
-    quiet_s: float | None,
-    extent: Extent,
-    summary: Mapping[str, Any],
-) -> Status:
-    """From summary.json, which has counted everything."""
-    return Status(
-        output=folder,
-        run_id=manifest.run_id,
-        state=state,
-        quiet_s=quiet_s,
-        extent=extent,
-        samples_per_s=summary["samples_per_s"],
-        requests_per_s=summary["requests_per_s"],
-        left_s=_left_s(extent, summary["samples_per_s"]),
-        counted_units=summary["units"],
-        rows=summary["rows"],
-        status=summary["status"],
-        tokens={name: count for name, count in summary["tokens"].items() if name != "kept_fraction"},
-        failed_shards={one["shard"]: one["error"] for one in summary["failed_shards_named"]},
-        damaged=0,
-    )
+def _of_summary(summary: Mapping[str, Any]) -> dict[str, Any]:
+    """What summary.json says, which has counted everything."""
+    return {
+        "samples_per_s": summary["samples_per_s"],
+        "requests_per_s": summary["requests_per_s"],
+        "counted_units": summary["units"],
+        "rows": summary["rows"],
+        "status": summary["status"],
+        "tokens": {name: count for name, count in summary["tokens"].items() if name != "kept_fraction"},
+        "failed_shards": {one["shard"]: one["error"] for one in summary["failed_shards_named"]},
+        "damaged": 0,
+    }
 
 
-def _of_sample(
-    folder: str,
-    manifest: Manifest,
-    state: str,
-    quiet_s: float | None,
-    extent: Extent,
-    sampled: Sampled,
-    most_shards: int,
-) -> Status:
-    """From the footers that were read."""
+def _of_sample(sampled: Sampled, most_shards: int) -> dict[str, Any]:
+    """What the footers say that were read."""
     samples_per_s, requests_per_s = rate_of(sampled.newest) or (None, None)
-    return Status(
-        output=folder,
-        run_id=manifest.run_id,
-        state=state,
-        quiet_s=quiet_s,
-        extent=extent,
-        samples_per_s=samples_per_s,
-        requests_per_s=requests_per_s,
-        left_s=_left_s(extent, samples_per_s),
-        counted_units=sampled.units,
-        rows=sampled.rows,
-        status=dict(sorted(sampled.status.items())),
-        tokens=dict(sampled.tokens),
-        failed_shards=dict(sorted(sampled.shard_errors.items())[:most_shards]),
-        damaged=sampled.damaged,
-    )
+    return {
+        "samples_per_s": samples_per_s,
+        "requests_per_s": requests_per_s,
+        "counted_units": sampled.units,
+        "rows": sampled.rows,
+        "status": dict(sorted(sampled.status.items())),
+        "tokens": dict(sampled.tokens),
+        "failed_shards": dict(sorted(sampled.shard_errors.items())[:most_shards]),
+        "damaged": sampled.damaged,
+    }

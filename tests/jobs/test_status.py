@@ -3,20 +3,16 @@
 import json
 
 import pytest
-from quick import quick_answer
-from tars import write_tar
+from quick import quick_outputs
 
 from jobs.entry import run_command
-from pipeline.sources.webdataset import WebDataset
 
 
 @pytest.fixture
 def place(tmp_path, monkeypatch):
     """An unfinished output in `out`, and a comparison of two arms in `arms`, one of them unfinished."""
     monkeypatch.chdir(tmp_path)
-    source = WebDataset(path=str(write_tar(tmp_path / "a.tar", 5, questions=2, width=24)))
-    quick_answer(source, tmp_path / "out", unit_samples=2)
-    quick_answer(source, tmp_path / "arms", "full", "trim", unit_samples=2)
+    quick_outputs(tmp_path)
     for output in ("out", "arms/trim"):
         (tmp_path / output / "_SUCCESS").unlink()
         (tmp_path / output / "data" / "000000-00000004-00000005-end.parquet").unlink()

@@ -3,8 +3,7 @@
 import json
 
 import pytest
-from quick import quick_answer
-from tars import write_tar
+from quick import quick_answer, quick_outputs
 
 from jobs.entry import run_command
 from pipeline.sources.webdataset import WebDataset
@@ -16,9 +15,7 @@ FILE = "000000-00000002-00000004.parquet"
 def place(tmp_path, monkeypatch):
     """An output of its own in `out`, and a comparison of two arms in `arms`."""
     monkeypatch.chdir(tmp_path)
-    source = WebDataset(path=str(write_tar(tmp_path / "a.tar", 5, questions=2, width=24)))
-    quick_answer(source, tmp_path / "out", unit_samples=2)
-    quick_answer(source, tmp_path / "arms", "full", "trim", unit_samples=2)
+    quick_outputs(tmp_path)
     return tmp_path
 
 

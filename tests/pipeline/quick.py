@@ -6,12 +6,14 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from tars import write_tar
 
 from pipeline.manifest import agree, make_manifest
 from pipeline.plan import load_plan, make_plan, share_plan
 from pipeline.prepare import ArmState, Prepared
 from pipeline.rows import UnitRow, pack, unpack
 from pipeline.schema import REQUESTS, VOLATILE
+from pipeline.sources.webdataset import WebDataset
 from pipeline.stages.read import read_shard
 from pipeline.stages.write import ArmOutput, write_unit
 from pipeline.storage import Storage, canonical, list_names
@@ -62,6 +64,13 @@ def quick_prepare(source: Any, output: Path, *arms: str, **limits: int) -> Prepa
         names = list_names(*HERE.open(f"{folder}/data"))
         states.append(ArmState(SimpleNamespace(), folder, manifest, Finished(names)))
     return Prepared(plan, SimpleNamespace(), tuple(states))
+
+
+def quick_outputs(folder: Path) -> None:
+    """In units of two samples: an output in `out`, and a comparison of two arms in `arms`."""
+    source = WebDataset(path=str(write_tar(folder / "a.tar", 5, questions=2, width=24)))
+    quick_answer(source, folder / "out", unit_samples=2)
+    quick_answer(source, folder / "arms", "full", "trim", unit_samples=2)
 
 
 def _answered(row: UnitRow, arms: int) -> UnitRow:
