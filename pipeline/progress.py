@@ -14,6 +14,7 @@ from rich.text import Text
 from pipeline import log
 
 _LINE_EVERY_S = 5.0
+_RATE_AFTER_S = 1.0  # a rate over less than this tells of how the first units came in, not of the run
 
 
 @dataclass
@@ -87,31 +88,37 @@ class Progress:
 
     def counts(self) -> dict[str, Any]:
         """What is done, how fast, and how long the rest will take; rates are since the first unit."""
-        elapsed = time.monotonic() - (self.steady_since or self.started)
+        elapsed = self._elapsed()
         return {
             "samples": self.samples,
             "samples_in_all": self.known_samples,
             "rows": self.rows,
             "status": dict(self.status),
-            "samples_per_s": self.steady_samples / elapsed if self.steady_samples else None,
-            "left_s": self._left_s(elapsed),
+            "samples_per_s": self.steady_samples / elapsed if elapsed else None,
+            "left_s": self._left_s(elapsed) if elapsed else None,
             "mean_visual_tokens_kept": self.kept / self.reduced_rows if self.reduced_rows else None,
         }
 
     def line(self) -> str:
         """The same for people."""
-        now = time.monotonic()
         if self.steady_since is None:
-            return f"starting, {now - self.started:.0f} s"
-        elapsed = now - self.steady_since
+            return f"starting, {time.monotonic() - self.started:.0f} s"
+        elapsed = self._elapsed()
         known = "" if self.known_samples is None else f"/{self.known_samples:,}"
         parts = [f"{self.samples:,}{known} samples"]
-        if self.steady_samples:
+        if elapsed:
             parts += [f"{self.steady_samples / elapsed:.1f}/s", f"ETA {self._eta(elapsed)}"]
         if self.reduced_rows:
             parts.append(f"{self.kept / self.reduced_rows:.0f} visual tokens kept")
         parts.append(f"{self.failed:,} failed rows")
         return " | ".join(parts)
+
+    def _elapsed(self) -> float | None:
+        """Seconds since the first unit, or none while they are too few for a rate."""
+        if self.steady_since is None or not self.steady_samples:
+            return None
+        elapsed = time.monotonic() - self.steady_since
+        return elapsed if elapsed >= _RATE_AFTER_S else None
 
     def _text(self) -> Text:
         return Text(self.line(), no_wrap=True, overflow="ellipsis")

@@ -22,6 +22,8 @@ def test_the_line_counts_samples_tokens_and_failures():
     assert "2/8 samples" in progress.line()
     assert "/s" not in progress.line(), "one unit tells of the start-up, not of the rate"
     progress.add(stats(2, 4, 100, kept=100, failed=1))
+    assert "/s" not in progress.line(), "nor do two that came within one second"
+    progress.steady_since -= 30
     line = progress.line()
     assert "4/8 samples" in line
     assert "100 visual tokens kept" in line
