@@ -62,6 +62,7 @@ def test_progress_is_an_event(capsys):
     with Progress(total_bytes=100, known_samples=4) as progress:
         for first in (0, 1):
             progress.add({"unit": [0, first, first + 1, False], "source_bytes": 25, "totals": [totals]})
+        progress.steady_since -= 2  # seconds, enough for a rate
     (told,) = lines(capsys)
     assert (told["event"], told["samples"], told["samples_in_all"]) == ("progress", 2, 4)
     assert (told["status"], told["mean_visual_tokens_kept"]) == ({"ok": 2, "bad_image": 2}, 7)
