@@ -11,7 +11,7 @@ sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parent / "pipelin
 
 @pytest.fixture(scope="session")
 def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator:
-    """How a real S3 server is reached (`pipeline.storage.Storage`); it holds the bucket `s3.BUCKET`."""
+    """How a real S3 server is reached (`pipeline.storage.uris.Storage`); it holds the bucket `s3.BUCKET`."""
     from s3 import Server
 
     with Server(tmp_path_factory.mktemp("s3") / "data") as server:

@@ -18,7 +18,7 @@ import threading
 import time
 from pathlib import Path
 
-from pipeline.storage import Storage
+from pipeline.storage.uris import Storage
 
 MIB = 1 << 20
 
@@ -53,11 +53,11 @@ def measure(uri: str, storage: Storage, unit_bytes: int) -> dict[str, float]:
 
 def _stream(uri: str, unit_bytes: int) -> dict[str, float]:
     """Read a tar from end to end in this process, letting go of each unit as it comes."""
-    from pipeline.rows import unpack
+    from pipeline.output.units import UnitLimits
+    from pipeline.sources.task import Task
     from pipeline.sources.webdataset import WebDataset
     from pipeline.stages.read import read_shard
-    from pipeline.tasks import Task
-    from pipeline.units import UnitLimits
+    from pipeline.stages.rows import unpack
 
     storage = Storage()
     source = WebDataset(path=uri)

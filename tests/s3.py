@@ -11,7 +11,7 @@ import urllib.request
 from pathlib import Path
 from typing import Self
 
-from pipeline.storage import Storage
+from pipeline.storage.uris import Storage
 
 BUCKET = "bucket"
 KEY, SECRET = "test-key-id", "test-secret"

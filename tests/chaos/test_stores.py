@@ -12,7 +12,7 @@ from processes import finish, run, start
 from runs import lasting, rows
 from s3 import BUCKET, KEY, SECRET, Server
 
-from pipeline.storage import list_names
+from pipeline.storage.uris import list_names
 
 AWAY_S = 10.0
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(1200)]

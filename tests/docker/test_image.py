@@ -21,7 +21,11 @@ from processes import run
 pytestmark = pytest.mark.slow
 PLACE = "/opt/trimline"  # of the environment in the image
 PACKAGES = ("trim", "pipeline", "conf", "jobs")
-READ_IN_THE_REPOSITORY = {"trim/README.md", "pipeline/report/kept.png", "pipeline/report/report.png"}
+READ_IN_THE_REPOSITORY = {
+    "trim/README.md",
+    "pipeline/report/images/kept.png",
+    "pipeline/report/images/report.png",
+}
 
 
 @dataclass

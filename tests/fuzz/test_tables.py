@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from measured import MIB
 from tars import jpeg, write_members
 
-from pipeline.errors import ConfigError
 from pipeline.sources.jsonl import Jsonl
 from pipeline.sources.parquet import Parquet
 from pipeline.sources.webdataset import WebDataset
+from pipeline.support.errors import ConfigError
 
 ROWS = {
     "image": [jpeg(seed, 16, 16) for seed in range(7)],

@@ -31,7 +31,7 @@ class Annotate:
 
     def __call__(self, *overrides: str) -> tuple[int, str, str]:
         """Exit status, stdout and stderr."""
-        from jobs.entry import run_command
+        from jobs.common.entry import run_command
 
         given = {override.lstrip("+~").partition("=")[0] for override in overrides}
         defaults = [
@@ -60,8 +60,8 @@ def compose(*overrides: str):
     from hydra import initialize_config_dir
     from hydra.core.hydra_config import HydraConfig
 
-    from jobs.annotate import make_config
-    from jobs.entry import CONF
+    from jobs.common.configs import make_config
+    from jobs.common.entry import CONF
 
     with initialize_config_dir(str(CONF), version_base="1.3"):
         tree = hydra_compose("annotate", list(overrides), return_hydra_config=True)
@@ -72,6 +72,6 @@ def compose(*overrides: str):
 
 def begin(*overrides: str) -> None:
     """Everything that a run does before it starts Ray: leaves an output that is not finished."""
-    from pipeline.prepare import prepare
+    from pipeline.run.prepare import prepare
 
     prepare(compose(*overrides))

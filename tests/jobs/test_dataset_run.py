@@ -8,11 +8,11 @@ from commands import compose
 from evaluate import official
 from runs import answer_here
 
-from jobs.entry import run_command
-from pipeline.manifest import load_manifest
+from jobs.common.entry import run_command
+from pipeline.output.manifest import load_manifest
 from pipeline.report.pictures import open_output
 from pipeline.sources.jsonl import Jsonl
-from pipeline.storage import Storage
+from pipeline.storage.uris import Storage
 
 
 @pytest.fixture

@@ -6,9 +6,9 @@ from dataclasses import replace
 import pytest
 from evaluate import official
 
-from jobs.entry import run_command
+from jobs.common.entry import run_command
 from pipeline.evaluate.datasets.yes_no import Pope
-from pipeline.storage import Storage
+from pipeline.storage.uris import Storage
 
 
 @pytest.fixture

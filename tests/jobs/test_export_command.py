@@ -5,7 +5,7 @@ import json
 from quick import quick_answer
 from tars import write_tar
 
-from jobs.entry import run_command
+from jobs.common.entry import run_command
 from pipeline.sources.webdataset import WebDataset
 
 

@@ -14,7 +14,7 @@ from processes import end_session, finish, start
 from runs import lasting, rows, unit_names
 from tars import write_tar
 
-from pipeline.units import Finished, Unit
+from pipeline.output.units import Finished, Unit
 
 TRIMLINE = Path(sys.executable).with_name("trimline")
 STARTS_WITHIN_S = 240

@@ -11,13 +11,13 @@ import pytest
 from processes import run
 from tars import write_tar
 
-from pipeline.metrics import DECLARED, STAGES
+from pipeline.run.prometheus import DECLARED, STAGES
 
 # the command, scraped all the while: like Prometheus it keeps the last value of each series, since Ray
 # drops a gauge that was not set for some report intervals, be it that a run takes that long to end
 CODE = """
 import contextlib, http.client, sys, threading, time, urllib.request
-from jobs.entry import run_command
+from jobs.common.entry import run_command
 
 port, units, *overrides = sys.argv[1:]
 seen = {}

@@ -11,7 +11,7 @@ from commands import compose
 from runs import answer_here
 from tars import write_tar
 
-from jobs.entry import run_command
+from jobs.common.entry import run_command
 
 UNITS, REQUESTS = 6, 24
 

@@ -5,7 +5,7 @@ import json
 import pytest
 from quick import quick_outputs
 
-from jobs.entry import run_command
+from jobs.common.entry import run_command
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 from commands import begin
 
-from jobs.annotate import make_config
+from jobs.common.configs import make_config
 
 
 @dataclass

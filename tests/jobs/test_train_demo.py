@@ -5,7 +5,7 @@ import json
 from commands import trimline
 from transformers import AutoProcessor, AutoTokenizer, CLIPModel, LlavaForConditionalGeneration
 
-from pipeline.models.checkpoint import check_fit
+from pipeline.models.checkpoints.fit import check_fit
 
 MINIATURE = {
     "train_pictures": 64,

@@ -17,8 +17,8 @@ from s3 import BUCKET, KEY, SECRET, Server
 from tars import write_tar
 from test_new_reducer import MIDDLE
 
-from pipeline.schema import VOLATILE
-from pipeline.ship import NAMES, ROOT
+from pipeline.run.cluster.ship import NAMES, ROOT
+from pipeline.support.schema import VOLATILE
 
 SETTINGS = [
     *("source=webdataset", "task=vqa", "model=random", "reducer=middle", "decoding.max_new_tokens=3"),

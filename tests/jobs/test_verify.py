@@ -5,7 +5,7 @@ import json
 import pytest
 from quick import quick_answer, quick_outputs
 
-from jobs.entry import run_command
+from jobs.common.entry import run_command
 from pipeline.sources.webdataset import WebDataset
 
 FILE = "000000-00000002-00000004.parquet"

@@ -17,7 +17,7 @@ import sentencepiece
 import torch
 from safetensors.torch import load_file, save_file
 
-from pipeline.demo.random_checkpoint import SENTENCES
+from pipeline.models.demo.random_weights import SENTENCES
 
 PIECES = 700
 

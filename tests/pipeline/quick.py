@@ -8,18 +8,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from tars import write_tar
 
-from pipeline.manifest import agree, make_manifest
-from pipeline.plan import load_plan, make_plan, share_plan
-from pipeline.prepare import ArmState, Prepared
-from pipeline.rows import UnitRow, pack, unpack
-from pipeline.schema import REQUESTS, VOLATILE
+from pipeline.output.manifest import agree, make_manifest
+from pipeline.output.plan import load_plan, make_plan, share_plan
+from pipeline.output.summary import summarise
+from pipeline.output.units import Finished, UnitLimits
+from pipeline.run.prepare import ArmState, Prepared
+from pipeline.sources.task import Task, requests_of
 from pipeline.sources.webdataset import WebDataset
 from pipeline.stages.read import read_shard
+from pipeline.stages.rows import UnitRow, pack, unpack
 from pipeline.stages.write import ArmOutput, write_unit
-from pipeline.storage import Storage, canonical, list_names
-from pipeline.summary import summarise
-from pipeline.tasks import Task, requests_of
-from pipeline.units import Finished, UnitLimits
+from pipeline.storage.uris import Storage, canonical, list_names
+from pipeline.support.schema import REQUESTS, VOLATILE
 
 HERE = Storage()
 TASK = Task(source_questions=True)

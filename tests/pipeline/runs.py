@@ -7,24 +7,24 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.arms import Arm
-from pipeline.config import Decoding, Model
 from pipeline.engines.transformers import Transformers
-from pipeline.flow import outputs_of
-from pipeline.imaging import Imaging
-from pipeline.prepare import prepare
-from pipeline.resources import ActorResources, Cluster
-from pipeline.run import RunConfig, RunOptions
-from pipeline.schema import VOLATILE
+from pipeline.models.config import Decoding, Model
+from pipeline.output.units import Unit, UnitLimits
+from pipeline.run.cluster.resources import ActorResources, Cluster
+from pipeline.run.config import RunConfig, RunOptions
+from pipeline.run.flow import outputs_of
+from pipeline.run.prepare import prepare
 from pipeline.sources.base import Source
+from pipeline.sources.task import Task
+from pipeline.stages.arms import Arm
 from pipeline.stages.decode import decode_unit
 from pipeline.stages.encode import Encode
 from pipeline.stages.generate import Generate
+from pipeline.stages.imaging import Imaging
 from pipeline.stages.read import read_shard
 from pipeline.stages.write import write_unit
-from pipeline.storage import Storage, list_names
-from pipeline.tasks import Task
-from pipeline.units import Unit, UnitLimits
+from pipeline.storage.uris import Storage, list_names
+from pipeline.support.schema import VOLATILE
 from trim import Full, Trim
 
 TEMPLATE = (

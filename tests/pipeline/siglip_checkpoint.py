@@ -27,7 +27,7 @@ from transformers import (
     SiglipTokenizer,
 )
 
-from pipeline.demo.random_checkpoint import SENTENCES
+from pipeline.models.demo.random_weights import SENTENCES
 
 SIDE, PATCH, GRID = 73, 14, 5  # pixels a side: five patches and three pixels more
 LAYERS, POSITIONS = 3, 16  # of SigLIP's vision tower; of its text tower

@@ -11,16 +11,16 @@ import pytest
 from s3 import BUCKET
 from tars import jpeg
 
-from pipeline.errors import BadImage, BadSample
-from pipeline.rows import unpack
+from pipeline.output.units import UnitLimits
 from pipeline.sources.base import AHEAD, AHEAD_BYTES, Sample, read_ahead, read_image
 from pipeline.sources.images import Images
 from pipeline.sources.jsonl import Jsonl
 from pipeline.sources.parquet import Parquet
+from pipeline.sources.task import Task
 from pipeline.stages.read import read_shard
-from pipeline.storage import Storage
-from pipeline.tasks import Task
-from pipeline.units import UnitLimits
+from pipeline.stages.rows import unpack
+from pipeline.storage.uris import Storage
+from pipeline.support.errors import BadImage, BadSample
 
 HERE = Storage()
 FAR = "memory://far"  # any store but the local disk

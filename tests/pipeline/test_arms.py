@@ -5,14 +5,14 @@ import dataclasses
 import pytest
 from runs import answer_here, lasting, make_config, read_units, rows, unit_names
 
-from pipeline.arms import Arm, reduction_order, with_budgets
 from pipeline.demo.scenes import write_shards
-from pipeline.errors import ConfigError
-from pipeline.prepare import prepare, prepare_all
-from pipeline.rows import UnitRow
+from pipeline.output.units import Unit
+from pipeline.run.prepare import prepare, prepare_all
 from pipeline.sources.webdataset import WebDataset
-from pipeline.storage import Storage
-from pipeline.units import Unit
+from pipeline.stages.arms import Arm, reduction_order, with_budgets
+from pipeline.stages.rows import UnitRow
+from pipeline.storage.uris import Storage
+from pipeline.support.errors import ConfigError
 from trim import Full, Random, Trim
 
 TRIM = Arm("trim", Trim(), {"name": "trim"}, "trim")

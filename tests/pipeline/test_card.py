@@ -6,10 +6,10 @@ import datasets
 from quick import HERE, quick_answer
 from tars import write_tar
 
-from pipeline.card import COLUMNS, write_card
-from pipeline.manifest import load_manifest
-from pipeline.schema import PREDICTIONS
+from pipeline.output.dataset_card import COLUMNS, write_card
+from pipeline.output.manifest import load_manifest
 from pipeline.sources.webdataset import WebDataset
+from pipeline.support.schema import PREDICTIONS
 
 
 def test_every_column_is_described():

@@ -6,10 +6,10 @@ import pytest
 import torch
 from runs import TEMPLATE
 
-from pipeline.clip_text import ClipText
-from pipeline.errors import ConfigError
 from pipeline.models.clip import ClipEncoder
 from pipeline.models.preprocess import Preprocessor
+from pipeline.stages.clip_text import ClipText
+from pipeline.support.errors import ConfigError
 
 SUFFIX = "\nAnswer the question using a single word or phrase."
 ASKED = f"What color is the dog's old <image> hat?{SUFFIX}"

@@ -7,14 +7,14 @@ import sys
 
 import pytest
 
-from pipeline.cluster import start_ray
-from pipeline.flow import _raised
-from pipeline.resources import Cluster
+from pipeline.run.cluster.resources import Cluster
+from pipeline.run.cluster.start import start_ray
+from pipeline.run.flow import _raised
 
 START = """
 import os, ray
-from pipeline.cluster import start_ray
-from pipeline.resources import Cluster
+from pipeline.run.cluster.start import start_ray
+from pipeline.run.cluster.resources import Cluster
 start_ray(Cluster(num_cpus=2), "cpu")
 print(ray.get_runtime_context().gcs_address, os.environ["RAY_AUTH_TOKEN"])
 assert not {"RAY_enable_export_api_write"} & os.environ.keys()

@@ -8,9 +8,9 @@ import pytest
 import skimage.data
 from PIL import Image
 
-from pipeline.errors import BadImage
-from pipeline.imaging import Imaging, decode
 from pipeline.models.preprocess import resize_and_crop
+from pipeline.stages.imaging import Imaging, decode
+from pipeline.support.errors import BadImage
 
 SIDE = 336
 EXACT = Imaging(draft_gap=0)

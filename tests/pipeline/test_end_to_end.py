@@ -6,9 +6,9 @@ from runs import TEMPLATE
 
 from pipeline.benchmark import end_to_end
 from pipeline.benchmark.end_to_end import Bench, Job
-from pipeline.config import Model
 from pipeline.engines.base import Request
 from pipeline.engines.transformers import Transformers
+from pipeline.models.config import Model
 from trim import Full, Trim
 
 MODEL = Model(

@@ -9,11 +9,11 @@ import webdataset
 from quick import HERE, quick_answer
 from tars import jpeg, write_members, write_tar
 
-from pipeline.errors import ConfigError
 from pipeline.export import Export, _members, export
-from pipeline.schema import PREDICTIONS
 from pipeline.sources.base import Sample
 from pipeline.sources.webdataset import WebDataset
+from pipeline.support.errors import ConfigError
+from pipeline.support.schema import PREDICTIONS
 
 
 @pytest.fixture

@@ -32,7 +32,7 @@ def annotate(random_checkpoint):
     """`trimline annotate` with these overrides: its exit status and its last line."""
     import ray
 
-    from jobs.entry import run_command
+    from jobs.common.entry import run_command
 
     model = [f"model.path={random_checkpoint / 'llava'}", f"model.clip={random_checkpoint / 'clip'}"]
 

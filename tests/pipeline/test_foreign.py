@@ -14,11 +14,11 @@ from PIL import Image
 from s3 import BUCKET
 from tars import jpeg
 
-from pipeline.errors import ConfigError, ShardError
 from pipeline.sources.jsonl import Jsonl
 from pipeline.sources.parquet import Parquet
 from pipeline.sources.webdataset import WebDataset
-from pipeline.storage import Storage
+from pipeline.storage.uris import Storage
+from pipeline.support.errors import ConfigError, ShardError
 
 HERE = Storage()
 PICTURES = [jpeg(seed) for seed in range(5)]

@@ -10,11 +10,11 @@ from measured import at_most
 from tars import jpeg
 from test_foreign import HERE, asked, faults, samples
 
-from pipeline import memory
-from pipeline.errors import ShardError
 from pipeline.sources.base import MAX_SIDECAR_BYTES
 from pipeline.sources.jsonl import Jsonl
 from pipeline.sources.parquet import Parquet
+from pipeline.support import memory
+from pipeline.support.errors import ShardError
 
 
 def test_a_ceiling_is_held_and_lifted():

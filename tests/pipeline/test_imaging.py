@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from pipeline import memory
-from pipeline.errors import BadImage
-from pipeline.imaging import Imaging, decode
+from pipeline.stages.imaging import Imaging, decode
+from pipeline.support import memory
+from pipeline.support.errors import BadImage
 
 
 def encoded(image, kind, **options):

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.errors import ConfigError
-from pipeline.listing import list_files
-from pipeline.storage import Storage, list_names, read_bytes, s3_pages, write_atomic
+from pipeline.storage.listing import list_files
+from pipeline.storage.uris import Storage, list_names, read_bytes, s3_pages, write_atomic
+from pipeline.support.errors import ConfigError
 
 HERE = Storage()
 
@@ -136,7 +136,7 @@ def odd_bucket(s3):
 
 @pytest.mark.parametrize("run", [1, 2, 3, 7, 100])
 def test_a_bucket_is_sorted_with_few_files_in_memory(s3, odd_bucket, monkeypatch, run):
-    monkeypatch.setattr("pipeline.listing._RUN_FILES", run)
+    monkeypatch.setattr("pipeline.storage.listing._RUN_FILES", run)
     found = list(list_files("s3://bucket/odd", s3))
     assert [file.uri for file in found] == sorted(f"s3://bucket/odd/{name}" for name in odd_bucket)
     assert [file.size for file in found] == [len(name.encode()) for name in sorted(odd_bucket)]

@@ -6,8 +6,8 @@ import warnings
 
 import pytest
 
-from pipeline import log
-from pipeline.progress import Progress
+from pipeline.run.progress import Progress
+from pipeline.support import log
 
 
 @pytest.fixture(autouse=True)

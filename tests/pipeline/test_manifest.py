@@ -5,10 +5,10 @@ import json
 
 import pytest
 
-from pipeline.errors import ConfigError
-from pipeline.manifest import agree, make_manifest
-from pipeline.schema import SCHEMA_VERSION
-from pipeline.storage import Storage
+from pipeline.output.manifest import agree, make_manifest
+from pipeline.storage.uris import Storage
+from pipeline.support.errors import ConfigError
+from pipeline.support.schema import SCHEMA_VERSION
 
 HERE = Storage()
 COUNTED = {"seed": 0, "model": {"template": "a", "weights": "1f"}, "task": {"prompts": ["b", "c"]}}

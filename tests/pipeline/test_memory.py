@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.memory import available
+from pipeline.support.memory import available
 
 MIB = 1 << 20
 

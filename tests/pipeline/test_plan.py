@@ -11,14 +11,14 @@ import pytest
 from s3 import BUCKET
 from tars import jpeg, write_tar
 
-from pipeline.errors import ConfigError, RunError
-from pipeline.plan import extend_plan, load_plan, make_plan, require_same, require_unchanged
+from pipeline.output.plan import extend_plan, load_plan, make_plan, require_same, require_unchanged
+from pipeline.output.units import Finished, Unit
 from pipeline.sources.images import Images
 from pipeline.sources.jsonl import Jsonl
 from pipeline.sources.parquet import Parquet
 from pipeline.sources.webdataset import WebDataset
-from pipeline.storage import Storage, canonical
-from pipeline.units import Finished, Unit
+from pipeline.storage.uris import Storage, canonical
+from pipeline.support.errors import ConfigError, RunError
 
 HERE = Storage()
 

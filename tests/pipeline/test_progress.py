@@ -2,7 +2,7 @@
 
 import re
 
-from pipeline.progress import Progress
+from pipeline.run.progress import Progress
 
 
 def stats(first, stop, source_bytes, kept, failed=0):

@@ -6,13 +6,13 @@ import tarfile
 import pytest
 from tars import add, jpeg, write_members, write_tar
 
-from pipeline.rows import unpack
+from pipeline.output.units import UnitLimits
 from pipeline.sources.images import Images
+from pipeline.sources.task import Task
 from pipeline.sources.webdataset import WebDataset
 from pipeline.stages.read import read_shard
-from pipeline.storage import Storage
-from pipeline.tasks import Task
-from pipeline.units import UnitLimits
+from pipeline.stages.rows import unpack
+from pipeline.storage.uris import Storage
 
 STORAGE = Storage()
 VQA = Task(source_questions=True)

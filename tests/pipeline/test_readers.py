@@ -9,11 +9,11 @@ import pyarrow.dataset
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.rows import UnitRow, pack
-from pipeline.schema import PREDICTIONS, REQUESTS
+from pipeline.output.units import Unit
+from pipeline.stages.rows import UnitRow, pack
 from pipeline.stages.write import ArmOutput, write_unit
-from pipeline.storage import Storage
-from pipeline.units import Unit
+from pipeline.storage.uris import Storage
+from pipeline.support.schema import PREDICTIONS, REQUESTS
 
 TRACE = {
     **{"uri": "file:///a.tar", "shard_error": None, "source_bytes": 1, "image_bytes": 1},

@@ -4,8 +4,8 @@ from itertools import combinations_with_replacement
 
 import pytest
 
-from pipeline.errors import ConfigError
-from pipeline.resources import ActorResources, Cluster, Hardware
+from pipeline.run.cluster.resources import ActorResources, Cluster, Hardware
+from pipeline.support.errors import ConfigError
 
 REMOTE = Cluster(address="auto")
 

@@ -9,14 +9,14 @@ from fsspec.implementations.local import LocalFileSystem
 from quick import HERE, lasting_rows, quick_answer, quick_prepare
 from tars import jpeg, write_tar
 
-from pipeline.errors import ConfigError, RunError
-from pipeline.plan import load_plan
-from pipeline.retry import make_room
-from pipeline.run import RunOptions
+from pipeline.output.plan import load_plan
+from pipeline.run.config import RunOptions
+from pipeline.run.retry import make_room
 from pipeline.sources.images import Images
 from pipeline.sources.jsonl import Jsonl
 from pipeline.sources.webdataset import WebDataset
-from pipeline.storage import canonical, put_atomic
+from pipeline.storage.uris import canonical, put_atomic
+from pipeline.support.errors import ConfigError, RunError
 
 STATUSES = RunOptions(output="x").retry_statuses
 ARMS = ("full", "trim")
@@ -128,9 +128,9 @@ def test_a_kill_at_any_step(tmp_path, broken, monkeypatch, step):
         return instead
 
     with monkeypatch.context() as patch:
-        patch.setattr("pipeline.retry.THREADS", 1)
+        patch.setattr("pipeline.run.retry.THREADS", 1)
         patch.setattr(LocalFileSystem, "rm_file", killed(LocalFileSystem.rm_file))
-        patch.setattr("pipeline.plan.put_atomic", killed(put_atomic))
+        patch.setattr("pipeline.output.plan.put_atomic", killed(put_atomic))
         try:
             room(broken, tmp_path / "out", *ARMS)
         except KeyboardInterrupt:

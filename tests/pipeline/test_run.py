@@ -16,11 +16,11 @@ from runs import TEMPLATE, lasting, make_config, read_units, rows, unit_names
 from s3 import BUCKET, KEY, SECRET
 from tars import add, jpeg, write_tar
 
-from pipeline.run import annotate
-from pipeline.schema import PREDICTIONS
+from pipeline.run.annotate import annotate
 from pipeline.sources.images import Images
 from pipeline.sources.webdataset import WebDataset
-from pipeline.storage import Storage
+from pipeline.storage.uris import Storage
+from pipeline.support.schema import PREDICTIONS
 
 pytestmark = pytest.mark.timeout(900)  # five runs, two of them in fixtures
 NEW_TOKENS = 12
@@ -42,13 +42,12 @@ def ray_of_this_module():
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory):
     """A folder of 26 pictures, each with a question: skimage's own files, and flips and crops of some."""
-    from pipeline.demo import names
 
     folder = tmp_path_factory.mktemp("pictures")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
         files = sorted(
-            file for file in (names.pictures() / "photographs").iterdir() if file.suffix != ".json"
+            file for file in (pictures.pictures() / "photographs").iterdir() if file.suffix != ".json"
         )
     for file in files:
         shutil.copyfile(file, folder / file.name)

@@ -13,19 +13,20 @@ import torch
 from PIL import Image
 from tars import jpeg
 
-from pipeline.arms import Arm
-from pipeline.config import Decoding, Model
 from pipeline.engines.transformers import Transformers
-from pipeline.imaging import Imaging
-from pipeline.models.checkpoint import check_fit
-from pipeline.rows import UnitRow, pack, unpack
-from pipeline.schema import PREDICTIONS, SAMPLES
+from pipeline.models.checkpoints.fit import check_fit
+from pipeline.models.config import Decoding, Model
+from pipeline.output.footers import FOOTER
+from pipeline.output.units import Unit
+from pipeline.stages.arms import Arm
 from pipeline.stages.decode import decode_unit
 from pipeline.stages.encode import Encode
 from pipeline.stages.generate import Generate
-from pipeline.stages.write import FOOTER, ArmOutput, write_unit
-from pipeline.storage import Storage
-from pipeline.units import Unit
+from pipeline.stages.imaging import Imaging
+from pipeline.stages.rows import UnitRow, pack, unpack
+from pipeline.stages.write import ArmOutput, write_unit
+from pipeline.storage.uris import Storage
+from pipeline.support.schema import PREDICTIONS, SAMPLES
 from trim import Full, Reduced, Trim
 
 TEMPLATE = "USER: <image>\n{question} ASSISTANT:"

@@ -7,9 +7,9 @@ import sys
 import fsspec
 import pytest
 
-from pipeline.errors import ConfigError
-from pipeline.listing import list_files
-from pipeline.storage import (
+from pipeline.output.units import Finished, Unit
+from pipeline.storage.listing import list_files
+from pipeline.storage.uris import (
     Storage,
     canonical,
     hide_secrets,
@@ -19,7 +19,7 @@ from pipeline.storage import (
     read_bytes,
     write_atomic,
 )
-from pipeline.units import Finished, Unit
+from pipeline.support.errors import ConfigError
 
 LOCAL = fsspec.filesystem("file")
 HERE = Storage()
@@ -140,7 +140,7 @@ def test_a_write_that_fails_leaves_nothing(tmp_path):
 KILLED = """
 import os, pathlib, signal, sys
 import fsspec
-from pipeline.storage import write_atomic
+from pipeline.storage.uris import write_atomic
 
 def killed(*_):
     os.kill(os.getpid(), signal.SIGKILL)

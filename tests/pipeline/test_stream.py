@@ -4,7 +4,7 @@ import pytest
 from measure_stream import measure, write_random_tar
 from s3 import BUCKET
 
-from pipeline.storage import Storage
+from pipeline.storage.uris import Storage
 
 UNIT_BYTES = 64 << 20  # the default
 

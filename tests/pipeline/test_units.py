@@ -2,8 +2,8 @@
 
 import pytest
 
-from pipeline.errors import ConfigError
-from pipeline.units import Finished, Unit, UnitLimits
+from pipeline.output.units import Finished, Unit, UnitLimits
+from pipeline.support.errors import ConfigError
 
 
 def test_a_name_is_read_back():

@@ -10,16 +10,16 @@ import pytest
 from corpus import members
 from tars import add, jpeg, write_tar
 
-from pipeline.errors import ShardError
 from pipeline.sources import webdataset
 from pipeline.sources.base import Want
 from pipeline.sources.images import Images
 from pipeline.sources.jsonl import Jsonl
 from pipeline.sources.parquet import Parquet
+from pipeline.sources.task import Task, requests_of
 from pipeline.sources.webdataset import WebDataset
 from pipeline.stages.read import sample_row
-from pipeline.storage import Storage
-from pipeline.tasks import Task, requests_of
+from pipeline.storage.uris import Storage
+from pipeline.support.errors import ShardError
 
 HERE = Storage()
 TASKS = (Task(source_questions=True), Task(prompts=["Describe."], source_questions=True))

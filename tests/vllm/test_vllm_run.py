@@ -15,7 +15,7 @@ SETTINGS = (
 @pytest.fixture(scope="module")
 def outputs(tmp_path_factory):
     """The same requests through both engines."""
-    from jobs.entry import run_command
+    from jobs.common.entry import run_command
 
     folder = tmp_path_factory.mktemp("runs")
     for engine in ("vllm", "transformers"):

@@ -5,11 +5,11 @@ import math
 import numpy as np
 import pytest
 
-from pipeline.benchmark.plan.forecast import Plant
-from pipeline.benchmark.plan.profile import Profile
-from pipeline.benchmark.plan.simulate import Station, Worker
-from pipeline.manifest import Manifest
-from pipeline.resources import Cluster
+from pipeline.output.manifest import Manifest
+from pipeline.planner.forecast import Plant
+from pipeline.planner.profile import Profile
+from pipeline.planner.simulate import Station, Worker
+from pipeline.run.cluster.resources import Cluster
 
 READY_S, UNIT, REQUESTS = 20.0, 10, 4
 NAMES = ("read", "decode", "encode", "generate", "write")

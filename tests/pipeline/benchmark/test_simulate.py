@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from pipeline.benchmark.plan.contention import without_contention
-from pipeline.benchmark.plan.simulate import Simulated, Station, Worker, simulate
+from pipeline.planner.contention import without_contention
+from pipeline.planner.simulate import Simulated, Station, Worker, simulate
 
 
 def run(worker: Worker, units: int, *seconds: float, handover: float = 0.0) -> Simulated:

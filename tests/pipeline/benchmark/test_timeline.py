@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from pipeline.benchmark.plan.timeline import STAGES, timeline_of
+from pipeline.planner.timeline import STAGES, timeline_of
 
 BEGAN = 1000.0
 

@@ -9,14 +9,14 @@ from quick import quick_answer
 from s3 import BUCKET
 from tars import jpeg, write_tar
 
-from pipeline.plan import make_plan, require_same
+from pipeline.output.footers import read_footers
+from pipeline.output.plan import make_plan, require_same
+from pipeline.output.units import UnitLimits, finished_units
 from pipeline.sources.images import Images
+from pipeline.sources.task import Task
 from pipeline.sources.webdataset import WebDataset
 from pipeline.stages.read import read_shard
-from pipeline.storage import write_atomic
-from pipeline.summary import read_footers
-from pipeline.tasks import Task
-from pipeline.units import UnitLimits, finished_units
+from pipeline.storage.uris import write_atomic
 
 READ_BYTES = 1 << 16
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from made_arms import change, compared
 
-from pipeline.errors import ConfigError
+from pipeline.support.errors import ConfigError
 
 
 def refused(place: Path, arms: dict[str, Path]) -> str:

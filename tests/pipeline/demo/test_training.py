@@ -8,14 +8,14 @@ import torch
 from torch import nn
 
 from pipeline.demo.ask import Asked
-from pipeline.demo.tokenizers import clip_tokenizer, llama_tokenizer
-from pipeline.demo.training import loop
-from pipeline.demo.training.corpus import open_corpus, patchify, unpatchify
-from pipeline.demo.training.language import Row, all_right, answer_losses, llava_config, make_parts, pack
-from pipeline.demo.training.start import LOCAL_LAYERS
-from pipeline.demo.training.tower import MEAN, STD, hidden_states, last_cls, make_clip, text_embeds
-from pipeline.demo.training.tower_batch import places_of, sample_batch, tower_corpus_texts
-from pipeline.demo.training.turns import Conversation
+from pipeline.models.demo.tokenizers import clip_tokenizer, llama_tokenizer
+from pipeline.train_demo import loop
+from pipeline.train_demo.corpus import open_corpus, patchify, unpatchify
+from pipeline.train_demo.language import Row, all_right, answer_losses, llava_config, make_parts, pack
+from pipeline.train_demo.start import LOCAL_LAYERS
+from pipeline.train_demo.tower import MEAN, STD, hidden_states, last_cls, make_clip, text_embeds
+from pipeline.train_demo.tower_batch import places_of, sample_batch, tower_corpus_texts
+from pipeline.train_demo.turns import Conversation
 
 TEMPLATE = "A chat. USER: <image>\n{question} ASSISTANT:"
 

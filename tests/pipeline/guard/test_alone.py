@@ -9,13 +9,13 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from pipeline.errors import RunError
-from pipeline.guard.alone import Alone, Died, answer_alone
-from pipeline.guard.pieces import failed, joined, pieces
-from pipeline.guard.watched import Watch, _given_up
-from pipeline.rows import UnitRow, pack, unpack
-from pipeline.schema import REQUESTS, SAMPLES, TOKENS
-from pipeline.units import Unit
+from pipeline.output.units import Unit
+from pipeline.run.guard.isolated import Alone, Died, answer_alone
+from pipeline.run.guard.samples import failed, joined, pieces
+from pipeline.run.guard.stage import Watch, _given_up
+from pipeline.stages.rows import UnitRow, pack, unpack
+from pipeline.support.errors import RunError
+from pipeline.support.schema import REQUESTS, SAMPLES, TOKENS
 
 
 def samples(*kinds: str) -> UnitRow:

@@ -11,14 +11,13 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from pipeline.cluster import start_ray
-from pipeline.guard.gate import Gate
-from pipeline.guard.stall import start_ledger
-from pipeline.guard.watched import Watch, watched_actor
-from pipeline.resources import Cluster
-from pipeline.rows import UnitRow, pack, unpack
-from pipeline.schema import REQUESTS
-from pipeline.units import Unit
+from pipeline.output.units import Unit
+from pipeline.run.cluster.resources import Cluster
+from pipeline.run.cluster.start import start_ray
+from pipeline.run.guard.stage import Gate, Watch, watched_actor
+from pipeline.run.guard.stall import start_ledger
+from pipeline.stages.rows import UnitRow, pack, unpack
+from pipeline.support.schema import REQUESTS
 
 CULPRIT = 3
 
@@ -52,7 +51,7 @@ def unit(first: int) -> pa.Table:
 
 
 @pytest.mark.timeout(200)
-@pytest.mark.filterwarnings("ignore:.*ray_remote_args")  # as pipeline/flow.py does
+@pytest.mark.filterwarnings("ignore:.*ray_remote_args")  # as pipeline/run/flow.py does
 def test_those_that_were_with_the_culprit_are_not_taken_aside(tmp_path):
     import ray
     import ray.data

@@ -9,9 +9,8 @@ from original_checkpoint import make_huge
 from safetensors.torch import load_file, save_file
 from transformers import CLIPModel
 
-from pipeline.config import Decoding, Model
 from pipeline.engines.transformers import Transformers
-from pipeline.errors import ConfigError
+from pipeline.models.config import Decoding, Model
 from pipeline.models.footprint import (
     GIB,
     PROCESS_BYTES,
@@ -22,6 +21,7 @@ from pipeline.models.footprint import (
     require_room,
 )
 from pipeline.models.llava import LanguageModel
+from pipeline.support.errors import ConfigError
 
 TEMPLATE = "<image>{question}"
 

@@ -20,21 +20,21 @@ from transformers import (
     SiglipModel,
 )
 
-from pipeline.arms import Arm
 from pipeline.benchmark.end_to_end import Bench, Job
-from pipeline.config import Model
 from pipeline.engines.base import Request
 from pipeline.engines.transformers import Transformers
-from pipeline.errors import ConfigError
-from pipeline.models.checkpoint import Geometry, check_fit
+from pipeline.models.checkpoints.fit import Geometry, check_fit
+from pipeline.models.checkpoints.kinds import SIGLIP
 from pipeline.models.clip import IMAGE_FIELDS
+from pipeline.models.config import Model
 from pipeline.models.encoder import load_encoder
 from pipeline.models.footprint import of_encode, of_generate
-from pipeline.models.kinds import SIGLIP
 from pipeline.models.llava import LanguageModel
 from pipeline.models.preprocess import Preprocessor
-from pipeline.prepare import prepare
+from pipeline.run.prepare import prepare
 from pipeline.sources.images import Images
+from pipeline.stages.arms import Arm
+from pipeline.support.errors import ConfigError
 from trim import CDPruner, DivPrune, Full, PruMerge, Random, Trim, TrimCover, VisionZip
 
 PATCHES = GRID**2

@@ -9,9 +9,9 @@ from browser import Page, start
 from compared import ARMS, PRICE, configure, make_inputs
 from runs import answer_here
 
-from pipeline.compare.run import compare_outputs
+from pipeline.compare.compare import compare_outputs
 from pipeline.report.write import write_report
-from pipeline.storage import Storage
+from pipeline.storage.uris import Storage
 
 
 @pytest.fixture(scope="session")

@@ -5,8 +5,8 @@ from collections import Counter
 import pytest
 from compared import SHARDS, make_rows
 
-from pipeline.report.sample import KINDS, choose
-from pipeline.storage import Storage
+from pipeline.report.choose import KINDS, choose
+from pipeline.storage.uris import Storage
 
 
 def kinds_of(rows: int) -> dict:

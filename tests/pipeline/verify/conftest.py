@@ -8,8 +8,8 @@ from quick import lasting_rows, quick_answer
 from tars import write_tar
 
 from pipeline.sources.webdataset import WebDataset
-from pipeline.storage import Storage
-from pipeline.verify.run import Verification, verify
+from pipeline.storage.uris import Storage
+from pipeline.verify.verify import Verification, verify
 
 
 @pytest.fixture(scope="session")
