@@ -14,9 +14,10 @@ from typing import Any
 
 import duckdb
 import pytest
-from processes import members, run
-from runs import lasting, rows, unit_names
-from tars import write_tar
+
+from tests.support.processes import members, run
+from tests.support.runs import lasting, rows, unit_names
+from tests.support.tars import write_tar
 
 TRIMLINE = str(Path(sys.executable).with_name("trimline"))
 SETTINGS = [

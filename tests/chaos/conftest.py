@@ -1,8 +1,9 @@
 """One input and one undisturbed run for all campaigns; `--chaos=long` runs them whole."""
 
 import pytest
-from campaign import Campaign
-from campaign import make as make_campaign
+
+from tests.chaos.campaign import Campaign
+from tests.chaos.campaign import make as make_campaign
 
 
 @pytest.fixture(scope="session")

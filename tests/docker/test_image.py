@@ -15,8 +15,9 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from files import DOCKERFILES, ROOT, instructions
-from processes import run
+
+from tests.docker.files import DOCKERFILES, ROOT, instructions
+from tests.support.processes import run
 
 pytestmark = pytest.mark.slow
 PLACE = "/opt/trimline"  # of the environment in the image

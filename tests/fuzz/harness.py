@@ -7,7 +7,6 @@ from types import SimpleNamespace
 from typing import Any
 
 from hypothesis import HealthCheck, settings
-from measured import MIB, at_most
 
 from pipeline.models.config import Model
 from pipeline.output.units import UnitLimits
@@ -19,6 +18,7 @@ from pipeline.stages.read import read_shard
 from pipeline.stages.rows import unpack
 from pipeline.storage.uris import Storage
 from pipeline.support.schema import STATUSES
+from tests.support.measured import MIB, at_most
 
 STORAGE = Storage()
 TASK = Task(source_questions=True)

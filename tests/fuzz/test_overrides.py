@@ -5,10 +5,11 @@ import hashlib
 import io
 
 import pytest
-from harness import cases
 from hypothesis import given
 from hypothesis import strategies as st
-from tars import jpeg
+
+from tests.fuzz.harness import cases
+from tests.support.tars import jpeg
 
 KEYS = """
     source task model reducer engine cluster storage pricing dataset decoding image clip_text retry_failed

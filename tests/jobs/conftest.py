@@ -5,8 +5,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from commands import Annotate
-from tars import jpeg
+
+from tests.support.commands import Annotate
+from tests.support.tars import jpeg
 
 
 @pytest.fixture(scope="session", autouse=True)

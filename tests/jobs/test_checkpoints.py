@@ -5,10 +5,10 @@ import shutil
 
 import pytest
 import torch
-from commands import trimline
-from original_checkpoint import edit, make_huge, make_original
 
 from pipeline.models.checkpoints.fit import check_fit
+from tests.support.commands import trimline
+from tests.support.original_checkpoint import edit, make_huge, make_original
 
 
 @pytest.fixture

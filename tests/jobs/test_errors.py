@@ -8,8 +8,9 @@ import time
 from pathlib import Path
 
 import pytest
-from commands import begin, trimline
-from tars import write_tar
+
+from tests.support.commands import begin, trimline
+from tests.support.tars import write_tar
 
 GRAMMAR = "needs quotes inside quotes"
 

@@ -7,7 +7,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from commands import TRIMLINE
+
+from tests.support.commands import TRIMLINE
 
 CONF = Path(__file__).parents[2] / "conf"
 HEAVY = ("torch", "transformers", "ray", "vllm", "pyarrow.parquet", "tokenizers", "botocore", "scipy")

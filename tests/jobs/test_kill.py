@@ -10,11 +10,11 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from processes import end_session, finish, start
-from runs import lasting, rows, unit_names
-from tars import write_tar
 
 from pipeline.output.units import Finished, Unit
+from tests.support.processes import end_session, finish, start
+from tests.support.runs import lasting, rows, unit_names
+from tests.support.tars import write_tar
 
 TRIMLINE = Path(sys.executable).with_name("trimline")
 STARTS_WITHIN_S = 240

@@ -8,10 +8,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from processes import run
-from tars import write_tar
 
 from pipeline.run.prometheus import DECLARED, STAGES
+from tests.support.processes import run
+from tests.support.tars import write_tar
 
 # the command, scraped all the while: like Prometheus it keeps the last value of each series, since Ray
 # drops a gauge that was not set for some report intervals, be it that a run takes that long to end

@@ -2,8 +2,9 @@
 
 import numpy as np
 import pyarrow.parquet as pq
-from commands import trimline
 from PIL import Image
+
+from tests.support.commands import trimline
 
 MIDDLE = '''
 from dataclasses import dataclass

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from commands import compose
 from PIL import Image
-from runs import answer_here
 
 from jobs.common.entry import run_command
 from pipeline.demo.scenes import make_sample
+from tests.support.commands import compose
+from tests.support.runs import answer_here
 
 KEY = "000000-00000001-0001"
 SAMPLES = [make_sample("test", 0, index) for index in range(16)]

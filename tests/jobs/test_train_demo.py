@@ -2,10 +2,10 @@
 
 import json
 
-from commands import trimline
 from transformers import AutoProcessor, AutoTokenizer, CLIPModel, LlavaForConditionalGeneration
 
 from pipeline.models.checkpoints.fit import check_fit
+from tests.support.commands import trimline
 
 MINIATURE = {
     "train_pictures": 64,

@@ -10,15 +10,15 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from commands import trimline
-from nodes import DASHBOARD_PORT, ENVIRONMENT, HEAD, PORT, SECOND, cluster
-from processes import finish, start
-from s3 import BUCKET, KEY, SECRET, Server
-from tars import write_tar
-from test_new_reducer import MIDDLE
 
 from pipeline.run.cluster.ship import NAMES, ROOT
 from pipeline.support.schema import VOLATILE
+from tests.jobs.test_new_reducer import MIDDLE
+from tests.support.commands import trimline
+from tests.support.nodes import DASHBOARD_PORT, ENVIRONMENT, HEAD, PORT, SECOND, cluster
+from tests.support.processes import finish, start
+from tests.support.s3 import BUCKET, KEY, SECRET, Server
+from tests.support.tars import write_tar
 
 SETTINGS = [
     *("source=webdataset", "task=vqa", "model=random", "reducer=middle", "decoding.max_new_tokens=3"),

@@ -4,7 +4,8 @@ import itertools
 import json
 
 import pytest
-from runs import lasting, read_units, rows
+
+from tests.support.runs import lasting, read_units, rows
 
 SETTINGS = (
     *("model=demo", "reducer=trim", "device=cpu", "unit_samples=4", "limit=24", "decoding.max_new_tokens=16"),

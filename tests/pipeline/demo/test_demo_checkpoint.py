@@ -8,7 +8,6 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 from PIL import Image
-from runs import answer_here, lasting, make_config, rows
 from transformers import AutoProcessor, AutoTokenizer, CLIPModel, LlavaForConditionalGeneration
 
 from jobs.common.entry import CONF
@@ -19,6 +18,7 @@ from pipeline.models.config import Model
 from pipeline.models.demo import names
 from pipeline.sources.webdataset import WebDataset
 from pipeline.storage.uris import Storage
+from tests.support.runs import answer_here, lasting, make_config, rows
 
 CHECKPOINT = Path(names.__file__).with_name("checkpoint")
 PICTURES = 6  # whose answers are compared one by one

@@ -4,7 +4,6 @@ import json
 import math
 from pathlib import Path
 
-import official
 import pytest
 import yaml
 from hydra.utils import get_class
@@ -12,6 +11,7 @@ from hydra.utils import get_class
 from pipeline.evaluate.evaluate import Evaluation, evaluate
 from pipeline.storage.uris import Storage
 from pipeline.support.errors import ConfigError
+from tests.pipeline.evaluate import official
 
 STORAGE = Storage()
 CONF = Path(__file__).parents[3] / "conf" / "dataset"

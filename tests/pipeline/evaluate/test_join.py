@@ -3,14 +3,14 @@
 from pathlib import Path
 
 import numpy as np
-import official
 import pytest
-from test_datasets import STORAGE, fixture, make, scored, values
 
 from pipeline.evaluate.base import Metric, rates
 from pipeline.evaluate.evaluate import table
 from pipeline.evaluate.score_intervals import spread
 from pipeline.support.errors import ConfigError
+from tests.pipeline.evaluate import official
+from tests.pipeline.evaluate.test_datasets import STORAGE, fixture, make, scored, values
 
 
 def refused(dataset, output: Path, **options) -> str:

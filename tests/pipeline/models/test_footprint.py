@@ -5,7 +5,6 @@ import shutil
 
 import pytest
 import torch
-from original_checkpoint import make_huge
 from safetensors.torch import load_file, save_file
 from transformers import CLIPModel
 
@@ -22,6 +21,7 @@ from pipeline.models.footprint import (
 )
 from pipeline.models.llava import LanguageModel
 from pipeline.support.errors import ConfigError
+from tests.support.original_checkpoint import make_huge
 
 TEMPLATE = "<image>{question}"
 

@@ -7,9 +7,7 @@ from pathlib import Path
 import pytest
 import sentencepiece
 import torch
-from original_checkpoint import as_pickles, edit, make_original
 from PIL import Image
-from runs import answer_here, lasting, make_config, rows
 from safetensors.torch import load_file, save_file
 from transformers import AutoProcessor, LlavaForConditionalGeneration, LlavaImageProcessorPil
 
@@ -25,6 +23,8 @@ from pipeline.models.preprocess import Preprocessor, pad_to_square, preprocessor
 from pipeline.models.sizes import read_shape
 from pipeline.sources.images import Images
 from pipeline.support.errors import ConfigError
+from tests.support.original_checkpoint import as_pickles, edit, make_original
+from tests.support.runs import answer_here, lasting, make_config, rows
 
 TEMPLATE = "A chat. USER: <image>\n{question} ASSISTANT:"
 KINDS = {

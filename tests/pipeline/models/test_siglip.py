@@ -8,9 +8,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from runs import answer_here, make_config, rows
 from safetensors.torch import load_file, save_file
-from siglip_checkpoint import GRID, LAYERS, POSITIONS, SIDE, TEMPLATE, make_siglip, relaid
 from transformers import (
     AutoProcessor,
     AutoTokenizer,
@@ -35,6 +33,8 @@ from pipeline.run.prepare import prepare
 from pipeline.sources.images import Images
 from pipeline.stages.arms import Arm
 from pipeline.support.errors import ConfigError
+from tests.support.runs import answer_here, make_config, rows
+from tests.support.siglip_checkpoint import GRID, LAYERS, POSITIONS, SIDE, TEMPLATE, make_siglip, relaid
 from trim import CDPruner, DivPrune, Full, PruMerge, Random, Trim, TrimCover, VisionZip
 
 PATCHES = GRID**2

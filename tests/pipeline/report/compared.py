@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from runs import make_config
 
 from pipeline.compare.cost import Pricing
 from pipeline.compare.table import comparison_schema
@@ -14,6 +13,7 @@ from pipeline.report.rows import Requests
 from pipeline.run.config import RunConfig
 from pipeline.sources.images import Images
 from pipeline.stages.arms import Arm
+from tests.support.runs import make_config
 from trim import Full, Random, Trim
 
 SCENES = 5

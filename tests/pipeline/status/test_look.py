@@ -4,8 +4,6 @@ import os
 import time
 
 import pytest
-from quick import HERE, quick_answer, quick_prepare
-from tars import write_tar
 
 from pipeline.output.units import Unit
 from pipeline.sources.webdataset import WebDataset
@@ -14,6 +12,8 @@ from pipeline.status.sample import choose, rate_of
 from pipeline.status.status import Look, look
 from pipeline.status.terminal import clock, lines
 from pipeline.support.errors import ConfigError
+from tests.support.quick import HERE, quick_answer, quick_prepare
+from tests.support.tars import write_tar
 
 
 @pytest.fixture
