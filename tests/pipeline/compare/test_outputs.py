@@ -12,7 +12,7 @@ from pipeline.compare.cost import Pricing
 from pipeline.compare.parquet import comparison_schema
 from pipeline.compare.shape import Shape, read_shape
 from pipeline.compare.show import table, text
-from pipeline.schema import PREDICTIONS
+from pipeline.schema import COLUMNS, PREDICTIONS
 
 PRICING = Pricing(hardware="a small machine", price_per_hour=0.36)
 PAIR = ("exact_agreement", "normalised_agreement", "rouge_l", "chrf")
@@ -112,11 +112,17 @@ def test_it_is_shown(outputs, tmp_path):
     assert "USD a million answers" in told and "the same answer to" in told
     arms, pairs = table(found)
     assert [row[0] for row in arms.rows] == ["full", "trim"]
-    assert [row[0] for row in pairs.rows][:2] == ["trim: exact agreement", "trim: normalised agreement"]
+    assert [row[0] for row in pairs.rows][:2] == ["trim: same answer", "trim: letter for letter"]
     bare = compared(tmp_path / "bare", outputs, resamples=0)
     assert "low" not in bare["pairs"]["trim"]["exact_agreement"]
     assert bare["arms"]["full"]["cost"] is None
     assert text(bare) and table(bare)
+
+
+def test_tokens_per_s_is_what_its_description_says(outputs):
+    (formula,) = [column.description for column in COLUMNS if column.name == "tokens_per_s"]
+    for row in (row for output in outputs.values() for row in rows(output)):
+        assert eval(formula, {}, row) == pytest.approx(row["tokens_per_s"], rel=1e-5)
 
 
 # --- failures ---
