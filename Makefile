@@ -10,12 +10,11 @@ VLLM_VENV ?= .venv-vllm
 .PHONY: demo test test-vllm chaos fuzz check lint format clean
 
 demo: $(VENV)/.demo
-	$(BIN)/trimline annotate output=output/trim
-	$(BIN)/trimline annotate reducer=full output=output/full
+	$(BIN)/trimline compare dataset=scenes output=output
 	$(BIN)/python -m pipeline.demo.show output/trim output/full
 	@echo
-	@echo "Every answer with its token counts is in output/trim/data/*.parquet, the totals in output/trim/summary.json."
-	@echo "A page of both, to look at:  $(BIN)/trimline compare dataset=scenes output=output  writes output/report.html"
+	@echo "Every answer with its token counts is in output/trim/data/*.parquet and output/full/data/*.parquet."
+	@echo "A page of both, to look at: output/report.html"
 
 test: $(VENV)/.test
 	$(BIN)/python -m pytest

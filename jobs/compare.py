@@ -66,8 +66,7 @@ def run(config: DictConfig) -> int:
         show(part)
     print(f"\n{text(found)}")
     for name, (_, outcome) in ended.items():
-        if outcome.status:
-            print(f"{name}: {outcome.message}")
+        print(f"{name}: {outcome.message}")
     for path in write_report(
         base.options.output, base.storage, gallery=options.gallery, seed=base.options.seed
     ):

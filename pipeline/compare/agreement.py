@@ -16,6 +16,14 @@ from typing import Any, NamedTuple
 from pipeline.evaluate.metrics.text import vqa_normal
 
 CHRF_OF_EQUALS = 100.0
+SAME_ANSWER = "normalised_agreement"
+# How people are told the agreements of comparison.json, by their keys there: on terminals and in reports.
+AGREEMENTS = {
+    SAME_ANSWER: "same answer",
+    "exact_agreement": "letter for letter",
+    "rouge_l": "ROUGE-L",
+    "chrf": "chrF",
+}
 
 
 class Answer(NamedTuple):
@@ -26,7 +34,11 @@ class Answer(NamedTuple):
 
 
 class Agreement(NamedTuple):
-    """`exact` and `normalised` are 0 or 1 (the latter after VQA's normalisation of short answers)."""
+    """`exact` and `normalised` are 0 or 1.
+
+    `normalised` is what people are told as the same answer: it compares after VQA's normalisation of short
+    answers (case, punctuation, articles, numbers in words), `exact` letter for letter.
+    """
 
     exact: float
     normalised: float

@@ -90,6 +90,7 @@ def compare_outputs(
         "source": storage.redact(plan.source),
         "requests": numbers.count,
         "baseline": baseline,
+        "interleaved": clock.ran_together,
         "bootstrap": {**drawing, "level": 0.95},
         **_figures(manifests, shapes, numbers, clock, scores, pricing, drawing),
         "notes": notes + _notes(numbers, clock, scores, shapes),
@@ -138,9 +139,7 @@ def _notes(
     numbers: Numbers, clock: Clock, scores: Scores | None, shapes: Mapping[str, Shape | None]
 ) -> list[str]:
     found = scores.notes() if scores else []
-    if clock.ran_together:
-        found.append("The arms ran interleaved in the same processes: peak memory is that of all of them.")
-    else:
+    if not clock.ran_together:
         found.append("The arms did not run interleaved: a machine that drifts counts as a difference.")
     lost = [arm for arm, status in numbers.status.items() if set(status) - {"ok"}]
     if lost:

@@ -16,16 +16,12 @@ from pipeline.output.opened import finished_files
 from pipeline.output.units import Finished
 from pipeline.storage.uris import Storage, list_names
 from pipeline.support.errors import ConfigError
+from pipeline.support.schema import ARM_COLUMNS, SHARED_COLUMNS
 
-# What a request is, whatever arm answers it.
-REQUEST = ("key", "sample_key", "question_id", "source", "sample", "question")
 IMAGE = "image_sha256"  # null in an arm that never came to read the image
-ANSWER = (
-    *("prediction", "status", "error", "finish_reason"),
-    *("visual_tokens_full", "visual_tokens_kept", "kept_patches", "prompt_tokens", "generated_tokens"),
-    *("image_decode_s", "encode_s", "reduce_s", "prefill_s", "generate_s"),
-)
-_COLUMNS = [*REQUEST, IMAGE, *ANSWER, "model"]
+# What a request is, whatever arm answers it.
+REQUEST = tuple(name for name in SHARED_COLUMNS if name != IMAGE)
+_COLUMNS = [*SHARED_COLUMNS, *ARM_COLUMNS, "model"]
 
 
 @dataclass(frozen=True)
@@ -103,7 +99,7 @@ def require_same_requests(tables: Mapping[str, pa.Table], name: str) -> None:
     for arm in others:
         if keys[arm] != keys[first]:
             raise ConfigError(_key_fault(first, keys[first], arm, keys[arm], name))
-        for column in (*REQUEST, IMAGE):
+        for column in SHARED_COLUMNS:
             _require_equal(column, first, arm, tables, name)
 
 

@@ -9,21 +9,19 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipeline.compare.join import ANSWER, IMAGE, REQUEST
+from pipeline.compare.join import IMAGE
 from pipeline.storage.uris import Storage, put_atomic
-from pipeline.support.schema import PREDICTIONS
+from pipeline.support.schema import ARM_COLUMNS, PREDICTIONS, SHARED_COLUMNS
 
 NAME = "comparison.parquet"
-_SHARED = ("key", "sample_key", "question_id", "source", "sample", IMAGE, "question")
 _ROWS_AT_ONCE = 16384
-assert set(_SHARED) == {*REQUEST, IMAGE}
 
 
 def comparison_schema(arms: Sequence[str]) -> pa.Schema:
     """The request's columns, then arm by arm `<column>.<arm>`, closed by `score.<arm>`."""
-    fields = [PREDICTIONS.field(name) for name in _SHARED]
+    fields = [PREDICTIONS.field(name) for name in SHARED_COLUMNS]
     for arm in arms:
-        fields += [PREDICTIONS.field(name).with_name(f"{name}.{arm}") for name in ANSWER]
+        fields += [PREDICTIONS.field(name).with_name(f"{name}.{arm}") for name in ARM_COLUMNS]
         fields.append(pa.field(f"score.{arm}", pa.float32()))
     return pa.schema(fields)
 
@@ -31,10 +29,10 @@ def comparison_schema(arms: Sequence[str]) -> pa.Schema:
 def joined_table(tables: Mapping[str, pa.Table], scores: Mapping[str, Sequence[float | None]]) -> pa.Table:
     """One unit's rows. An arm's `scores` are null without ground truth."""
     some = next(iter(tables.values()))
-    columns = [some[name] for name in _SHARED]
-    columns[_SHARED.index(IMAGE)] = pc.coalesce(*(table[IMAGE] for table in tables.values()))
+    columns = [some[name] for name in SHARED_COLUMNS]
+    columns[SHARED_COLUMNS.index(IMAGE)] = pc.coalesce(*(table[IMAGE] for table in tables.values()))
     for arm, table in tables.items():
-        columns += [table[name] for name in ANSWER]
+        columns += [table[name] for name in ARM_COLUMNS]
         columns.append(pa.array(scores[arm], pa.float32()))
     return pa.table(columns, schema=comparison_schema(list(tables)))
 

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
+from pipeline.compare.agreement import AGREEMENTS, SAME_ANSWER
 from pipeline.support.table import Table
 
 _COLUMNS = (
@@ -16,8 +17,12 @@ _COLUMNS = (
     "reduce s",
     "total s",
 )
-_AGREEMENTS = ("exact_agreement", "normalised_agreement", "rouge_l", "chrf")
-_RATIOS = ("tokens_ratio", "seconds_ratio", "cost_ratio")
+_PAIR = {
+    **AGREEMENTS,
+    "tokens_ratio": "tokens ratio",
+    "seconds_ratio": "seconds ratio",
+    "cost_ratio": "cost ratio",
+}
 _MIB = 1 << 20
 
 
@@ -48,8 +53,8 @@ def _arms(found: dict[str, Any]) -> Table:
 def _pairs(found: dict[str, Any]) -> Table:
     rows = []
     for name, pair in found["pairs"].items():
-        for figure in (*_AGREEMENTS, *_RATIOS):
-            rows.append((f"{name}: {figure.replace('_', ' ')}", *_spread(pair[figure])))
+        for figure, title in _PAIR.items():
+            rows.append((f"{name}: {title}", *_spread(pair[figure])))
         if pair["score_difference"]:
             rows.append((f"{name}: score difference", *_spread(pair["score_difference"])))
         if pair["mcnemar"]:
@@ -76,8 +81,8 @@ def text(found: dict[str, Any]) -> str:
         lines.append(f"{name}: {_of_arm(found['arms'][name])}.")
         ratios = {"time": pair["seconds_ratio"], "cost": pair["cost_ratio"]}
         told = [f"{what} {_between(ratio)} of {baseline}'s" for what, ratio in ratios.items() if ratio]
-        if pair["exact_agreement"]:
-            told.append(f"the same answer to {_between(pair['exact_agreement'])} of the requests")
+        if pair[SAME_ANSWER]:
+            told.append(f"the same answer to {_between(pair[SAME_ANSWER])} of the requests")
         lines.append(f"  {', '.join(told)}{_of_score(pair)}.")
     return "\n".join([*lines, *found["notes"]]) + "\n"
 

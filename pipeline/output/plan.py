@@ -17,11 +17,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.support.errors import ConfigError, RunError, ShardError
-from pipeline.storage.listing import File, list_files
-from pipeline.support.schema import SHARDS
 from pipeline.sources.base import Shard, Source, Want
+from pipeline.storage.listing import File, list_files
 from pipeline.storage.uris import Storage, canonical, list_names, put_atomic, write_atomic
+from pipeline.support.errors import ConfigError, RunError, ShardError
+from pipeline.support.schema import SHARDS
 
 _SOURCE = b"source"
 _LIGHT = [name for name in SHARDS.names if name != "files"]
@@ -126,7 +126,7 @@ def extend_plan(plan: Plan, source: Source, storage: Storage) -> Plan:
     Raises:
         ConfigError: a file that the plan holds, finished or not, has changed in the source.
     """
-    new = _new_files(plan, source, storage)
+    new = new_files(plan, source.entries(storage), storage, refuse_changed=True)
     shards = (
         dataclasses.replace(shard, shard=len(plan) + shard.shard) for shard in source.shards(new, storage)
     )
@@ -162,24 +162,25 @@ def share_plan(plan: Plan, folder: str, storage: Storage) -> Plan:
     return dataclasses.replace(plan, folder=folder)
 
 
-def _new_files(plan: Plan, source: Source, storage: Storage) -> Iterator[File]:
+def new_files(
+    plan: Plan, entries: Iterable[File], storage: Storage, *, refuse_changed: bool = False
+) -> Iterator[File]:
+    """List the entries that the plan has no name for.
+
+    Raises:
+        ConfigError: `refuse_changed`, and a file that the plan holds has changed since.
+    """
     known = (file for shard in plan.shards(storage) for file in shard.own_files)
     pairs = np.fromiter(((hash(file.uri), hash(file)) for file in known), np.dtype((np.int64, 2)))
     names, files = np.sort(pairs.T)
-    for file in source.entries(storage):
+    for file in entries:
         if not _holds(names, file.uri):
             yield file
-        elif not _holds(files, file):
+        elif refuse_changed and not _holds(files, file):
             raise ConfigError(
                 f"{storage.redact(file.uri)} has changed since the run first started, and extend=true takes "
                 "new files only: restore it and put what is new into another file, or start a new output"
             )
-
-
-def new_files(plan: Plan, entries: Iterable[File], storage: Storage) -> Iterator[File]:
-    """The entries that the plan has no name for."""
-    names = _hashes(file.uri for shard in plan.shards(storage) for file in shard.own_files)
-    return (file for file in entries if not _holds(names, file.uri))
 
 
 def changed_files(

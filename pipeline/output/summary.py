@@ -2,20 +2,15 @@
 
 import json
 from collections import Counter
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-import pyarrow.parquet as pq
-
-from pipeline.support.errors import RunError
-from pipeline.output.plan import Plan
-from pipeline.support.schema import COUNTS, SECONDS
-from pipeline.output.footers import FOOTER
-from pipeline.storage.uris import Storage, write_atomic
-from pipeline.support.parallel import THREADS, each
-from pipeline.output.units import Finished
 from pipeline.output.footers import read_footers
+from pipeline.output.plan import Plan
+from pipeline.output.units import Finished
+from pipeline.storage.uris import Storage, write_atomic
+from pipeline.support.errors import RunError
+from pipeline.support.schema import COUNTS, SECONDS
 
 _MOST_SHARDS_NAMED = 100
 
@@ -45,10 +40,6 @@ class _Sums:
         self.spans[footer["attempt"]] = (min(begin, footer["start"]), max(end, footer["end_time"]))
         if footer["shard_error"]:
             self.failed_shards.append({"shard": footer["shard"], "error": footer["shard_error"]})
-
-
-
-
 
 
 def take_back_success(output: str, storage: Storage) -> None:

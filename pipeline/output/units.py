@@ -1,21 +1,20 @@
 """Units: ranges of samples of one shard, and the files that say which of them are finished."""
 
+import os
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-
-from pipeline.support.fields import counted, require
-from pipeline.support.errors import ConfigError
-from pipeline.storage.uris import Storage, list_names
-import os
-from collections.abc import Iterator
 from contextlib import nullcontext, suppress
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
-from pipeline.storage.uris import Storage, name_of, s3_pages
+
+from pipeline.storage.uris import Storage, list_names, name_of, s3_pages
+from pipeline.support.errors import ConfigError
+from pipeline.support.fields import counted, require
 
 MAX_UNIT_BYTES = 1 << 30
 _NAME = re.compile(r"(\d{6,})-(\d{8,})-(\d{8,})(-end)?\.parquet")

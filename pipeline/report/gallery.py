@@ -12,15 +12,12 @@ from pipeline.report.choose import DIFFERS, FAILED, SAME, differing
 from pipeline.report.pictures import Opened, Place, parse_key, thumbnails
 from pipeline.report.rows import Requests
 from pipeline.storage.uris import Storage
+from pipeline.support.schema import ARM_COLUMNS
 
 MOST_BYTES = 4 << 20  # beside the plotting library's 4.8 MB, in a page below 10 MB
 _MOST_LETTERS = 2000
 _SHARED = ("key", "sample_key", "question", "image_sha256")
-_OF_ARMS = (
-    *("prediction", "status", "error", "finish_reason", "visual_tokens_full", "visual_tokens_kept"),
-    *("kept_patches", "prompt_tokens", "generated_tokens", "image_decode_s", "encode_s", "reduce_s"),
-    *("generate_s", "score"),
-)
+_OF_ARMS = (*ARM_COLUMNS, "score")
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from pipeline.compare.agreement import AGREEMENTS, SAME_ANSWER
 from pipeline.support.words import (
     duration,
     interval,
@@ -61,7 +62,7 @@ def _sentence(arm: Mapping[str, Any], pair: Mapping[str, Any] | None, is_baselin
     tokens = f"{percent(kept)} of the visual tokens" if kept is not None else "its visual tokens"
     if not pair:
         return f"Answered from {tokens}." if kept is not None else "No request was answered."
-    agreed, ratio = value_of(pair.get("normalised_agreement")), value_of(pair.get("seconds_ratio"))
+    agreed, ratio = value_of(pair.get(SAME_ANSWER)), value_of(pair.get("seconds_ratio"))
     told = f"From {tokens}"
     if ratio is not None:
         told += f" and in {times(ratio)} the time of {pair['against']}"
@@ -127,9 +128,9 @@ def _money(arm: Mapping[str, Any], pair: Mapping[str, Any] | None) -> Fact | Non
 
 
 def _agreement(pair: Mapping[str, Any]) -> Fact:
-    same = pair.get("normalised_agreement")
-    exact = plain(pair.get("exact_agreement"), percent)
-    return Fact(f"same answer as {pair['against']}", plain(same, percent), f"letter for letter: {exact}")
+    same, exact = (plain(pair.get(name), percent) for name in (SAME_ANSWER, "exact_agreement"))
+    title = f"{AGREEMENTS[SAME_ANSWER]} as {pair['against']}"
+    return Fact(title, same, f"{AGREEMENTS['exact_agreement']}: {exact}")
 
 
 def main_figure(arm: Mapping[str, Any]) -> tuple[str, Any] | None:

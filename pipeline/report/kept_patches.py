@@ -1,5 +1,6 @@
 """Which patches were kept, as a picture: one panel an output, kept patches lit and the others dimmed."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -25,6 +26,7 @@ COLUMNS = [
     "reducer",
     "status",
     "error",
+    "visual_tokens_full",
     "visual_tokens_kept",
     "kept_patches",
 ]
@@ -83,20 +85,24 @@ def _panel(square: np.ndarray, row: dict[str, Any]) -> Image.Image:
     kept = row["visual_tokens_kept"] or 0
     lines = [f"{row['reducer']}: {kept} tokens", *_wrapped(text or "", side)[:3]]
     panel = Image.new("RGB", (side, side + LINE_PX * 4), "white")
-    panel.paste(Image.fromarray(_lit(square, row["kept_patches"])))
+    panel.paste(Image.fromarray(_lit(square, row["kept_patches"], row["visual_tokens_full"])))
     _write(ImageDraw.Draw(panel), (0, side + 2), lines)
     return panel
 
 
-def _lit(square: np.ndarray, bitmap: bytes | None) -> np.ndarray:
-    """The picture with the patches of a bitmap as they are and the others dark and grey."""
+def _lit(square: np.ndarray, bitmap: bytes | None, num_patches: int | None) -> np.ndarray:
+    """Darken the patches of a picture that a bitmap lacks; all of them if there is no bitmap.
+
+    Args:
+        num_patches: how many of the bitmap's bits stand for a patch; the last byte may have more bits.
+    """
     grey = square.mean(-1, keepdims=True).repeat(3, -1)
-    if bitmap is None:
+    if bitmap is None or num_patches is None:
         return (DIMMED * grey).astype(np.uint8)
-    bits = np.unpackbits(np.frombuffer(bitmap, np.uint8)).astype(bool)
-    grid = int(len(bits) ** 0.5)
+    grid = math.isqrt(num_patches)
+    bits = np.unpackbits(np.frombuffer(bitmap, np.uint8), count=grid**2).astype(bool)
     edges = np.arange(len(square)) * grid // len(square)
-    lit = bits[: grid**2].reshape(grid, grid)[edges][:, edges]
+    lit = bits.reshape(grid, grid)[edges][:, edges]
     return np.where(lit[..., None], square, DIMMED * grey).astype(np.uint8)
 
 

@@ -41,18 +41,14 @@ def measure(requests: Requests, source: str, storage: Storage) -> dict[str, Any]
         "source": source,
         "requests": numbers.count,
         "baseline": None,
-        "arms": {arm: {"tokens": {}, "seconds": {}, **told, **_beside(requests.folder, storage)}},
+        "arms": {arm: {"tokens": {}, "seconds": {}, **told, "figures": _scores(requests.folder, storage)}},
         "pairs": {},
         "notes": notes,
     }
 
 
-def _beside(folder: str, storage: Storage) -> dict[str, Any]:
-    """What other commands left in the output: its cost (summary.json) and its scores (evaluation.json)."""
+def _scores(folder: str, storage: Storage) -> dict[str, Any] | None:
+    """What `trimline evaluate` left in the output; None if it has not been evaluated."""
     fs, path = storage.open(folder)
-    summary, scores = (
-        json.loads(read_bytes(fs, f"{path}/{name}") or b"null")
-        for name in ("summary.json", "evaluation.json")
-    )
-    cost = (summary or {}).get("cost")
-    return {"cost": cost if isinstance(cost, dict) and "per_million" in cost else None, "figures": scores}
+    scores: dict[str, Any] | None = json.loads(read_bytes(fs, f"{path}/evaluation.json") or b"null")
+    return scores

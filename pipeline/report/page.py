@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from importlib import resources
 from typing import Any
 
+from pipeline.compare.agreement import AGREEMENTS
 from pipeline.report.gallery import Gallery
 from pipeline.report.headline import Card, reducer_names
 from pipeline.report.tables import Grid
@@ -49,6 +50,7 @@ def to_html(report: Report) -> str:
     data = {
         "figures": {key: report.figures.get(key) for key in ("baseline", "arms", "pairs")},
         "reducers": reducer_names(report.figures["arms"]),
+        "agreements": AGREEMENTS,
         "gallery": {"items": report.gallery.items, "pictures": report.gallery.pictures},
     }
     return template.render(report=report, data=embedded(data), plotly=get_plotlyjs(), **own)

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from pipeline.compare.agreement import AGREEMENTS, SAME_ANSWER
 from pipeline.report.choose import Example
 from pipeline.report.headline import mean, reducer_names
 from pipeline.support.words import (
@@ -107,10 +108,10 @@ def _pairs(pairs: Arms) -> Grid:
         return lambda pair: spread(pair.get(name), show)
 
     columns = {
-        "same answer": column("normalised_agreement", percent),
-        "letter for letter": column("exact_agreement", percent),
-        "ROUGE-L": column("rouge_l", number),
-        "chrF": column("chrf", number),
+        AGREEMENTS[SAME_ANSWER]: column(SAME_ANSWER, percent),
+        AGREEMENTS["exact_agreement"]: column("exact_agreement", percent),
+        AGREEMENTS["rouge_l"]: column("rouge_l", number),
+        AGREEMENTS["chrf"]: column("chrf", number),
         "tokens": column("tokens_ratio", times),
         "time": column("seconds_ratio", times),
         "cost": column("cost_ratio", times),
@@ -159,7 +160,10 @@ def _differences(pairs: Arms, arms: Arms) -> Grid:
 
 def _memory(arms: Arms) -> Grid:
     columns = _peaks(arms, "peak_memory_bytes", "") | _peaks(arms, "peak_gpu_memory_bytes", " (GPU)")
-    note = "Resident memory of each stage's process at its highest, shared memory included."
+    note = (
+        "Resident memory of each stage's process at its highest, shared memory included; interleaved arms "
+        "share their processes, and each is told the peak of all of them."
+    )
     return _by_arm("Peak memory", arms, columns, note)
 
 

@@ -1,5 +1,8 @@
 """Every table of the pipeline, declared once: what travels between stages and what is written."""
 
+from dataclasses import dataclass
+from typing import Literal
+
 import pyarrow as pa
 
 SCHEMA_VERSION = 1
@@ -35,38 +38,88 @@ IMAGES = pa.schema(
     ]
 )
 
-# One row a request: what is written, in this order.
-PREDICTIONS = pa.schema(
-    [
+
+@dataclass(frozen=True)
+class Column:
+    """Describes one column of an output for those who read it; none of this is written into its files.
+
+    Args:
+        description: for the data set card; seconds are named by the `_s` at a name's end.
+        compared: "shared" if all arms of a comparison have the same value, which it holds once; "arm" if
+            each arm has its own; None if a comparison leaves the column out.
+    """
+
+    field: pa.Field
+    description: str
+    compared: Literal["shared", "arm"] | None
+
+    @property
+    def name(self) -> str:
+        return str(self.field.name)
+
+
+def _shared(field: pa.Field, description: str) -> Column:
+    return Column(field, description, "shared")
+
+
+def _of_arm(field: pa.Field, description: str) -> Column:
+    return Column(field, description, "arm")
+
+
+def _not_compared(field: pa.Field, description: str) -> Column:
+    return Column(field, description, None)
+
+
+# One row a request: what is written, in this order. The data set card, `compare` and the report read from
+# here what they need to know of a column.
+COLUMNS = (
+    _shared(
         _required("key", pa.string()),
-        _required("sample_key", pa.string()),
-        _required("question_id", pa.string()),
-        _required("source", pa.string()),
-        _required("sample", pa.int64()),
-        pa.field("image_sha256", pa.string()),
-        pa.field("width", pa.int32()),
-        pa.field("height", pa.int32()),
-        _required("question", pa.string()),
-        pa.field("prediction", pa.string()),
-        _required("status", pa.string()),
-        pa.field("error", pa.string()),
-        pa.field("finish_reason", pa.string()),
-        pa.field("visual_tokens_full", pa.int32()),
+        "shard, sample and question, in the order of the source; no two rows have the same",
+    ),
+    _shared(_required("sample_key", pa.string()), "the sample's name in the source"),
+    _shared(_required("question_id", pa.string()), "the question's name in the source, or its number"),
+    _shared(_required("source", pa.string()), "the URI of the shard's file"),
+    _shared(_required("sample", pa.int64()), "the sample's number in its shard"),
+    _shared(pa.field("image_sha256", pa.string()), "SHA-256 of the image's bytes"),
+    _not_compared(pa.field("width", pa.int32()), "the image's width in pixels"),
+    _not_compared(pa.field("height", pa.int32()), "the image's height in pixels"),
+    _shared(
+        _required("question", pa.string()), "the question as it was asked, without the prompt's template"
+    ),
+    _of_arm(pa.field("prediction", pa.string()), "the model's answer; null unless status is ok"),
+    _of_arm(_required("status", pa.string()), "ok, or what was wrong"),
+    _of_arm(pa.field("error", pa.string()), "one line on what was wrong"),
+    _of_arm(pa.field("finish_reason", pa.string()), "stop, or length: max_new_tokens was reached"),
+    _of_arm(pa.field("visual_tokens_full", pa.int32()), "visual tokens of the image, before reduction"),
+    _of_arm(
         pa.field("visual_tokens_kept", pa.int32()),
+        "visual tokens that the language model saw, an aggregated one included",
+    ),
+    _of_arm(
         pa.field("kept_patches", pa.binary()),
-        pa.field("prompt_tokens", pa.int32()),
-        pa.field("generated_tokens", pa.int32()),
-        pa.field("image_decode_s", pa.float32()),
-        pa.field("encode_s", pa.float32()),
-        pa.field("reduce_s", pa.float32()),
-        pa.field("prefill_s", pa.float32()),
-        pa.field("generate_s", pa.float32()),
+        "bitmap, one bit a patch, row by row, the first in the highest bit of the first byte",
+    ),
+    _of_arm(pa.field("prompt_tokens", pa.int32()), "tokens of the text that the model was given"),
+    _of_arm(pa.field("generated_tokens", pa.int32()), "tokens of the answer"),
+    _of_arm(
+        pa.field("image_decode_s", pa.float32()), "this request's share of the seconds of decoding its image"
+    ),
+    _of_arm(pa.field("encode_s", pa.float32()), "its share of CLIP"),
+    _of_arm(pa.field("reduce_s", pa.float32()), "its share of the reduction"),
+    _of_arm(pa.field("prefill_s", pa.float32()), "its share of the language model's first pass"),
+    _of_arm(pa.field("generate_s", pa.float32()), "its share of the whole generation, prefill included"),
+    _not_compared(
         pa.field("tokens_per_s", pa.float32()),
-        _required("model", pa.string()),
-        _required("reducer", pa.string()),
-        _required("run_id", pa.string()),
-    ]
+        "(visual_tokens_kept + prompt_tokens + generated_tokens) / generate_s",
+    ),
+    _not_compared(_required("model", pa.string()), "the model's name, as in conf/model"),
+    _not_compared(_required("reducer", pa.string()), "the reducer's name, as in conf/reducer"),
+    _not_compared(_required("run_id", pa.string()), "the run's name, as in run.json"),
 )
+PREDICTIONS = pa.schema([column.field for column in COLUMNS])
+SHARED_COLUMNS = tuple(column.name for column in COLUMNS if column.compared == "shared")
+ARM_COLUMNS = tuple(column.name for column in COLUMNS if column.compared == "arm")
 
 # One row a (request, arm): what `encode` yields and `generate` fills in. `visual` is its row in TOKENS.
 REQUESTS = pa.schema(

@@ -75,6 +75,8 @@ def test_a_finished_comparison_reads_nothing_again(compared):
     _, command, _ = compared
     found = trimline(*command, "cluster.address=nowhere:1", timeout=120)  # Ray would not start
     assert found.returncode == 0, found.stderr
+    for arm in ("full", "trim", "chance", "control"):
+        assert f"{arm}: nothing to do: every shard was finished before" in found.stdout
 
 
 def test_arms_as_a_list_as_a_mapping_and_as_a_grid():

@@ -136,6 +136,16 @@ def test_a_command_with_a_slip_does_not(typo):
         KNOWN[program](words)
 
 
+def test_the_demo_is_one_comparison():
+    """Both arms take turns in one job, so that the page it ends with need not warn."""
+    dry = subprocess.run(["make", "--dry-run", "demo"], cwd=ROOT, check=True, capture_output=True, text=True)
+    lines = [shlex.split(line) for line in dry.stdout.splitlines() if "/trimline " in line]
+    ((_, *words),) = lines
+    assert words[0] == "compare"
+    trimline(words)
+    assert dry.stdout.splitlines()[-1].strip('"').endswith("output/report.html")
+
+
 @pytest.mark.slow
 def test_the_commands_to_run_run_one_after_another(tmp_path, cache):
     (tmp_path / "photos").mkdir()

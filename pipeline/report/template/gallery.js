@@ -21,13 +21,13 @@
   const bits = (text) => Array.from(atob(text), (c) => c.charCodeAt(0).toString(2).padStart(8, "0")).join("");
 
   // The picture as it is, and over it every patch that was dropped, dark and grey.
-  function paint(canvas, image, patches) {
+  function paint(canvas, image, { patches, full }) {
     const side = (canvas.width = canvas.height = image.naturalWidth);
     const pen = canvas.getContext("2d", { willReadFrequently: true });
     pen.drawImage(image, 0, 0);
     if (!byId("dim").checked) return;
     const kept = patches === null ? "" : bits(patches);
-    const grid = Math.floor(Math.sqrt(kept.length)) || 1;
+    const grid = Math.floor(Math.sqrt(full ?? 1)); // the bitmap's last byte may have more bits than patches
     const pixels = pen.getImageData(0, 0, side, side), data = pixels.data;
     for (let y = 0, at = 0; y < side; y++) {
       for (let x = 0; x < side; x++, at += 4) {
@@ -44,9 +44,9 @@
     canvas.width = canvas.height = 240;
     canvas.setAttribute("role", "img");
     canvas.setAttribute("aria-label", `${arm}: ${answer.kept ?? 0} of ${answer.full ?? 0} visual tokens kept`);
-    image.onload = () => paint(canvas, image, answer.patches);
+    image.onload = () => paint(canvas, image, answer);
     image.src = gallery.pictures[item.picture];
-    canvas.repaint = () => image.complete && paint(canvas, image, answer.patches);
+    canvas.repaint = () => image.complete && paint(canvas, image, answer);
     return canvas;
   }
 

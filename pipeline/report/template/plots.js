@@ -1,11 +1,12 @@
 "use strict";
 // The plots, drawn with the page's own colours; drawn again when the reader's colour scheme changes.
 (() => {
-  const { figures: { arms, pairs, baseline }, reducers: reducerOf } = JSON.parse(document.getElementById("data").textContent);
+  const { figures: { arms, pairs, baseline }, reducers: reducerOf, agreements } = JSON.parse(document.getElementById("data").textContent);
   const names = Object.keys(arms);
   const dark = matchMedia("(prefers-color-scheme: dark)");
   const LIGHT = ["#1f6feb", "#d9730d", "#1a9a5c", "#c02f8a", "#7a4fd8", "#0f9bb4", "#b08800", "#d0393e"];
   const DARK = ["#6cb2ff", "#ffa657", "#56d08c", "#ff8fcf", "#b49cff", "#5fd5e8", "#e3c04b", "#ff8a85"];
+  const LINE_PX = 18; // from one line of text to the next
   const STAGES = [["decode the image", "image_decode_s"], ["encode", "encode_s"], ["reduce", "reduce_s"],
     ["prefill", "prefill_s"], ["decode", "decode_s"]];
 
@@ -16,9 +17,19 @@
   const ofArm = (name) => (name === baseline ? style("--soft") : colour(names.filter((n) => n !== baseline).indexOf(name)));
   const value = (figure) => (figure !== null && typeof figure === "object" ? figure.value : figure) ?? null;
   const mean = (arm, group, name) => arm[group]?.[name]?.mean ?? null;
-  const short = (text) => (text.length > 24 ? text.slice(0, 23) + "…" : text);
+  // A long text without its middle, cut such that no two arms are called the same.
+  const short = (() => {
+    for (let most = 24; ; most += 4) {
+      for (const part of [0.5, 0.2, 0.8]) {
+        const head = Math.round(part * (most - 1)), tail = most - 1 - head;
+        const cut = (text) => (text.length > most ? `${text.slice(0, head)}…${text.slice(-tail)}` : text);
+        if (new Set(names.map(cut)).size === names.length) return cut;
+      }
+    }
+  })();
   // Plotly reads some markup in texts, and what comes from data is no markup
-  const plain = (text) => short(String(text)).replace(/&/g, "&amp;").replace(/</g, "&lt;");
+  const escaped = (text) => String(text).replace(/&/g, "&amp;").replace(/</g, "&lt;");
+  const plain = (text) => escaped(short(String(text)));
 
   function layout(x, y, more = {}) {
     const axis = (title) => ({ title: { text: title, standoff: 8 }, gridcolor: style("--line"), linecolor: style("--line"),
@@ -38,12 +49,21 @@
   function draw(name, traces, settings) {
     const figure = document.querySelector(`[data-plot="${name}"]`);
     figure.hidden = traces.length === 0;
-    if (traces.length) waiting.push([figure.querySelector(".plot"), traces, settings]);
+    if (!traces.length) return;
+    const plot = figure.querySelector(".plot");
+    plot.style.height = `${300 + 16 * Math.max(0, names.length - 6)}px`; // room for the names of many arms
+    waiting.push([plot, traces, settings]);
   }
 
   function all(...plots) {
     plots.forEach((plot) => plot());
-    waiting.forEach((plot) => Plotly.react(...plot, { responsive: true, displayModeBar: false }));
+    for (const [plot, ...content] of waiting) {
+      const isNew = plot.on === undefined;
+      Plotly.react(plot, ...content, { responsive: true, displayModeBar: false });
+      if (!(plot.closest("[data-plot]").dataset.plot in points)) continue;
+      if (isNew) plot.on("plotly_afterplot", () => label(plot));
+      label(plot);
+    }
     waiting = [];
   }
 
@@ -59,8 +79,8 @@
       if (there === 1 && kept.p5 === kept.p95 && names.length > 1) {
         const at = kept.p50 ?? edges[counts.findIndex(Boolean)];
         shapes.push({ type: "line", x0: at, x1: at, y0: 0, y1: 1, yref: "paper", line: { color: ofArm(name), dash: "dash", width: 2 } });
-        annotations.push({ x: at, y: 1 - 0.09 * annotations.length, yref: "paper", text: plain(name), showarrow: false,
-          xanchor: at > most / 2 ? "right" : "left", yanchor: "top", xshift: at > most / 2 ? -4 : 4, font: { color: ofArm(name) } });
+        annotations.push({ x: at, y: 1, yref: "paper", text: plain(name), showarrow: false, font: { color: ofArm(name) },
+          xanchor: at > most / 2 ? "right" : "left", yanchor: "top", xshift: at > most / 2 ? -4 : 4, yshift: -LINE_PX * annotations.length });
         continue;
       }
       traces.push({ type: "bar", name: plain(name), x: counts.map((_, i) => (edges[i] + edges[i + 1]) / 2),
@@ -75,12 +95,12 @@
 
   function stages() {
     const shown = [...names].reverse();
-    const traces = STAGES.map(([title, key], number) => ({ type: "bar", orientation: "h", name: title, y: shown.map(plain),
+    const traces = STAGES.map(([title, key], number) => ({ type: "bar", orientation: "h", name: title, y: shown.map(escaped),
       x: shown.map((name) => value(mean(arms[name], "seconds", key)) ?? 0), marker: { color: colour(number) },
       hovertemplate: `${title}: %{x:.3s}s<extra>%{y}</extra>` }));
     const any = traces.some((trace) => trace.x.some(Boolean));
     draw("stages", any ? traces : [], layout("seconds a request", "", { barmode: "stack", bargap: names.length > 1 ? 0.35 : 0.6,
-      xaxis: { rangemode: "tozero" }, yaxis: { type: "category" }, legend: { orientation: "h", y: 1.02, yanchor: "bottom", x: 0, traceorder: "normal" } }));
+      xaxis: { rangemode: "tozero" }, yaxis: { type: "category", tickvals: shown.map(escaped), ticktext: shown.map(plain) }, legend: { orientation: "h", y: 1.02, yanchor: "bottom", x: 0, traceorder: "normal" } }));
   }
 
   function throughput() {
@@ -99,8 +119,8 @@
       found.push([metric.replaceAll("_", " "), (name) => arms[name].figures?.figures?.[metric] ?? null]);
     }
     if (!baseline || names.length < 2) return found;
-    for (const [title, key, same] of [["same answer as " + baseline, "normalised_agreement", 1], ["letter for letter as " + baseline, "exact_agreement", 1],
-      ["ROUGE-L with " + baseline, "rouge_l", 1], ["chrF with " + baseline, "chrf", 100]]) {
+    for (const [key, name] of Object.entries(agreements)) {
+      const title = `${name} ${key.endsWith("agreement") ? "as" : "with"} ${baseline}`, same = key === "chrf" ? 100 : 1;
       found.push([title, (name) => (name === baseline ? same : pairs?.[name]?.[key] ?? null)]);
     }
     return found;
@@ -113,23 +133,80 @@
       arrayminus: figures.map((f) => (f?.low != null ? f.value - f.low : 0)) };
   };
 
+  // Of each frontier, the points to be labelled: their names, values and the ends of their intervals.
+  const points = {};
+
+  // Labels beside their points such that no two of them, and if possible no label and point or line to one, lie over
+  // one another.
+  function labels(plot) {
+    const { xaxis, yaxis, font } = plot._fullLayout, pen = document.createElement("canvas").getContext("2d");
+    pen.font = `${font.size}px ${font.family}`;
+    const box = (x, y, width, height) => ({ left: x - width / 2, right: x + width / 2, top: y - height / 2, bottom: y + height / 2 });
+    const meet = (a, b) => a.left < b.right && b.left < a.right && a.top < b.bottom && b.top < a.bottom;
+    const own = points[plot.closest("[data-plot]").dataset.plot].map((point) => ({ ...point, left: xaxis.l2p(point.x), top: yaxis.l2p(point.y) }))
+      .sort((a, b) => a.top - b.top);
+    const marks = own.map(({ left, top }) => box(left, top, 14, 14));
+    const bars = own.flatMap(({ left, top, ends: [across, up] }) => {
+      const [x0, x1, y1, y0] = [...across.map((end) => xaxis.l2p(end)), ...up.map((end) => yaxis.l2p(end))];
+      return [box((x0 + x1) / 2, top, x1 - x0, 2), box(left, (y0 + y1) / 2, 2, y1 - y0)];
+    });
+    // whether the line from a point to its label goes through a box
+    const through = (line, { left, right, top, bottom }) => [...Array(24).keys()].some((step) => {
+      const [x, y] = [line.x + (line.ax * step) / 23, line.y + (line.ay * step) / 23];
+      return x > left && x < right && y > top && y < bottom;
+    });
+    const placed = [], lines = [], found = [];
+    for (const { text, x, y, left, top } of own) {
+      const width = pen.measureText(text).width + 8, height = LINE_PX;
+      let best = null;
+      for (let away = 8; away <= 232; away += 16) {
+        for (let turn = 0; turn < 16; turn++) {
+          const angle = ((2 * turn - 3) * Math.PI) / 16; // to the upper right first
+          const ax = Math.cos(angle) * (away + width / 2), ay = Math.sin(angle) * (away + height / 2);
+          const place = box(left + ax, top + ay, width, height);
+          const inside = place.left >= 0 && place.right <= xaxis._length && place.top >= 0 && place.bottom <= yaxis._length;
+          if (!inside || placed.some((other) => meet(other, place))) continue;
+          const hidden = marks.filter((mark) => meet(mark, place)).length, crossed = bars.filter((bar) => meet(bar, place)).length;
+          const line = { x: left, y: top, ax, ay };
+          const struck = placed.filter((other) => through(line, other)).length + lines.filter((other) => through(other, place)).length;
+          const cost = away + 200 * hidden + 100 * struck + 24 * crossed;
+          if (best === null || cost < best.cost) best = { cost, away, line, place };
+        }
+      }
+      if (best === null) continue; // no room: pointing at it tells
+      placed.push(best.place);
+      lines.push(best.line);
+      found.push({ x, y, text: escaped(text), ax: best.line.ax, ay: best.line.ay, xanchor: "center", yanchor: "middle", showarrow: true, arrowhead: 0,
+        bgcolor: `${style("--card")}b0`, arrowwidth: 1, standoff: 6, borderpad: 0, arrowcolor: best.away > 8 ? style("--soft") : "rgba(0,0,0,0)" });
+    }
+    return found;
+  }
+
+  // Again whenever the plot is drawn anew, as in a window of another width.
+  function label(plot) {
+    const annotations = labels(plot), now = JSON.stringify(annotations);
+    if (plot.dataset.labels === now && plot.layout.annotations?.length === annotations.length) return;
+    plot.dataset.labels = now;
+    Plotly.relayout(plot, { annotations });
+  }
+
   function frontier(plot, title, across, [quality, up]) {
     const shown = names.filter((name) => value(across(name)) !== null && value(up(name)) !== null);
     const reducers = [...new Set(shown.map((name) => reducerOf[name]))];
     const others = reducers.filter((reducer) => shown.some((name) => name !== baseline && reducerOf[name] === reducer));
-    const labelled = shown.length <= 6, furthest = Math.max(...shown.map((name) => value(across(name))));
+    const labelled = shown.length <= 12;
     const traces = reducers.map((reducer) => {
       const own = shown.filter((name) => reducerOf[name] === reducer).sort((a, b) => value(across(a)) - value(across(b)));
       const tint = others.includes(reducer) ? colour(others.indexOf(reducer)) : style("--soft");
-      return { mode: labelled ? "lines+markers+text" : "lines+markers", name: plain(reducer), text: own.map(plain),
-        textposition: own.map((name) => (value(across(name)) > furthest / 2 ? "top left" : "top right")),
-        cliponaxis: false, marker: { size: 10, color: tint }, line: { color: tint, width: 2 },
+      return { mode: "lines+markers", name: plain(reducer), text: own.map(plain), cliponaxis: false, marker: { size: 10, color: tint }, line: { color: tint, width: 2 },
         x: own.map((name) => value(across(name))), y: own.map((name) => value(up(name))),
         error_x: error(own.map(across)), error_y: error(own.map(up)),
         hovertemplate: "%{text}: %{y} at %{x:,.4~r}<extra></extra>" };
     });
     const ends = shown.flatMap((name) => [up(name)?.low ?? value(up(name)), up(name)?.high ?? value(up(name))]);
     const [low, high] = [Math.min(...ends), Math.max(...ends)], room = (high - low || 0.1) * 0.15;
+    points[plot] = labelled ? shown.map((name) => ({ text: short(name), x: value(across(name)), y: value(up(name)),
+      ends: [across(name), up(name)].map((figure) => [figure?.low ?? value(figure), figure?.high ?? value(figure)]) })) : [];
     draw(plot, shown.length > 1 ? traces : [], layout(title, plain(quality), { showlegend: !labelled || reducers.length < shown.length,
       xaxis: { rangemode: "tozero" }, yaxis: { range: [low - room, high + room / 2], tickformat: low >= 0 && high <= 1 ? ",.1~%" : "" } }));
   }

@@ -10,7 +10,7 @@ from pipeline.compare.cost import Pricing
 from pipeline.compare.table import comparison_schema
 from pipeline.compare.terminal import table, text
 from pipeline.models.sizes import Shape, read_shape
-from pipeline.support.schema import PREDICTIONS
+from pipeline.support.schema import COLUMNS, PREDICTIONS
 from tests.pipeline.compare.made_arms import change, compared, copied
 from tests.support.runs import rows
 
@@ -112,11 +112,17 @@ def test_it_is_shown(outputs, tmp_path):
     assert "USD a million answers" in told and "the same answer to" in told
     arms, pairs = table(found)
     assert [row[0] for row in arms.rows] == ["full", "trim"]
-    assert [row[0] for row in pairs.rows][:2] == ["trim: exact agreement", "trim: normalised agreement"]
+    assert [row[0] for row in pairs.rows][:2] == ["trim: same answer", "trim: letter for letter"]
     bare = compared(tmp_path / "bare", outputs, resamples=0)
     assert "low" not in bare["pairs"]["trim"]["exact_agreement"]
     assert bare["arms"]["full"]["cost"] is None
     assert text(bare) and table(bare)
+
+
+def test_tokens_per_s_is_what_its_description_says(outputs):
+    (formula,) = [column.description for column in COLUMNS if column.name == "tokens_per_s"]
+    for row in (row for output in outputs.values() for row in rows(output)):
+        assert eval(formula, {}, row) == pytest.approx(row["tokens_per_s"], rel=1e-5)
 
 
 # --- failures ---

@@ -3,17 +3,24 @@
 import json
 
 import datasets
+
+from pipeline.compare.table import comparison_schema
+from pipeline.output.dataset_card import write_card
+from pipeline.output.manifest import load_manifest
+from pipeline.sources.webdataset import WebDataset
+from pipeline.support.schema import COLUMNS, PREDICTIONS
 from tests.support.quick import HERE, quick_answer
 from tests.support.tars import write_tar
 
-from pipeline.output.dataset_card import COLUMNS, write_card
-from pipeline.output.manifest import load_manifest
-from pipeline.sources.webdataset import WebDataset
-from pipeline.support.schema import PREDICTIONS
-
 
 def test_every_column_is_described():
-    assert list(COLUMNS) == PREDICTIONS.names
+    assert [column.name for column in COLUMNS] == PREDICTIONS.names
+    assert [column.name for column in COLUMNS if len(column.description.split()) < 2] == []
+
+
+def test_what_describes_a_column_is_in_no_file():
+    for schema in (PREDICTIONS, comparison_schema(["full", "trim"])):
+        assert schema.metadata is None and all(field.metadata is None for field in schema)
 
 
 def test_a_folder_with_a_card_loads_by_its_name_alone(tmp_path):
@@ -25,6 +32,8 @@ def test_a_folder_with_a_card_loads_by_its_name_alone(tmp_path):
     text = (output / "README.md").read_text()
     assert "7 rows about 5 samples of `file://" in text
     assert '"schema_version"' in text
+    for column in COLUMNS:
+        assert f"| {column.name} | {column.field.type} | {column.description} |" in text
     loaded = datasets.load_dataset(str(output), split="train", cache_dir=str(tmp_path / "cache"))
     assert len(loaded) == 7
     assert loaded.column_names == PREDICTIONS.names

@@ -8,8 +8,6 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from tests.support.s3 import BUCKET
-from tests.support.tars import jpeg, write_tar
 
 from pipeline.output.plan import extend_plan, load_plan, make_plan, require_same, require_unchanged
 from pipeline.output.units import Finished, Unit
@@ -19,6 +17,8 @@ from pipeline.sources.parquet import Parquet
 from pipeline.sources.webdataset import WebDataset
 from pipeline.storage.uris import Storage, canonical
 from pipeline.support.errors import ConfigError, RunError
+from tests.support.s3 import BUCKET
+from tests.support.tars import jpeg, write_tar
 
 HERE = Storage()
 

@@ -21,14 +21,18 @@ class Page:
 
     def open(self, file: Path, width: int = 1600, scheme: str = "light") -> None:
         """A local file, in a window of so many CSS pixels and a reader's colour scheme."""
-        self.driver.execute_cdp_cmd(
-            "Emulation.setDeviceMetricsOverride",
-            {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 600},
-        )
+        self.resize(width)
         self.scheme(scheme)
         self.logs()
         self.driver.get(file.as_uri())
         self.wait("document.querySelectorAll('.plot .main-svg').length")
+
+    def resize(self, width: int) -> None:
+        """Let the window have so many CSS pixels from now on."""
+        self.driver.execute_cdp_cmd(
+            "Emulation.setDeviceMetricsOverride",
+            {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 600},
+        )
 
     def scheme(self, scheme: str) -> None:
         """What `prefers-color-scheme` answers from now on."""

@@ -1,8 +1,17 @@
 """report.html in a real browser: what it shows, does, logs and asks for."""
 
+import copy
+import json
+import shutil
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
-from tests.pipeline.report.compared import HOSTILE, SCENES
+from pipeline.report.write import write_report
+from pipeline.storage.uris import Storage
+from tests.pipeline.report.compared import HOSTILE, SCENES, make_rows
 
 CONTRAST = """(selectors) => {
   const canvas = document.createElement('canvas').getContext('2d', {willReadFrequently: true});
@@ -28,6 +37,19 @@ TEXTS = [
     *(".item h3", ".said", ".answer .small", ".badge", ".failed", ".gone", "td", "thead th"),
     *(".xtick text", ".ytick text", ".legendtext", ".xtitle"),
 ]
+
+# Pairs of texts of one plot that lie over one another by more than a pixel.
+OVERLAPS = """[...document.querySelectorAll('figure[data-plot]:not([hidden])')].flatMap((figure) => {
+  const boxes = [...figure.querySelectorAll('svg text')].filter((node) => node.textContent.trim())
+    .map((node) => [node.textContent, node.getBoundingClientRect()]).filter(([, box]) => box.width);
+  const meet = (a, b) => a.left + 1 < b.right && b.left + 1 < a.right
+    && a.top + 1 < b.bottom && b.top + 1 < a.bottom;
+  return boxes.flatMap(([one, a], i) => boxes.slice(i + 1).filter(([, b]) => meet(a, b))
+    .map(([other]) => `${figure.dataset.plot}: ${one} / ${other}`));
+})"""
+# What a frontier calls its points.
+LABELS = """[...document.querySelectorAll(`[data-plot=${arguments[0]}] .annotation-text`)]
+  .map((node) => node.textContent)"""
 
 
 @pytest.fixture(params=["comparison", "run"])
@@ -133,6 +155,30 @@ def test_kept_patches_are_lit_and_the_others_dark(chromium, comparison):
     assert chromium.js(bright, 1) == full
 
 
+def test_a_small_grid_is_lit_patch_by_patch(chromium, comparison, tmp_path):
+    """Three by three patches take two bytes, which have room for four by four."""
+    shutil.copytree(comparison, tmp_path / "small")
+    file = tmp_path / "small" / "comparison.parquet"
+    table = pq.read_table(file)
+    diagonal = np.packbits(np.eye(3, dtype=bool)).tobytes()
+    for name, value in (("kept_patches.trim", diagonal), ("visual_tokens_full.trim", 9)):
+        field = table.schema.field(name)
+        column = pa.array([value] * len(table), field.type)
+        table = table.set_column(table.column_names.index(name), field, column)
+    pq.write_table(table, file)
+    write_report(str(tmp_path / "small"), Storage(), gallery=200, seed=0)
+    chromium.open(tmp_path / "small" / "report.html")
+    patches = """((pen) => [40, 120, 200].map((y) => [40, 120, 200]
+      .map((x) => [...pen.getImageData(x, y, 1, 1).data])))
+      ([...document.querySelectorAll('.item')].find((item) => item.textContent.includes('000.png'))
+      .querySelectorAll('canvas')[1].getContext('2d'))"""
+    chromium.wait(f"({patches})[0][0][3] === 255")
+    lit = chromium.js(patches)
+    chromium.find("#dim")[0].click()
+    whole = chromium.js(patches)
+    assert [[lit[y][x] == whole[y][x] for x in range(3)] for y in range(3)] == np.eye(3, dtype=bool).tolist()
+
+
 def test_images_that_are_gone_or_changed_have_a_placeholder(chromium, comparison):
     chromium.open(comparison / "report.html")
     told = {item.find_element("css selector", ".key").text[:7]: item.text for item in chromium.find(".item")}
@@ -148,3 +194,55 @@ def test_what_the_upright_axis_shows_can_be_chosen(chromium, comparison):
     chromium.choose("#quality", "chrF with full")
     chromium.wait(f"{title} === 'chrF with full'")
     assert "EUR" in chromium.js("document.querySelector('[data-plot=frontier-cost] .xtitle').textContent")
+
+
+@pytest.fixture(scope="module", params=[6, 12])
+def crowded(request, outputs, tmp_path_factory):
+    """A comparison of many arms with long names, some of them equal in everything, the others nearly."""
+    folder = tmp_path_factory.mktemp("crowded")
+    names = [
+        "full",
+        "the same once more",
+        *(f"trim_cover-diversity=0.{n}-keep_ratio=0.21" for n in range(10)),
+    ]
+    names = names[: request.param]
+    shutil.copytree(outputs / "full", folder / "full")
+    make_rows(folder, 64, tuple(names))
+    figures = json.loads((outputs / "comparison.json").read_text())
+    arms, pair = figures["arms"], figures["pairs"]["trim"]
+    figures["arms"], figures["pairs"] = {}, {name: pair for name in names[1:]}
+    for number, name in enumerate(names):
+        arm = copy.deepcopy(arms["full" if number < 4 else "trim"])
+        arm["figures"] = {"figures": {"accuracy": {"value": 0.93, "low": 0.91, "high": 0.95}}, "groups": {}}
+        if number >= 4:
+            arm["figures"]["figures"]["accuracy"]["value"] += 0.0005 * number
+            arm["tokens"]["visual_tokens_kept"]["mean"]["value"] += 0.2 * number
+            arm["cost"]["per_million"]["value"] *= 1 + 0.002 * number
+        figures["arms"][name] = arm
+    (folder / "comparison.json").write_text(json.dumps(figures))
+    write_report(str(folder), Storage(), gallery=0, seed=0)
+    return folder / "report.html", names
+
+
+def test_no_label_of_a_plot_lies_over_another(chromium, crowded):
+    page, names = crowded
+    chromium.open(page, 1600)
+    assert chromium.js(OVERLAPS) == []
+    for plot in ("frontier-tokens", "frontier-cost"):
+        told = chromium.js(LABELS, plot)
+        assert len(told) == len(set(told)) == len(names), "each point has its name"
+    for width in (1000, 400):  # narrowed while it is open: a name that finds no room is left out
+        chromium.resize(width)
+        chromium.wait(f"document.querySelector('.plot .main-svg').clientWidth < {width}")
+        assert chromium.js(OVERLAPS) == [], width
+        assert len(chromium.js(LABELS, "frontier-tokens")) >= 3
+    chromium.open(page, 1600)
+    chromium.choose("#quality", "chrF with full")
+    assert chromium.js(OVERLAPS) == []
+    assert len(chromium.js(LABELS, "frontier-tokens")) >= 6
+
+
+def test_the_plots_of_an_ordinary_comparison_have_no_overlap_either(chromium, report):
+    for width in (1600, 400):
+        chromium.open(report, width)
+        assert chromium.js(OVERLAPS) == []

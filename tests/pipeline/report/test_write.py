@@ -6,9 +6,13 @@ import math
 import shutil
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from pipeline.compare.compare import compare_outputs
+from pipeline.compare.terminal import table, text
 from pipeline.report.page import embedded
 from pipeline.report.write import gather, write_report
 from pipeline.run.prepare import prepare
@@ -60,6 +64,39 @@ def test_the_text_tells_the_same_figures(comparison, run):
     assert f"{kept:.0f} of 576" in (run / "report.txt").read_text()
     for told in (text, (run / "report.txt").read_text()):
         assert "\x1b" not in told and all(line == line.rstrip() for line in told.splitlines())
+
+
+def test_terminal_and_page_tell_one_figure_as_the_same_answer(outputs, tmp_path):
+    """TRIM answers as all tokens do, but for the case of letters and a full stop in one row of three."""
+    copy = tmp_path / "copy"
+    shutil.copytree(outputs, copy)
+    for file in sorted((copy / "full" / "data").iterdir()):
+        said = [text and "a red ring" for text in pq.read_table(file)["prediction"].to_pylist()]
+        for arm, answers in (("full", said), ("a third", said), ("trim", ["A red ring.", *said[1:]])):
+            path = copy / arm / "data" / file.name
+            unit = pq.read_table(path)
+            place = unit.schema.get_field_index("prediction")
+            column = pa.array(answers, pa.string())
+            pq.write_table(unit.set_column(place, unit.schema.field(place), column), path)
+    found = compare_outputs(
+        {name: str(copy / name) for name in ARMS},
+        place=str(copy),
+        storage=Storage(),
+        baseline="full",
+        resamples=0,
+    )
+    pair = found["pairs"]["trim"]
+    same, exact = pair["normalised_agreement"]["value"], pair["exact_agreement"]["value"]
+    assert same == 1 and exact < 1
+    terminal = text(found).split("\ntrim: ")[1].splitlines()[1]
+    assert "the same answer to 100.0 % of the requests" in terminal
+    rows = dict(row[:2] for part in table(found) for row in part.rows)
+    assert rows["trim: same answer"] == same and rows["trim: letter for letter"] == exact
+    write_report(str(copy), Storage(), gallery=0, seed=0)
+    page = (copy / "report.html").read_text().replace("\xa0", " ")
+    for told in (page, (copy / "report.txt").read_text()):
+        assert "the same answer to 100 % of the requests" in told
+        assert f"letter for letter: {percent(exact)}" in told
 
 
 def test_a_run_has_the_figures_that_its_comparison_has(comparison):
