@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+pytest_plugins = ["tests.support.session", "tests.support.marks", "pytester"]
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parent / "pipeline")]
 
 

@@ -93,7 +93,7 @@ def _wait(server: subprocess.Popen, storage: Storage, log: Path) -> None:
 def _free_ports(count: int) -> list[int]:
     """Ports that nobody listens on, nor on the ports 10000 above them, where SeaweedFS puts gRPC."""
     found: list[int] = []
-    port = 20_000 + os.getpid() % 5_000
+    port = 20_000 + os.getpid() * 101 % 5_000  # far from those of a neighbour that starts just now
     while len(found) < count:
         port += 1
         if _is_free(port) and _is_free(port + 10_000):

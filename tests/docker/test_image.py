@@ -35,7 +35,8 @@ class Image:
     def run(self, *command: str) -> subprocess.CompletedProcess:
         """A command as in a container: with nothing of the tests' own environment on its paths."""
         path = f"{self.place}/bin:/usr/local/bin:/usr/bin:/bin"
-        return run(list(command), self.folder, PATH=path, PYTHONPATH="")
+        own = {"PATH": path, "PYTHONPATH": "", "XDG_CACHE_HOME": f"{self.folder}/cache"}
+        return run(list(command), self.folder, **own)
 
     def listed(self, instruction: str) -> list[str]:
         """The words of an instruction that has them as JSON."""
