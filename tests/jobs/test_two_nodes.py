@@ -16,10 +16,10 @@ from processes import finish, run, start
 from runs import answer_here
 from s3 import BUCKET, KEY, SECRET, Server
 from tars import write_tar
-from test_new_reducer import MIDDLE
 
 from pipeline.schema import VOLATILE
 from pipeline.ship import NAMES, ROOT
+from tests.support.rich import MIDDLE
 
 SETTINGS = [
     *("source=webdataset", "task=vqa", "model=random", "reducer=middle", "decoding.max_new_tokens=3"),

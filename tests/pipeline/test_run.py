@@ -22,18 +22,10 @@ from pipeline.sources.images import Images
 from pipeline.sources.webdataset import WebDataset
 from pipeline.storage import Storage
 
-pytestmark = pytest.mark.timeout(900)  # five runs, two of them in fixtures
+# five runs, two of them in fixtures
+pytestmark = [pytest.mark.usefixtures("ray"), pytest.mark.slow, pytest.mark.timeout(900)]
 NEW_TOKENS = 12
 QUESTIONS = ["What is shown in the picture?", "How many people are there?", "Describe it.", "Is it red?"]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def ray_of_this_module():
-    """Started by the first run, used by all of them, stopped at the end."""
-    yield
-    import ray
-
-    ray.shutdown()
 
 
 # --- all tokens: the library's own answers ---
@@ -45,11 +37,7 @@ def pictures(tmp_path_factory):
     from pipeline.demo import names
 
     folder = tmp_path_factory.mktemp("pictures")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
-        files = sorted(
-            file for file in (names.pictures() / "photographs").iterdir() if file.suffix != ".json"
-        )
+    files = sorted(file for file in (names.pictures() / "photographs").iterdir() if file.suffix != ".json")
     for file in files:
         shutil.copyfile(file, folder / file.name)
     for index, file in enumerate(files[: 26 - len(files)]):

@@ -19,10 +19,10 @@ def pytest_configure(config: pytest.Config) -> None:
     if hasattr(config, "workerinput"):
         return
     config.stash[CACHE] = os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="trimline-tests-")
+    # threads that spin while they wait for one another take the cores from those that they wait for
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     if getattr(config.option, "numprocesses", None):
-        # as many threads in each worker as there are cores would wait for one another
-        os.environ.setdefault("OMP_NUM_THREADS", "1")
-        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+        os.environ.setdefault("OMP_NUM_THREADS", "1")  # each worker has a core
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
@@ -48,3 +48,11 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> Any:
     from tests.support.reference import make
 
     return make(tmp_path_factory.mktemp("reference"))
+
+
+@pytest.fixture(scope="session")
+def rich(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """`tests.support.rich.Rich`: one run of the command with all that several tests look at."""
+    from tests.support.rich import make
+
+    return make(tmp_path_factory.mktemp("rich"))

@@ -13,7 +13,7 @@ SETTINGS = (
 
 
 @pytest.fixture(scope="module")
-def outputs(tmp_path_factory):
+def outputs(tmp_path_factory, ray):
     """The same requests through both engines."""
     from jobs.entry import run_command
 

@@ -51,7 +51,9 @@ def unit(first: int) -> pa.Table:
     return pack(row)
 
 
-@pytest.mark.timeout(200)
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+@pytest.mark.usefixtures("ray")
 @pytest.mark.filterwarnings("ignore:.*ray_remote_args")  # as pipeline/flow.py does
 def test_those_that_were_with_the_culprit_are_not_taken_aside(tmp_path):
     import ray
