@@ -15,7 +15,7 @@ from pipeline.storage import Storage
 
 BUCKET = "bucket"
 KEY, SECRET = "test-key-id", "test-secret"
-_STARTS_WITHIN_S = 30
+_STARTS_WITHIN_S = 120
 
 
 class Server:
@@ -75,7 +75,7 @@ def _wait(server: subprocess.Popen, storage: Storage, log: Path) -> None:
     until = time.monotonic() + _STARTS_WITHIN_S
     while time.monotonic() < until and server.poll() is None:
         try:
-            urllib.request.urlopen(str(storage.endpoint_url), timeout=1).close()
+            urllib.request.urlopen(str(storage.endpoint_url), timeout=10).close()
         except urllib.error.HTTPError:
             pass  # it answers
         except OSError:

@@ -81,7 +81,7 @@ def install(command: str, build: Path, place: Path) -> None:
         (site / "lent.pth").write_text("".join(f"{path}\n" for path in lent))
     variables = {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "PIP_NO_DEPS": "1"}
     command = command.replace(" torch", " --dry-run torch")  # 200 MB that are lent, too
-    subprocess.run(["sh", "-ec", command], cwd=build, env=os.environ | variables, check=True, timeout=280)
+    subprocess.run(["sh", "-ec", command], cwd=build, env=os.environ | variables, check=True, timeout=500)
 
 
 def data_files(root: Path) -> set[str]:

@@ -17,7 +17,7 @@ from runs import lasting
 
 from pipeline.units import Finished, Unit
 
-STARTS_WITHIN_S = 240
+STARTS_WITHIN_S = 400
 CHECKED = {"page_checksum_verification": True}
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]  # two starts of Ray, and one of the reference
 

@@ -16,7 +16,7 @@ import pytest
 from commands import trimline
 from tars import jpeg
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 CANARIES = {
     "AWS_SECRET_ACCESS_KEY": "CANARY-of-the-environment",
@@ -49,7 +49,6 @@ def run(cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
         process = trimline(
             *("annotate", "-m", "decoding.max_new_tokens=1,2", "source.path=pictures"),
             *OVERRIDES,
-            timeout=200,
             RAY_TMPDIR=logs,
             RAY_BACKEND_LOG_LEVEL="info",
             **CANARIES,

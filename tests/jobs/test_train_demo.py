@@ -34,7 +34,7 @@ def test_the_recipe_in_miniature(tmp_path):
         for key, number in (value.items() if isinstance(value, dict) else [("", 0)])
     ]
     work = [f"recipe.work={tmp_path}/work", f"recipe.output={tmp_path}/model"]
-    found = trimline("train_demo", *overrides, *work, timeout=500)
+    found = trimline("train_demo", *overrides, *work)
     assert found.returncode == 0, found.stderr
     assert "report: answering questions about 2 pictures of the test split" in found.stdout
     model = tmp_path / "model"

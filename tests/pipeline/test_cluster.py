@@ -63,7 +63,7 @@ def strangers(token):
 
 def join(address, environment):
     told = subprocess.run(
-        [sys.executable, "-c", JOIN, address], env=environment, capture_output=True, text=True, timeout=120
+        [sys.executable, "-c", JOIN, address], env=environment, capture_output=True, text=True, timeout=300
     )
     return (told.stdout.strip() or told.stderr.strip().rpartition("\n")[2])[:200]
 

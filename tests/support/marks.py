@@ -16,7 +16,7 @@ import pytest
 
 TESTS = Path(__file__).parents[1]
 OF_FOLDERS = ("chaos", "fuzz")
-OF_FIXTURES = {"ray": "ray", "chromium": "browser"}
+OF_FIXTURES = {"ray": "ray", "reference": "process", "rich": "process", "chromium": "browser"}
 OF_NAMES = {"subprocess": "process", "Node": "nodes"}  # named by code that a test reaches
 NOT_FOLLOWED = ("s3",)  # a fixture whose process is a server of S3, there in a second
 SHARED = ("ray", "reference", "rich")  # costly fixtures: the tests of each run in one worker
