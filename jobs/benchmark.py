@@ -10,15 +10,16 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
-from jobs.annotate import make_config
-from jobs.arms import arm_specs, make_reducer, reducer_names
-from jobs.build import build
-from pipeline.config import DTYPES, free, require
-from pipeline.errors import ConfigError
+from jobs.common.arms import arm_specs, make_reducer, reducer_names
+from jobs.common.build import build
+from jobs.common.configs import make_config
+from pipeline.models.config import DTYPES
+from pipeline.support.errors import ConfigError
+from pipeline.support.fields import free, require
 
 if TYPE_CHECKING:
-    from pipeline.benchmark.table import Table
-    from pipeline.run import RunConfig
+    from pipeline.run.config import RunConfig
+    from pipeline.support.table import Table
 
 SPLITS = ("train", "val", "test")
 PARTS = {
@@ -86,14 +87,14 @@ class Benchmark:
 
 def run(config: DictConfig) -> int:
     """Measure, print and write the figures; returns the exit status."""
-    from pipeline.benchmark import table
-    from pipeline.benchmark.machine import machine
+    from pipeline.benchmark.gauges import machine, show_machine
+    from pipeline.support import table
 
     options: Benchmark = build(config, "benchmark", Benchmark)
     run_config = make_config(config)
     figures: dict[str, Any] = {"machine": machine()}
     _write(figures, options.json)  # a file that cannot be written is told before the first part, not after it
-    table.show_machine(figures["machine"])
+    show_machine(figures["machine"])
     for part in options.parts or PARTS[options.name]:
         figures[part], found = _measure(part, options, run_config)
         table.show(found)

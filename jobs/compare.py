@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Any
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from jobs.annotate import make_config
-from jobs.arms import ArmSpec, arm_specs, compose_arm
-from jobs.build import build, plain
-from pipeline.config import free, require
-from pipeline.errors import ConfigError
+from jobs.common.arms import ArmSpec, arm_specs, compose_arm
+from jobs.common.build import build, plain
+from jobs.common.configs import make_config
+from pipeline.support.errors import ConfigError
+from pipeline.support.fields import free, require
 
 if TYPE_CHECKING:
-    from pipeline.run import RunConfig
+    from pipeline.run.config import RunConfig
 
 
 DEFAULT = ("full", "trim")
@@ -35,12 +35,12 @@ class Comparing:
 
 def run(config: DictConfig) -> int:
     """Answer under every arm, compare, report; returns the exit status."""
-    from jobs.submit import submit
-    from pipeline.benchmark.table import show
-    from pipeline.compare.answer import answer
-    from pipeline.compare.run import compare_outputs
-    from pipeline.compare.show import table, text
+    from jobs.common.submit import submit
+    from pipeline.compare.compare import compare_outputs
+    from pipeline.compare.terminal import table, text
     from pipeline.report.write import write_report
+    from pipeline.run.annotate import answer
+    from pipeline.support.table import show
 
     options: Comparing = build(config, "compare", Comparing)
     specs = arm_specs(_arms(config))
@@ -113,13 +113,13 @@ def _groups(base: "RunConfig", specs: list[ArmSpec]) -> list["RunConfig"]:
 
 def _own(base: "RunConfig", spec: ArmSpec) -> "RunConfig":
     """The run of one arm alone."""
-    from pipeline.arms import Arm
-    from pipeline.config import Model
+    from pipeline.models.config import Model
+    from pipeline.stages.arms import Arm
 
     config = compose_arm(spec)
     engine = build(config, "engine")
     if spec.other_batches:
-        engine = _other_batches(engine)
+        engine = engine.other_batches()
     return dataclasses.replace(
         base,
         model=build(config, "model", Model),
@@ -129,15 +129,9 @@ def _own(base: "RunConfig", spec: ArmSpec) -> "RunConfig":
     )
 
 
-def _other_batches(engine: Any) -> Any:
-    if not hasattr(engine, "other_batches"):
-        raise ConfigError(f"engine {type(engine).__name__} makes its batches by itself")
-    return engine.other_batches()
-
-
 if __name__ == "__main__":
     import sys
 
-    from jobs.entry import command_line
+    from jobs.common.entry import command_line
 
     sys.exit(command_line("compare", sys.argv[1:]))

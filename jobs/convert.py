@@ -2,15 +2,15 @@
 
 from omegaconf import DictConfig
 
-from jobs.build import build_fields, plain
-from pipeline.errors import ConfigError
+from jobs.common.build import build_fields, plain
+from pipeline.support.errors import ConfigError
 
 _KEYS = {"from": "source", "to": "target", "clip": "clip", "allow_pickle": "allow_pickle"}
 
 
 def run(config: DictConfig) -> int:
     """Write the folder; returns the exit status."""
-    from pipeline.models.convert import Conversion, convert
+    from pipeline.models.checkpoints.convert import Conversion, convert
 
     given = plain(config)
     for key in ("from", "to"):
@@ -28,6 +28,6 @@ def run(config: DictConfig) -> int:
 if __name__ == "__main__":
     import sys
 
-    from jobs.entry import command_line
+    from jobs.common.entry import command_line
 
     sys.exit(command_line("convert", sys.argv[1:]))

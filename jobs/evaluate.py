@@ -2,16 +2,16 @@
 
 from omegaconf import DictConfig
 
-from jobs.build import build, build_fields, plain
+from jobs.common.build import build, build_fields, plain
 
 _GROUPS = ("dataset", "storage")
 
 
 def run(config: DictConfig) -> int:
     """Score, print and write the figures; returns the exit status."""
-    from pipeline.benchmark.table import show
-    from pipeline.evaluate.run import Evaluation, evaluate, table
-    from pipeline.storage import Storage
+    from pipeline.evaluate.evaluate import Evaluation, evaluate, table
+    from pipeline.storage.uris import Storage
+    from pipeline.support.table import show
 
     own = {name: value for name, value in plain(config).items() if name not in _GROUPS}
     options: Evaluation = build_fields(own, Evaluation, "")
@@ -28,6 +28,6 @@ def run(config: DictConfig) -> int:
 if __name__ == "__main__":
     import sys
 
-    from jobs.entry import command_line
+    from jobs.common.entry import command_line
 
     sys.exit(command_line("evaluate", sys.argv[1:]))

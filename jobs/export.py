@@ -2,13 +2,13 @@
 
 from omegaconf import DictConfig
 
-from jobs.build import build, build_fields, plain
+from jobs.common.build import build, build_fields, plain
 
 
 def run(config: DictConfig) -> int:
     """Write the export; returns the exit status."""
     from pipeline.export import Export, export
-    from pipeline.storage import Storage
+    from pipeline.storage.uris import Storage
 
     own = {name: value for name, value in plain(config).items() if name != "storage"}
     options: Export = build_fields(own, Export, "")

@@ -45,7 +45,7 @@ def main() -> None:
         sys.exit(_unknown(arguments[0]))
     ended: list[int] = []
     atexit.register(_leave, ended)  # before all others are: it runs after them
-    from jobs.entry import command_line
+    from jobs.common.entry import command_line
 
     ended.append(command_line(*spelled_out(arguments)))
     sys.exit(ended[0])

@@ -5,18 +5,18 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from jobs.build import build, build_fields, plain
+from jobs.common.build import build, build_fields, plain
 
 _GROUPS = ("storage", "pricing")
 
 
 def run(config: DictConfig) -> int:
     """Plan, or hold plans against runs; print, and write the figures; returns the exit status."""
-    from pipeline.benchmark.plan.run import Planning, plan
-    from pipeline.benchmark.plan.show import tables
-    from pipeline.benchmark.plan.validate import measure, table
-    from pipeline.benchmark.table import show
-    from pipeline.storage import Storage
+    from pipeline.planner.planner import Planning, plan
+    from pipeline.planner.terminal import tables
+    from pipeline.planner.validate import measure, table
+    from pipeline.storage.uris import Storage
+    from pipeline.support.table import show
 
     own = {name: value for name, value in plain(config).items() if name not in _GROUPS}
     options: Planning = build_fields(own, Planning, "")
@@ -37,7 +37,7 @@ def run(config: DictConfig) -> int:
 
 
 def _write(figures: dict[str, Any], file: str | None, storage: Any) -> None:
-    from pipeline.storage import write_atomic
+    from pipeline.storage.uris import write_atomic
 
     if not file:
         return
@@ -54,6 +54,6 @@ def _write(figures: dict[str, Any], file: str | None, storage: Any) -> None:
 if __name__ == "__main__":
     import sys
 
-    from jobs.entry import command_line
+    from jobs.common.entry import command_line
 
     sys.exit(command_line("plan", sys.argv[1:]))

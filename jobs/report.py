@@ -5,12 +5,12 @@ from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig, OmegaConf
 
-from jobs.build import build
-from pipeline.config import free, require
-from pipeline.errors import ConfigError
+from jobs.common.build import build
+from pipeline.support.errors import ConfigError
+from pipeline.support.fields import free, require
 
 if TYPE_CHECKING:
-    from pipeline.storage import Storage
+    from pipeline.storage.uris import Storage
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +40,7 @@ class Picture:
 def run(config: DictConfig) -> int:
     """Write the report of `output`, or draw `picture`; returns the exit status."""
     from pipeline.report.write import write_report
-    from pipeline.storage import Storage
+    from pipeline.storage.uris import Storage
 
     storage: Storage = build(config, "storage", Storage)
     shown: Shown = build(config, "report", Shown)
@@ -58,7 +58,7 @@ def run(config: DictConfig) -> int:
 
 
 def _draw(picture: Picture, storage: "Storage") -> str:
-    from pipeline.report.kept import draw_kept
+    from pipeline.report.kept_patches import draw_kept
     from pipeline.report.pictures import open_output
 
     opened = [open_output(folder, storage) for folder in picture.outputs]
@@ -73,6 +73,6 @@ def _draw(picture: Picture, storage: "Storage") -> str:
 if __name__ == "__main__":
     import sys
 
-    from jobs.entry import command_line
+    from jobs.common.entry import command_line
 
     sys.exit(command_line("report", sys.argv[1:]))

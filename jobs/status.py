@@ -2,14 +2,14 @@
 
 from omegaconf import DictConfig
 
-from jobs.build import build, build_fields, plain
+from jobs.common.build import build, build_fields, plain
 
 
 def run(config: DictConfig) -> int:
     """Look and print; returns the exit status, which does not depend on the run's."""
-    from pipeline.status.run import Look, as_json, look
-    from pipeline.status.show import lines
-    from pipeline.storage import Storage
+    from pipeline.status.status import Look, as_json, look
+    from pipeline.status.terminal import lines
+    from pipeline.storage.uris import Storage
 
     own = {name: value for name, value in plain(config).items() if name != "storage"}
     options: Look = build_fields(own, Look, "")
@@ -29,6 +29,6 @@ def run(config: DictConfig) -> int:
 if __name__ == "__main__":
     import sys
 
-    from jobs.entry import command_line
+    from jobs.common.entry import command_line
 
     sys.exit(command_line("status", sys.argv[1:]))

@@ -2,13 +2,14 @@
 
 from omegaconf import DictConfig
 
-from jobs.build import build
-from pipeline.errors import ConfigError
+from jobs.common.build import build
+from pipeline.support.errors import ConfigError
 
 
 def run(config: DictConfig) -> int:
     """Train, write both checkpoints and the report; returns the exit status."""
-    from pipeline.demo.training.recipe import Recipe, make_demo
+    from pipeline.train_demo.config import Recipe
+    from pipeline.train_demo.recipe import make_demo
 
     recipe: Recipe = build(config, "recipe", Recipe)
     try:
@@ -21,6 +22,6 @@ def run(config: DictConfig) -> int:
 if __name__ == "__main__":
     import sys
 
-    from jobs.entry import command_line
+    from jobs.common.entry import command_line
 
     sys.exit(command_line("train_demo", sys.argv[1:]))

@@ -2,13 +2,13 @@
 
 from omegaconf import DictConfig
 
-from jobs.build import build, build_fields, plain
+from jobs.common.build import build, build_fields, plain
 
 
 def run(config: DictConfig) -> int:
     """Verify, print what was found and, if told to, mend it; returns the exit status."""
-    from pipeline.storage import Storage
-    from pipeline.verify.run import Verification, verify
+    from pipeline.storage.uris import Storage
+    from pipeline.verify.verify import Verification, verify
 
     own = {name: value for name, value in plain(config).items() if name != "storage"}
     options: Verification = build_fields(own, Verification, "")
@@ -34,6 +34,6 @@ _TO_GO_ON = {
 if __name__ == "__main__":
     import sys
 
-    from jobs.entry import command_line
+    from jobs.common.entry import command_line
 
     sys.exit(command_line("verify", sys.argv[1:]))

@@ -20,15 +20,15 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 from pyarrow.fs import FSSpecHandler, PyFileSystem
 
-from pipeline.config import free, require
-from pipeline.errors import ConfigError, RunError, ShardError
-from pipeline.manifest import load_manifest
-from pipeline.plan import Plan, load_plan
-from pipeline.schema import PREDICTIONS, STATUSES
+from pipeline.output.manifest import load_manifest
+from pipeline.output.opened import Asked, asked_of
+from pipeline.output.plan import Plan, load_plan
+from pipeline.output.units import Finished
 from pipeline.sources.base import Sample, Shard, Want
-from pipeline.storage import Storage, list_names, put_atomic
-from pipeline.units import Finished
-from pipeline.verify.prove import Asked, asked_of
+from pipeline.storage.uris import Storage, list_names, put_atomic
+from pipeline.support.errors import ConfigError, RunError, ShardError
+from pipeline.support.fields import free, require
+from pipeline.support.schema import PREDICTIONS, STATUSES
 
 FORMATS = ("llava", "webdataset", "parquet")
 Rows = list[dict[str, Any]]

@@ -27,14 +27,14 @@ RUNS = [
 ]
 # Groups that need not be chosen from, and the commands that have them.
 OPTIONAL = {"dataset": [*RUNS, "evaluate"], "pricing": ["compare", "plan"]}
-STAGES = ("pipeline.resources.ActorResources", "pipeline.resources.TaskResources")
+STAGES = ("pipeline.run.cluster.resources.ActorResources", "pipeline.run.cluster.resources.TaskResources")
 # What a key stands for that is no group.
 OF_KEY = {
-    "clip_text": "pipeline.clip_text.ClipText",
-    "decoding": "pipeline.config.Decoding",
-    "image": "pipeline.imaging.Imaging",
+    "clip_text": "pipeline.stages.clip_text.ClipText",
+    "decoding": "pipeline.models.config.Decoding",
+    "image": "pipeline.stages.imaging.Imaging",
 }
-OF_RUN = ("pipeline.run.RunOptions", "pipeline.units.UnitLimits", *STAGES)
+OF_RUN = ("pipeline.run.config.RunOptions", "pipeline.output.units.UnitLimits", *STAGES)
 TARGETS = {str(OmegaConf.load(path)["_target_"]) for path in OPTIONS}
 
 
@@ -84,7 +84,7 @@ def test_nothing_that_is_read_can_run_code():
     """No pickle but of weights alone, and what our own processes send each other; no code of checkpoints."""
     # children of the benchmark and of the guard are sent what they run by their parents; rendered scenes lie
     # in the folder of the training itself
-    ours = {"benchmark/driver_memory.py", "demo/training/corpus.py", "guard/child.py"}
+    ours = {"benchmark/driver_memory.py", "train_demo/corpus.py", "run/guard/child.py"}
     ours = {f"pipeline/{name}" for name in ours}
     for path in SOURCES:
         for name, given in calls(path):
@@ -143,21 +143,21 @@ def test_every_field_says_whether_it_counts(kind):
 
 
 def test_what_counts_is_what_the_design_says():
-    from pipeline.config import fingerprint_fields
+    from pipeline.support.fields import fingerprint_fields
 
     def counted(name: str) -> set[str]:
         kind = get_class(name)
         return {field.name for field in dataclasses.fields(kind) if field.metadata["fingerprint"]}
 
-    assert counted("pipeline.run.RunOptions") == {"limit", "seed"}
-    assert counted("pipeline.units.UnitLimits") == {
+    assert counted("pipeline.run.config.RunOptions") == {"limit", "seed"}
+    assert counted("pipeline.output.units.UnitLimits") == {
         *("unit_samples", "unit_requests", "unit_bytes", "max_questions")
     }
-    for name in ("pipeline.storage.Storage", "pipeline.resources.Cluster", *STAGES):
+    for name in ("pipeline.storage.uris.Storage", "pipeline.run.cluster.resources.Cluster", *STAGES):
         assert counted(name) == set()
     for name in (
-        "pipeline.config.Decoding",
-        "pipeline.tasks.Task",
+        "pipeline.models.config.Decoding",
+        "pipeline.sources.task.Task",
         *(OF_KEY[key] for key in ("image", "clip_text")),
     ):
         kind = get_class(name)
@@ -178,8 +178,8 @@ def missing(node) -> list[str]:
 
 @pytest.mark.parametrize("path", OPTIONS, ids=name_of)
 def test_every_option_composes_and_builds(path):
-    from jobs.build import build
-    from pipeline.errors import ConfigError
+    from jobs.common.build import build
+    from pipeline.support.errors import ConfigError
 
     group, option = path.parent.name, path.stem
     for command in OPTIONAL.get(group, RUNS):
@@ -231,12 +231,12 @@ def test_the_top_level_keys_are_the_fields_of_the_run(command):
 def test_the_keys_of_evaluate_are_its_fields():
     config = composed("evaluate", "dataset=pope")
     own = {name: config._get_node(name) for name in config if name not in (*OPTIONAL, "storage")}
-    assert_keys_are_fields(own, get_class("pipeline.evaluate.run.Evaluation"))
+    assert_keys_are_fields(own, get_class("pipeline.evaluate.evaluate.Evaluation"))
 
 
 @pytest.mark.parametrize(
     ("command", "kind"),
-    [("verify", "pipeline.verify.run.Verification"), ("status", "pipeline.status.run.Look")],
+    [("verify", "pipeline.verify.verify.Verification"), ("status", "pipeline.status.status.Look")],
 )
 def test_the_keys_of_verify_and_status_are_their_fields(command, kind):
     config = composed(command)
@@ -247,11 +247,11 @@ def test_the_keys_of_verify_and_status_are_their_fields(command, kind):
 def test_the_keys_of_plan_are_its_fields():
     config = composed("plan")
     own = {name: config._get_node(name) for name in config if name not in (*OPTIONAL, "storage")}
-    assert_keys_are_fields(own, get_class("pipeline.benchmark.plan.run.Planning"))
+    assert_keys_are_fields(own, get_class("pipeline.planner.planner.Planning"))
 
 
 def test_the_keys_of_the_recipe_are_its_fields():
-    assert_keys_are_fields(composed("train_demo").recipe, get_class("pipeline.demo.training.recipe.Recipe"))
+    assert_keys_are_fields(composed("train_demo").recipe, get_class("pipeline.train_demo.config.Recipe"))
 
 
 @pytest.mark.parametrize("command", ["run", "annotate"])

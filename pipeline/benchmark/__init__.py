@@ -1,1 +1,1 @@
-"""`trimline benchmark`: speed and memory, measured; each module is one table."""
+"""Measures speed and memory; each module is one table of `trimline benchmark`."""

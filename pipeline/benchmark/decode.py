@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from pipeline.benchmark.table import Table
-from pipeline.config import Model
-from pipeline.imaging import Imaging, decode
+from pipeline.models.config import Model
 from pipeline.models.preprocess import preprocessor_of
+from pipeline.stages.imaging import Imaging, decode
+from pipeline.support.table import Table
 
 _FORMATS = {"JPEG": {"quality": 90}, "PNG": {}, "WEBP": {"quality": 90}}
 _COARSE = 64  # pixels of a side that stand for one shape

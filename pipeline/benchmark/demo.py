@@ -14,20 +14,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.benchmark.table import Table
-from pipeline.bootstrap import difference
-from pipeline.config import Decoding, Model
 from pipeline.demo.scene import HELD_OUT
 from pipeline.demo.scenes import CAPTION_PROMPT, SceneSample, make_sample
 from pipeline.demo.score import F1, caption_f1, is_right
 from pipeline.engines.base import Engine, EngineConfig, Request
-from pipeline.imaging import Imaging, decode
-from pipeline.models.checkpoint import check_fit
+from pipeline.models.checkpoints.fit import check_fit
+from pipeline.models.checkpoints.folders import folders
+from pipeline.models.config import Decoding, Model
 from pipeline.models.encoder import load_encoder
-from pipeline.models.folders import folders
 from pipeline.models.preprocess import preprocessor_of
 from pipeline.models.prompts import load_projector
 from pipeline.stages.encode import identity_of
+from pipeline.stages.imaging import Imaging, decode
+from pipeline.support.intervals import difference
+from pipeline.support.table import Table
 from trim import Full, Random, Reducer, Trim, VisualTokens
 
 AT_ONCE = 16

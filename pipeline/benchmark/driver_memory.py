@@ -17,16 +17,16 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipeline.benchmark.load import write_tars
-from pipeline.benchmark.table import Table
-from pipeline.cluster import start_ray
-from pipeline.flow import run_flow
-from pipeline.prepare import prepare
-from pipeline.rows import pack, peak_memory_bytes, unpack
-from pipeline.run import RunConfig
-from pipeline.schema import REQUESTS, TOKENS
+from pipeline.benchmark.inputs import write_tars
+from pipeline.run.cluster.start import start_ray
+from pipeline.run.config import RunConfig
+from pipeline.run.flow import run_flow
+from pipeline.run.prepare import prepare
+from pipeline.sources.task import Task
 from pipeline.sources.webdataset import WebDataset
-from pipeline.tasks import Task
+from pipeline.stages.rows import pack, peak_memory_bytes, unpack
+from pipeline.support.schema import REQUESTS, TOKENS
+from pipeline.support.table import Table
 
 
 class StubEncode:

@@ -22,22 +22,22 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from pipeline.benchmark.load import write_tars
-from pipeline.benchmark.table import SPREAD, Table, spread
-from pipeline.cluster import start_ray
-from pipeline.flow import run_flow
-from pipeline.prepare import Prepared, prepare
-from pipeline.rows import unpack
-from pipeline.run import RunConfig
+from pipeline.benchmark.inputs import write_tars
+from pipeline.output.footers import read_footers
+from pipeline.output.units import Finished
+from pipeline.run.cluster.start import start_ray
+from pipeline.run.config import RunConfig
+from pipeline.run.flow import run_flow
+from pipeline.run.prepare import Prepared, prepare
+from pipeline.sources.task import Task
 from pipeline.sources.webdataset import WebDataset
 from pipeline.stages.decode import decode_unit
 from pipeline.stages.encode import Encode
 from pipeline.stages.generate import Generate
 from pipeline.stages.read import read_shard
-from pipeline.storage import list_names
-from pipeline.summary import read_footers
-from pipeline.tasks import Task
-from pipeline.units import Finished
+from pipeline.stages.rows import unpack
+from pipeline.storage.uris import list_names
+from pipeline.support.table import SPREAD, Table, spread
 
 _TRIMMED = 0.1  # of the units at either end: fill and drain
 

@@ -22,20 +22,18 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from pipeline.benchmark.machine import gemm_tflops
-from pipeline.benchmark.memory import peak_mib
-from pipeline.benchmark.plain import PlainLoop
-from pipeline.benchmark.table import Table
-from pipeline.config import Decoding, Model
+from pipeline.benchmark.gauges import gemm_tflops, peak_mib
+from pipeline.benchmark.plain_loop import PlainLoop
 from pipeline.engines.base import Engine, EngineConfig, Request
 from pipeline.engines.transformers import Transformers
-from pipeline.engines.transformers_engine import TransformersEngine
-from pipeline.models.checkpoint import check_fit
+from pipeline.models.checkpoints.fit import check_fit
+from pipeline.models.checkpoints.folders import folders
+from pipeline.models.config import Decoding, Model
 from pipeline.models.encoder import load_encoder
-from pipeline.models.folders import folders
 from pipeline.models.llava import LanguageModel
 from pipeline.models.preprocess import preprocessor_of
 from pipeline.stages.encode import identity_of
+from pipeline.support.table import Table
 from trim import Reducer, VisualTokens
 
 
@@ -61,7 +59,7 @@ class Bench:
         self.language_model = LanguageModel(llava, dtype=getattr(torch, model.generate_dtype))
         decoding = Decoding(max_new_tokens=job.new_tokens)
         self.engine: Engine = (
-            TransformersEngine(engine, self.language_model, decoding, seed=0)
+            engine.of_model(self.language_model, decoding, seed=0)
             if isinstance(engine, Transformers)
             else engine.load(model, decoding, device="cpu", seed=0)
         )

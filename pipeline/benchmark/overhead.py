@@ -4,8 +4,8 @@ import dataclasses
 from typing import Any
 
 from pipeline.benchmark import driver_memory
-from pipeline.benchmark.table import Table
-from pipeline.run import RunConfig
+from pipeline.run.config import RunConfig
+from pipeline.support.table import Table
 
 
 def measure(config: RunConfig, units: int) -> dict[str, Any]:

@@ -7,15 +7,14 @@ from statistics import median
 from typing import Any
 
 from pipeline.benchmark.efficiency import units_of
-from pipeline.benchmark.load import write_tars
-from pipeline.benchmark.table import SPREAD, Table, spread
-from pipeline.benchmark.vit import seconds_of
-from pipeline.prepare import prepare
-from pipeline.run import RunConfig
+from pipeline.benchmark.inputs import seconds_of, write_tars
+from pipeline.run.config import RunConfig
+from pipeline.run.prepare import prepare
+from pipeline.sources.task import Task
 from pipeline.sources.webdataset import WebDataset
 from pipeline.stages.decode import decode_unit
 from pipeline.stages.encode import Encode
-from pipeline.tasks import Task
+from pipeline.support.table import SPREAD, Table, spread
 
 _MANY = 10
 _SIDE = 336

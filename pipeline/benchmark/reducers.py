@@ -10,10 +10,10 @@ from typing import Any
 
 import torch
 
-from pipeline.benchmark.memory import peak_mib
+from pipeline.benchmark.gauges import peak_mib
+from pipeline.benchmark.inputs import seconds_of, vit_l
 from pipeline.benchmark.merge_loop import merge_loop
-from pipeline.benchmark.table import Table
-from pipeline.benchmark.vit import seconds_of, vit_l
+from pipeline.support.table import Table
 from trim import PruMerge, Reducer, VisualTokens
 from trim.cosine import unit_vectors
 from trim.prumerge import merge

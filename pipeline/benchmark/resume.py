@@ -7,12 +7,12 @@ import time
 from pathlib import Path
 from typing import Any
 
-from pipeline.benchmark.load import write_tars
-from pipeline.benchmark.table import Table
-from pipeline.prepare import prepare
-from pipeline.run import RunConfig
+from pipeline.benchmark.inputs import write_tars
+from pipeline.output.units import Unit
+from pipeline.run.config import RunConfig
+from pipeline.run.prepare import prepare
 from pipeline.sources.webdataset import WebDataset
-from pipeline.units import Unit
+from pipeline.support.table import Table
 
 _SHARDS = 100
 

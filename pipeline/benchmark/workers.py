@@ -7,12 +7,12 @@ from statistics import median
 from typing import Any
 
 from pipeline.benchmark.efficiency import run_whole, steady_span
-from pipeline.benchmark.load import write_tars
-from pipeline.benchmark.table import SPREAD, Table, spread
-from pipeline.prepare import prepare
-from pipeline.run import RunConfig
+from pipeline.benchmark.inputs import write_tars
+from pipeline.run.config import RunConfig
+from pipeline.run.prepare import prepare
+from pipeline.sources.task import Task
 from pipeline.sources.webdataset import WebDataset
-from pipeline.tasks import Task
+from pipeline.support.table import SPREAD, Table, spread
 
 _WORKERS = (1, 2)
 

@@ -1,1 +1,1 @@
-"""Arms side by side: what finished outputs of the same requests cost, and how far their answers agree."""
+"""Compares finished outputs of the same requests: cost, agreement and scores."""

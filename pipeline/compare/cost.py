@@ -5,9 +5,9 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.bootstrap import interval, quotient
-from pipeline.compare.clock import Provisioned
-from pipeline.config import free, require
+from pipeline.compare.machine_time import Provisioned
+from pipeline.support.fields import free, require
+from pipeline.support.intervals import interval, quotient
 
 MILLION = 1_000_000
 _HOUR = 3600.0

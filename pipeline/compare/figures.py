@@ -5,13 +5,14 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.bootstrap import interval, quotient
-from pipeline.compare.clock import BUSY, Clock
+from pipeline.compare.agreement import Agreement
+from pipeline.compare.columns import OK, Numbers
 from pipeline.compare.cost import Pricing, cost_of, seconds_per_success
-from pipeline.compare.numbers import OK, Numbers
-from pipeline.compare.shape import Shape
-from pipeline.compare.texts import Agreement
-from pipeline.manifest import Manifest
+from pipeline.compare.machine_time import BUSY, Clock
+from pipeline.models.sizes import Shape, read_shape
+from pipeline.output.manifest import Manifest
+from pipeline.support.errors import ConfigError
+from pipeline.support.intervals import interval, quotient
 
 KEPT = "visual_tokens_kept"
 _FULL_OR_KEPT = ("visual_tokens_full", KEPT)
@@ -147,3 +148,13 @@ def pair_of(arm: str, numbers: Numbers, sums: Sums, timed: Sums, clock: Clock) -
 
 def _total(figures: Iterable[np.ndarray]) -> np.ndarray:
     return np.sum(list(figures), axis=0)
+
+
+def shape_of(manifest: Manifest) -> Shape | None:
+    """The shape of the model that made an output, from its config.json; None if that is not at hand."""
+    model = manifest.configuration.get("model")
+    path = model.get("path") if isinstance(model, dict) else None
+    try:
+        return read_shape(path) if path else None
+    except ConfigError:
+        return None

@@ -11,11 +11,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipeline.errors import ConfigError
-from pipeline.evaluate.join import finished_files
-from pipeline.stages.write import FOOTER
-from pipeline.storage import Storage, list_names
-from pipeline.units import Finished
+from pipeline.output.footers import FOOTER
+from pipeline.output.opened import finished_files
+from pipeline.output.units import Finished
+from pipeline.storage.uris import Storage, list_names
+from pipeline.support.errors import ConfigError
 
 # What a request is, whatever arm answers it.
 REQUEST = ("key", "sample_key", "question_id", "source", "sample", "question")

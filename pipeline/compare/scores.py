@@ -8,14 +8,13 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from pipeline.bootstrap import interval, resampled_sums
-from pipeline.compare.mcnemar import mcnemar
-from pipeline.errors import ConfigError
 from pipeline.evaluate.base import Answered, Dataset, Metric
+from pipeline.evaluate.evaluate import figures_of
 from pipeline.evaluate.join import Join, choose_join
-from pipeline.evaluate.kept import Kept
-from pipeline.evaluate.run import figures_of
-from pipeline.storage import Storage
+from pipeline.evaluate.tally import Kept
+from pipeline.storage.uris import Storage
+from pipeline.support.errors import ConfigError
+from pipeline.support.intervals import interval, resampled_sums
 
 _COLUMNS = [column.name for column in fields(Answered)]
 
@@ -133,3 +132,29 @@ def open_scores(
 
 def _answered(table: pa.Table) -> list[Answered]:
     return [Answered(**row) for row in table.select(_COLUMNS).to_pylist()]
+
+
+def mcnemar(base: np.ndarray, other: np.ndarray) -> dict[str, float] | None:
+    """The exact two-sided test of paired scores; None if a score is neither 0, 1 nor NaN (not scored).
+
+    Returns:
+        b: right in the baseline alone; c: right in the other arm alone; p: the probability, under a fair
+        coin, of a split of b + c at least as uneven.
+    """
+    scored = ~(np.isnan(base) | np.isnan(other))
+    base, other = base[scored], other[scored]
+    if not len(base) or not np.isin([base, other], (0.0, 1.0)).all():
+        return None
+    b, c = int((base > other).sum()), int((other > base).sum())
+    return {"b": b, "c": c, "p": sign_test(b, c)}
+
+
+def sign_test(b: int, c: int) -> float:
+    """The exact two-sided binomial probability of a split as uneven as b to c; 1 if both are 0."""
+    n, fewer = b + c, min(b, c)
+    logs = [_log_choose(n, k) - n * math.log(2) for k in range(fewer + 1)]
+    return min(1.0, 2 * math.fsum(map(math.exp, logs)))
+
+
+def _log_choose(n: int, k: int) -> float:
+    return math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1)

@@ -1,0 +1,1 @@
+"""Draws scenes with known answers, asks about them and scores what is answered."""

@@ -17,7 +17,7 @@ from PIL import Image
 from pipeline.demo.ask import Asked, ask_all, caption_of
 from pipeline.demo.draw import draw
 from pipeline.demo.scene import Scene, compose
-from pipeline.storage import Storage, write_atomic
+from pipeline.storage.uris import Storage, write_atomic
 
 SPLITS = {"train": 0, "val": 1, "test": 2, "dense": 3}  # dense: crowded, for the training of a tower
 CAPTION_PROMPT = "Describe the image in one sentence."

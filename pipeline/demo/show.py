@@ -11,9 +11,9 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from pipeline.benchmark.table import Table, show
-from pipeline.demo.names import pictures
+from pipeline.demo.pictures import pictures
 from pipeline.demo.score import F1, caption_f1, is_right
+from pipeline.support.table import Table, show
 
 COLUMNS = ["sample_key", "question_id", "question", "prediction", "visual_tokens_kept", "visual_tokens_full"]
 SHOWN = 4  # scenes whose answers are printed

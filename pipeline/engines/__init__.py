@@ -1,0 +1,1 @@
+"""Generates answers from input embeddings, with transformers or vLLM."""

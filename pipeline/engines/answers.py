@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pipeline.config import Decoding
 from pipeline.engines.base import Answer, Request
+from pipeline.models.config import Decoding
 from pipeline.models.prompts import Prompts
 
 

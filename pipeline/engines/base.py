@@ -3,11 +3,13 @@
 Legend: K visual tokens kept, D vision width.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, Self
 
-from pipeline.config import Decoding, Model
+from pipeline.models.config import Decoding, Model
+from pipeline.support.errors import ConfigError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -47,14 +49,28 @@ class Engine(Protocol):
         ...
 
 
-class EngineConfig(Protocol):
-    """An engine's frozen configuration: `_target_` of its YAML.
+class EngineConfig(ABC):
+    """Configures an engine: the base of the frozen dataclass that an engine's YAML names as `_target_`.
 
-    It may also have `units_at_once`, the number of threads that call `generate` with a unit each (else one);
-    `check(decoding)`, which raises ConfigError where the engine cannot run; and `other_batches()`, the
-    configuration of the control arm.
+    Attributes:
+        units_at_once: threads that call `Engine.generate` at the same time, with a unit each.
+        kv_cache_gib: memory for keys and values that the engine takes whatever is asked; None: by the batch.
     """
 
+    units_at_once: int = 1
+    kv_cache_gib: float | None = None
+
+    @abstractmethod
     def load(self, model: Model, decoding: Decoding, *, device: str, seed: int) -> Engine:
-        """The engine with the model's weights on `device`, in the process that calls it."""
-        ...
+        """Load the model's weights on `device`, in the process that calls this."""
+
+    def check(self, decoding: Decoding) -> None:  # noqa: B027  an engine that runs everywhere has no check
+        """Raise ConfigError if the engine cannot run here, or cannot decode like that."""
+
+    def other_batches(self) -> Self:
+        """The configuration of the control arm, which differs in its batches alone.
+
+        Raises:
+            ConfigError: the engine makes its batches by itself.
+        """
+        raise ConfigError(f"engine {type(self).__name__} makes its batches by itself")

@@ -2,16 +2,19 @@
 
 import dataclasses
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
-from pipeline.config import Decoding, Model, counted, require
+from pipeline.engines.base import EngineConfig
+from pipeline.models.config import Decoding, Model
+from pipeline.support.fields import counted, require
 
 if TYPE_CHECKING:
     from pipeline.engines.transformers_engine import TransformersEngine
+    from pipeline.models.llava import LanguageModel
 
 
 @dataclass(frozen=True, kw_only=True)
-class Transformers:
+class Transformers(EngineConfig):
     """Batches of at most `max_batch` requests and `token_budget` input tokens, padding included.
 
     `prefix_cache` computes once what all prompts begin with. All count for the fingerprint: another batch
@@ -26,7 +29,7 @@ class Transformers:
         require(self.token_budget >= 1, "engine.token_budget must be at least 1")
         require(self.max_batch >= 1, "engine.max_batch must be at least 1")
 
-    def other_batches(self) -> "Transformers":
+    def other_batches(self) -> Self:
         """Batches of half the size: what they change in answers, batching alone changes."""
         return dataclasses.replace(
             self, token_budget=max(1, self.token_budget // 2), max_batch=max(1, self.max_batch // 2)
@@ -36,8 +39,7 @@ class Transformers:
         """The engine with the model's weights on `device`. Raises ConfigError if they cannot be loaded."""
         import torch
 
-        from pipeline.engines.transformers_engine import TransformersEngine
-        from pipeline.models.folders import folders
+        from pipeline.models.checkpoints.folders import folders
         from pipeline.models.footprint import of_generate, require_room, room_of
         from pipeline.models.llava import LanguageModel
 
@@ -45,4 +47,19 @@ class Transformers:
         folder, _ = folders(model)
         require_room(model, {"generate": of_generate(folder, model.generate_dtype)}, *room_of(device))
         language_model = LanguageModel(folder, device=device, dtype=dtype)
-        return TransformersEngine(self, language_model, decoding, seed=seed)
+        return self.of_model(language_model, decoding, seed=seed)
+
+    def of_model(
+        self, language_model: "LanguageModel", decoding: Decoding, *, seed: int
+    ) -> "TransformersEngine":
+        """The engine with a language model that is loaded already."""
+        from pipeline.engines.transformers_engine import TransformersEngine
+
+        return TransformersEngine(
+            language_model,
+            decoding,
+            token_budget=self.token_budget,
+            max_batch=self.max_batch,
+            prefix_cache=self.prefix_cache,
+            seed=seed,
+        )

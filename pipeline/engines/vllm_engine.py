@@ -8,7 +8,7 @@ import json
 import os
 import threading
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import count
 from pathlib import Path
 from time import perf_counter
@@ -16,14 +16,13 @@ from typing import Any
 
 import torch
 
-from pipeline.config import Decoding
 from pipeline.engines.answers import Asked, admit, answered
 from pipeline.engines.base import Answer, Request
-from pipeline.engines.vllm import Vllm
 from pipeline.engines.vllm_steps import Steps, Task
-from pipeline.errors import ConfigError
-from pipeline.models.language_only import language_only
+from pipeline.models.checkpoints.language_only import language_only
+from pipeline.models.config import Decoding
 from pipeline.models.prompts import Prompts, load_table
+from pipeline.support.errors import ConfigError
 
 # Read when vLLM is imported; who has set one himself keeps what he set.
 _ENVIRONMENT = {
@@ -31,9 +30,16 @@ _ENVIRONMENT = {
     "VLLM_LOGGING_LEVEL": "ERROR",
     "VLLM_NO_USAGE_STATS": "1",
 }
-_CPU_CACHE_GIB = 4.0
-_CPU_BLOCK = 32  # tokens; the default of 128 is longer than any template's head
-_GIB = 1 << 30
+# vLLM's EngineArgs whatever is configured.
+_ALWAYS = {
+    "skip_tokenizer_init": True,
+    "enable_prompt_embeds": True,
+    "generation_config": "vllm",  # none of the checkpoint's own
+    "enable_chunked_prefill": True,
+    "distributed_executor_backend": "uni",
+    "disable_log_stats": True,
+    "use_tqdm_on_load": False,
+}
 
 
 class VllmEngine:
@@ -43,21 +49,34 @@ class VllmEngine:
     """
 
     def __init__(
-        self, config: Vllm, folder: Path, decoding: Decoding, *, dtype: str, device: str, seed: int
+        self,
+        folder: Path,
+        decoding: Decoding,
+        *,
+        arguments: Mapping[str, Any],
+        max_model_len: int | None,
+        dtype: str,
+        device: str,
+        seed: int,
     ) -> None:
+        """Load the language model of a checkpoint; `arguments` are more of vLLM's EngineArgs."""
         _require_platform(device)
-        self.config = config
         self.decoding = decoding
         self.seed = seed
         self._prompts = Prompts(folder, load_table(folder), device=device, dtype=getattr(torch, dtype))
-        self.positions = min(self._prompts.max_positions, config.max_model_len or self._prompts.max_positions)
+        self.positions = min(self._prompts.max_positions, max_model_len or self._prompts.max_positions)
         self._callers = count()
         # embedded prompts are large: as many may wait as are under way
-        self._room = threading.Semaphore(2 * config.max_num_seqs)
-        arguments = _arguments(config, language_only(folder), dtype, device, self.positions, seed)
+        self._room = threading.Semaphore(2 * int(arguments["max_num_seqs"]))
+        of_model = {
+            "model": str(language_only(folder)),
+            "dtype": dtype,
+            "seed": seed % 2**32,
+            "max_model_len": self.positions,
+        }
         threads = torch.get_num_threads()
         stopped = _stop_strings(self._prompts.tokenizer, decoding.stop)
-        self._steps = Steps(lambda: _make(arguments, threads), stopped, _forget)
+        self._steps = Steps(lambda: _make(_ALWAYS | of_model | dict(arguments), threads), stopped, _forget)
         self.close = weakref.finalize(self, self._steps.close)
 
     @property
@@ -124,36 +143,6 @@ def _stop_strings(tokenizer: Any, stop: Sequence[str]) -> Callable[[Sequence[int
         return any(one in text for one in stop)
 
     return stopped
-
-
-def _arguments(
-    config: Vllm, folder: Path, dtype: str, device: str, positions: int, seed: int
-) -> dict[str, Any]:
-    """Of vLLM's EngineArgs."""
-    on_cpu = torch.device(device).type == "cpu"
-    cache_gib = config.kv_cache_gib
-    if cache_gib is None and on_cpu and "VLLM_CPU_KVCACHE_SPACE" not in os.environ:
-        cache_gib = _CPU_CACHE_GIB
-    return {
-        "model": str(folder),
-        "skip_tokenizer_init": True,
-        "enable_prompt_embeds": True,
-        "generation_config": "vllm",  # none of the checkpoint's own
-        "dtype": dtype,
-        "seed": seed % 2**32,
-        "max_model_len": positions,
-        "max_num_seqs": config.max_num_seqs,
-        "max_num_batched_tokens": config.max_batched_tokens,
-        "enable_chunked_prefill": True,
-        "enable_prefix_caching": config.prefix_cache,
-        "enforce_eager": on_cpu if config.enforce_eager is None else config.enforce_eager,
-        "kv_cache_memory_bytes": None if cache_gib is None else int(cache_gib * _GIB),
-        "gpu_memory_utilization": config.gpu_memory_utilization,
-        "distributed_executor_backend": "uni",
-        "disable_log_stats": True,
-        "use_tqdm_on_load": False,
-        **({"block_size": _CPU_BLOCK} if on_cpu and config.prefix_cache else {}),
-    }
 
 
 def _require_platform(device: str) -> None:

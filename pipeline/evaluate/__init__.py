@@ -1,1 +1,1 @@
-"""Scores of a finished output by the rules of the field: metrics, datasets, and the join between them."""
+"""Scores a finished output against reference answers."""

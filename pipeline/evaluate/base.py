@@ -7,8 +7,8 @@ from typing import Protocol
 import numpy as np
 
 from pipeline.sources.base import Source
-from pipeline.storage import Storage
-from pipeline.tasks import Task
+from pipeline.sources.task import Task
+from pipeline.storage.uris import Storage
 
 UNANSWERABLE = "unanswerable"
 

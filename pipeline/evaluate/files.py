@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, TextIO
 
-from pipeline.errors import ConfigError
 from pipeline.sources.base import MAX_IMAGE_BYTES
-from pipeline.storage import Storage
+from pipeline.storage.uris import Storage
+from pipeline.support.errors import ConfigError
 
 
 @contextmanager

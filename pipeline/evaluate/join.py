@@ -7,35 +7,17 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 from pyarrow.fs import FSSpecHandler, PyFileSystem
 
-from pipeline.errors import ConfigError
 from pipeline.evaluate.base import Answered, Reference
-from pipeline.plan import load_plan
-from pipeline.schema import PREDICTIONS
-from pipeline.storage import Storage, list_names
-from pipeline.units import Finished
+from pipeline.output.opened import finished_files
+from pipeline.storage.uris import Storage
+from pipeline.support.errors import ConfigError
+from pipeline.support.schema import PREDICTIONS
 
 _COLUMNS = [column.name for column in fields(Answered)]
 _ROWS_AT_ONCE = 4096
 _NAMED = 3
 
 Key = str | tuple[str, str]
-
-
-def finished_files(output: str, storage: Storage) -> list[str]:
-    """The paths of an output's files; ConfigError if the output is not there or not finished."""
-    with storage.reaching("output", output):
-        plan = load_plan(output, storage)
-        fs, folder = storage.open(output)
-        found = Finished(list_names(fs, f"{folder}/data"))
-    if plan is None:
-        raise ConfigError(f"output: {storage.redact(output)} is no output of Trimline: it has no plan")
-    missing = [shard for shard in range(len(plan)) if not found.has_shard(shard)]
-    if missing:
-        raise ConfigError(
-            f"output: {storage.redact(output)} is not finished: {len(missing)} of {len(plan)} shards "
-            f"are not, the first is {missing[0]}; run the command that makes it again"
-        )
-    return [f"{folder}/data/{unit.file_name}" for unit in found]
 
 
 def read_rows(output: str, storage: Storage) -> Iterator[Answered]:

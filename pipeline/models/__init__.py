@@ -1,0 +1,1 @@
+"""Vision towers, LLaVA, image preprocessing, prompts, model sizes and memory needed."""

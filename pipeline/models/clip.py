@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from transformers import AutoTokenizer, CLIPTextModelWithProjection, CLIPVisionModelWithProjection
 
 from pipeline.models.attention import LastLayer, Tap, single_head_attention
-from pipeline.models.loading import load_part
+from pipeline.models.checkpoints.loading import load_part
 from pipeline.models.preprocess import Normalization
 from pipeline.models.towers import Towers
 

@@ -4,10 +4,10 @@ from typing import Any
 
 import torch
 
-from pipeline.config import Model
-from pipeline.models.checkpoint import Geometry
-from pipeline.models.folders import folders
-from pipeline.models.kinds import SIGLIP
+from pipeline.models.checkpoints.fit import Geometry
+from pipeline.models.checkpoints.folders import folders
+from pipeline.models.checkpoints.kinds import SIGLIP
+from pipeline.models.config import Model
 from pipeline.models.preprocess import preprocessor_of
 from pipeline.models.towers import Towers
 

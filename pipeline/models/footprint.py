@@ -5,13 +5,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.compare.shape import BYTES_OF, shape_of_config
-from pipeline.config import Model
-from pipeline.errors import ConfigError
-from pipeline.memory import available
-from pipeline.models.kinds import kind_of
-from pipeline.models.layouts import language_name, projector_name, tower_name
-from pipeline.models.tensors import locate, read_config
+from pipeline.models.checkpoints.kinds import kind_of
+from pipeline.models.checkpoints.layouts import language_name, projector_name, tower_name
+from pipeline.models.checkpoints.tensors import locate, read_config
+from pipeline.models.config import Model
+from pipeline.models.sizes import BYTES_OF, shape_of_config
+from pipeline.support.errors import ConfigError
+from pipeline.support.memory import available
 
 GIB = 1 << 30
 PROCESS_BYTES = GIB // 2  # an actor before its weights: Python, torch, transformers and Ray

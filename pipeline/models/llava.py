@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, Cache, GenerationConfig
 
-from pipeline.models.layouts import LANGUAGE_KEYS
-from pipeline.models.loading import load_part
+from pipeline.models.checkpoints.layouts import LANGUAGE_KEYS
+from pipeline.models.checkpoints.loading import load_part
 from pipeline.models.prompts import Prompts
 
 

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from pipeline.config import Model
-from pipeline.errors import ConfigError
+from pipeline.models.config import Model
+from pipeline.support.errors import ConfigError
 
 _MAX_RATIO = 16
 _MAX_PADDED_PX = 8192
@@ -99,9 +99,9 @@ def preprocessor_of(model: Model) -> Preprocessor:
     A LLaVA in the original layout has no image processor of its own, but its CLIP's, and says in its
     config.json (`image_aspect_ratio`) whether images are padded first.
     """
-    from pipeline.models.folders import clip_of, resolve
-    from pipeline.models.original import is_original, pads
-    from pipeline.models.tensors import read_config
+    from pipeline.models.checkpoints.folders import clip_of, resolve
+    from pipeline.models.checkpoints.original import is_original, pads
+    from pipeline.models.checkpoints.tensors import read_config
 
     llava = resolve(model.path)
     config = read_config(llava)

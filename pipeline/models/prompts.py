@@ -14,11 +14,11 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoTokenizer
 from transformers.models.llava.modeling_llava import LlavaMultiModalProjector
 
-from pipeline.errors import ConfigError
-from pipeline.models.checkpoint import IMAGE_TOKEN
-from pipeline.models.layouts import projector_name
-from pipeline.models.loading import fill
-from pipeline.models.tensors import weight_files
+from pipeline.models.checkpoints.fit import IMAGE_TOKEN
+from pipeline.models.checkpoints.layouts import projector_name
+from pipeline.models.checkpoints.loading import fill
+from pipeline.models.checkpoints.tensors import weight_files
+from pipeline.support.errors import ConfigError
 
 _TABLE = "embed_tokens.weight"
 

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoTokenizer, SiglipTextModel, SiglipVisionModel
 from transformers.models.siglip.modeling_siglip import SiglipMultiheadAttentionPoolingHead
 
-from pipeline.models.layouts import TOWER_KEYS
-from pipeline.models.loading import fill, load_part
+from pipeline.models.checkpoints.layouts import TOWER_KEYS
+from pipeline.models.checkpoints.loading import fill, load_part
 from pipeline.models.preprocess import Normalization
 from pipeline.models.towers import Towers
 

@@ -1,1 +1,1 @@
-"""What people look at: pictures of kept patches."""
+"""Builds report.html and pictures of kept patches."""

@@ -8,10 +8,10 @@ from typing import Any
 
 import pyarrow as pa
 
+from pipeline.report.choose import DIFFERS, FAILED, SAME, differing
 from pipeline.report.pictures import Opened, Place, parse_key, thumbnails
-from pipeline.report.requests import Requests
-from pipeline.report.sample import DIFFERS, FAILED, SAME, differing
-from pipeline.storage import Storage
+from pipeline.report.rows import Requests
+from pipeline.storage.uris import Storage
 
 MOST_BYTES = 4 << 20  # beside the plotting library's 4.8 MB, in a page below 10 MB
 _MOST_LETTERS = 2000

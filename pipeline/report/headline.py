@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.report.words import (
+from pipeline.support.words import (
     duration,
     interval,
     number,

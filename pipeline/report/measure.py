@@ -3,15 +3,14 @@
 import json
 from typing import Any
 
-from pipeline.bootstrap import resampled_sums
-from pipeline.compare.clock import Clock
-from pipeline.compare.figures import bytes_of, histogram_of, seconds_of, time_of, tokens_of, told_of
+from pipeline.compare.columns import Numbers
+from pipeline.compare.figures import bytes_of, histogram_of, seconds_of, shape_of, time_of, tokens_of, told_of
 from pipeline.compare.join import joined_units
-from pipeline.compare.numbers import Numbers
-from pipeline.compare.shape import shape_of
-from pipeline.manifest import load_manifest
-from pipeline.report.requests import Requests
-from pipeline.storage import Storage, read_bytes
+from pipeline.compare.machine_time import Clock
+from pipeline.output.manifest import load_manifest
+from pipeline.report.rows import Requests
+from pipeline.storage.uris import Storage, read_bytes
+from pipeline.support.intervals import resampled_sums
 
 _RESAMPLES, _MOST_DRAWS = (50, 1000), 10**8
 

@@ -9,15 +9,15 @@ from dataclasses import dataclass
 
 from PIL import Image
 
-from pipeline.config import Model
-from pipeline.demo.names import resolve_source
-from pipeline.errors import BadImage, ConfigError, ShardError
-from pipeline.imaging import Imaging, decode
-from pipeline.manifest import load_manifest, remade
+from pipeline.demo.pictures import resolve_source
+from pipeline.models.config import Model
 from pipeline.models.preprocess import Preprocessor, preprocessor_of
-from pipeline.plan import Plan, load_plan
+from pipeline.output.manifest import load_manifest, remade
+from pipeline.output.plan import Plan, load_plan
 from pipeline.sources.base import Source, Want
-from pipeline.storage import Storage
+from pipeline.stages.imaging import Imaging, decode
+from pipeline.storage.uris import Storage
+from pipeline.support.errors import BadImage, ConfigError, ShardError
 
 THUMBNAIL_PX = 240
 _QUALITY = 60

@@ -4,9 +4,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from pipeline.report.choose import Example
 from pipeline.report.headline import mean, reducer_names
-from pipeline.report.sample import Example
-from pipeline.report.words import (
+from pipeline.support.words import (
     DASH,
     duration,
     number,

@@ -3,19 +3,19 @@
 import json
 from typing import Any
 
-from pipeline.errors import ConfigError
-from pipeline.plan import load_plan
+from pipeline.output.opened import COMPARISON
+from pipeline.output.plan import load_plan
+from pipeline.report.choose import choose
 from pipeline.report.gallery import make_gallery
 from pipeline.report.headline import cards
 from pipeline.report.measure import measure
 from pipeline.report.page import Report, to_html, to_text
 from pipeline.report.pictures import open_output
-from pipeline.report.requests import Requests, of_comparison, of_run
-from pipeline.report.sample import choose
+from pipeline.report.rows import Requests, of_comparison, of_run
 from pipeline.report.tables import failure_tables, figure_tables, status_table, worst_tables
-from pipeline.storage import Storage, read_bytes, write_atomic
+from pipeline.storage.uris import Storage, read_bytes, write_atomic
+from pipeline.support.errors import ConfigError
 
-COMPARISON = "comparison.json"
 _MOST = 2000  # more do not fit into the page
 
 

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any, Protocol
 
-from pipeline.errors import BadImage, BadQuestion, BadSample, ConfigError, DataFault
-from pipeline.listing import File, list_files
-from pipeline.storage import Storage, canonical
+from pipeline.storage.listing import File, list_files
+from pipeline.storage.uris import Storage, canonical
+from pipeline.support.errors import BadImage, BadQuestion, BadSample, ConfigError, DataFault
 
 IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp")
 MAX_IMAGE_BYTES = 256 << 20

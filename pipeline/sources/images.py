@@ -6,9 +6,6 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import groupby
 
-from pipeline.config import counted, free, require
-from pipeline.errors import BadImage, BadSample, ConfigError, DataFault
-from pipeline.listing import File, list_files
 from pipeline.sources.base import (
     IMAGE_SUFFIXES,
     MAX_IMAGE_BYTES,
@@ -21,7 +18,10 @@ from pipeline.sources.base import (
     assemble,
     read_ahead,
 )
-from pipeline.storage import Storage, canonical, name_of
+from pipeline.storage.listing import File, list_files
+from pipeline.storage.uris import Storage, canonical, name_of
+from pipeline.support.errors import BadImage, BadSample, ConfigError, DataFault
+from pipeline.support.fields import counted, free, require
 
 _SIDECARS = ("json", "txt")
 

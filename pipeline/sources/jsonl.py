@@ -8,9 +8,6 @@ from dataclasses import dataclass, replace
 from itertools import chain, groupby
 from typing import Any, BinaryIO
 
-from pipeline.config import counted, free, require
-from pipeline.errors import BadSample, DataFault
-from pipeline.listing import File
 from pipeline.sources.base import (
     MAX_QUESTION_CHARACTERS,
     MAX_QUESTIONS,
@@ -28,7 +25,10 @@ from pipeline.sources.base import (
     read_ahead,
     with_image,
 )
-from pipeline.storage import Storage
+from pipeline.storage.listing import File
+from pipeline.storage.uris import Storage
+from pipeline.support.errors import BadSample, DataFault
+from pipeline.support.fields import counted, free, require
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,6 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.config import counted, free
-from pipeline.errors import BadImage, BadSample, DataFault, ShardError
-from pipeline.listing import File
-from pipeline.memory import at_most
 from pipeline.sources.base import (
     MAX_IMAGE_BYTES,
     Question,
@@ -25,7 +21,11 @@ from pipeline.sources.base import (
     read_ahead,
     with_image,
 )
-from pipeline.storage import Storage
+from pipeline.storage.listing import File
+from pipeline.storage.uris import Storage
+from pipeline.support.errors import BadImage, BadSample, DataFault, ShardError
+from pipeline.support.fields import counted, free
+from pipeline.support.memory import at_most
 
 _IMAGE_NAMES = ("image", "images", "jpg", "jpeg", "png", "webp", "image_bytes", "bytes", "image_path", "path")
 _ROWS_AT_ONCE = 16

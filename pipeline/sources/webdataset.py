@@ -7,9 +7,6 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import BinaryIO
 
-from pipeline.config import free, require
-from pipeline.errors import BadImage, BadSample, DataFault, ShardError
-from pipeline.listing import File
 from pipeline.sources.base import (
     IMAGE_SUFFIXES,
     MAX_IMAGE_BYTES,
@@ -21,7 +18,10 @@ from pipeline.sources.base import (
     assemble,
     files_ending,
 )
-from pipeline.storage import Storage
+from pipeline.storage.listing import File
+from pipeline.storage.uris import Storage
+from pipeline.support.errors import BadImage, BadSample, DataFault, ShardError
+from pipeline.support.fields import free, require
 
 _MEMBER = re.compile(r"((?:.*/|)[^/.]+)\.([^/]*)", re.DOTALL)
 _SUFFIXES = (*IMAGE_SUFFIXES, "json", "txt")

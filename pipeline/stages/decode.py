@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from pipeline.config import Model
-from pipeline.errors import BadImage
-from pipeline.imaging import Imaging, decode
-from pipeline.rows import pack_buffers, to_ipc, unpack
-from pipeline.schema import IMAGES
+from pipeline.models.config import Model
+from pipeline.stages.imaging import Imaging, decode
+from pipeline.stages.rows import pack_buffers, to_ipc, unpack
+from pipeline.support.errors import BadImage
+from pipeline.support.schema import IMAGES
 
 if TYPE_CHECKING:
     from pipeline.models.preprocess import Preprocessor

@@ -13,15 +13,15 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from pipeline.arms import Arm, reduction_order, with_budgets
-from pipeline.clip_text import ClipText
-from pipeline.config import Model
-from pipeline.devices import clock, to_bytes, torch_device, use_threads
-from pipeline.models.checkpoint import Geometry
-from pipeline.models.folders import folders
-from pipeline.rows import UnitRow, pack, unpack
-from pipeline.schema import REQUESTS, TOKENS
-from pipeline.tasks import requests_of
+from pipeline.models.checkpoints.fit import Geometry
+from pipeline.models.checkpoints.folders import folders
+from pipeline.models.config import Model
+from pipeline.models.devices import clock, to_bytes, torch_device, use_threads
+from pipeline.sources.task import requests_of
+from pipeline.stages.arms import Arm, reduction_order, with_budgets
+from pipeline.stages.clip_text import ClipText
+from pipeline.stages.rows import UnitRow, pack, unpack
+from pipeline.support.schema import REQUESTS, TOKENS
 from trim import Reduced, VisualTokens
 
 

@@ -6,13 +6,13 @@ from typing import Any
 import pyarrow as pa
 import torch
 
-from pipeline.arms import Arm
-from pipeline.config import Decoding, Model
-from pipeline.devices import from_bytes, torch_device, use_threads
 from pipeline.engines.base import Answer, EngineConfig, Request
-from pipeline.models.checkpoint import Geometry
-from pipeline.rows import pack, unpack
-from pipeline.schema import REQUESTS
+from pipeline.models.checkpoints.fit import Geometry
+from pipeline.models.config import Decoding, Model
+from pipeline.models.devices import from_bytes, torch_device, use_threads
+from pipeline.stages.arms import Arm
+from pipeline.stages.rows import pack, unpack
+from pipeline.support.schema import REQUESTS
 
 
 class Generate:

@@ -14,14 +14,14 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipeline.errors import DataFault, ShardError
-from pipeline.plan import Plan, load_plan, require_same
-from pipeline.rows import UnitRow, pack_buffers
-from pipeline.schema import SAMPLES
+from pipeline.output.plan import Plan, load_plan, require_same
+from pipeline.output.units import Unit, UnitLimits
 from pipeline.sources.base import Sample, Shard, Source, Want
-from pipeline.storage import Storage
-from pipeline.tasks import Task, requests_of
-from pipeline.units import Unit, UnitLimits
+from pipeline.sources.task import Task, requests_of
+from pipeline.stages.rows import UnitRow, pack_buffers
+from pipeline.storage.uris import Storage
+from pipeline.support.errors import DataFault, ShardError
+from pipeline.support.schema import SAMPLES
 
 # A shard's number, first -> stop of the units that every arm has, and of those that some arms have the arms
 # that lack them, by their first sample.

@@ -2,7 +2,6 @@
 
 import json
 import time
-from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,11 +9,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipeline.rows import UnitRow, unpack
-from pipeline.schema import COUNTS, PREDICTIONS, SCHEMA_VERSION, SECONDS
-from pipeline.storage import Storage, write_atomic
-
-FOOTER = b"trimline"
+from pipeline.output.footers import FOOTER, totals_of
+from pipeline.stages.rows import UnitRow, unpack
+from pipeline.storage.uris import Storage, write_atomic
+from pipeline.support.schema import PREDICTIONS, SCHEMA_VERSION
 
 
 @dataclass(frozen=True)
@@ -76,17 +74,6 @@ def _predictions(requests: pa.Table, row: UnitRow, output: ArmOutput) -> pa.Tabl
         for name in PREDICTIONS.names
     ]
     return pa.table(columns, schema=PREDICTIONS)
-
-
-def totals_of(table: pa.Table) -> dict[str, Any]:
-    """Counts by status and sums of tokens and seconds over a table of predictions."""
-    sums = {name: pc.sum(table[name]).as_py() or 0 for name in (*COUNTS, *SECONDS)}
-    return {
-        "rows": table.num_rows,
-        "samples": pc.count_distinct(table["sample"]).as_py(),
-        "status": dict(Counter(table["status"].to_pylist())),
-        **sums,
-    }
 
 
 def _footer(row: UnitRow, output: ArmOutput, totals: dict[str, Any], attempt: str) -> dict[str, Any]:

@@ -1,1 +1,1 @@
-"""How far a run is, told from its output alone: nothing is written, and the run is not asked."""
+"""Tells how far a run is from its output folder alone."""

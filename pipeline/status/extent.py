@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from pipeline.plan import Plan
-from pipeline.units import Finished
+from pipeline.output.plan import Plan
+from pipeline.output.units import Finished
 
 
 @dataclass(frozen=True)

@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from pipeline.errors import RunError
-from pipeline.schema import COUNTS
-from pipeline.storage import Storage
-from pipeline.summary import read_footer
-from pipeline.threads import THREADS, each
-from pipeline.units import Unit
+from pipeline.output.footers import read_footer
+from pipeline.output.units import Unit
+from pipeline.storage.uris import Storage
+from pipeline.support.errors import RunError
+from pipeline.support.parallel import THREADS, each
+from pipeline.support.schema import COUNTS
 
 
 @dataclass

@@ -1,1 +1,1 @@
-"""Whether an output is all there: by itself, and held against its source."""
+"""Checks that an output is complete, by itself or against its source."""

@@ -10,13 +10,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipeline.manifest import Manifest
-from pipeline.plan import Plan
-from pipeline.schema import COUNTS, PREDICTIONS
-from pipeline.stages.write import FOOTER, totals_of
-from pipeline.storage import Storage
-from pipeline.tasks import request_key
-from pipeline.units import Unit
+from pipeline.output.footers import FOOTER, totals_of
+from pipeline.output.manifest import Manifest
+from pipeline.output.plan import Plan
+from pipeline.output.units import Unit
+from pipeline.sources.task import request_key
+from pipeline.storage.uris import Storage
+from pipeline.support.schema import COUNTS, PREDICTIONS
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ def check_file(unit: Unit, folder: str, manifest: Manifest, plan: Plan, storage:
 
 def _faults(unit: Unit, table: pa.Table, footer: Mapping[str, Any]) -> Iterator[str]:
     if not table.schema.equals(PREDICTIONS):
-        yield "its columns are not those of pipeline/schema.py"
+        yield "its columns are not those of pipeline/support/schema.py"
     named = tuple(footer[name] for name in ("shard", "first", "stop", "end"))
     if Unit(*named) != unit:
         yield f"its footer says that it is {Unit(*named).file_name}"

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from pipeline.units import Unit
+from pipeline.output.units import Unit
 
 KINDS = ("missing", "doubled", "damaged", "changed", "leftover")
 _HARMLESS = "leftover"

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 
-from pipeline.units import Unit
+from pipeline.output.units import Unit
 from pipeline.verify.findings import Finding, of_unit
 
 

@@ -13,10 +13,10 @@ from typing import Any
 
 import duckdb
 import pytest
-from processes import members, run
-from runs import lasting, rows
 
+from tests.support.processes import members, run
 from tests.support.reference import QUESTIONS, SAMPLES, TRIMLINE, Reference
+from tests.support.runs import lasting, rows
 
 long = pytest.mark.skipif(not os.environ.get("TRIMLINE_CHAOS_ALL"), reason="takes minutes: make chaos")
 

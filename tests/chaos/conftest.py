@@ -1,7 +1,8 @@
 """The undisturbed run that all campaigns are held against."""
 
 import pytest
-from campaign import Campaign
+
+from tests.chaos.campaign import Campaign
 
 
 @pytest.fixture(scope="session")

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from pipeline.config import counted, free
 from pipeline.engines.base import Engine, Request
 from pipeline.engines.transformers import Transformers
 from pipeline.sources.webdataset import WebDataset
+from pipeline.support.fields import counted, free
 from trim import Full, Reduced, VisualTokens
 
 

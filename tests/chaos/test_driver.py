@@ -8,8 +8,9 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from campaign import files, long, prove, wait_until
-from processes import end_session, finish, run, start
+
+from tests.chaos.campaign import files, long, prove, wait_until
+from tests.support.processes import end_session, finish, run, start
 
 KILLS = int(os.environ.get("TRIMLINE_CHAOS_KILLS", "5"))
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(3600)]

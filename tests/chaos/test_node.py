@@ -4,9 +4,10 @@ import random
 import time
 
 import pytest
-from campaign import files, long, prove, wait_until
-from nodes import ENVIRONMENT, HEAD, IMPATIENT, PORT, cluster, second
-from processes import finish, start
+
+from tests.chaos.campaign import files, long, prove, wait_until
+from tests.support.nodes import ENVIRONMENT, HEAD, IMPATIENT, PORT, cluster, second
+from tests.support.processes import finish, start
 
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(1200)]
 

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from processes import run
-from runs import lasting, read_units, rows
-from tars import add, jpeg
 
 from pipeline.stages.encode import identity_of
+from tests.support.processes import run
 from tests.support.reference import SETTINGS, TRIMLINE
+from tests.support.runs import lasting, read_units, rows
+from tests.support.tars import add, jpeg
 
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(1200)]
 # The decoder that dies is Pillow's own: what is patched is a library, in every process that starts.

@@ -7,12 +7,12 @@ import time
 from pathlib import Path
 
 import pytest
-from campaign import TRIMLINE, counted, files, long, prove, wait_until
-from processes import finish, run, start
-from runs import lasting, rows
-from s3 import BUCKET, KEY, SECRET, Server
 
-from pipeline.storage import list_names
+from pipeline.storage.uris import list_names
+from tests.chaos.campaign import TRIMLINE, counted, files, long, prove, wait_until
+from tests.support.processes import finish, run, start
+from tests.support.runs import lasting, rows
+from tests.support.s3 import BUCKET, KEY, SECRET, Server
 
 AWAY_S = 10.0
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(1200)]

@@ -8,8 +8,9 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from campaign import files, kill, long, prove, wait_until, workers
-from processes import finish, start
+
+from tests.chaos.campaign import files, kill, long, prove, wait_until, workers
+from tests.support.processes import finish, start
 
 ROUNDS = int(os.environ.get("TRIMLINE_CHAOS_ROUNDS", "1"))
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(3600)]

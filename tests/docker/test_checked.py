@@ -10,8 +10,19 @@ from pathlib import Path
 import kubernetes_validate
 import pytest
 import yaml
-from files import COMPOSE, DOCKERFILES, MANIFESTS, ROOT, SLURM, Instruction, compose, instructions, manifest
-from kuberay import faults, pods
+
+from tests.docker.files import (
+    COMPOSE,
+    DOCKERFILES,
+    MANIFESTS,
+    ROOT,
+    SLURM,
+    Instruction,
+    compose,
+    instructions,
+    manifest,
+)
+from tests.docker.kuberay import faults, pods
 
 BIN = Path(sys.executable).parent
 VERSION = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
@@ -140,7 +151,7 @@ def overrides() -> list[list[str]]:
 
 @pytest.mark.parametrize("given", overrides(), ids=lambda given: given[-2])
 def test_commands_compose(given, tmp_path, monkeypatch):
-    from commands import compose as composed
+    from tests.support.commands import compose as composed
 
     monkeypatch.chdir(tmp_path)
     config = composed(*given)

@@ -4,7 +4,7 @@ import json
 import re
 from pathlib import Path
 
-from pipeline.metrics import DECLARED
+from pipeline.run.prometheus import DECLARED
 
 DASHBOARD = json.loads((Path(__file__).parents[2] / "docker" / "grafana" / "trimline.json").read_text())
 NAME = re.compile(r"\bray_trimline_\w+")

@@ -15,13 +15,18 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from files import DOCKERFILES, ROOT, instructions
-from processes import run
+
+from tests.docker.files import DOCKERFILES, ROOT, instructions
+from tests.support.processes import run
 
 pytestmark = pytest.mark.slow
 PLACE = "/opt/trimline"  # of the environment in the image
 PACKAGES = ("trim", "pipeline", "conf", "jobs")
-READ_IN_THE_REPOSITORY = {"trim/README.md", "pipeline/report/kept.png", "pipeline/report/report.png"}
+READ_IN_THE_REPOSITORY = {
+    "trim/README.md",
+    "pipeline/report/images/kept.png",
+    "pipeline/report/images/report.png",
+}
 
 
 @dataclass

@@ -1,12 +1,9 @@
 """Fuzzing: the long form is `pytest tests/fuzz --hypothesis-profile=long` (`make fuzz`)."""
 
-import sys
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
-
-sys.path.insert(0, str(Path(__file__).parent))
 
 settings.register_profile("long", settings.get_profile("default"), print_blob=True)
 

@@ -7,18 +7,18 @@ from types import SimpleNamespace
 from typing import Any
 
 from hypothesis import HealthCheck, settings
-from measured import MIB, at_most
 
-from pipeline.config import Model
-from pipeline.imaging import Imaging
-from pipeline.rows import unpack
-from pipeline.schema import STATUSES
+from pipeline.models.config import Model
+from pipeline.output.units import UnitLimits
 from pipeline.sources.base import Shard, Source
+from pipeline.sources.task import Task
 from pipeline.stages.decode import decode_unit
+from pipeline.stages.imaging import Imaging
 from pipeline.stages.read import read_shard
-from pipeline.storage import Storage
-from pipeline.tasks import Task
-from pipeline.units import UnitLimits
+from pipeline.stages.rows import unpack
+from pipeline.storage.uris import Storage
+from pipeline.support.schema import STATUSES
+from tests.support.measured import MIB, at_most
 
 STORAGE = Storage()
 TASK = Task(source_questions=True)

@@ -3,14 +3,14 @@
 import struct
 import zlib
 
-from corpus import encoded, images, picture
-from damage import EXTREMES, damaged
-from harness import cases, run
 from hypothesis import given
 from hypothesis import strategies as st
-from tars import jpeg, write_members
 
 from pipeline.sources.webdataset import WebDataset
+from tests.fuzz.damage import EXTREMES, damaged
+from tests.fuzz.harness import cases, run
+from tests.support.corpus import encoded, images, picture
+from tests.support.tars import jpeg, write_members
 
 SOUND = [case.image for case in images(0) if case.statuses == ("ok",) and len(case.image) < 20_000]
 ASK = b'{"question": "what?"}'

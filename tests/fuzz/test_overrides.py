@@ -5,10 +5,11 @@ import hashlib
 import io
 
 import pytest
-from harness import cases
 from hypothesis import given
 from hypothesis import strategies as st
-from tars import jpeg
+
+from tests.fuzz.harness import cases
+from tests.support.tars import jpeg
 
 KEYS = """
     source task model reducer engine cluster storage pricing dataset decoding image clip_text retry_failed
@@ -22,7 +23,7 @@ KEYS = """
 WORDS = """
     null ??? true 0 -1 1e400 nan inf [] {} [a,b] {a:1} {a:{b:[1,2]}} ${nope} ${oc.env:NOPE} ${source}
     ${unit_samples} ${.path} a,b "\\"" \\ range(1,3) full trim vqa caption s3 local 99999999999999999999
-    pictures nowhere pictures/*.jpg trim.Nope os.system builtins.dict pipeline.config.Model cpu cuda
+    pictures nowhere pictures/*.jpg trim.Nope os.system builtins.dict pipeline.support.fields.Model cpu cuda
     glob(*) choice(1,2)
 """
 TEXT = st.characters(exclude_characters="\0", exclude_categories=["Cs"])
@@ -79,7 +80,7 @@ def workplace(tmp_path_factory):
 
 def told(overrides: list[str]) -> tuple[int, str, str]:
     """The exit status, stdout and stderr of a run."""
-    from jobs.entry import run_command
+    from jobs.common.entry import run_command
 
     name = hashlib.sha256(repr(overrides).encode()).hexdigest()
     out, err = io.StringIO(), io.StringIO()

@@ -5,17 +5,17 @@ import json
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from damage import damaged
-from harness import cases, run
 from hypothesis import given
 from hypothesis import strategies as st
-from measured import MIB
-from tars import jpeg, write_members
 
-from pipeline.errors import ConfigError
 from pipeline.sources.jsonl import Jsonl
 from pipeline.sources.parquet import Parquet
 from pipeline.sources.webdataset import WebDataset
+from pipeline.support.errors import ConfigError
+from tests.fuzz.damage import damaged
+from tests.fuzz.harness import cases, run
+from tests.support.measured import MIB
+from tests.support.tars import jpeg, write_members
 
 ROWS = {
     "image": [jpeg(seed, 16, 16) for seed in range(7)],

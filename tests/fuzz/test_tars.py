@@ -4,14 +4,14 @@ import io
 import json
 import tarfile
 
-from damage import EXTREMES, damaged
-from harness import cases, run
 from hypothesis import given
 from hypothesis import strategies as st
-from measured import MIB
-from tars import add, jpeg
 
 from pipeline.sources.webdataset import WebDataset
+from tests.fuzz.damage import EXTREMES, damaged
+from tests.fuzz.harness import cases, run
+from tests.support.measured import MIB
+from tests.support.tars import add, jpeg
 
 ASK = json.dumps({"question": "what?"}).encode()
 FORMATS = (tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT)

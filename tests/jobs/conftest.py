@@ -4,8 +4,9 @@ import os
 from pathlib import Path
 
 import pytest
-from commands import Annotate
-from tars import jpeg
+
+from tests.support.commands import Annotate
+from tests.support.tars import jpeg
 
 
 @pytest.fixture(scope="session")

@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from jobs.entry import run_command
+from jobs.common.entry import run_command
 from pipeline.benchmark import driver_memory
-from pipeline.benchmark.table import SPREAD, Table, show, spread
+from pipeline.support.table import SPREAD, Table, show, spread
 
 
 def test_a_table_is_plain_text_where_there_is_no_terminal(capsys):

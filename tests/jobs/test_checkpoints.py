@@ -5,15 +5,15 @@ import shutil
 
 import pytest
 import torch
-from commands import trimline
-from original_checkpoint import edit, make_huge, make_original
 
-from pipeline.models.checkpoint import check_fit
+from pipeline.models.checkpoints.fit import check_fit
+from tests.support.commands import trimline
+from tests.support.original_checkpoint import edit, make_huge, make_original
 
 
 @pytest.fixture
 def random(cache):
-    from pipeline.models.folders import resolve
+    from pipeline.models.checkpoints.folders import resolve
 
     return resolve("demo:random/clip").parent
 

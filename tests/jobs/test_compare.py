@@ -6,13 +6,13 @@ import json
 
 import pyarrow.parquet as pq
 import pytest
-from commands import trimline
 
-from jobs.arms import arm_specs
-from jobs.entry import run_command
+from jobs.common.arms import arm_specs
+from jobs.common.entry import run_command
 from pipeline.demo.scenes import write_shards
-from pipeline.errors import ConfigError
-from pipeline.storage import Storage
+from pipeline.storage.uris import Storage
+from pipeline.support.errors import ConfigError
+from tests.support.commands import trimline
 
 SMALL = ["model=random", "device=cpu", "decoding.max_new_tokens=4", "unit_samples=2"]
 SMALL += [

@@ -4,15 +4,15 @@ import json
 
 import pyarrow.parquet as pq
 import pytest
-from commands import compose
-from evaluate import official
-from runs import answer_here
 
-from jobs.entry import run_command
-from pipeline.manifest import load_manifest
+from jobs.common.entry import run_command
+from pipeline.output.manifest import load_manifest
 from pipeline.report.pictures import open_output
 from pipeline.sources.jsonl import Jsonl
-from pipeline.storage import Storage
+from pipeline.storage.uris import Storage
+from tests.pipeline.evaluate import official
+from tests.support.commands import compose
+from tests.support.runs import answer_here
 
 
 @pytest.fixture

@@ -14,10 +14,10 @@ from pathlib import Path
 import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from processes import run
-from tars import jpeg
 
 from jobs.main import COMMANDS, spelled_out
+from tests.support.processes import run
+from tests.support.tars import jpeg
 
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent

@@ -7,8 +7,9 @@ import socket
 from pathlib import Path
 
 import pytest
-from commands import begin, trimline
-from tars import write_tar
+
+from tests.support.commands import begin, trimline
+from tests.support.tars import write_tar
 
 GRAMMAR = "needs quotes inside quotes"
 
@@ -126,7 +127,7 @@ def test_checkpoints_that_do_not_fit(annotate, cache, folder):
 
 
 def test_checkpoints_of_one_geometry_with_other_weights(annotate, folder):
-    from pipeline.demo import random_checkpoint
+    from pipeline.models.demo import random_weights as random_checkpoint
 
     random_checkpoint.make(folder / "other", seed=1)
     line = annotate.refused("model=random", f"model.clip={folder}/other/clip")

@@ -4,11 +4,11 @@ import json
 from dataclasses import replace
 
 import pytest
-from evaluate import official
 
-from jobs.entry import run_command
+from jobs.common.entry import run_command
 from pipeline.evaluate.datasets.yes_no import Pope
-from pipeline.storage import Storage
+from pipeline.storage.uris import Storage
+from tests.pipeline.evaluate import official
 
 
 @pytest.fixture
@@ -98,8 +98,8 @@ def test_what_is_wrong_is_told_in_one_line(pope, capfd, overrides, told):
 
 def test_a_dataset_feeds_a_run(pope, capfd, monkeypatch):
     """The dataset's own source and task, through the real stages with the random model, scored."""
-    from commands import compose
-    from runs import answer_here
+    from tests.support.commands import compose
+    from tests.support.runs import answer_here
 
     dataset = Pope(root="data", categories=["random"])
     config = compose("model=random", "device=cpu", "reducer=trim", "decoding.max_new_tokens=2", "output=run")

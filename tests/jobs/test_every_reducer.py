@@ -5,15 +5,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from commands import compose
 from PIL import Image
 
-from pipeline.prepare import prepare
-from pipeline.rows import unpack
+from pipeline.run.prepare import prepare
 from pipeline.stages.decode import decode_unit
 from pipeline.stages.encode import Encode
 from pipeline.stages.generate import Generate
 from pipeline.stages.read import read_shard
+from pipeline.stages.rows import unpack
+from tests.support.commands import compose
 
 NAMES = sorted(path.stem for path in (Path(__file__).parents[2] / "conf" / "reducer").glob("*.yaml"))
 QUESTIONS = ["What is it?", "What color is the cup?"]

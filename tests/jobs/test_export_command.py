@@ -2,11 +2,10 @@
 
 import json
 
-from quick import quick_answer
-from tars import write_tar
-
-from jobs.entry import run_command
+from jobs.common.entry import run_command
 from pipeline.sources.webdataset import WebDataset
+from tests.support.quick import quick_answer
+from tests.support.tars import write_tar
 
 
 def test_it_writes_once_and_says_how_much(tmp_path, monkeypatch, capfd):

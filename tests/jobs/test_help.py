@@ -7,7 +7,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from commands import TRIMLINE
+
+from tests.support.commands import TRIMLINE
 
 CONF = Path(__file__).parents[2] / "conf"
 HEAVY = ("torch", "transformers", "ray", "vllm", "pyarrow.parquet", "tokenizers", "botocore", "scipy")
@@ -75,8 +76,8 @@ def test_the_status_is_the_command_s_whatever_falls_apart_later(tmp_path):
         "kept = Aborts()\n"
         f"sys.argv = ['trimline', 'verify', 'output={tmp_path}']\n"
         "from jobs.main import main\n"
-        "import jobs.entry\n"
-        "jobs.entry.command_line = lambda *_: (atexit.register(print, 'ended'), 3)[1]\n"
+        "import jobs.common.entry\n"
+        "jobs.common.entry.command_line = lambda *_: (atexit.register(print, 'ended'), 3)[1]\n"
         "main()\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=200)

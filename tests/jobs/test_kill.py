@@ -12,10 +12,10 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
-from processes import end_session, finish, start
-from runs import lasting
 
-from pipeline.units import Finished, Unit
+from pipeline.output.units import Finished, Unit
+from tests.support.processes import end_session, finish, start
+from tests.support.runs import lasting
 
 STARTS_WITHIN_S = 400
 CHECKED = {"page_checksum_verification": True}

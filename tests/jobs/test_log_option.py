@@ -4,12 +4,12 @@ import json
 
 import pytest
 
-from jobs.entry import run_command
+from jobs.common.entry import run_command
 
 
 @pytest.fixture(autouse=True)
 def text_again():
-    from pipeline import log
+    from pipeline.support import log
 
     yield
     log.start("text", str)

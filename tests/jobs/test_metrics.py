@@ -3,7 +3,7 @@
 import json
 import re
 
-from pipeline.metrics import DECLARED, STAGES
+from pipeline.run.prometheus import DECLARED, STAGES
 
 
 def series(text: str) -> dict[tuple, float]:

@@ -7,11 +7,11 @@ import time
 from pathlib import Path
 
 import pytest
-from commands import compose
-from runs import answer_here
-from tars import write_tar
 
-from jobs.entry import run_command
+from jobs.common.entry import run_command
+from tests.support.commands import compose
+from tests.support.runs import answer_here
+from tests.support.tars import write_tar
 
 UNITS, REQUESTS = 6, 24
 

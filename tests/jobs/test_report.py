@@ -6,12 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from commands import compose
 from PIL import Image
-from runs import answer_here
 
-from jobs.entry import run_command
+from jobs.common.entry import run_command
 from pipeline.demo.scenes import make_sample
+from tests.support.commands import compose
+from tests.support.runs import answer_here
 
 KEY = "000000-00000001-0001"
 SAMPLES = [make_sample("test", 0, index) for index in range(16)]
@@ -119,7 +119,7 @@ def test_what_is_wrong_with_a_report_is_told_in_one_line(outputs, capsys, overri
 
 def test_the_report_needs_no_torch(outputs):
     code = (
-        "import sys\nfrom jobs.entry import run_command\n"
+        "import sys\nfrom jobs.common.entry import run_command\n"
         f"assert run_command('report', ['output={outputs}/trim']) == 0\n"
         "print(sorted({'torch', 'transformers', 'ray'} & set(sys.modules)))\n"
     )

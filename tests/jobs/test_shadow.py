@@ -13,8 +13,9 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from commands import trimline
-from tars import jpeg
+
+from tests.support.commands import trimline
+from tests.support.tars import jpeg
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 

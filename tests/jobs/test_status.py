@@ -3,9 +3,9 @@
 import json
 
 import pytest
-from quick import quick_outputs
 
-from jobs.entry import run_command
+from jobs.common.entry import run_command
+from tests.support.quick import quick_outputs
 
 
 @pytest.fixture

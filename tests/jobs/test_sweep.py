@@ -6,9 +6,9 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from commands import begin
 
-from jobs.annotate import make_config
+from jobs.common.configs import make_config
+from tests.support.commands import begin
 
 
 @dataclass

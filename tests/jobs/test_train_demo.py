@@ -3,11 +3,11 @@
 import json
 
 import pytest
-from commands import TRIMLINE, trimline
-from processes import end_session, start
 from transformers import AutoProcessor, AutoTokenizer, CLIPModel, LlavaForConditionalGeneration
 
-from pipeline.models.checkpoint import check_fit
+from pipeline.models.checkpoints.fit import check_fit
+from tests.support.commands import TRIMLINE, trimline
+from tests.support.processes import end_session, start
 
 MINIATURE = {
     "train_pictures": 64,

@@ -10,16 +10,16 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from commands import compose
-from nodes import DASHBOARD_PORT, ENVIRONMENT, HEAD, PORT, RAY, SECOND, cluster
-from processes import finish, run, start
-from runs import answer_here
-from s3 import BUCKET, KEY, SECRET, Server
-from tars import write_tar
 
-from pipeline.schema import VOLATILE
-from pipeline.ship import NAMES, ROOT
+from pipeline.run.cluster.ship import NAMES, ROOT
+from pipeline.support.schema import VOLATILE
+from tests.support.commands import compose
+from tests.support.nodes import DASHBOARD_PORT, ENVIRONMENT, HEAD, PORT, RAY, SECOND, cluster
+from tests.support.processes import finish, run, start
 from tests.support.rich import MIDDLE
+from tests.support.runs import answer_here
+from tests.support.s3 import BUCKET, KEY, SECRET, Server
+from tests.support.tars import write_tar
 
 SETTINGS = [
     *("source=webdataset", "task=vqa", "model=random", "reducer=middle", "decoding.max_new_tokens=3"),

@@ -3,10 +3,10 @@
 import json
 
 import pytest
-from quick import quick_answer, quick_outputs
 
-from jobs.entry import run_command
+from jobs.common.entry import run_command
 from pipeline.sources.webdataset import WebDataset
+from tests.support.quick import quick_answer, quick_outputs
 
 FILE = "000000-00000002-00000004.parquet"
 

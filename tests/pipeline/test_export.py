@@ -6,14 +6,14 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
 import webdataset
-from quick import HERE, quick_answer
-from tars import jpeg, write_members, write_tar
 
-from pipeline.errors import ConfigError
 from pipeline.export import Export, _members, export
-from pipeline.schema import PREDICTIONS
 from pipeline.sources.base import Sample
 from pipeline.sources.webdataset import WebDataset
+from pipeline.support.errors import ConfigError
+from pipeline.support.schema import PREDICTIONS
+from tests.support.quick import HERE, quick_answer
+from tests.support.tars import jpeg, write_members, write_tar
 
 
 @pytest.fixture

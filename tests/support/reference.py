@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from processes import run
-from runs import lasting, rows, unit_names
-from tars import write_tar
+from tests.support.processes import run
+from tests.support.runs import lasting, rows, unit_names
+from tests.support.tars import write_tar
 
 TRIMLINE = str(Path(sys.executable).with_name("trimline"))
 SETTINGS = [

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from processes import run
-from tars import write_tar
+from tests.support.processes import run
+from tests.support.tars import write_tar
 
 SAMPLES, UNITS = 5, 3
 MIDDLE = '''
@@ -45,7 +45,7 @@ class Middle:
 # all units are counted in every stage, none is under way, and nothing has changed for two seconds.
 CODE = """
 import contextlib, http.client, sys, threading, time, urllib.request
-from jobs.entry import run_command
+from jobs.common.entry import run_command
 
 port, units, *overrides = sys.argv[1:]
 seen, changed = {}, time.monotonic()

@@ -7,7 +7,8 @@ another one, so that a test can leave out inputs whose answer hangs on the last 
 import math
 
 import numpy as np
-from oracle import Answer, outliers
+
+from tests.trim.oracle import Answer, outliers
 
 
 def unit(rows: np.ndarray) -> np.ndarray:

@@ -4,11 +4,11 @@ from itertools import pairwise
 
 import pytest
 import torch
-from batches import make
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from oracle_baselines import cdpruner
 
+from tests.trim.batches import make
+from tests.trim.oracle_baselines import cdpruner
 from trim import CDPruner, VisualTokens
 from trim.cdpruner import greedy_map, relevance
 from trim.cosine import cosines

@@ -4,11 +4,11 @@ from itertools import pairwise
 
 import pytest
 import torch
-from batches import make
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from oracle_baselines import divprune
 
+from tests.trim.batches import make
+from tests.trim.oracle_baselines import divprune
 from trim import DivPrune, VisualTokens
 from trim.cosine import cosines
 from trim.divprune import spread

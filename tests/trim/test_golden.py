@@ -3,11 +3,11 @@
 from pathlib import Path
 
 import numpy as np
-import oracle
 import pytest
 import torch
 from torch.nn.functional import layer_norm
 
+from tests.trim import oracle
 from trim import Trim, VisualTokens
 
 CASES = sorted((Path(__file__).parents[1] / "golden").glob("trim_*.npz"))

@@ -4,10 +4,10 @@ import dataclasses
 from pathlib import Path
 
 import numpy as np
-import oracle_baselines
 import pytest
 import torch
 
+from tests.trim import oracle_baselines
 from trim import PruMerge, VisionZip, VisualTokens
 
 GOLDEN = Path(__file__).parents[1] / "golden"

@@ -4,11 +4,11 @@ import dataclasses
 
 import pytest
 import torch
-from batches import EVERY, KINDS, configured, fields, make, only
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import trim
+from tests.trim.batches import EVERY, KINDS, configured, fields, make, only
 from trim import Full, PruMerge, Reduced, Reducer, VisualTokens
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)

@@ -4,11 +4,11 @@ from itertools import pairwise
 
 import pytest
 import torch
-from batches import make
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
-from oracle_baselines import prumerge
 
+from tests.trim.batches import make
+from tests.trim.oracle_baselines import prumerge
 from trim import PruMerge, VisualTokens
 from trim.prumerge import grid, thin
 

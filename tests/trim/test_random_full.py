@@ -1,11 +1,11 @@
 """The two reducers that do not look at the image."""
 
-import oracle
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.trim import oracle
 from trim import Full, Random, VisualTokens
 
 INT64 = st.integers(-(2**63), 2**63 - 1)

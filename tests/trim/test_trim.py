@@ -2,12 +2,12 @@
 
 import dataclasses
 
-import oracle
 import pytest
 import torch
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
+from tests.trim import oracle
 from trim import Trim, VisualTokens
 from trim.trim import text_scores
 

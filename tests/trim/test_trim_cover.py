@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from batches import make
 
+from tests.trim.batches import make
 from trim import Trim, TrimCover, VisualTokens
 
 

@@ -4,11 +4,11 @@ import dataclasses
 
 import pytest
 import torch
-from batches import make
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from oracle_baselines import visionzip
 
+from tests.trim.batches import make
+from tests.trim.oracle_baselines import visionzip
 from trim import VisionZip, VisualTokens
 from trim.visionzip import group_means
 

@@ -26,7 +26,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 @pytest.fixture(scope="session")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The random LLaVA with three heads of 32 instead of four of 24, which vLLM's CPU kernels do not have."""
-    from pipeline.demo import random_checkpoint
+    from pipeline.models.demo import random_weights as random_checkpoint
 
     folder = tmp_path_factory.mktemp("checkpoint") / "random"
     random_checkpoint.make(folder)
@@ -40,7 +40,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def model(checkpoint: Path):
-    from pipeline.config import Model
+    from pipeline.models.config import Model
 
     return Model(name="random", path=str(checkpoint), clip=str(checkpoint), template=TEMPLATE)
 
@@ -66,8 +66,8 @@ def requests() -> list:
 @pytest.fixture(scope="session")
 def expected(model, requests) -> list:
     """What the transformers engine answers."""
-    from pipeline.config import Decoding
     from pipeline.engines.transformers import Transformers
+    from pipeline.models.config import Decoding
 
     engine = Transformers(max_batch=16).load(model, Decoding(max_new_tokens=NEW_TOKENS), device="cpu", seed=0)
     return engine.generate(requests)

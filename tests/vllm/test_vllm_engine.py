@@ -5,11 +5,11 @@ from contextlib import contextmanager
 
 import pytest
 
-from pipeline.config import Decoding
 from pipeline.engines.base import Request
 from pipeline.engines.vllm import Vllm
 from pipeline.engines.vllm_steps import Task
-from pipeline.errors import ConfigError
+from pipeline.models.config import Decoding
+from pipeline.support.errors import ConfigError
 
 NEW_TOKENS = 24
 TEMPLATE = "USER: <image>\n{question} ASSISTANT:"

@@ -4,7 +4,8 @@ import itertools
 import json
 
 import pytest
-from runs import lasting, read_units, rows
+
+from tests.support.runs import lasting, read_units, rows
 
 SETTINGS = (
     *("model=demo", "reducer=trim", "device=cpu", "unit_samples=4", "limit=24", "decoding.max_new_tokens=16"),
@@ -15,7 +16,7 @@ SETTINGS = (
 @pytest.fixture(scope="module")
 def outputs(tmp_path_factory, ray):
     """The same requests through both engines."""
-    from jobs.entry import run_command
+    from jobs.common.entry import run_command
 
     folder = tmp_path_factory.mktemp("runs")
     for engine in ("vllm", "transformers"):

@@ -4,13 +4,13 @@ from collections import defaultdict
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
-from pipeline.config import free, require
 from pipeline.evaluate.base import Metric, Reference
 from pipeline.evaluate.datasets.official import WithImages
 from pipeline.evaluate.files import json_items, telling
 from pipeline.evaluate.metrics import caption
-from pipeline.evaluate.requests import Asked
-from pipeline.storage import Storage
+from pipeline.evaluate.questions import Asked
+from pipeline.storage.uris import Storage
+from pipeline.support.fields import free, require
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,18 +12,18 @@ from string import ascii_uppercase
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.config import free, require
-from pipeline.errors import ConfigError
 from pipeline.evaluate import submission
 from pipeline.evaluate.base import Answered, Metric, Reference
 from pipeline.evaluate.datasets.official import LETTER, Official, WithImages, with_choices
 from pipeline.evaluate.files import json_items, json_pairs, table_rows, telling
 from pipeline.evaluate.metrics import choice
-from pipeline.evaluate.requests import Asked, keep
-from pipeline.schema import QUESTION
+from pipeline.evaluate.questions import Asked, keep
 from pipeline.sources.base import Source
 from pipeline.sources.parquet import Parquet
-from pipeline.storage import Storage
+from pipeline.storage.uris import Storage
+from pipeline.support.errors import ConfigError
+from pipeline.support.fields import free, require
+from pipeline.support.schema import QUESTION
 
 KINDS = ("image", "video")
 

@@ -5,13 +5,13 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
-from pipeline.config import free, require
-from pipeline.errors import ConfigError
 from pipeline.evaluate.base import Answered, Metric, Reference
-from pipeline.evaluate.requests import Asked, jsonl_source
+from pipeline.evaluate.questions import Asked, jsonl_source
 from pipeline.sources.base import Source
-from pipeline.storage import Storage, canonical
-from pipeline.tasks import Task
+from pipeline.sources.task import Task
+from pipeline.storage.uris import Storage, canonical
+from pipeline.support.errors import ConfigError
+from pipeline.support.fields import free, require
 
 SHORT = "\nAnswer the question using a single word or phrase."
 LETTER = "\nAnswer with the option's letter from the given choices directly."

@@ -3,13 +3,13 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from pipeline.config import free
 from pipeline.evaluate import submission
 from pipeline.evaluate.base import Answered, Reference
 from pipeline.evaluate.datasets.official import WithImages
 from pipeline.evaluate.files import json_lines, json_pairs, telling
-from pipeline.evaluate.requests import Asked
-from pipeline.storage import Storage
+from pipeline.evaluate.questions import Asked
+from pipeline.storage.uris import Storage
+from pipeline.support.fields import free
 
 
 @dataclass(frozen=True, kw_only=True)

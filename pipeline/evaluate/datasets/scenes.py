@@ -6,19 +6,19 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from pipeline.config import free, require
-from pipeline.demo.names import PICTURES, pictures
+from pipeline.demo.pictures import PICTURES, pictures
 from pipeline.demo.scenes import CAPTION_PROMPT
-from pipeline.errors import BadSample, ConfigError
 from pipeline.evaluate.base import Answered, Metric, Reference
 from pipeline.evaluate.files import telling
-from pipeline.evaluate.metrics.scenes import CAPTION, scenes
-from pipeline.listing import list_files
+from pipeline.evaluate.metrics.exact import CAPTION, scenes
 from pipeline.sources.base import IMAGE_SUFFIXES, Sample, Source, sidecar_questions
 from pipeline.sources.images import Images
+from pipeline.sources.task import Task
 from pipeline.sources.webdataset import WebDataset
-from pipeline.storage import Storage, canonical
-from pipeline.tasks import Task
+from pipeline.storage.listing import list_files
+from pipeline.storage.uris import Storage, canonical
+from pipeline.support.errors import BadSample, ConfigError
+from pipeline.support.fields import free, require
 
 _MOST_QUESTIONS = 10_000
 

@@ -5,16 +5,16 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from sys import intern
 
-from pipeline.config import free
-from pipeline.errors import ConfigError
 from pipeline.evaluate import submission
 from pipeline.evaluate.base import UNANSWERABLE, Answered, Metric, Reference
 from pipeline.evaluate.datasets.official import SHORT, WithImages
 from pipeline.evaluate.files import json_items, json_pairs, telling
 from pipeline.evaluate.metrics import exact, vqa
 from pipeline.evaluate.metrics.text import evalai_normal
-from pipeline.evaluate.requests import Asked
-from pipeline.storage import Storage
+from pipeline.evaluate.questions import Asked
+from pipeline.storage.uris import Storage
+from pipeline.support.errors import ConfigError
+from pipeline.support.fields import free
 
 
 @dataclass(frozen=True, kw_only=True)

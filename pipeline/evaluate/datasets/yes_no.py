@@ -4,15 +4,15 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
-from pipeline.config import free, require
 from pipeline.evaluate.base import Metric, Reference
 from pipeline.evaluate.datasets.official import Official, WithImages
 from pipeline.evaluate.files import json_lines, telling, text_of
 from pipeline.evaluate.metrics import yes_no
-from pipeline.evaluate.requests import Asked
-from pipeline.listing import list_files
+from pipeline.evaluate.questions import Asked
 from pipeline.sources.base import IMAGE_SUFFIXES
-from pipeline.storage import Storage, canonical
+from pipeline.storage.listing import list_files
+from pipeline.storage.uris import Storage, canonical
+from pipeline.support.fields import free, require
 
 ANSWERS = ("yes", "no")
 SUBTASKS = (*yes_no.PERCEPTION, *yes_no.COGNITION)

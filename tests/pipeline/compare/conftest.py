@@ -3,11 +3,11 @@
 from pathlib import Path
 
 import pytest
-from made_arms import copied
-from runs import answer_here, make_config
-from tars import write_tar
 
 from pipeline.sources.webdataset import WebDataset
+from tests.pipeline.compare.made_arms import copied
+from tests.support.runs import answer_here, make_config
+from tests.support.tars import write_tar
 
 
 @pytest.fixture(scope="session")

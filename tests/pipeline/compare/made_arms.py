@@ -8,8 +8,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.compare.run import compare_outputs
-from pipeline.storage import Storage
+from pipeline.compare.compare import compare_outputs
+from pipeline.storage.uris import Storage
 
 STORAGE = Storage()
 Rows = list[dict[str, Any]]

@@ -4,9 +4,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from pipeline.bootstrap import interval, quotient, resampled_sums
-from pipeline.compare.numbers import Numbers
-from pipeline.schema import COUNTS, SECONDS
+from pipeline.compare.columns import Numbers
+from pipeline.support.intervals import interval, quotient, resampled_sums
+from pipeline.support.schema import COUNTS, SECONDS
 
 UNITS, REQUESTS = 20, 64
 

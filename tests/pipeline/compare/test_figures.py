@@ -10,13 +10,13 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.bootstrap import interval, quotient, resampled_sums
-from pipeline.compare.clock import Clock, shared_seconds
+from pipeline.compare.agreement import NOTHING, SAME, Answer, Worst, agreement, chrf, rouge_l
 from pipeline.compare.cost import Pricing, cost_of, seconds_per_success
-from pipeline.compare.mcnemar import mcnemar, sign_test
-from pipeline.compare.shape import Shape, read_shape, shape_of_config
-from pipeline.compare.texts import NOTHING, SAME, Answer, Worst, agreement, chrf, rouge_l
-from pipeline.errors import ConfigError
+from pipeline.compare.machine_time import Clock, shared_seconds
+from pipeline.compare.scores import mcnemar, sign_test
+from pipeline.models.sizes import Shape, read_shape, shape_of_config
+from pipeline.support.errors import ConfigError
+from pipeline.support.intervals import interval, quotient, resampled_sums
 
 CONF = Path(__file__).parents[3] / "conf" / "pricing"
 

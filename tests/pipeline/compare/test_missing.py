@@ -3,9 +3,9 @@
 from pathlib import Path
 
 import pytest
-from made_arms import change, compared
 
-from pipeline.errors import ConfigError
+from pipeline.support.errors import ConfigError
+from tests.pipeline.compare.made_arms import change, compared
 
 
 def refused(place: Path, arms: dict[str, Path]) -> str:

@@ -5,14 +5,14 @@ import json
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from made_arms import change, compared, copied
-from runs import rows
 
 from pipeline.compare.cost import Pricing
-from pipeline.compare.parquet import comparison_schema
-from pipeline.compare.shape import Shape, read_shape
-from pipeline.compare.show import table, text
-from pipeline.schema import PREDICTIONS
+from pipeline.compare.table import comparison_schema
+from pipeline.compare.terminal import table, text
+from pipeline.models.sizes import Shape, read_shape
+from pipeline.support.schema import PREDICTIONS
+from tests.pipeline.compare.made_arms import change, compared, copied
+from tests.support.runs import rows
 
 PRICING = Pricing(hardware="a small machine", price_per_hour=0.36)
 PAIR = ("exact_agreement", "normalised_agreement", "rouge_l", "chrf")

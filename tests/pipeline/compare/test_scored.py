@@ -5,15 +5,15 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from made_arms import STORAGE, change, compared, copied
-from runs import answer_here, make_config, rows
 
-from pipeline.compare.mcnemar import sign_test
-from pipeline.compare.show import table, text
+from pipeline.compare.scores import sign_test
+from pipeline.compare.terminal import table, text
 from pipeline.demo.scenes import write_shards
-from pipeline.errors import ConfigError
 from pipeline.evaluate.datasets.scenes import Scenes
-from pipeline.evaluate.run import Evaluation, evaluate
+from pipeline.evaluate.evaluate import Evaluation, evaluate
+from pipeline.support.errors import ConfigError
+from tests.pipeline.compare.made_arms import STORAGE, change, compared, copied
+from tests.support.runs import answer_here, make_config, rows
 
 
 @pytest.fixture(scope="module")

@@ -8,17 +8,17 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 from PIL import Image
-from runs import answer_here, lasting, make_config, rows
 from transformers import AutoProcessor, AutoTokenizer, CLIPModel, LlavaForConditionalGeneration
 
-from jobs.entry import CONF
+from jobs.common.entry import CONF
 from pipeline.benchmark import demo
-from pipeline.config import Model
-from pipeline.demo import names
 from pipeline.demo.scenes import make_sample, write_shards
 from pipeline.engines.transformers import Transformers
+from pipeline.models.config import Model
+from pipeline.models.demo import names
 from pipeline.sources.webdataset import WebDataset
-from pipeline.storage import Storage
+from pipeline.storage.uris import Storage
+from tests.support.runs import answer_here, lasting, make_config, rows
 
 CHECKPOINT = Path(names.__file__).with_name("checkpoint")
 PICTURES = 3  # whose answers are compared one by one

@@ -9,14 +9,14 @@ import torch
 from PIL import ImageOps
 from transformers import AutoProcessor, LlavaForConditionalGeneration
 
-from pipeline.config import Decoding, Model
 from pipeline.engines.base import Request
 from pipeline.engines.transformers import Transformers
-from pipeline.engines.transformers_engine import TransformersEngine, pad_behind, plan_batches, share
-from pipeline.errors import ConfigError
+from pipeline.engines.transformers_engine import pad_behind, plan_batches, share
 from pipeline.models.clip import ClipEncoder
+from pipeline.models.config import Decoding, Model
 from pipeline.models.llava import LanguageModel
 from pipeline.models.preprocess import Preprocessor
+from pipeline.support.errors import ConfigError
 
 TEMPLATE = (
     "A chat between a curious human and an artificial intelligence assistant. The assistant gives helpful, "
@@ -89,7 +89,7 @@ def reference(random_checkpoint, photographs):
 
 def engine(language_model, seed=0, decoding=None, **config):
     decoding = decoding or Decoding(max_new_tokens=NEW_TOKENS)
-    return TransformersEngine(Transformers(**config), language_model, decoding, seed=seed)
+    return Transformers(**config).of_model(language_model, decoding, seed=seed)
 
 
 @pytest.mark.parametrize(

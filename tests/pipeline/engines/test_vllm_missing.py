@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.config import Decoding, Model
 from pipeline.engines.vllm import Vllm, installed
-from pipeline.errors import ConfigError
+from pipeline.models.config import Decoding, Model
+from pipeline.support.errors import ConfigError
 
 ROOT = Path(__file__).parents[3]
 missing = pytest.mark.skipif(installed(), reason="vLLM is installed here")

@@ -12,12 +12,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from pipeline.manifest import agree, make_manifest
-from pipeline.plan import make_plan
-from pipeline.schema import PREDICTIONS
-from pipeline.stages.write import FOOTER
-from pipeline.storage import Storage
-from pipeline.units import Unit
+from pipeline.output.footers import FOOTER
+from pipeline.output.manifest import agree, make_manifest
+from pipeline.output.plan import make_plan
+from pipeline.output.units import Unit
+from pipeline.storage.uris import Storage
+from pipeline.support.schema import PREDICTIONS
 
 STORAGE = Storage()
 

@@ -4,14 +4,14 @@ import json
 import math
 from pathlib import Path
 
-import official
 import pytest
 import yaml
 from hydra.utils import get_class
 
-from pipeline.errors import ConfigError
-from pipeline.evaluate.run import Evaluation, evaluate
-from pipeline.storage import Storage
+from pipeline.evaluate.evaluate import Evaluation, evaluate
+from pipeline.storage.uris import Storage
+from pipeline.support.errors import ConfigError
+from tests.pipeline.evaluate import official
 
 STORAGE = Storage()
 CONF = Path(__file__).parents[3] / "conf" / "dataset"
@@ -266,7 +266,7 @@ def test_mm_vet_is_exported_for_its_judge(tmp_path):
 def test_captions_of_another_task_are_known_by_their_images(tmp_path):
     """`source=images task=caption` calls every question 0."""
     from pipeline.sources.images import Images
-    from pipeline.tasks import Task
+    from pipeline.sources.task import Task
 
     dataset = fixture("coco_caption", tmp_path)
     task = Task(prompts=["Describe the image."])
@@ -304,7 +304,7 @@ def test_photographs_without_truth_are_not_scored(tmp_path):
 
 def test_questions_of_an_image_stand_together_but_not_too_many():
     from pipeline.evaluate.base import Reference
-    from pipeline.evaluate.requests import request_lines
+    from pipeline.evaluate.questions import request_lines
 
     asked = [(Reference(str(i), f"{'ab'[i % 2]}.jpg"), f"q{i}") for i in range(150)]
     rows = [json.loads(line) for line in request_lines(asked)]

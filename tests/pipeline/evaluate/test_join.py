@@ -3,14 +3,14 @@
 from pathlib import Path
 
 import numpy as np
-import official
 import pytest
-from test_datasets import STORAGE, fixture, make, scored, values
 
-from pipeline.errors import ConfigError
 from pipeline.evaluate.base import Metric, rates
-from pipeline.evaluate.figures import spread
-from pipeline.evaluate.run import table
+from pipeline.evaluate.evaluate import table
+from pipeline.evaluate.score_intervals import spread
+from pipeline.support.errors import ConfigError
+from tests.pipeline.evaluate import official
+from tests.pipeline.evaluate.test_datasets import STORAGE, fixture, make, scored, values
 
 
 def refused(dataset, output: Path, **options) -> str:
@@ -135,7 +135,7 @@ def test_intervals_are_seeded_and_as_wide_as_theory_has_them():
 
 
 def test_without_resamples_there_are_no_intervals(tmp_path):
-    from pipeline.evaluate.run import Evaluation, evaluate
+    from pipeline.evaluate.evaluate import Evaluation, evaluate
 
     dataset = fixture("gqa", tmp_path)
     output = official.answer(dataset, tmp_path / "out" / "o", lambda *_: "no")

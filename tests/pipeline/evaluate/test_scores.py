@@ -1,6 +1,5 @@
 """Every scorer by its published rule."""
 
-import cases
 import numpy as np
 import pytest
 from hypothesis import given
@@ -10,6 +9,7 @@ from pipeline.evaluate.base import Reference
 from pipeline.evaluate.metrics import choice, exact, vqa, yes_no
 from pipeline.evaluate.metrics.caption import tokenize
 from pipeline.evaluate.metrics.text import CONTRACTIONS, evalai_normal, vqa_normal
+from tests.pipeline.evaluate import cases
 
 
 def annotators(written: str) -> list[str]:

@@ -8,9 +8,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from pipeline.errors import ConfigError
-from pipeline.models.checkpoint import Geometry, check_fit, weights_digest
-from pipeline.models.folders import resolve
+from pipeline.models.checkpoints.fit import Geometry, check_fit, weights_digest
+from pipeline.models.checkpoints.folders import resolve
+from pipeline.support.errors import ConfigError
 
 
 @pytest.fixture
@@ -48,7 +48,7 @@ def test_geometry(random_checkpoint):
 def test_no_torch_is_imported_to_check(random_checkpoint):
     code = (
         "import sys; from pathlib import Path; "
-        "from pipeline.models.checkpoint import check_fit, weights_digest; "
+        "from pipeline.models.checkpoints.fit import check_fit, weights_digest; "
         f"root = Path({str(random_checkpoint)!r}); check_fit(root / 'llava', root / 'clip'); "
         "weights_digest(root / 'clip'); assert not {'torch', 'transformers'} & set(sys.modules)"
     )

@@ -5,13 +5,11 @@ import shutil
 
 import pytest
 import torch
-from original_checkpoint import make_huge
 from safetensors.torch import load_file, save_file
 from transformers import CLIPModel
 
-from pipeline.config import Decoding, Model
 from pipeline.engines.transformers import Transformers
-from pipeline.errors import ConfigError
+from pipeline.models.config import Decoding, Model
 from pipeline.models.footprint import (
     GIB,
     PROCESS_BYTES,
@@ -22,6 +20,8 @@ from pipeline.models.footprint import (
     require_room,
 )
 from pipeline.models.llava import LanguageModel
+from pipeline.support.errors import ConfigError
+from tests.support.original_checkpoint import make_huge
 
 TEMPLATE = "<image>{question}"
 

@@ -4,9 +4,9 @@ import pytest
 import torch
 from transformers import CLIPModel, LlavaForConditionalGeneration
 
-from pipeline.demo import geometry
-from pipeline.models.checkpoint import check_fit
-from pipeline.models.folders import resolve
+from pipeline.models.checkpoints.fit import check_fit
+from pipeline.models.checkpoints.folders import resolve
+from pipeline.models.demo import sized_weights as geometry
 
 SMALL = geometry.Size(
     width=64,

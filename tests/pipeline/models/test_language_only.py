@@ -12,11 +12,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-from pipeline.errors import ConfigError
-from pipeline.models import language_only as module
-from pipeline.models.language_only import language_only
+from pipeline.models.checkpoints import language_only as module
+from pipeline.models.checkpoints.language_only import language_only
 from pipeline.models.llava import LanguageModel
 from pipeline.models.prompts import Prompts, load_table
+from pipeline.support.errors import ConfigError
 
 ROOT = Path(__file__).parents[3]
 
@@ -99,7 +99,8 @@ def test_large_ones_are_written_in_shards(random_checkpoint, monkeypatch):
 
 def test_two_processes_at_once_make_one(random_checkpoint, cache):
     code = (
-        "import sys; from pathlib import Path; from pipeline.models.language_only import language_only; "
+        "import sys; from pathlib import Path; "
+        "from pipeline.models.checkpoints.language_only import language_only; "
         "print(language_only(Path(sys.argv[1])))"
     )
     command = [sys.executable, "-c", code, str(random_checkpoint / "llava")]

@@ -5,8 +5,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoProcessor, LlavaForConditionalGeneration
 
-from pipeline.errors import ConfigError
 from pipeline.models.llava import LanguageModel
+from pipeline.support.errors import ConfigError
 
 PROMPT = "A chat. USER: <image>\nWhat is shown in the picture?  ASSISTANT:"
 

@@ -7,24 +7,24 @@ from pathlib import Path
 import pytest
 import sentencepiece
 import torch
-from original_checkpoint import as_pickles, edit, make_original
 from PIL import Image
-from runs import answer_here, lasting, make_config, rows
 from safetensors.torch import load_file, save_file
 from transformers import AutoProcessor, LlavaForConditionalGeneration, LlavaImageProcessorPil
 
-from pipeline.compare.shape import read_shape
-from pipeline.config import Decoding, Model
 from pipeline.engines.base import Request
 from pipeline.engines.transformers import Transformers
-from pipeline.errors import ConfigError
-from pipeline.models.checkpoint import check_fit, weights_digest
-from pipeline.models.convert import Conversion, convert
-from pipeline.models.folders import folders
-from pipeline.models.language_only import language_only
+from pipeline.models.checkpoints.convert import Conversion, convert
+from pipeline.models.checkpoints.fit import check_fit, weights_digest
+from pipeline.models.checkpoints.folders import folders
+from pipeline.models.checkpoints.language_only import language_only
+from pipeline.models.config import Decoding, Model
 from pipeline.models.llava import LanguageModel
 from pipeline.models.preprocess import Preprocessor, pad_to_square, preprocessor_of
+from pipeline.models.sizes import read_shape
 from pipeline.sources.images import Images
+from pipeline.support.errors import ConfigError
+from tests.support.original_checkpoint import as_pickles, edit, make_original
+from tests.support.runs import answer_here, lasting, make_config, rows
 
 TEMPLATE = "A chat. USER: <image>\n{question} ASSISTANT:"
 KINDS = {

@@ -9,10 +9,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from pipeline.errors import ConfigError
-from pipeline.models.checkpoint import check_fit, weights_digest
-from pipeline.models.folders import resolve
-from pipeline.models.loading import load_part
+from pipeline.models.checkpoints.fit import check_fit, weights_digest
+from pipeline.models.checkpoints.folders import resolve
+from pipeline.models.checkpoints.loading import load_part
+from pipeline.support.errors import ConfigError
 
 
 class Evil:

@@ -7,8 +7,8 @@ import pytest
 from PIL import Image
 from transformers import CLIPImageProcessorPil
 
-from pipeline.errors import ConfigError
 from pipeline.models.preprocess import Preprocessor
+from pipeline.support.errors import ConfigError
 
 
 @pytest.mark.parametrize("part", ["llava", "clip"])

@@ -8,9 +8,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from runs import answer_here, make_config, rows
 from safetensors.torch import load_file, save_file
-from siglip_checkpoint import GRID, LAYERS, POSITIONS, SIDE, TEMPLATE, make_siglip, relaid
 from transformers import (
     AutoProcessor,
     AutoTokenizer,
@@ -20,21 +18,23 @@ from transformers import (
     SiglipModel,
 )
 
-from pipeline.arms import Arm
 from pipeline.benchmark.end_to_end import Bench, Job
-from pipeline.config import Model
 from pipeline.engines.base import Request
 from pipeline.engines.transformers import Transformers
-from pipeline.errors import ConfigError
-from pipeline.models.checkpoint import Geometry, check_fit
+from pipeline.models.checkpoints.fit import Geometry, check_fit
+from pipeline.models.checkpoints.kinds import SIGLIP
 from pipeline.models.clip import IMAGE_FIELDS
+from pipeline.models.config import Model
 from pipeline.models.encoder import load_encoder
 from pipeline.models.footprint import of_encode, of_generate
-from pipeline.models.kinds import SIGLIP
 from pipeline.models.llava import LanguageModel
 from pipeline.models.preprocess import Preprocessor
-from pipeline.prepare import prepare
+from pipeline.run.prepare import prepare
 from pipeline.sources.images import Images
+from pipeline.stages.arms import Arm
+from pipeline.support.errors import ConfigError
+from tests.support.runs import answer_here, make_config, rows
+from tests.support.siglip_checkpoint import GRID, LAYERS, POSITIONS, SIDE, TEMPLATE, make_siglip, relaid
 from trim import CDPruner, DivPrune, Full, PruMerge, Random, Trim, TrimCover, VisionZip
 
 PATCHES = GRID**2

@@ -5,15 +5,15 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from runs import make_config
 
-from pipeline.arms import Arm
 from pipeline.compare.cost import Pricing
-from pipeline.compare.parquet import comparison_schema
+from pipeline.compare.table import comparison_schema
 from pipeline.demo.scenes import make_sample
-from pipeline.report.requests import Requests
-from pipeline.run import RunConfig
+from pipeline.report.rows import Requests
+from pipeline.run.config import RunConfig
 from pipeline.sources.images import Images
+from pipeline.stages.arms import Arm
+from tests.support.runs import make_config
 from trim import Full, Random, Trim
 
 SCENES = 5

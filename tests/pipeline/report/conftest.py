@@ -5,13 +5,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from browser import Page, start
-from compared import ARMS, PRICE, configure, make_inputs
-from runs import answer_here
 
-from pipeline.compare.run import compare_outputs
+from pipeline.compare.compare import compare_outputs
 from pipeline.report.write import write_report
-from pipeline.storage import Storage
+from pipeline.storage.uris import Storage
+from tests.pipeline.report.browser import Page, start
+from tests.pipeline.report.compared import ARMS, PRICE, configure, make_inputs
+from tests.support.runs import answer_here
 
 
 @pytest.fixture(scope="session")

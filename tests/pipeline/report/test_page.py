@@ -1,7 +1,8 @@
 """report.html in a real browser: what it shows, does, logs and asks for."""
 
 import pytest
-from compared import HOSTILE, SCENES
+
+from tests.pipeline.report.compared import HOSTILE, SCENES
 
 CONTRAST = """(selectors) => {
   const canvas = document.createElement('canvas').getContext('2d', {willReadFrequently: true});

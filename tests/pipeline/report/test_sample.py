@@ -3,10 +3,10 @@
 from collections import Counter
 
 import pytest
-from compared import SHARDS, make_rows
 
-from pipeline.report.sample import KINDS, choose
-from pipeline.storage import Storage
+from pipeline.report.choose import KINDS, choose
+from pipeline.storage.uris import Storage
+from tests.pipeline.report.compared import SHARDS, make_rows
 
 
 def kinds_of(rows: int) -> dict:

@@ -7,16 +7,16 @@ import shutil
 
 import numpy as np
 import pytest
-from compared import ARMS, configure, make_rows
 from PIL import Image
-from s3 import BUCKET
 
-from pipeline.errors import ConfigError
-from pipeline.prepare import prepare
 from pipeline.report.page import embedded
-from pipeline.report.words import duration, interval, number, percent, size, spread, times
 from pipeline.report.write import gather, write_report
-from pipeline.storage import Storage
+from pipeline.run.prepare import prepare
+from pipeline.storage.uris import Storage
+from pipeline.support.errors import ConfigError
+from pipeline.support.words import duration, interval, number, percent, size, spread, times
+from tests.pipeline.report.compared import ARMS, configure, make_rows
+from tests.support.s3 import BUCKET
 
 MOST_BYTES = 10_000_000
 

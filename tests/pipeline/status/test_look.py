@@ -4,16 +4,16 @@ import os
 import time
 
 import pytest
-from quick import HERE, quick_answer, quick_prepare
-from tars import write_tar
 
-from pipeline.errors import ConfigError
+from pipeline.output.units import Unit
 from pipeline.sources.webdataset import WebDataset
 from pipeline.status import sample
-from pipeline.status.run import Look, look
 from pipeline.status.sample import choose, rate_of
-from pipeline.status.show import clock, lines
-from pipeline.units import Unit
+from pipeline.status.status import Look, look
+from pipeline.status.terminal import clock, lines
+from pipeline.support.errors import ConfigError
+from tests.support.quick import HERE, quick_answer, quick_prepare
+from tests.support.tars import write_tar
 
 
 @pytest.fixture

@@ -4,12 +4,12 @@ import shutil
 from types import SimpleNamespace
 
 import pytest
-from quick import lasting_rows, quick_answer
-from tars import write_tar
 
 from pipeline.sources.webdataset import WebDataset
-from pipeline.storage import Storage
-from pipeline.verify.run import Verification, verify
+from pipeline.storage.uris import Storage
+from pipeline.verify.verify import Verification, verify
+from tests.support.quick import lasting_rows, quick_answer
+from tests.support.tars import write_tar
 
 
 @pytest.fixture(scope="session")

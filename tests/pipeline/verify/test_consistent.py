@@ -6,11 +6,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.errors import ConfigError
-from pipeline.schema import PREDICTIONS
-from pipeline.stages.write import FOOTER, totals_of
-from pipeline.storage import Storage
-from pipeline.verify.run import Verification, verify
+from pipeline.output.footers import FOOTER, totals_of
+from pipeline.storage.uris import Storage
+from pipeline.support.errors import ConfigError
+from pipeline.support.schema import PREDICTIONS
+from pipeline.verify.verify import Verification, verify
 
 FIRST, SECOND, LAST = (
     *("000000-00000000-00000002.parquet", "000000-00000002-00000004.parquet"),

@@ -6,15 +6,15 @@ import shutil
 import tarfile
 
 import pytest
-from quick import quick_answer
-from tars import jpeg, write_tar
-from test_consistent import FIRST, LAST, SECOND, edit
 
-from pipeline.errors import ConfigError
 from pipeline.sources.images import Images
 from pipeline.sources.jsonl import Jsonl
 from pipeline.sources.webdataset import WebDataset
-from pipeline.verify.run import Moved
+from pipeline.support.errors import ConfigError
+from pipeline.verify.verify import Moved
+from tests.pipeline.verify.test_consistent import FIRST, LAST, SECOND, edit
+from tests.support.quick import quick_answer
+from tests.support.tars import jpeg, write_tar
 
 
 @pytest.fixture

@@ -1,8 +1,9 @@
 """What is damaged is removed, what is healthy is not, and a rerun leaves no trace of it."""
 
 import pytest
-from quick import lasting_rows
-from test_consistent import FIRST, LAST, SECOND, edit, overlap
+
+from tests.pipeline.verify.test_consistent import FIRST, LAST, SECOND, edit, overlap
+from tests.support.quick import lasting_rows
 
 
 def stamps(output):

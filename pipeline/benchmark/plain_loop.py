@@ -1,0 +1,86 @@
+"""The loop that people write without Trimline: LLaVA as transformers has it, all tokens, `generate`.
+
+Legend: B requests of a batch, S pixels a side.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import (
+    AutoConfig,
+    AutoProcessor,
+    CLIPVisionModelWithProjection,
+    LlavaForConditionalGeneration,
+)
+
+from pipeline.models.checkpoints.kinds import SIGLIP, kind_of
+from pipeline.models.checkpoints.loading import load_part
+from pipeline.models.llava import LanguageModel
+from pipeline.models.siglip import load_tower
+
+
+class PlainLoop:
+    """`LlavaForConditionalGeneration` over the weights that are loaded already, so that both fit in memory.
+
+    Its vision tower is one of its own, whole as the library runs it.
+    """
+
+    def __init__(self, folder: Path, clip: Path, language_model: LanguageModel, encode_dtype: torch.dtype):
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        with torch.device("meta"):
+            model = LlavaForConditionalGeneration(config)
+        if kind_of(config.to_dict()) is SIGLIP:
+            tower = load_tower(folder, encode_dtype)
+        else:
+            tower = load_part(CLIPVisionModelWithProjection, "vision tower", clip, encode_dtype).vision_model
+        model.model.vision_tower = tower
+        model.model.multi_modal_projector = language_model.projector
+        model.model.language_model = language_model.model.model
+        model.lm_head = language_model.model.lm_head
+        self._model = model.eval()
+        self._processor: Any = AutoProcessor.from_pretrained(folder, trust_remote_code=False)
+        self._dtype = encode_dtype
+        self._encode_s = 0.0
+        self._began = 0.0
+        tower.register_forward_pre_hook(self._encoding)
+        tower.register_forward_hook(self._encoded)
+
+    def answer(
+        self, prompts: Sequence[str], pixels_BCSS: Tensor, batch: int, new_tokens: int
+    ) -> tuple[float, float, list[list[int]]]:
+        """Seconds of the vision tower, of all the rest, and the tokens of each answer."""
+        self._encode_s, started = 0.0, perf_counter()
+        answers = []
+        for first in range(0, len(prompts), batch):
+            answers += self._batch(
+                prompts[first : first + batch], pixels_BCSS[first : first + batch], new_tokens
+            )
+        encode_s = self._encode_s
+        return encode_s, perf_counter() - started - encode_s, answers
+
+    @torch.inference_mode()
+    def _batch(self, prompts: Sequence[str], pixels_BCSS: Tensor, new_tokens: int) -> list[list[int]]:
+        tokenizer, patches = (
+            self._processor.tokenizer,
+            (pixels_BCSS.shape[-1] // self._processor.patch_size) ** 2,
+        )
+        texts = [prompt.replace("<image>", "<image>" * patches) for prompt in prompts]
+        inputs = tokenizer(texts, padding=True, padding_side="left", return_tensors="pt")
+        tokens_BL = self._model.generate(
+            **inputs,
+            pixel_values=pixels_BCSS.to(self._dtype),
+            max_new_tokens=new_tokens,
+            min_new_tokens=new_tokens,
+            do_sample=False,
+        )
+        return tokens_BL[:, inputs.input_ids.shape[1] :].tolist()
+
+    def _encoding(self, *_: Any) -> None:
+        self._began = perf_counter()
+
+    def _encoded(self, *_: Any) -> None:
+        self._encode_s += perf_counter() - self._began

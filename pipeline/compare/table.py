@@ -1,0 +1,83 @@
+"""comparison.parquet: one row a request, every arm's answer beside the others'."""
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from types import TracebackType
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from pipeline.compare.join import ANSWER, IMAGE, REQUEST
+from pipeline.storage.uris import Storage, put_atomic
+from pipeline.support.schema import PREDICTIONS
+
+NAME = "comparison.parquet"
+_SHARED = ("key", "sample_key", "question_id", "source", "sample", IMAGE, "question")
+_ROWS_AT_ONCE = 16384
+assert set(_SHARED) == {*REQUEST, IMAGE}
+
+
+def comparison_schema(arms: Sequence[str]) -> pa.Schema:
+    """The request's columns, then arm by arm `<column>.<arm>`, closed by `score.<arm>`."""
+    fields = [PREDICTIONS.field(name) for name in _SHARED]
+    for arm in arms:
+        fields += [PREDICTIONS.field(name).with_name(f"{name}.{arm}") for name in ANSWER]
+        fields.append(pa.field(f"score.{arm}", pa.float32()))
+    return pa.schema(fields)
+
+
+def joined_table(tables: Mapping[str, pa.Table], scores: Mapping[str, Sequence[float | None]]) -> pa.Table:
+    """One unit's rows. An arm's `scores` are null without ground truth."""
+    some = next(iter(tables.values()))
+    columns = [some[name] for name in _SHARED]
+    columns[_SHARED.index(IMAGE)] = pc.coalesce(*(table[IMAGE] for table in tables.values()))
+    for arm, table in tables.items():
+        columns += [table[name] for name in ANSWER]
+        columns.append(pa.array(scores[arm], pa.float32()))
+    return pa.table(columns, schema=comparison_schema(list(tables)))
+
+
+class ComparisonWriter:
+    """Writes `<place>/comparison.parquet`, which is seen whole once the block has ended without an error.
+
+    Rows are spooled to a temporary file; no more than 16,384 of them and one unit are in memory.
+    """
+
+    def __init__(self, place: str, arms: Sequence[str], storage: Storage) -> None:
+        self._place, self._storage = place, storage
+        self._schema = comparison_schema(arms)
+        self._waiting: list[pa.Table] = []
+
+    def __enter__(self) -> "ComparisonWriter":
+        self._spool: Any = tempfile.NamedTemporaryFile(suffix=".parquet")
+        self._writer = pq.ParquetWriter(
+            self._spool, self._schema, compression="zstd", write_page_checksum=True
+        )
+        return self
+
+    def add(self, table: pa.Table) -> None:
+        """Some rows, as `joined_table` makes them."""
+        self._waiting.append(table)
+        if sum(part.num_rows for part in self._waiting) >= _ROWS_AT_ONCE:
+            self._flush()
+
+    def _flush(self) -> None:
+        table = pa.concat_tables(self._waiting) if self._waiting else None
+        if table is not None and table.num_rows:
+            self._writer.write_table(table.combine_chunks())
+        self._waiting = []
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with self._spool:
+            if kind is None:
+                self._flush()
+            self._writer.close()
+            self._spool.flush()
+            if kind is None:
+                fs, folder = self._storage.open(self._place)
+                with self._storage.reaching("output", self._place):
+                    put_atomic(fs, f"{folder}/{NAME}", self._spool.name)

@@ -1,1 +1,0 @@
-"""How the demo checkpoint is made: pictures, tower, language model, export."""

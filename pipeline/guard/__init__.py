@@ -1,1 +1,0 @@
-"""What stands around a stage so that a unit which kills its workers cannot stop a run."""

@@ -1,0 +1,1 @@
+"""Finds, checks, converts and loads checkpoint files."""

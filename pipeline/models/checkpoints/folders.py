@@ -1,0 +1,66 @@
+"""The local folders of a model's two checkpoints: from a folder, a `demo:` name or a hub id."""
+
+import re
+from pathlib import Path
+
+from pipeline.models.checkpoints.tensors import WEIGHTS, read_config
+from pipeline.models.config import Model
+from pipeline.models.demo.names import resolve_checkpoint
+from pipeline.support.errors import ConfigError
+
+HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+HUB_FILES = ["*.json", "*.safetensors", "*.txt", "tokenizer.model", "spiece.model"]
+
+
+def folders(model: Model) -> tuple[Path, Path]:
+    """The folders of a model's LLaVA and its CLIP, both in the Hugging Face layout.
+
+    A LLaVA in the original layout is seen through a folder in the cache (original.py).
+    Raises ConfigError if there is nothing to be had under their names.
+    """
+    llava = resolve(model.path, model.allow_pickle)
+    clip = resolve(clip_of(model, llava), model.allow_pickle)
+    from pipeline.models.checkpoints.original import as_hugging_face, is_original
+
+    return (as_hugging_face(llava, clip) if is_original(read_config(llava)) else llava), clip
+
+
+def clip_of(model: Model, llava: Path) -> str:
+    """The name of a model's CLIP: `model.clip`, or what a LLaVA in the original layout says itself."""
+    named = model.clip or read_config(llava).get("mm_vision_tower")
+    if not isinstance(named, str):
+        raise ConfigError(f"model.clip must be given: {llava} does not say on which CLIP it was built")
+    return named
+
+
+def resolve(path: str, allow_pickle: bool = False) -> Path:
+    """The local folder of a checkpoint: a folder, a `demo:` name, or a hub id (downloaded if need be).
+
+    With `allow_pickle` it may be a copy, whose weights are safetensors, of one whose weights are a pickle.
+    Raises ConfigError if there is nothing to be had under that name.
+    """
+    folder = _folder(path, HUB_FILES)
+    if not allow_pickle or any((folder / name).is_file() for name in WEIGHTS):
+        return folder
+    from pipeline.models.checkpoints.pickled import PICKLES, as_safetensors
+
+    if HUB_ID.fullmatch(path) and not Path(path).expanduser().is_dir():
+        folder = _folder(path, [*HUB_FILES, "pytorch_model*.bin"])
+    return as_safetensors(folder) if any((folder / name).is_file() for name in PICKLES) else folder
+
+
+def _folder(path: str, hub_files: list[str]) -> Path:
+    if path.startswith("demo:"):
+        return resolve_checkpoint(path)
+    folder = Path(path).expanduser()
+    if folder.is_dir():
+        return folder
+    if not HUB_ID.fullmatch(path) or path.startswith("."):
+        raise ConfigError(f"model: {path!r} is neither a folder nor a hub id (owner/name)")
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(path, allow_patterns=hub_files))
+    except (OSError, ValueError) as error:  # the hub's exceptions all derive from these two
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ConfigError(f"model: no folder {path!r}, and the hub does not give it: {reason}") from error

@@ -1,0 +1,69 @@
+"""Checkpoints whose weights are a pickle (`pytorch_model.bin`): read only if the user says so.
+
+A pickle runs what it likes when it is loaded. Here nothing but tensors is made of one
+(`torch.load(weights_only=True)`), once: what everything else reads is a copy as safetensors, which takes
+the memory of one of its shards to make.
+"""
+
+import hashlib
+import json
+import zipfile
+from pathlib import Path
+from typing import Any
+
+from pipeline.models.checkpoints.fit import SMALL_FILES
+from pipeline.models.checkpoints.sharded import ShardWriter
+from pipeline.support.cache import cache_folder, made_once
+from pipeline.support.errors import ConfigError
+
+PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json")
+
+
+def as_safetensors(folder: Path) -> Path:
+    """A copy of the checkpoint in the cache, made once, with its weights as safetensors.
+
+    Raises ConfigError if a file of weights is missing, or holds anything but tensors.
+    """
+    files = _files(folder)
+    small = [folder / name for name in SMALL_FILES if (folder / name).is_file()]
+    told = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in (*files, *small)]
+    digest = hashlib.sha256(repr(told).encode()).hexdigest()[:16]
+
+    def make(made: Path) -> None:
+        for file in small:
+            (made / file.name).write_bytes(file.read_bytes())
+        writer = ShardWriter(made)
+        for file in files:
+            for name, tensor in _tensors(file).items():
+                writer.add(name, tensor.clone())  # none shares memory, with each other or with the file
+        writer.close()
+
+    return made_once(cache_folder() / f"safetensors-{digest}", make)
+
+
+def _files(folder: Path) -> list[Path]:
+    index = folder / PICKLES[1]
+    names = [PICKLES[0]]
+    if not (folder / PICKLES[0]).is_file():
+        names = sorted(set(json.loads(index.read_bytes())["weight_map"].values()))
+    for name in names:
+        if not (folder / name).is_file():
+            raise ConfigError(f"{folder} lacks {name}, which its index names")
+    return [folder / name for name in names]
+
+
+def _tensors(file: Path) -> dict[str, Any]:
+    """One file's tensors by name, mapped into memory where the file's format allows it."""
+    import pickle  # for the name of its error alone
+
+    import torch
+
+    try:
+        mapped = zipfile.is_zipfile(file)  # torch before 1.6 wrote another format
+        loaded: Any = torch.load(file, map_location="cpu", weights_only=True, mmap=mapped)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
+        told = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ConfigError(f"{file} cannot be read as weights alone: {told[:200]}") from None
+    if not isinstance(loaded, dict) or not all(isinstance(one, torch.Tensor) for one in loaded.values()):
+        raise ConfigError(f"{file} holds something else than tensors by name")
+    return {str(name): tensor for name, tensor in loaded.items()}

@@ -1,0 +1,107 @@
+"""The safetensors files of a checkpoint, read without torch: headers, and one small tensor at a time."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline.support.errors import ConfigError
+
+WHOLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+WEIGHTS = (WHOLE, INDEX)
+
+# dtype in a safetensors header -> (how its bytes are read, relative rounding)
+FLOATS = {"F32": ("<f4", 2.0**-23), "F16": ("<f2", 2.0**-10), "BF16": ("<u2", 2.0**-7)}
+
+
+@dataclass(frozen=True)
+class Located:
+    """A tensor in its file; `start` and `size` count bytes, `dtype` is the header's name of it."""
+
+    file: Path
+    start: int
+    size: int
+    dtype: str
+    shape: tuple[int, ...]
+
+    @property
+    def count(self) -> int:
+        """How many numbers it holds."""
+        return int(np.prod(self.shape, dtype=np.int64))
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The safetensors files of the checkpoint, sorted; ConfigError if there are none or one is missing."""
+    if (folder / WHOLE).is_file():
+        files = [folder / WHOLE]
+    elif (folder / INDEX).is_file():
+        files = [folder / name for name in sorted(set(read_json(folder / INDEX)["weight_map"].values()))]
+    else:
+        raise ConfigError(
+            f"{folder} holds no *.safetensors weights (model.safetensors or its shards' index); those of a "
+            "pickle (pytorch_model.bin) are read with model.allow_pickle=true alone"
+        )
+    for file in files:
+        if not file.is_file():
+            raise ConfigError(f"{folder} lacks {file.name}, which its index names")
+    return files
+
+
+def locate(folder: Path) -> dict[str, Located]:
+    """Every tensor of a checkpoint by its name."""
+    found = {}
+    for file in weight_files(folder):
+        header = read_header(file)
+        for name, entry in tensors_of(header):
+            first, stop = entry["data_offsets"]
+            start = 8 + len(header) + first
+            found[name] = Located(file, start, stop - first, entry["dtype"], tuple(entry["shape"]))
+    return found
+
+
+def read_header(file: Path) -> bytes:
+    """The JSON header of a safetensors file, as it is written."""
+    size = file.stat().st_size
+    with file.open("rb") as stream:
+        length = int.from_bytes(stream.read(8), "little")
+        if not 2 <= length <= size - 8:
+            raise ConfigError(f"{file} is not a safetensors file, or was cut short")
+        return stream.read(length)
+
+
+def tensors_of(header: bytes) -> list[tuple[str, dict[str, Any]]]:
+    """Names and entries of a header, sorted."""
+    return sorted((name, entry) for name, entry in json.loads(header).items() if name != "__metadata__")
+
+
+def read_tensor(where: Located) -> tuple[np.ndarray, float]:
+    """A tensor as float32, and the relative rounding of the type it is stored in."""
+    if where.dtype not in FLOATS:
+        raise ConfigError(f"{where.file}: dtype {where.dtype} is not supported, only {', '.join(FLOATS)}")
+    kind, rounding = FLOATS[where.dtype]
+    with where.file.open("rb") as stream:
+        stream.seek(where.start)
+        values = np.frombuffer(stream.read(where.size), kind)
+    if where.dtype == "BF16":
+        values = (values.astype(np.uint32) << 16).view(np.float32)
+    return values.astype(np.float32).reshape(where.shape), rounding
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """A checkpoint's config.json. Raises ConfigError if there is none."""
+    if not (folder / "config.json").is_file():
+        raise ConfigError(f"{folder} holds no config.json")
+    return read_json(folder / "config.json")
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """A JSON object. Raises ConfigError if the file is something else."""
+    try:
+        content = json.loads(file.read_bytes())
+    except ValueError as error:
+        raise ConfigError(f"{file} is not JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise ConfigError(f"{file} is not a JSON object")
+    return content

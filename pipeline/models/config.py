@@ -1,0 +1,52 @@
+"""Configuration of a model and of decoding."""
+
+from dataclasses import dataclass
+
+from pipeline.support.fields import counted, free, require
+
+DTYPES = ("float32", "bfloat16", "float16")
+DEVICES = ("auto", "cpu", "cuda")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Model:
+    """Which checkpoints answer, and in which words they are asked.
+
+    `path` is a LLaVA checkpoint, in the Hugging Face layout or in the original one, and `clip` the CLIP or
+    SigLIP whose vision tower it was built on: a local folder, a hub id, or a `demo:` name. Without `clip`,
+    it is the one that a LLaVA in the original layout names itself.
+    """
+
+    name: str = free()
+    path: str = free()  # the weights' digest counts, not where they lie
+    clip: str | None = free()
+    template: str = counted()
+    trim_sign: int = free(-1)  # counts through the reducer that reads it
+    encode_dtype: str = counted("float32")
+    generate_dtype: str = counted("float32")
+    encode_batch_size: int = counted(16)  # images in one pass of CLIP; rounding depends on it
+    check_memory: bool = free(True)  # refuse what does not fit the memory there is, before it is loaded
+    allow_pickle: bool = free(False)  # also read weights that are a pickle (pytorch_model.bin); only tensors
+
+    def __post_init__(self) -> None:
+        for key in ("encode_dtype", "generate_dtype"):
+            require(getattr(self, key) in DTYPES, f"model.{key}: {getattr(self, key)!r} is none of {DTYPES}")
+        require(self.encode_batch_size >= 1, "model.encode_batch_size must be at least 1")
+        for part in ("<image>", "{question}"):
+            require(self.template.count(part) == 1, f"model.template must hold {part} exactly once")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decoding:
+    """How answers are decoded: greedy at temperature 0, else nucleus sampling."""
+
+    max_new_tokens: int = counted(64)
+    temperature: float = counted(0.0)
+    top_p: float = counted(1.0)
+    stop: list[str] = counted(default_factory=list)
+
+    def __post_init__(self) -> None:
+        require(self.max_new_tokens >= 1, "decoding.max_new_tokens must be at least 1")
+        require(self.temperature >= 0, "decoding.temperature must not be negative")
+        require(0 < self.top_p <= 1, "decoding.top_p must be in (0, 1]")
+        require(all(self.stop), "decoding.stop must not hold an empty string")

@@ -1,0 +1,1 @@
+"""Makes the checkpoints behind `demo:` names: the trained one and random ones of any size."""

@@ -1,0 +1,147 @@
+"""Checkpoints of LLaVA-1.5's sizes with random weights: for what costs time and memory, not for answers.
+
+Weights are drawn tensor by tensor and written shard by shard, in bfloat16: 13B needs no memory for 13B.
+"""
+
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import (
+    CLIPConfig,
+    CLIPModel,
+    CLIPTextConfig,
+    CLIPVisionConfig,
+    GenerationConfig,
+    LlamaConfig,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+)
+
+from pipeline.models.checkpoints.sharded import SHARD_BYTES, ShardWriter
+from pipeline.models.demo.random_weights import SENTENCES
+from pipeline.models.demo.tokenizers import (
+    IMAGE_PX,
+    PATCH_PX,
+    clip_tokenizer,
+    image_processor,
+    llama_tokenizer,
+    llava_processor,
+    special_ids,
+)
+
+_SHARD_BYTES = SHARD_BYTES
+_DEVIATION = 0.02
+
+
+@dataclass(frozen=True)
+class Size:
+    """A Llama and a CLIP. `width` and `intermediate` are of the language model, `vision_*` of the tower."""
+
+    width: int
+    intermediate: int
+    layers: int
+    heads: int
+    kv_heads: int
+    vocabulary: int = 32064
+    vision_width: int = 1024
+    vision_layers: int = 24
+    vision_heads: int = 16
+    text_width: int = 768
+    text_layers: int = 12
+    text_heads: int = 12
+    joint_width: int = 768
+
+
+SIZES = {
+    "1b": Size(2048, 5632, 22, 32, 4),  # TinyLlama 1.1B
+    "7b": Size(4096, 11008, 32, 32, 32),  # Vicuna 7B, CLIP ViT-L/14-336: LLaVA-1.5-7B
+    "13b": Size(5120, 13824, 40, 40, 40),
+}
+
+
+def make(folder: Path, size: Size) -> None:
+    """Write `clip` and `llava` into a folder that exists."""
+    vision = CLIPVisionConfig(
+        hidden_size=size.vision_width,
+        intermediate_size=4 * size.vision_width,
+        num_hidden_layers=size.vision_layers,
+        num_attention_heads=size.vision_heads,
+        image_size=IMAGE_PX,
+        patch_size=PATCH_PX,
+        projection_dim=size.joint_width,
+    ).to_dict()
+    _make_clip(folder / "clip", size, vision)
+    _make_llava(folder / "llava", size, vision)
+
+
+def _make_clip(folder: Path, size: Size, vision: dict[str, Any]) -> None:
+    tokenizer = clip_tokenizer(SENTENCES, 900)
+    text = CLIPTextConfig(
+        hidden_size=size.text_width,
+        intermediate_size=4 * size.text_width,
+        num_hidden_layers=size.text_layers,
+        num_attention_heads=size.text_heads,
+        projection_dim=size.joint_width,
+        vocab_size=len(tokenizer),
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    ).to_dict()
+    with torch.device("meta"):
+        model = CLIPModel(CLIPConfig(vision_config=vision, text_config=text, projection_dim=size.joint_width))
+    _write(folder, model)
+    tokenizer.save_pretrained(folder)
+    image_processor().save_pretrained(folder)
+
+
+def _make_llava(folder: Path, size: Size, vision: dict[str, Any]) -> None:
+    tokenizer = llama_tokenizer(SENTENCES, 1200)
+    ids = special_ids(tokenizer)
+    text = LlamaConfig(
+        hidden_size=size.width,
+        intermediate_size=size.intermediate,
+        num_hidden_layers=size.layers,
+        num_attention_heads=size.heads,
+        num_key_value_heads=size.kv_heads,
+        max_position_embeddings=4096,
+        vocab_size=size.vocabulary,
+        **ids,
+    ).to_dict()
+    config = LlavaConfig(
+        vision_config=vision,
+        text_config=text,
+        image_token_index=tokenizer.get_vocab()["<image>"],
+        image_seq_length=(IMAGE_PX // PATCH_PX) ** 2,
+        vision_feature_layer=-2,
+        vision_feature_select_strategy="default",
+    )
+    with torch.device("meta"):
+        model = LlavaForConditionalGeneration(config)
+    _write(folder, model)
+    GenerationConfig(**ids).save_pretrained(folder)
+    llava_processor(tokenizer).save_pretrained(folder)
+
+
+def _write(folder: Path, model: Any) -> None:
+    """The configuration, and random weights for a model that holds none."""
+    folder.mkdir()
+    model.config.dtype = "bfloat16"
+    model.config.architectures = [type(model).__name__]
+    model.config.save_pretrained(folder)
+    writer = ShardWriter(folder, _SHARD_BYTES)
+    for name, weight in model.state_dict().items():
+        writer.add(name, _drawn(name, weight.shape))
+    writer.close()
+
+
+def _drawn(name: str, shape: torch.Size) -> torch.Tensor:
+    """A tensor that depends on its name and shape alone: the tower is the same in CLIP and in LLaVA."""
+    if len(shape) < 2 and not name.endswith("class_embedding"):
+        fill = 0.0 if name.endswith("bias") else 1.0
+        return torch.full(shape, fill, dtype=torch.bfloat16)
+    own = name.rpartition("vision_tower.")[2].rpartition("vision_model.")[2]
+    generator = torch.Generator().manual_seed(zlib.crc32(own.encode()))
+    return torch.empty(shape, dtype=torch.bfloat16).normal_(0.0, _DEVIATION, generator=generator)

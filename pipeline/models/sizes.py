@@ -1,0 +1,87 @@
+"""What a request's tokens weigh, computed from the checkpoint's shapes."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline.models.checkpoints.folders import HUB_ID, resolve
+from pipeline.models.checkpoints.kinds import language_sizes, vision_sizes
+from pipeline.models.checkpoints.original import is_original
+from pipeline.support.errors import ConfigError
+
+BYTES_OF = {"float32": 4, "bfloat16": 2, "float16": 2}
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The sizes of a LLaVA that decide what its tokens take.
+
+    Args:
+        layers, kv_heads, head_dim: of the language model.
+        vision_width: D, of the visual tokens before the projector.
+        image_size: pixels of a side of the square that the vision tower sees.
+    """
+
+    layers: int
+    kv_heads: int
+    head_dim: int
+    vision_width: int
+    image_size: int
+
+    def kv_bytes(self, dtype: str) -> int:
+        """Bytes that one token takes in the KV cache: a key and a value in each layer."""
+        return self.layers * 2 * self.kv_heads * self.head_dim * BYTES_OF[dtype]
+
+    def token_bytes(self, dtype: str) -> int:
+        """Bytes of one visual token on its way from `encode` to `generate`."""
+        return self.vision_width * BYTES_OF[dtype]
+
+    @property
+    def pixel_bytes(self) -> int:
+        """Bytes of a decoded image on its way from `decode` to `encode`: RGB, 8 bits each."""
+        return 3 * self.image_size**2
+
+
+def read_shape(path: str) -> Shape:
+    """The shape of a LLaVA checkpoint: a folder, a `demo:` name or a hub id, of which no weights are read.
+
+    Raises:
+        ConfigError: there is no config.json, or it is not that of a LLaVA.
+    """
+    file = _config_file(path)
+    try:
+        config = json.loads(file.read_bytes())
+        return shape_of_config(config)
+    except OSError:
+        raise ConfigError(f"{path} holds no config.json") from None
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise ConfigError(f"{file} is no configuration of a LLaVA: {error}") from None
+
+
+def shape_of_config(config: dict[str, Any]) -> Shape:
+    """The shape that the content of a LLaVA's config.json describes."""
+    original = is_original(config)  # one flat object
+    language = language_sizes(config if original else config.get("text_config"))
+    vision = vision_sizes(config)
+    if original:
+        vision = vision | {"hidden_size": config.get("mm_hidden_size", vision["hidden_size"])}
+    heads = language["num_attention_heads"]
+    return Shape(
+        layers=language["num_hidden_layers"],
+        kv_heads=language.get("num_key_value_heads") or heads,
+        head_dim=language.get("head_dim") or language["hidden_size"] // heads,
+        vision_width=vision["hidden_size"],
+        image_size=vision["image_size"],
+    )
+
+
+def _config_file(path: str) -> Path:
+    if path.startswith("demo:") or Path(path).expanduser().is_dir() or not HUB_ID.fullmatch(path):
+        return resolve(path) / "config.json"
+    from huggingface_hub import hf_hub_download
+
+    try:
+        return Path(hf_hub_download(path, "config.json"))
+    except (OSError, ValueError) as error:  # the hub's exceptions all derive from these two
+        raise ConfigError(f"model: the hub does not give {path}: {type(error).__name__}") from error

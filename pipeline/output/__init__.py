@@ -1,0 +1,1 @@
+"""Names, plans, describes and opens an output folder."""

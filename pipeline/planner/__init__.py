@@ -1,0 +1,1 @@
+"""Forecasts what a larger job takes by simulating it from a small one."""

@@ -1,0 +1,147 @@
+"""`trimline benchmark plan`: what a job takes, by the number of workers."""
+
+import math
+import os
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from pipeline.compare.cost import Pricing
+from pipeline.planner.forecast import Forecast, Plant, with_room
+from pipeline.planner.profile import Profile, read_profile
+from pipeline.planner.timeline import STAGES
+from pipeline.planner.traffic import Traffic, moved_bytes, traffic_of
+from pipeline.storage.uris import Storage
+from pipeline.support.fields import free, require
+
+_MOST_ROOM = 256  # units; more of them waiting change no rate
+# Ray takes 30 % of a machine's memory for its object store unless it is told otherwise, and Ray Data lets its
+# stages have half of that (`ResourceManager.DEFAULT_OBJECT_STORE_MEMORY_LIMIT_FRACTION`).
+_OF_STORE, _OF_MEMORY = 0.5, 0.3
+
+
+@dataclass(frozen=True, kw_only=True)
+class Planning:
+    """The keys of the command."""
+
+    requests: float | None = free(None)
+    profile: str = free("output")
+    workers: list[int] = free(default_factory=lambda: [1, 2, 4, 8, 16, 32, 64])
+    driver_unit_s: float = free(0.02)
+    resamples: int = free(20)
+    most_units: int = free(1000)
+    seed: int = free(0)
+    json: str | None = free(None)
+    validate: list[int] = free(default_factory=list)
+    validate_profile: int = free(300)
+    validate_with: list[str] = free(default_factory=list)
+
+    def __post_init__(self) -> None:
+        given = self.requests
+        require(given is not None or bool(self.validate), "requests must be given, as in requests=1e9")
+        require(
+            given is None or (math.isfinite(given) and given >= 1 and given == int(given)),
+            f"requests: {given} is no whole number of at least 1",
+        )
+        require(bool(self.workers), "workers must not be empty: [1, 8, 64]")
+        require(min(self.workers) >= 1, "workers must be at least 1 each")
+        require(0 <= self.driver_unit_s < math.inf, "driver_unit_s must not be negative")
+        require(self.resamples >= 1, "resamples must be at least 1")
+        require(self.most_units >= 100, "most_units must be at least 100: a steady state needs some")
+        require(all(number >= 1 for number in self.validate), "validate must be at least 1 each")
+        require(self.validate_profile >= 64, "validate_profile must be at least 64: four units")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What was found: a forecast for each number of workers, and what does not depend on it."""
+
+    requests: int
+    profile: Profile
+    driver_unit_s: float
+    forecasts: tuple[Forecast, ...]
+    traffic: Traffic
+    pricing: Pricing | None
+
+    def money(self, forecast: Forecast) -> float | None:
+        """All workers, as long as the job holds them."""
+        if self.pricing is None:
+            return None
+        return forecast.hours["value"] * forecast.workers * self.pricing.price_per_hour
+
+    @property
+    def startup_s(self) -> float:
+        """From the job's start until the last of the models was loaded."""
+        return max(min(station.ready) for station in self.profile.worker.stations)
+
+    def told(self) -> dict[str, Any]:
+        """As JSON."""
+        profile, worker = self.profile, self.profile.worker
+        return {
+            "requests": self.requests,
+            "profile": {
+                "units": len(profile.footers),
+                "requests": int(profile.requests_V.sum()),
+                "requests_per_unit": profile.requests_per_unit,
+                "seconds": profile.seconds,
+                "cores": worker.cores,
+                "gpus": profile.gpus,
+                "stations": {
+                    station.name: {
+                        "servers": len(station.ready),
+                        "ready_s": station.ready,
+                        "cores": station.demand,
+                        "unit_s": float(profile.alone_VS[:, place].mean()),
+                        "handover_s": float(profile.handover[place].mean()),
+                    }
+                    for place, station in enumerate(worker.stations)
+                },
+            },
+            "startup_s": self.startup_s,
+            "driver_unit_s": self.driver_unit_s,
+            "workers": [{**asdict(found), "money": self.money(found)} for found in self.forecasts],
+            "traffic": self.traffic.told(),
+            "pricing": None if self.pricing is None else vars(self.pricing),
+        }
+
+
+def plan(options: Planning, storage: Storage, pricing: Pricing | None) -> Plan:
+    """The plan of a job that is like the profile.
+
+    Raises:
+        ConfigError: there is no such profile, or it does not tell what is needed.
+    """
+    assert options.requests is not None
+    requests, folder = int(options.requests), options.profile.rstrip("/")
+    profile = read_profile(folder, storage)
+    plant = plant_of(profile, options)
+    return Plan(
+        requests=requests,
+        profile=profile,
+        driver_unit_s=options.driver_unit_s,
+        forecasts=tuple(plant.forecast(requests, number) for number in options.workers),
+        traffic=traffic_of(profile, folder, storage, requests),
+        pricing=pricing,
+    )
+
+
+def plant_of(profile: Profile, options: Planning) -> Plant:
+    """What is simulated of a profile."""
+    return Plant(
+        with_room(profile.worker, _room(profile)),
+        profile,
+        options.driver_unit_s,
+        resamples=options.resamples,
+        most_units=options.most_units,
+        seed=options.seed,
+    )
+
+
+def _room(profile: Profile) -> list[int]:
+    """How many units each stage may have at hand or behind it, by what they take in the object store."""
+    store = profile.cluster.object_store_bytes
+    if store is None:
+        store = int(_OF_MEMORY * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    own = _OF_STORE * store / len(STAGES)
+    moved = moved_bytes(profile.footers, profile.manifest)
+    sizes = [(moved.get(stage) or 0.0) / len(profile.footers) for stage in STAGES]
+    return [_MOST_ROOM if not size else max(2, min(_MOST_ROOM, int(own / size))) for size in sizes]

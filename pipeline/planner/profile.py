@@ -1,0 +1,196 @@
+"""A profile: what an output tells of the job that made it.
+
+Of an output that took several starts, the one that made the most units. V units, S stages.
+"""
+
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from pipeline.output.footers import read_footers
+from pipeline.output.manifest import Manifest, load_manifest, remade
+from pipeline.output.units import finished_units
+from pipeline.planner.contention import without_contention
+from pipeline.planner.simulate import Station, Worker
+from pipeline.planner.timeline import ACTORS, STAGES, Timeline, timeline_of
+from pipeline.run.cluster.resources import GPU_SHARES, ActorResources, Cluster, TaskResources
+from pipeline.storage.uris import Storage
+from pipeline.support.errors import ConfigError
+
+_FEWEST = 4  # units: of fewer there is no steady state at all
+Footer = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Profile:
+    """One worker, and what its units took.
+
+    Args:
+        worker: its stations, each ready when it was after the profile's start; without limits to their room.
+        requests_V: requests of each unit.
+        alone_VS: seconds of each unit at each stage, if it had had all the cores that it wanted.
+        handover: for each stage some seconds that it took until a free server had its unit at work.
+        warm_V: whether a unit was no process's first one after the start.
+        seconds: from the job's start to the last unit's end.
+        cores, gpus: of a worker.
+        footers: those of the start that is profiled; `everything`: of all units.
+    """
+
+    worker: Worker
+    requests_V: np.ndarray
+    alone_VS: np.ndarray
+    handover: tuple[np.ndarray, ...]
+    warm_V: np.ndarray
+    seconds: float
+    gpus: float
+    manifest: Manifest
+    cluster: Cluster
+    footers: tuple[Footer, ...]
+    everything: tuple[Footer, ...]
+
+    @property
+    def requests_per_unit(self) -> float:
+        return float(self.requests_V.mean())
+
+
+def read_profile(folder: str, storage: Storage) -> Profile:
+    """The profile that an output of `annotate` is; it need not be finished.
+
+    Raises:
+        ConfigError: there is no such output, it has too few units, or it does not tell what is needed.
+    """
+    name = storage.redact(folder)
+    manifest = load_manifest(folder, storage)
+    if "arms" in manifest.configuration:
+        raise ConfigError(
+            f"profile: {name} is an arm of a comparison, whose stages worked for all of its arms"
+        )
+    try:
+        with storage.reaching("profile", folder):
+            everything = tuple(read_footers(folder, finished_units(folder, storage), storage))
+    except pa.ArrowException:
+        raise ConfigError(f"profile: a file of {name} is damaged; `trimline verify` tells which") from None
+    footers = _of_one_start(everything)
+    if len(footers) < _FEWEST:
+        raise ConfigError(
+            f"profile: {name} has {len(footers)} units of one start, fewer than {_FEWEST}: let it go on, or "
+            "make one with smaller units (unit_samples)"
+        )
+    with manifest.describing(folder, storage) as settings:
+        cluster = _cluster(settings["cluster"], footers)
+        at_once = int(settings["engine"].get("units_at_once", 1))
+    try:
+        timeline, cores = timeline_of(footers), _cores(footers)
+        gpus = _gpus(footers, cluster)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ConfigError(
+            f"profile: {name} was not made by `trimline annotate` of this version: its files do not tell "
+            f"{error}; make a new one"
+        ) from None
+    actors = {stage: getattr(cluster, stage).num_actors for stage in ACTORS}
+    servers = [
+        max(timeline.at_once(place), actors.get(stage, 1) * (at_once if stage == "generate" else 1))
+        for place, stage in enumerate(STAGES)
+    ]
+    return _profile(timeline, servers, cores, gpus, manifest, cluster, footers, everything)
+
+
+def _profile(
+    timeline: Timeline,
+    servers: Sequence[int],
+    cores: int,
+    gpus: float,
+    manifest: Manifest,
+    cluster: Cluster,
+    footers: tuple[Footer, ...],
+    everything: tuple[Footer, ...],
+) -> Profile:
+    loading = tuple(timeline.loading())
+    alone_VS, demand_S = without_contention(
+        timeline.start_VS, timeline.end_VS, timeline.cpu_VS, cores, loading
+    )
+    stations = tuple(
+        Station(stage, _ready(timeline, place, servers[place], alone_VS), float(demand_S[place]))
+        for place, stage in enumerate(STAGES)
+    )
+    starting = [timeline.starting(place, servers[place]) for place in range(len(STAGES))]
+    ordered = sorted(footers, key=lambda footer: footer["end_time"])
+    return Profile(
+        worker=Worker(stations, float(cores), loading),
+        requests_V=np.array([footer["totals"]["rows"] for footer in ordered], float),
+        alone_VS=alone_VS,
+        handover=tuple(timeline.handovers(place, servers[place]) for place in range(len(STAGES))),
+        warm_V=~np.any(starting, axis=0),
+        seconds=ordered[-1]["end_time"] - float(ordered[-1]["attempt"]),
+        gpus=gpus,
+        manifest=manifest,
+        cluster=cluster,
+        footers=tuple(ordered),
+        everything=everything,
+    )
+
+
+def _ready(timeline: Timeline, place: int, servers: int, alone_VS: np.ndarray) -> tuple[float, ...]:
+    """When each server was up: at its process's first unit, less what only the first one takes.
+
+    What no process tells of, since it had no unit, was up with the last.
+    """
+    first = timeline.first[:, place]
+    usual = float(np.median(alone_VS[:, place]))
+    more = np.maximum(0.0, alone_VS[first, place] - usual)
+    found = sorted((timeline.start_VS[first, place] + more).tolist())
+    if STAGES[place] in ACTORS:  # an actor may have several units under way
+        found = sorted(found * math.ceil(servers / len(found)))
+    return tuple((found + found[-1:] * servers)[:servers])
+
+
+def _of_one_start(footers: Iterable[Footer]) -> tuple[Footer, ...]:
+    starts: dict[str, list[Footer]] = defaultdict(list)
+    for footer in footers:
+        starts[footer["attempt"]].append(footer)
+    most = max(starts, key=lambda attempt: len(starts[attempt]), default=None)
+    return tuple(starts[most]) if most is not None else ()
+
+
+def _cluster(settings: Mapping[str, Any], footers: Sequence[Footer]) -> Cluster:
+    """As it was configured, with as many actors as were seen where their number was left open."""
+    parts = {name: _resources(name, value) for name, value in settings.items()}
+    # whether it fits this machine is not the question
+    cluster: Cluster = remade({**parts, "address": "profiled"}, Cluster)
+    open_ones = [stage for stage in ACTORS if getattr(cluster, stage).num_actors is None]
+    seen = {
+        stage: replace(getattr(cluster, stage), num_actors=_processes(footers, stage)) for stage in open_ones
+    }
+    return replace(cluster, **seen)
+
+
+def _resources(name: str, value: Any) -> Any:
+    if name not in STAGES:
+        return value
+    return remade(value, ActorResources if name in ACTORS else TaskResources)
+
+
+def _processes(footers: Sequence[Footer], stage: str) -> int:
+    visits = [unit["stages"].get(stage, {}) for unit in footers]
+    return len({(visit.get("node"), visit.get("pid")) for visit in visits})
+
+
+def _cores(footers: Iterable[Footer]) -> int:
+    """The cores of all nodes that had a part in it."""
+    nodes = {visit["node"]: int(visit["cores"]) for unit in footers for visit in unit["stages"].values()}
+    return sum(nodes.values())
+
+
+def _gpus(footers: Iterable[Footer], cluster: Cluster) -> float:
+    """The GPUs that the actors booked; none if torch used none."""
+    used = any(
+        visit["peak_gpu_memory_bytes"] is not None for unit in footers for visit in unit["stages"].values()
+    )
+    booked = {stage: getattr(cluster, stage).num_gpus for stage in ACTORS}
+    shares = {stage: GPU_SHARES[stage] if own is None else own for stage, own in booked.items()}
+    return sum(getattr(cluster, stage).num_actors * share for stage, share in shares.items()) if used else 0.0

@@ -1,0 +1,107 @@
+"""Plans held against runs: a profile is made on this machine, other sizes are planned, and then run.
+
+The runs are whole commands, `trimline annotate`, over tars of pictures like those of the other benchmarks.
+Their seconds count from the start of the job (Ray's own start included) to the end of the last unit, as those
+of a plan do; the command's own, with Python's start and end, stand beside them.
+"""
+
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pipeline.benchmark.gauges import machine
+from pipeline.benchmark.inputs import write_tars
+from pipeline.planner.planner import Planning, plant_of
+from pipeline.planner.profile import read_profile
+from pipeline.storage.uris import Storage
+from pipeline.support.errors import RunError
+from pipeline.support.table import Table
+from pipeline.support.words import percent
+
+_OF_TAR = 100  # pictures: a larger job has more tars, as data sets do
+_SIDE = 200
+_COMMON = ("source=webdataset", "task=vqa", "unit_samples=16", "decoding.max_new_tokens=16")
+
+
+def measure(options: Planning) -> dict[str, Any]:
+    """Run the profile; plan and run each size of `options.validate`.
+
+    Raises:
+        RunError: a run failed.
+    """
+    with tempfile.TemporaryDirectory(prefix="trimline-") as place:
+        folder = Path(place)
+        took = {"profile": _run(folder / "profile", options.validate_profile, options.validate_with)}
+        profile = read_profile(str(folder / "profile" / "out"), Storage())
+        plant = plant_of(profile, options)
+        sizes = [options.validate_profile, *options.validate]
+        planned = [plant.forecast(size, 1) for size in sizes]
+        rows: list[dict[str, Any]] = []
+        for size, forecast in zip(sizes, planned, strict=True):
+            name = "profile" if not rows else str(len(rows))
+            if rows:
+                took[name] = _run(folder / name, size, options.validate_with)
+            made = read_profile(str(folder / name / "out"), Storage())
+            hours = forecast.hours
+            rows.append(
+                {
+                    "requests": size,
+                    "units": len(made.footers),
+                    "planned_s": hours["value"] * 3600,
+                    "low_s": hours.get("low", hours["value"]) * 3600,
+                    "high_s": hours.get("high", hours["value"]) * 3600,
+                    "measured_s": made.seconds,
+                    "command_s": took[name],
+                    "error": hours["value"] * 3600 / made.seconds - 1,
+                }
+            )
+    return {"machine": machine(), "runs": rows}
+
+
+def table(figures: dict[str, Any]) -> Table:
+    """What `measure` found."""
+    head = figures["machine"]
+    columns = ("requests", "units", "planned s", "95 %", "measured s", "planned / measured", "command s")
+    rows = [
+        (
+            f"{run['requests']:,}" + ("" if number else ", the profile"),
+            run["units"],
+            run["planned_s"],
+            f"{run['low_s']:.0f} to {run['high_s']:.0f}",
+            run["measured_s"],
+            f"{'+' if run['error'] >= 0 else ''}{percent(run['error'])}",
+            run["command_s"],
+        )
+        for number, run in enumerate(figures["runs"])
+    ]
+    return Table(
+        "planned and measured on this machine",
+        columns,
+        rows,
+        (
+            f"{head['processor']}, {head['cores']} cores, load {head['load']:.2f} at the end; plans know "
+            "of the profile alone",
+        ),
+    )
+
+
+def _run(folder: Path, requests: int, overrides: Sequence[str]) -> float:
+    """A whole command over so many pictures with one question each; its seconds."""
+    tars = write_tars(folder / "in", requests, 1, -(-requests // _OF_TAR), _SIDE)
+    given = [*_COMMON, *overrides, f"source.path='{tars}'", f"output='{folder / 'out'}'"]
+    started = time.perf_counter()
+    ended = subprocess.run(
+        [sys.executable, "-m", "jobs.main", "annotate", *given],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
+    if ended.returncode:
+        told = (ended.stderr.strip().splitlines() or ["it says nothing"])[-1]
+        raise RunError(f"a run of {requests} requests ended with status {ended.returncode}: {told}")
+    return time.perf_counter() - started

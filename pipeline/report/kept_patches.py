@@ -1,0 +1,121 @@
+"""Which patches were kept, as a picture: one panel an output, kept patches lit and the others dimmed."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from PIL import Image, ImageDraw, ImageFont
+
+from pipeline.models.preprocess import preprocessor_of
+from pipeline.output.plan import load_plan
+from pipeline.output.units import Finished
+from pipeline.report.pictures import Opened, parse_key, read_images
+from pipeline.stages.imaging import decode
+from pipeline.storage.uris import Storage, list_names
+from pipeline.support.errors import ConfigError, ShardError
+
+DIMMED = 0.22
+GAP_PX, TEXT_PX, LINE_PX = 8, 15, 20
+COLUMNS = [
+    "key",
+    "question",
+    "prediction",
+    "reducer",
+    "status",
+    "error",
+    "visual_tokens_kept",
+    "kept_patches",
+]
+
+
+def draw_kept(outputs: Sequence[Opened], key: str, storage: Storage) -> Image.Image:
+    """The image of request `key` as the model saw it, a panel for each output, with what each answered.
+
+    Raises:
+        ConfigError: an output has no such request, or the image cannot be read from the source any more.
+    """
+    rows = [find_row(output, key, storage) for output in outputs]
+    square = _square(outputs[0], key, storage)
+    panels = [_panel(square, row) for row in rows]
+    width = sum(panel.width for panel in panels) + GAP_PX * (len(panels) + 1)
+    question = _wrapped(rows[0]["question"], width - 2 * GAP_PX)
+    top = GAP_PX + LINE_PX * len(question)
+    picture = Image.new("RGB", (width, top + GAP_PX + panels[0].height), "white")
+    _write(ImageDraw.Draw(picture), (GAP_PX, GAP_PX // 2), question)
+    for number, panel in enumerate(panels):
+        picture.paste(panel, (GAP_PX + number * (panel.width + GAP_PX), top + GAP_PX))
+    return picture
+
+
+def find_row(output: Opened, key: str, storage: Storage) -> dict[str, Any]:
+    """One row of an output by its key; ConfigError if it is not there."""
+    shard, sample = parse_key(key)
+    fs, folder = storage.open(output.folder)
+    finished = Finished(list_names(fs, f"{folder}/data"))
+    for unit in finished.units(shard):
+        if unit.first <= sample < unit.stop:
+            with fs.open(f"{folder}/data/{unit.file_name}", "rb") as file:
+                table = pq.read_table(file, columns=COLUMNS)
+            for row in table.filter(pc.field("key") == key).to_pylist():
+                return dict(row)
+    raise ConfigError(f"key: {storage.redact(output.folder)} has no request {key}")
+
+
+def _square(output: Opened, key: str, storage: Storage) -> np.ndarray:
+    """The pixels that CLIP was given: uint8 [S, S, 3]."""
+    shard, sample = parse_key(key)
+    plan = load_plan(output.folder, storage)
+    assert plan is not None, "an output with rows has a plan"
+    try:
+        found = dict(read_images(output, plan, shard, [sample], storage))
+    except ShardError as error:
+        raise ConfigError(f"key: the image of {key} cannot be read any more: {error}") from None
+    if sample not in found:
+        raise ConfigError(f"key: the image of {key} cannot be read any more")
+    return preprocessor_of(output.model)(decode(found[sample], output.imaging)[0])
+
+
+def _panel(square: np.ndarray, row: dict[str, Any]) -> Image.Image:
+    side = len(square)
+    text = row["error"] if row["kept_patches"] is None else row["prediction"]
+    kept = row["visual_tokens_kept"] or 0
+    lines = [f"{row['reducer']}: {kept} tokens", *_wrapped(text or "", side)[:3]]
+    panel = Image.new("RGB", (side, side + LINE_PX * 4), "white")
+    panel.paste(Image.fromarray(_lit(square, row["kept_patches"])))
+    _write(ImageDraw.Draw(panel), (0, side + 2), lines)
+    return panel
+
+
+def _lit(square: np.ndarray, bitmap: bytes | None) -> np.ndarray:
+    """The picture with the patches of a bitmap as they are and the others dark and grey."""
+    grey = square.mean(-1, keepdims=True).repeat(3, -1)
+    if bitmap is None:
+        return (DIMMED * grey).astype(np.uint8)
+    bits = np.unpackbits(np.frombuffer(bitmap, np.uint8)).astype(bool)
+    grid = int(len(bits) ** 0.5)
+    edges = np.arange(len(square)) * grid // len(square)
+    lit = bits[: grid**2].reshape(grid, grid)[edges][:, edges]
+    return np.where(lit[..., None], square, DIMMED * grey).astype(np.uint8)
+
+
+def _font() -> Any:
+    return ImageFont.load_default(size=TEXT_PX)
+
+
+def _wrapped(text: str, width: int) -> list[str]:
+    """Lines no wider than `width` pixels, broken between words where that is possible."""
+    font, lines = _font(), [""]
+    for word in text.split():
+        longer = f"{lines[-1]} {word}".strip()
+        if lines[-1] and font.getlength(longer) > width:
+            lines.append(word)
+        else:
+            lines[-1] = longer
+    return lines
+
+
+def _write(pen: ImageDraw.ImageDraw, at: tuple[int, int], lines: Sequence[str]) -> None:
+    for number, line in enumerate(lines):
+        pen.text((at[0], at[1] + number * LINE_PX), line, fill="black", font=_font())

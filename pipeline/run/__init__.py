@@ -1,0 +1,1 @@
+"""Runs a configured job from the frozen plan to _SUCCESS."""

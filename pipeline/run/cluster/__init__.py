@@ -1,0 +1,1 @@
+"""Starts or joins Ray and decides what each stage books there."""

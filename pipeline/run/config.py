@@ -1,0 +1,75 @@
+"""Configuration of a whole run, and its outcome."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from pipeline.engines.base import EngineConfig
+from pipeline.models.config import DEVICES, Decoding, Model
+from pipeline.output.units import UnitLimits
+from pipeline.run.cluster.resources import Cluster
+from pipeline.sources.base import Source
+from pipeline.sources.task import Task
+from pipeline.stages.arms import Arm
+from pipeline.stages.clip_text import ClipText
+from pipeline.stages.imaging import Imaging
+from pipeline.storage.uris import Storage
+from pipeline.support import log
+from pipeline.support.fields import counted, free, require
+from pipeline.support.schema import FAULTS
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """The top-level keys of a run."""
+
+    output: str = free("output")
+    limit: int | None = counted(None)
+    extend: bool = free(False)
+    seed: int = counted(0)
+    device: str = free("auto")
+    max_failed_fraction: float = free(0.1)
+    retry_failed: bool = free(False)
+    retry_statuses: list[str] = free(default_factory=lambda: ["bad_sample", "bad_image", "failed"])
+    log: str = free("text")
+    metrics_port: int | None = free(None)
+
+    def __post_init__(self) -> None:
+        require(bool(self.output), "output must not be empty")
+        require(self.limit is None or self.limit >= 1, "limit must be at least 1")
+        require(not (self.extend and self.limit), "extend and limit exclude each other")
+        require(self.device in DEVICES, f"device: {self.device!r} is none of {DEVICES}")
+        for status in self.retry_statuses:
+            require(status in FAULTS, f"retry_statuses: {status!r} is none of {FAULTS}")
+        port = self.metrics_port
+        require(port is None or 0 < port < 1 << 16, f"metrics_port: {port} is no port")
+        require(self.log in log.FORMATS, f"log: {self.log!r} is none of {log.FORMATS}")
+        require(0 <= self.max_failed_fraction <= 1, "max_failed_fraction must be in [0, 1]")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """A whole run. `settings` is the resolved configuration as data, without credentials."""
+
+    options: RunOptions
+    limits: UnitLimits
+    source: Source
+    task: Task
+    model: Model
+    arms: tuple[Arm, ...]
+    engine: EngineConfig
+    decoding: Decoding
+    imaging: Imaging
+    storage: Storage
+    cluster: Cluster
+    clip_text: ClipText = field(default_factory=ClipText)
+    settings: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended: exit status, summary, and a last line that says what to do next."""
+
+    status: int
+    summary: dict[str, Any]
+    message: str
+    run_id: str = ""

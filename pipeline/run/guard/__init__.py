@@ -1,0 +1,1 @@
+"""Keeps a run going when a unit crashes or blocks the worker that processes it."""

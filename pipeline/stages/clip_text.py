@@ -1,0 +1,51 @@
+"""What CLIP reads of a request, which decides what a reducer like TRIM finds relevant."""
+
+import re
+from dataclasses import dataclass
+
+from pipeline.support.fields import counted, require
+
+TEXTS = ("question", "bare", "prompt", "words")
+LONG = ("cut", "windows")
+
+# Words that name nothing to be seen; what is left is what a caption would have.
+_FUNCTION_WORDS = """
+a an the this that these those it its and or not no of in on at to from with by for as than about into
+is are was were be been being am do does did has have had can could will would shall should may might
+what which who whom whose where when why how there here many much any some each other
+i you he she we they me him her us them my your his our their
+describe tell name give please answer question using single word phrase sentence one briefly
+image picture photo photograph
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClipText:
+    """Which text is given to CLIP for a request.
+
+    Args:
+        text: `question`, as TRIM's published code has it: with its answer-format suffix, without the prompt
+            around it; `bare`: without `task.suffix`; `prompt`: the whole prompt that the language model gets;
+            `words`: of the bare question the words that name things (all, if there are none such).
+        long: beyond CLIP's 77 tokens, `cut` as the published code does, or `windows`: split, and the
+            embeddings of the pieces averaged.
+    """
+
+    text: str = counted("question")
+    long: str = counted("cut")
+
+    def __post_init__(self) -> None:
+        require(self.text in TEXTS, f"clip_text.text: {self.text!r} is none of {TEXTS}")
+        require(self.long in LONG, f"clip_text.long: {self.long!r} is none of {LONG}")
+
+    def of(self, question: str, *, suffix: str, template: str) -> str:
+        """The text for one question; `<image>` becomes a blank."""
+        if self.text == "prompt":
+            question = template.replace("{question}", question)
+        elif self.text != "question":
+            question = question.removesuffix(suffix)
+        if self.text == "words":
+            words = re.findall(r"\w+(?:['’-]\w+)*", question.replace("<image>", " "))
+            function_words = set(_FUNCTION_WORDS.split())
+            question = " ".join(word for word in words if word.lower() not in function_words) or question
+        return question.replace("<image>", " ")

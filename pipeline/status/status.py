@@ -1,0 +1,196 @@
+"""The state of an output, or of every arm of a comparison, as of now."""
+
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from itertools import pairwise
+from statistics import median
+from typing import Any
+
+import pyarrow as pa
+
+from pipeline.output.manifest import load_manifest
+from pipeline.output.opened import outputs_at
+from pipeline.output.plan import Plan, load_plan
+from pipeline.output.units import Finished, units_and_times
+from pipeline.status.extent import Extent, extent_of
+from pipeline.status.sample import Sampled, rate_of, read_sample
+from pipeline.storage.uris import Storage, read_bytes, write_atomic
+from pipeline.support.errors import ConfigError
+from pipeline.support.fields import free, require
+
+# A run is taken for stopped when no unit has come for so many times as long as between the newest ones, but
+# never sooner than after so many seconds.
+_GAPS, _LEAST_S = 10, 120.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Look:
+    """What is looked at, and how closely.
+
+    Args:
+        output: of `annotate` or `compare`: running, stopped or finished.
+        footers: how many units' footers are read at most, of each arm.
+        shards: how many of the shards under way, and of those that broke off, are named.
+        json: a file or URI for the state as data, or `-` for stdout in the text's place; None: none.
+    """
+
+    output: str = free()
+    footers: int = free(256)
+    shards: int = free(10)
+    json: str | None = free(None)
+
+    def __post_init__(self) -> None:
+        require(bool(self.output), "output must not be empty")
+        require(self.footers >= 2, "footers must be at least 2")
+        require(self.shards >= 0, "shards must not be negative")
+
+
+@dataclass(frozen=True)
+class Status:
+    """One output's state.
+
+    `state` is `finished` (_SUCCESS is there), `ended` (all units are, without _SUCCESS: rows or shards have
+    failed, or the run is at its summary), `running` or `stopped` (concluded from when the newest units came)
+    or `empty` (no unit yet). `quiet_s`: since the newest unit came. `counted_units` is how many units `rows`,
+    `status`, `tokens` and `failed_shards` are of; the rates are of the newest units.
+    """
+
+    output: str
+    run_id: str
+    state: str
+    quiet_s: float | None
+    extent: Extent
+    samples_per_s: float | None
+    requests_per_s: float | None
+    left_s: float | None
+    counted_units: int
+    rows: int
+    status: dict[str, int]
+    tokens: dict[str, int]
+    failed_shards: dict[int, str]
+    damaged: int
+
+    @property
+    def estimated(self) -> list[str]:
+        """What is no count of all there is."""
+        found = ["state"] if self.state in ("running", "stopped") else []
+        found += ["samples_in_all", "samples_left"] if self.extent.estimated else []
+        found += ["left_s"] if self.left_s else []
+        partial = self.counted_units < self.extent.units
+        return found + (["rows", "status", "tokens", "failed_shards"] if partial else [])
+
+    def told(self) -> dict[str, Any]:
+        """All of it as data."""
+        data = asdict(self)
+        extent = data.pop("extent")
+        del extent["estimated"]
+        return {**data, **extent, "samples_left": self.extent.samples_left, "estimated": self.estimated}
+
+
+def look(options: Look, storage: Storage) -> list[Status]:
+    """The state of an output, or of each arm of a comparison; nothing is written but `options.json`.
+
+    Raises:
+        ConfigError: there is no output, its run.json or plan is damaged, or it cannot be reached.
+    """
+    found = [_look(folder, options, storage) for folder in outputs_at(options.output, storage)]
+    if options.json is not None and options.json != "-":
+        with storage.reaching("json", options.json):
+            write_atomic(*storage.open(options.json), as_json(found, storage).encode())
+    return found
+
+
+def as_json(found: list[Status], storage: Storage) -> str:
+    """The states as JSON, without credentials."""
+    return storage.hide(json.dumps([one.told() for one in found], indent=2))
+
+
+def _look(folder: str, options: Look, storage: Storage) -> Status:
+    manifest = load_manifest(folder, storage)
+    with storage.reaching("output", folder):
+        fs, path = storage.open(folder)
+        marked = fs.exists(f"{path}/_SUCCESS")
+        times = units_and_times(folder, storage)
+        summary = _summary(read_bytes(fs, f"{path}/summary.json"), len(times))
+        sampled = Sampled() if summary else read_sample(folder, times, options.footers, storage)
+        plan = _plan(folder, storage)
+    extent = extent_of(plan, Finished(unit.file_name for unit in times), options.shards)
+    quiet_s = max(0.0, time.time() - max(times.values())) if times else None
+    state = _state(marked, extent, quiet_s, sampled)
+    counted = _of_sample(sampled, options.shards) if summary is None else _of_summary(summary)
+    return Status(
+        output=folder,
+        run_id=manifest.run_id,
+        state=state,
+        quiet_s=quiet_s,
+        extent=extent,
+        left_s=_left_s(extent, counted["samples_per_s"]),
+        **counted,
+    )
+
+
+def _plan(folder: str, storage: Storage) -> Plan:
+    try:
+        plan = load_plan(folder, storage)
+    except (pa.ArrowException, LookupError, TypeError) as error:
+        raise ConfigError(
+            f"output: {storage.redact(f'{folder}/plan cannot be read: {error}')[:300]}"
+        ) from None
+    if plan is None:
+        raise ConfigError(f"output: {storage.redact(folder)} has no plan")
+    return plan
+
+
+def _summary(data: bytes | None, units: int) -> dict[str, Any] | None:
+    """summary.json, if it is of as many units as there are: an earlier end's is not."""
+    try:
+        summary = json.loads(data or b"null")
+        return summary if summary and units and summary["units"] == units else None
+    except (ValueError, LookupError, TypeError):
+        return None
+
+
+def _state(marked: bool, extent: Extent, quiet_s: float | None, sampled: Sampled) -> str:
+    if extent.complete:
+        return "finished" if marked else "ended"
+    if quiet_s is None:
+        return "empty"
+    ends = sorted(footer["end_time"] for footer in sampled.newest)
+    gaps = [later - earlier for earlier, later in pairwise(ends)]
+    return "running" if quiet_s < max(_LEAST_S, _GAPS * median(gaps or [0.0])) else "stopped"
+
+
+def _left_s(extent: Extent, samples_per_s: float | None) -> float | None:
+    left = extent.samples_left
+    return left / samples_per_s if samples_per_s and left is not None else None
+
+
+def _of_summary(summary: Mapping[str, Any]) -> dict[str, Any]:
+    """What summary.json says, which has counted everything."""
+    return {
+        "samples_per_s": summary["samples_per_s"],
+        "requests_per_s": summary["requests_per_s"],
+        "counted_units": summary["units"],
+        "rows": summary["rows"],
+        "status": summary["status"],
+        "tokens": {name: count for name, count in summary["tokens"].items() if name != "kept_fraction"},
+        "failed_shards": {one["shard"]: one["error"] for one in summary["failed_shards_named"]},
+        "damaged": 0,
+    }
+
+
+def _of_sample(sampled: Sampled, most_shards: int) -> dict[str, Any]:
+    """What the footers say that were read."""
+    samples_per_s, requests_per_s = rate_of(sampled.newest) or (None, None)
+    return {
+        "samples_per_s": samples_per_s,
+        "requests_per_s": requests_per_s,
+        "counted_units": sampled.units,
+        "rows": sampled.rows,
+        "status": dict(sorted(sampled.status.items())),
+        "tokens": dict(sampled.tokens),
+        "failed_shards": dict(sorted(sampled.shard_errors.items())[:most_shards]),
+        "damaged": sampled.damaged,
+    }

@@ -1,0 +1,1 @@
+"""Reads, lists and writes files, local or on S3."""

@@ -1,0 +1,251 @@
+"""Where bytes come from and go to: every URI goes through fsspec."""
+
+import io
+import os
+import re
+import shutil
+import uuid
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import fsspec
+from fsspec.implementations.local import LocalFileSystem
+
+from pipeline.support.errors import ConfigError
+from pipeline.support.fields import free, require
+
+SECRET_VARIABLES = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "RAY_AUTH_TOKEN")
+_URL_SECRETS = re.compile(
+    r"(?<=://)[^/\s@]+@|(?<=[?&])(?:X-Amz-[\w-]+|Signature|sig|token)=[^&\s]+", re.IGNORECASE
+)
+_CREDENTIALS = re.compile(
+    r"(?!file:)[\w+]+://[^/\s@:]*:[^/\s@]*@|https?://.*[?&](?:X-Amz-Signature|Signature|sig|token)=",
+    re.IGNORECASE,
+)
+
+
+_TEMPORARY = re.compile(r"\..+\.[0-9a-f]{32}\.tmp|\.probe")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Storage:
+    """How object storage is reached; what is left out comes from the usual AWS environment variables.
+
+    Timeouts are in seconds; an outage of `outage_s` in the middle of a run is waited out. The credentials are
+    never printed and never written to an output.
+    """
+
+    endpoint_url: str | None = free(None)
+    region: str | None = free(None)
+    key: str | None = free(None, repr=False)
+    secret: str | None = free(None, repr=False)
+    token: str | None = free(None, repr=False)
+    connect_timeout_s: float = free(10.0)
+    read_timeout_s: float = free(60.0)
+    outage_s: float = free(120.0)
+
+    def __post_init__(self) -> None:
+        require(self.connect_timeout_s > 0, "storage.connect_timeout_s must be positive")
+        require(self.read_timeout_s > 0, "storage.read_timeout_s must be positive")
+        require(self.outage_s >= 0, "storage.outage_s must not be negative")
+        require(
+            (self.key is None) == (self.secret is None),
+            "storage.key and storage.secret go together: set both",
+        )
+
+    def open(self, uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
+        """The file system of a URI or local path, and the path within it.
+
+        Raises:
+            ConfigError: the protocol is unknown, its package is not installed, or the URI holds credentials.
+        """
+        if _CREDENTIALS.match(uri):
+            raise ConfigError(
+                f"{self.redact(uri)}: a URL must not hold credentials, since outputs name their source: "
+                "use storage.* or the environment"
+            )
+        try:
+            protocol = fsspec.core.split_protocol(uri)[0] or "file"
+            if protocol in ("file", "s3", "s3a"):  # whose names may hold `::`, by which fsspec chains URIs
+                fs = LocalFileSystem() if protocol == "file" else self._s3()
+                path = fs._strip_protocol(uri)
+            else:
+                fs, path = fsspec.core.url_to_fs(uri)
+        except (ValueError, ImportError) as error:
+            raise ConfigError(f"cannot open {self.redact(uri)}: {self.redact(str(error))}") from None
+        return fs, os.path.normpath(path) if isinstance(fs, LocalFileSystem) else path
+
+    def enduring(self) -> "Storage":
+        """The same for the middle of a run: an outage is waited out, where at first it is told at once."""
+        return _Enduring(**vars(self))
+
+    @property
+    def _patience_s(self) -> float:
+        return 0.0
+
+    def _s3(self) -> fsspec.AbstractFileSystem:
+        from pipeline.storage.s3 import PatientS3
+
+        timeouts = {"connect_timeout": self.connect_timeout_s, "read_timeout": self.read_timeout_s}
+        client = {"endpoint_url": self.endpoint_url, "region_name": self.region}
+        return PatientS3(
+            outage_s=self._patience_s,
+            answer_s=self.connect_timeout_s + self.read_timeout_s,
+            key=self.key,
+            secret=self.secret,
+            token=self.token,
+            client_kwargs={name: value for name, value in client.items() if value},
+            config_kwargs=timeouts,
+            # more would ask for the size of every file before reading it
+            max_concurrency=1,
+            # a listing that is older than the run must never decide what is missing
+            use_listings_cache=False,
+        )
+
+    @contextmanager
+    def reaching(self, key: str, uri: str) -> Iterator[None]:
+        """Turn what a store raises while `uri` is used into a ConfigError that names `key`."""
+        try:
+            yield
+        except FileNotFoundError:
+            raise ConfigError(f"{key}: nothing at {self.redact(uri)}") from None
+        except store_errors(uri) as error:
+            raise ConfigError(f"{key}: cannot use {self.redact(f'{uri}: {error}')}") from None
+
+    def redact(self, text: str) -> str:
+        """`text` in one line, without credentials."""
+        return " ".join(self.hide(text).split())
+
+    def hide(self, text: str) -> str:
+        """`text` without credentials: configured ones, those of the environment, and those within URLs."""
+        return hide_secrets(text, [self.key, self.secret, self.token])
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Enduring(Storage):
+    """See `Storage.enduring`."""
+
+    @property
+    def _patience_s(self) -> float:
+        return self.outage_s
+
+
+def hide_secrets(text: str, secrets: Iterable[str | None]) -> str:
+    """`text` without `secrets`, those of the environment, and those within URLs."""
+    for secret in (*secrets, *(os.environ.get(name) for name in SECRET_VARIABLES)):
+        if secret and len(secret) >= 4:
+            text = text.replace(secret, "***")
+    return _URL_SECRETS.sub("***", text)
+
+
+def store_errors(uri: str) -> tuple[type[Exception], ...]:
+    """What a store raises when it cannot do what it is asked."""
+    if not uri.startswith(("s3://", "s3a://")):
+        return (OSError,)
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    return (OSError, BotoCoreError, ClientError)
+
+
+def canonical(uri: str, storage: Storage) -> str:
+    """The absolute URI, with protocol, that names the same thing from every working directory."""
+    fs, path = storage.open(uri)
+    return str(fs.unstrip_protocol(path))
+
+
+def name_of(uri: str) -> str:
+    """The last part of a URI's path."""
+    return uri.rstrip("/").rsplit("/", 1)[-1]
+
+
+def read_bytes(fs: fsspec.AbstractFileSystem, path: str) -> bytes | None:
+    """A small file's bytes, or None if it does not exist."""
+    try:
+        return bytes(fs.cat_file(path))
+    except FileNotFoundError:
+        return None
+
+
+def write_atomic(fs: fsspec.AbstractFileSystem, path: str, data: bytes) -> None:
+    """Write a file that is seen whole or not at all.
+
+    Locally a temporary file beside it is flushed to disk and renamed; elsewhere it is one PUT.
+    """
+    if isinstance(fs, LocalFileSystem):
+        _replace(Path(path), io.BytesIO(data))
+    else:
+        fs.pipe_file(path, data)
+
+
+def put_atomic(fs: fsspec.AbstractFileSystem, path: str, local: str) -> None:
+    """Like `write_atomic`, with what a local file holds: it need not fit in memory."""
+    if isinstance(fs, LocalFileSystem):
+        with Path(local).open("rb") as content:
+            _replace(Path(path), content)
+    else:
+        fs.put_file(local, path)
+
+
+def is_temporary(name: str) -> bool:
+    """Whether a file was on its way to another name when its writer was killed."""
+    return _TEMPORARY.fullmatch(name) is not None
+
+
+def _replace(target: Path, content: BinaryIO) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            shutil.copyfileobj(content, file)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.rename(target)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
+    _sync_folder(target.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def list_names(fs: fsspec.AbstractFileSystem, folder: str) -> Iterator[str]:
+    """Names of what is directly in a folder; none if it does not exist."""
+    if isinstance(fs, LocalFileSystem):
+        if Path(folder).is_dir():
+            with os.scandir(folder) as entries:
+                yield from (entry.name for entry in entries)
+        return
+    try:
+        if "s3" in fs.protocol:
+            for page in s3_pages(fs, f"{folder}/", Delimiter="/"):
+                paths = [item["Key"] for item in page.get("Contents", ())]
+                paths += [item["Prefix"].rstrip("/") for item in page.get("CommonPrefixes", ())]
+                yield from (name_of(path) for path in paths if not path.endswith("/"))
+        else:
+            yield from map(name_of, fs.ls(folder, detail=False))
+    except FileNotFoundError:
+        return
+
+
+def s3_pages(fs: fsspec.AbstractFileSystem, start: str, **options: Any) -> Iterator[dict[str, Any]]:
+    """S3's listing of what begins with the path `start`, some thousand keys at a time.
+
+    s3fs's own listings hold all of it in memory, some 3 KiB for each key.
+    """
+    bucket, _, prefix = start.partition("/")
+    following: dict[str, str] | None = {}
+    while following is not None:
+        page = fs.call_s3(
+            "list_objects_v2", Bucket=bucket, Prefix=prefix, **fs.req_kw, **options, **following
+        )
+        yield page
+        following = {"ContinuationToken": page["NextContinuationToken"]} if page.get("IsTruncated") else None

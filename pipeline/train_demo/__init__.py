@@ -1,0 +1,1 @@
+"""Trains the demo checkpoint from drawn scenes."""

@@ -1,0 +1,179 @@
+"""The demo checkpoint from nothing: pictures, tower, language model, files.
+
+Every part keeps its state in a folder of its own below `work` and goes on from there when started again.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from transformers import CLIPModel, CLIPTokenizer, LlamaTokenizer
+
+from pipeline.models.demo.tokenizers import clip_tokenizer, llama_tokenizer
+from pipeline.models.devices import torch_device
+from pipeline.train_demo import language, tower, tower_batch, tower_loss
+from pipeline.train_demo.config import Recipe
+from pipeline.train_demo.corpus import Corpus, open_corpus
+from pipeline.train_demo.loop import Schedule, train
+from pipeline.train_demo.probe import probe_tower
+from pipeline.train_demo.turns import Conversation
+from pipeline.train_demo.write_checkpoint import write_clip, write_llava
+
+VOCABULARY = 1000
+TOWER_WEIGHTS = {
+    "global": 0.3,
+    "region": 1.0,
+    "patch": 1.0,
+    "softmax": 1.0,
+    "sigmoid": 1.0,
+    "outline": 5.0,
+    "place": 10.0,
+    "middle": 2.0,
+}
+ROWS_AT_ONCE = 16
+
+
+@dataclass(frozen=True)
+class Ground:
+    """What both stages stand on."""
+
+    train: Corpus
+    dense: Corpus
+    val: Corpus
+    clip_tokenizer: CLIPTokenizer
+    tokenizer: LlamaTokenizer
+    device: torch.device
+    folder: Path = field(kw_only=True)
+
+
+def make_demo(recipe: Recipe, say: Callable[[str], None]) -> None:
+    """Run the whole recipe, or what is left of it, and write the checkpoints."""
+    ground = lay_ground(recipe, say)
+    clip = train_tower(recipe, ground, say)
+    write_clip(Path(recipe.output) / "clip", clip, ground.clip_tokenizer)
+    parts = train_language(recipe, ground, clip, say)  # on what was written: a run reads the same weights
+    write_llava(Path(recipe.output) / "llava", clip, parts, ground.tokenizer)
+    from pipeline.train_demo.model_card import write_report
+
+    write_report(recipe, say)
+
+
+def lay_ground(recipe: Recipe, say: Callable[[str], None]) -> Ground:
+    """Pictures and tokenizers."""
+    folder = Path(recipe.work)
+    count = recipe.train_pictures + recipe.dense_pictures
+    say(f"pictures: {recipe.val_pictures} for validation, {count} to train on")
+    val = open_corpus(folder / "corpus", "val", recipe.seed, recipe.val_pictures)
+    corpus = open_corpus(folder / "corpus", "train", recipe.seed, recipe.train_pictures)
+    dense = open_corpus(folder / "corpus", "dense", recipe.seed, recipe.dense_pictures)
+    texts = sorted(set(tower_batch.tower_corpus_texts(corpus)))
+    return Ground(
+        corpus,
+        dense,
+        val,
+        clip_tokenizer([*texts, tower_batch.SUFFIX], VOCABULARY),
+        llama_tokenizer(
+            [*texts, recipe.template.replace("<image>", ""), tower_batch.SUFFIX], VOCABULARY, True
+        ),
+        torch_device(recipe.device),
+        folder=folder,
+    )
+
+
+def train_tower(recipe: Recipe, ground: Ground, say: Callable[[str], None]) -> CLIPModel:
+    """Stage (a)."""
+    plan = recipe.tower
+    clip, loss = tower.make_clip(ground.clip_tokenizer, recipe.seed), tower_loss.TowerLoss(tower.WIDTH)
+    module = nn.ModuleDict({"clip": clip, "loss": loss}).to(ground.device)
+
+    def losses(step: int) -> dict[str, Tensor]:
+        rng = np.random.default_rng([recipe.seed, 1, step])
+        corpus = ground.dense if step % plan.ordinary_every else ground.train
+        batch = tower_batch.sample_batch(corpus, rng, plan.pictures).to(ground.device)
+        with _precision(ground.device):
+            return loss(clip, ground.clip_tokenizer, batch)
+
+    train(
+        ground.folder / "tower",
+        module,
+        Schedule(plan.steps, plan.learning_rate, plan.matrix_learning_rate),
+        losses,
+        weights=TOWER_WEIGHTS,
+        validate=partial(probe_tower, clip, ground.clip_tokenizer, ground.val, recipe.probed_pictures),
+        validate_every=recipe.validate_every,
+        say=say,
+    )
+    return clip.eval().requires_grad_(False)
+
+
+def train_language(
+    recipe: Recipe, ground: Ground, clip: CLIPModel, say: Callable[[str], None]
+) -> language.Parts:
+    """Stage (b), on the features of the frozen tower."""
+    from pipeline.train_demo import token_arms as arms
+    from pipeline.train_demo.probe_language import probe_language
+
+    plan = recipe.language
+    say("features: running the tower over all pictures")
+    config = language.llava_config(ground.tokenizer, clip.vision_model.config)
+    layer = clip.vision_model.config.num_hidden_layers + 1 + config.vision_feature_layer
+    features, checked = (
+        arms.encode(Path(recipe.output) / "clip", layer, corpus, ground.device)
+        for corpus in (ground.train, ground.val)
+    )
+    talk = Conversation(ground.tokenizer, recipe.template)
+    parts = language.make_parts(config, recipe.seed).to(ground.device)
+
+    def losses(step: int) -> dict[str, Tensor]:
+        rng = np.random.default_rng([recipe.seed, 2, step])
+        again = step >= plan.first_round
+        ask = arms.asked_anew(features, rng) if again else arms.asked_once(features)
+        if step - (plan.first_round if again else 0) < (plan.drawn_steps if again else plan.steps):
+            pictures = plan.drawn_pictures if again else plan.pictures
+            return {
+                "masked": _loss(parts, talk, arms.masked_rows(features, ask, talk, rng, pictures, plan.shown))
+            }
+        whole = arms.whole_rows(features, ask, talk, rng, plan.full_pictures)
+        reduced = arms.reduced_rows(features, ask, talk, rng, plan.reduced_rows)
+        return {"whole": _loss(parts, talk, whole), "reduced": _loss(parts, talk, reduced)}
+
+    train(
+        ground.folder / "language",
+        parts,
+        Schedule(
+            plan.first_round + plan.drawn_steps + plan.drawn_mixed_steps,
+            plan.learning_rate,
+            plan.matrix_learning_rate,
+            restart=plan.first_round,
+        ),
+        losses,
+        weights={"masked": 1.0, "whole": 0.5, "reduced": 0.5},
+        validate=partial(probe_language, parts, checked, talk, recipe.probed_pictures),
+        validate_every=recipe.validate_every,
+        say=say,
+    )
+    return parts.eval()
+
+
+def _precision(device: torch.device) -> torch.autocast:
+    """bfloat16 on a GPU; on a CPU layers this narrow are no faster in it."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda")
+
+
+def _loss(parts: language.Parts, talk: Conversation, rows: list[language.Row]) -> Tensor:
+    """The mean over a batch's turns, in pieces of rows of like lengths."""
+    rows = sorted(rows, key=lambda row: len(row.tokens_KD))
+    total, weight = torch.zeros(()), 0
+    for at in range(0, len(rows), ROWS_AT_ONCE):
+        some = rows[at : at + ROWS_AT_ONCE]
+        turns = [turn for row in some for turn in row.turns]
+        device = parts.language.device
+        with _precision(device):
+            loss_A, _, turn_A = language.answer_losses(parts, language.pack(talk.prefix, some))
+        total = total.to(device) + language.mean_loss(loss_A, turn_A, turns) * len(turns)
+        weight += len(turns)
+    return total / weight

@@ -1,0 +1,134 @@
+"""The rows held against the source: every request that it asks, in its order, and no other."""
+
+from collections.abc import Iterator, Sequence
+from itertools import islice, zip_longest
+
+import pyarrow.parquet as pq
+
+from pipeline.output.opened import Asked
+from pipeline.output.plan import changed_files, new_files
+from pipeline.output.units import Unit
+from pipeline.sources.base import Sample, Shard, Want
+from pipeline.sources.task import requests_of
+from pipeline.stages.read import sample_row
+from pipeline.support.errors import ShardError
+from pipeline.support.parallel import each
+from pipeline.verify.findings import Finding, of_unit
+
+_COLUMNS = ["key", "sample_key", "question_id", "question"]
+_SHARDS_AT_ONCE = 4
+Requests = list[dict[str, str]]
+
+
+def prove(asked: Asked, units: dict[int, list[Unit]], errors: dict[int, str]) -> Iterator[Finding]:
+    """What differs between the source and the rows. A shard whose files have changed is named, not read.
+
+    Args:
+        units: of each shard those whose files are in order, sorted.
+        errors: of the shards that could not be read whole.
+
+    Raises:
+        ConfigError: the source cannot be reached.
+    """
+    plan, storage = asked.plan, asked.storage
+    changed: set[int] = set()
+    with storage.reaching("source.path", asked.here):
+        for shard, file in changed_files(plan, lambda _: False, asked.entries(), storage):
+            changed.add(shard.shard)
+            text = "it is gone, or has another size or etag than when the run first started"
+            yield Finding("changed", text, shard.shard, file=storage.redact(file.uri))
+        left = (
+            shard for shard in plan.shards(storage) if units.get(shard.shard) and shard.shard not in changed
+        )
+
+        def compare(shard: Shard) -> list[Finding]:
+            return list(_differences(asked, shard, units[shard.shard], errors.get(shard.shard)))
+
+        for found in each(compare, left, _SHARDS_AT_ONCE):
+            yield from found
+
+
+def not_planned(asked: Asked) -> list[str]:
+    """A note, if the source has files that the plan lacks."""
+    with asked.storage.reaching("source.path", asked.here):
+        new = new_files(asked.plan, asked.entries(), asked.storage)
+        first = next(new, None)
+        more = sum(1 for _ in new)
+    if first is None:
+        return []
+    return [f"{1 + more:,} files of the source are not in the plan: {asked.storage.redact(first.uri)}"]
+
+
+def _differences(asked: Asked, shard: Shard, units: Sequence[Unit], lost: str | None) -> Iterator[Finding]:
+    """What differs in the units of one shard; `lost`: why the run could not read all of it."""
+    there, position, same = _Reading(asked, shard), 0, True
+    for unit in units:
+        there.requests(unit.first - position)  # of units that are missing
+        wanted, rows = there.requests(unit.stop - unit.first), _rows(asked, unit)
+        position, same = unit.stop, rows == wanted
+        if not same:
+            broken = f"; the source breaks off: {there.error}" if there.error else ""
+            yield of_unit("changed", unit, asked.storage.redact(_difference(rows, wanted)) + broken)
+    last = units[-1]
+    if not last.end or not same:
+        return
+    if there.requests(1):
+        yield of_unit("changed", last, f"the source goes on with sample {last.stop}")
+    elif lost and not there.error:
+        yield of_unit("changed", last, "the source can be read to its end, where the run could not")
+    elif there.error and not lost:
+        yield of_unit("changed", last, f"the source breaks off: {there.error}")
+
+
+class _Reading:
+    """The requests of a shard's samples as the source asks them now; `error`: why it breaks off."""
+
+    def __init__(self, asked: Asked, shard: Shard) -> None:
+        self._asked, self._shard = asked, shard
+        self.error: str | None = None
+        self._samples = enumerate(self._read())
+
+    def _read(self) -> Iterator[Sample | None]:
+        asked, shard = self._asked, self._shard
+        samples = asked.source.samples(asked.moved(shard), asked.storage, lambda _: Want.QUESTIONS)
+        try:
+            yield from islice(samples, shard.samples)
+        except ShardError as fault:
+            self.error = asked.storage.redact(str(fault))
+
+    def requests(self, samples: int) -> Requests:
+        """Those of the next samples: fewer, if the shard ends."""
+        asked = self._asked
+        found: Requests = []
+        for index, sample in islice(self._samples, samples):
+            assert sample is not None, "all are wanted"
+            row = sample_row(sample, index, asked.task, asked.max_questions, asked.storage)
+            own = {"sample_key": row["sample_key"]}
+            found += ({**request, **own} for request in requests_of(self._shard.shard, row))
+        return found
+
+
+def _rows(asked: Asked, unit: Unit) -> Requests:
+    fs, path = asked.storage.open(asked.folder)
+    with fs.open(f"{path}/data/{unit.file_name}", "rb") as file:
+        rows: Requests = pq.read_table(file, columns=_COLUMNS).to_pylist()
+    return rows
+
+
+def _difference(rows: Requests, wanted: Requests) -> str:
+    """The first request that is not the same in both."""
+    nothing: dict[str, str] = {}
+    pairs = zip_longest(rows, wanted, fillvalue=nothing)
+    row, request = next(pair for pair in pairs if pair[0] != pair[1])
+    if not row or not request:
+        only, lacking = (
+            ("source asks", "the rows do not") if not row else ("rows hold", "the source does not ask")
+        )
+        return f"the {only} {_shown(row or request)}, {lacking}"
+    names = [name for name in row if row[name] != request[name]]
+    told = (f"{name} {row[name][:60]!r} where the source has {request[name][:60]!r}" for name in names)
+    return f"{row['key']} has the {', the '.join(told)}"
+
+
+def _shown(request: dict[str, str]) -> str:
+    return f"{request['key']} ({request['question'][:60]!r})"

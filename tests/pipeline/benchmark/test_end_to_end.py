@@ -1,0 +1,62 @@
+"""The baseline of the end-to-end benchmark is LLaVA itself, and the figures are of what was run."""
+
+import pytest
+import torch
+
+from pipeline.benchmark import end_to_end
+from pipeline.benchmark.end_to_end import Bench, Job
+from pipeline.engines.base import Request
+from pipeline.engines.transformers import Transformers
+from pipeline.models.config import Model
+from tests.support.runs import TEMPLATE
+from trim import Full, Trim
+
+MODEL = Model(
+    name="random",
+    path="demo:random/llava",
+    clip="demo:random/clip",
+    trim_sign=-1,
+    encode_dtype="float32",
+    generate_dtype="float32",
+    template=TEMPLATE,
+)
+JOB = Job(requests=5, rounds=2, new_tokens=6, images_at_once=2, loop_batches=(1, 4))
+
+
+def test_the_plain_loop_answers_what_the_engine_answers():
+    bench = Bench(MODEL, Transformers(), JOB, frozenset())
+    pixels = bench.encoder.normalize(bench.pictures(0))
+    features = bench.encoder.encode_images(bench.pictures(0), frozenset())["patches"]
+    asked = [Request(text, own) for text, own in zip(bench.prompts, features, strict=True)]
+    ours = [list(answer.token_ids) for answer in bench.engine.generate(asked)]
+    for batch in JOB.loop_batches:
+        _, _, loop = bench.loop.answer(bench.prompts, pixels, batch, JOB.new_tokens)
+        assert [tokens[: len(own)] for tokens, own in zip(loop, ours, strict=True)] == ours  # it ignores EOS
+    assert sum(map(len, ours)) > 20
+
+
+def test_each_arm_is_measured_in_each_round(monkeypatch):
+    found = end_to_end.measure(MODEL, Transformers(), {"full": Full(), "fifth": Trim(keep_ratio=0.2)}, JOB)
+    arms = found["arms"]
+    assert list(arms) == ["loop, batch 1", "loop, batch 4", "full", "fifth"]
+    assert all(len(arm["rounds"]) == 2 for arm in arms.values())
+    assert arms["loop, batch 4"]["generated_tokens"] == 5 * 6 >= arms["full"]["generated_tokens"] > 0
+    assert arms["loop, batch 1"]["of_first_loop"] == 1
+    assert arms[found["best_loop"]]["of_best_loop"] == 1
+    assert arms["full"]["visual_tokens"] > 4 * arms["fifth"]["visual_tokens"]
+    told = end_to_end.table(found)
+    assert [row[0] for row in told.rows] == list(arms)
+
+
+@pytest.mark.parametrize("length", [1, 10])
+def test_the_operations_of_a_prefill_are_counted_by_hand(length):
+    bench = Bench(MODEL, Transformers(), JOB, frozenset())
+    config = bench.language_model.model.config
+    width, inner = config.hidden_size, config.intermediate_size
+    heads = config.num_key_value_heads * config.head_dim
+    weights = config.num_hidden_layers * (
+        2 * width * width + 2 * width * heads + 3 * width * inner + 2 * width
+    )
+    attention = 2 * config.num_hidden_layers * width * length * length
+    assert bench._prefill_flop(length) == pytest.approx(2 * weights * length + attention)
+    assert bench.language_model.model.dtype == torch.float32

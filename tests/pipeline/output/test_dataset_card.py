@@ -1,0 +1,30 @@
+"""The card beside an output: what hubs show, and what `datasets` reads the folder by."""
+
+import json
+
+import datasets
+
+from pipeline.output.dataset_card import COLUMNS, write_card
+from pipeline.output.manifest import load_manifest
+from pipeline.sources.webdataset import WebDataset
+from pipeline.support.schema import PREDICTIONS
+from tests.support.quick import HERE, quick_answer
+from tests.support.tars import write_tar
+
+
+def test_every_column_is_described():
+    assert list(COLUMNS) == PREDICTIONS.names
+
+
+def test_a_folder_with_a_card_loads_by_its_name_alone(tmp_path):
+    write_tar(tmp_path / "in" / "a.tar", 5, questions=2)
+    output = tmp_path / "out"
+    quick_answer(WebDataset(path=str(tmp_path / "in")), output, unit_samples=2)
+    summary = json.loads((output / "summary.json").read_text())
+    write_card(str(output), load_manifest(str(output), HERE), summary, HERE)
+    text = (output / "README.md").read_text()
+    assert "7 rows about 5 samples of `file://" in text
+    assert '"schema_version"' in text
+    loaded = datasets.load_dataset(str(output), split="train", cache_dir=str(tmp_path / "cache"))
+    assert len(loaded) == 7
+    assert loaded.column_names == PREDICTIONS.names

@@ -1,0 +1,165 @@
+"""A stage in a process that may die: real processes, really killed."""
+
+import functools
+import signal
+import sys
+import time
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from pipeline.output.units import Unit
+from pipeline.run.guard.isolated import Alone, Died, answer_alone
+from pipeline.run.guard.samples import failed, joined, pieces
+from pipeline.run.guard.stage import Watch, _given_up
+from pipeline.stages.rows import UnitRow, pack, unpack
+from pipeline.support.errors import RunError
+from pipeline.support.schema import REQUESTS, SAMPLES, TOKENS
+
+
+def samples(*kinds: str) -> UnitRow:
+    lines = [
+        {"sample": 7 + at, "sample_key": kind, "image": b"x", "questions": [], "status": "ok", "error": None}
+        for at, kind in enumerate(kinds)
+    ]
+    return UnitRow(Unit(3, 7, 7 + len(kinds), False), {"samples": pa.Table.from_pylist(lines, SAMPLES)})
+
+
+def tell(kill: dict[str, int], log: Path, batch: pa.Table) -> pa.Table:
+    """A stage that dies of some samples, and writes down how many it was given at a time."""
+    row = unpack(batch)
+    table = row.tables["samples"]
+    with log.open("a") as file:
+        print(table.num_rows, file=file)
+    for line in table.to_pylist():
+        if line["status"] == "ok" and line["sample_key"] in kill:
+            signal.raise_signal(kill[line["sample_key"]])
+    return pack(row.passed("tell", time.time(), {"samples": table}))
+
+
+def count(batch: pa.Table):
+    """A stage that makes several, and dies after the second."""
+    for number in range(3):
+        if number == 2:
+            signal.raise_signal(signal.SIGABRT)
+        yield pa.table({"number": [number]})
+
+
+def refuse(batch: pa.Table) -> pa.Table:
+    raise ValueError("not this one")
+
+
+def made(kill: dict[str, int], log: Path):
+    return functools.partial(functools.partial, tell, kill, log)
+
+
+def test_the_samples_that_kill_are_named_and_all_others_are_answered(tmp_path):
+    row, log = samples("a", "segfault", "b", "memory", "c"), tmp_path / "log"
+    stage = made({"segfault": signal.SIGSEGV, "memory": signal.SIGKILL}, log)
+    done = unpack(answer_alone("tell", stage, pack(row)))
+    assert done.unit == row.unit
+    found = done.tables["samples"].to_pylist()
+    assert [line["sample_key"] for line in found] == ["a", "segfault", "b", "memory", "c"]
+    assert [line["status"] for line in found] == ["ok", "failed", "ok", "failed", "ok"]
+    assert found[1]["error"] == "the worker of stage tell died of SIGSEGV on this sample alone"
+    assert "SIGKILL" in found[3]["error"]
+    assert [line["image"] for line in found] == [b"x", None, b"x", None, b"x"]
+    # whole at first, then one by one; one that killed is handed on a second time, as failed
+    assert log.read_text().split() == ["5", "1", "1", "1", "1", "1", "1", "1"]
+
+
+def test_a_unit_that_does_not_kill_alone_is_answered_as_a_whole(tmp_path):
+    log = tmp_path / "log"
+    done = unpack(answer_alone("tell", made({}, log), pack(samples("a", "b"))))
+    assert done.tables["samples"].equals(samples("a", "b").tables["samples"])
+    assert log.read_text().split() == ["2"]
+
+
+def test_what_it_raises_is_raised_here():
+    with pytest.raises(RunError, match="ValueError: not this one"):
+        answer_alone("refuse", functools.partial(functools.partial, refuse), pack(samples("a")))
+
+
+def test_what_was_made_before_a_death_is_not_lost():
+    with Alone(functools.partial(functools.partial, count)) as process:
+        stream = process.stream(pack(samples("a")))
+        got = [next(stream)["number"][0].as_py(), next(stream)["number"][0].as_py()]
+        with pytest.raises(Died):
+            next(stream)
+    assert got == [0, 1]
+
+
+def test_no_process_is_left(tmp_path):
+    with Alone(made({}, tmp_path / "log")) as process:
+        process(pack(samples("a")))
+        pid = process._process.pid
+        assert Path(f"/proc/{pid}/oom_score_adj").read_text().strip() == "1000"
+    assert not Path(f"/proc/{pid}").exists()
+
+
+def requests() -> UnitRow:
+    """Two arms, three samples; the second sample's requests share their tokens, the third has none."""
+    lines = []
+    for arm in range(2):
+        for sample, visual, status in ((0, 0, "ok"), (1, 1, "ok"), (1, 1, "ok"), (2, None, "bad_image")):
+            number = sum(line["sample"] == sample and line["arm"] == arm for line in lines)
+            key = f"000000-{sample:08d}-{number:04d}"
+            visual_of_arm = None if visual is None else visual + 2 * arm
+            known = {"arm": arm, "visual": visual_of_arm, "key": key, "sample": sample, "status": status}
+            lines.append({"sample_key": "k", "question_id": "q", "question": "?", **known})
+    tokens = pa.table([pa.array([b"00", b"01", b"10", b"11"], pa.large_binary())], schema=TOKENS)
+    tables = {"requests": pa.Table.from_pylist(lines, schema=REQUESTS), "tokens": tokens}
+    return UnitRow(Unit(0, 0, 3, True), tables)
+
+
+def of_requests(row: UnitRow) -> list[tuple]:
+    tokens = row.tables["tokens"]["tokens"].to_pylist()
+    return [
+        (line["arm"], line["key"], None if line["visual"] is None else tokens[line["visual"]])
+        for line in row.tables["requests"].to_pylist()
+    ]
+
+
+def test_apart_and_together_is_the_same():
+    row = requests()
+    apart = list(pieces(row))
+    assert [piece.tables["tokens"].num_rows for piece in apart] == [2, 2, 0]
+    again = joined(apart)
+    assert of_requests(again) == of_requests(row)
+    assert again.tables["requests"].schema == REQUESTS
+    apart = list(pieces(samples("a", "b")))
+    assert joined(apart).tables["samples"].equals(samples("a", "b").tables["samples"])
+
+
+def test_what_was_at_fault_before_keeps_its_own_reason():
+    told = failed(requests(), "died").tables["requests"].to_pylist()
+    assert [line["status"] for line in told] == ["failed", "failed", "failed", "bad_image"] * 2
+    assert [line["error"] for line in told] == ["died", "died", "died", None] * 2
+
+
+def test_the_child_finds_our_packages_before_those_of_the_working_directory(tmp_path, monkeypatch):
+    (tmp_path / "pipeline").mkdir()
+    (tmp_path / "pipeline" / "__init__.py").write_text("raise SystemExit('the wrong one')")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert sys.path[0] == str(tmp_path)
+    with Alone(made({}, tmp_path / "log")) as process:
+        assert process(pack(samples("a"))).num_rows == 1
+
+
+@pytest.mark.parametrize("deaths", [0, 2, 4])
+def test_what_is_answered_stays_as_it_is(deaths):
+    batch = pack(samples("a", "b"))
+    assert _given_up(Watch("write", None, None, apart=False), batch, deaths) is batch
+    assert _given_up(Watch("decode", None, None), batch, deaths) is batch
+
+
+def test_beyond_all_attempts_answers_are_not_given_up_but_the_run_is():
+    batch = pack(samples("a", "b"))
+    with pytest.raises(
+        RunError, match="5 workers of stage write died on this unit: 000003-00000007-00000009"
+    ):
+        _given_up(Watch("write", None, None, apart=False), batch, 5)
+    given = unpack(_given_up(Watch("decode", None, None), batch, 5)).tables["samples"].to_pylist()
+    assert {line["status"] for line in given} == {"failed"}

@@ -1,0 +1,148 @@
+"""Several units in one actor, one of which kills it: it alone is taken aside. Real Ray, real deaths."""
+
+import functools
+import os
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from pipeline.output.units import Unit
+from pipeline.run.cluster.resources import Cluster
+from pipeline.run.cluster.start import start_ray
+from pipeline.run.guard.stage import Gate, Watch, watched_actor
+from pipeline.run.guard.stall import start_ledger
+from pipeline.stages.rows import UnitRow, pack, unpack
+from pipeline.support.schema import REQUESTS
+
+CULPRIT, AT_ONCE = 3, 4
+
+
+class Deadly:
+    """Writes down who is in it, in which process, and dies of one unit while others are there."""
+
+    def __init__(self, log: Path) -> None:
+        self._log = log
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        row = unpack(batch)
+        self._tell("begin", row.unit.first)
+        self._wait_for_company()
+        if row.unit.first == CULPRIT and row.tables["requests"]["status"][0].as_py() == "ok":
+            os.kill(os.getpid(), signal.SIGKILL)
+        time.sleep(1)  # in which the culprit, if it is here, dies
+        self._tell("end", row.unit.first)
+        return pack(row.passed("generate", time.time(), row.tables))
+
+    def _wait_for_company(self) -> None:
+        """Until as many have begun as an actor takes at once: the first of them wait for one another."""
+        until = time.monotonic() + 100
+        while self._log.read_text().count("begin") < AT_ONCE and time.monotonic() < until:
+            time.sleep(0.01)
+
+    def _tell(self, what: str, unit: int) -> None:
+        with self._log.open("a") as file:
+            print(what, unit, os.getpid(), file=file, flush=True)
+
+
+def unit(first: int) -> pa.Table:
+    request = dict.fromkeys(REQUESTS.names) | {"arm": 0, "key": f"{first}", "sample": first, "status": "ok"}
+    table = pa.Table.from_pylist([request], schema=REQUESTS)
+    row = UnitRow(Unit(0, first, first + 1, False), {"requests": table})
+    return pack(row)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+@pytest.mark.usefixtures("ray")
+@pytest.mark.filterwarnings("ignore:.*ray_remote_args")  # as pipeline/run/flow.py does
+def test_those_that_were_with_the_culprit_are_not_taken_aside(tmp_path):
+    import ray
+    import ray.data
+
+    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers do not find this file
+    start_ray(Cluster(), "cpu")
+    ray.data.DataContext.get_current().enable_progress_bars = False
+    ledger = start_ledger()
+    log = tmp_path / "log"
+    watch = Watch("generate", functools.partial(Deadly, log), ledger)
+    units = ray.data.from_blocks([unit(first) for first in range(8)])
+    made = units.map_batches(
+        watched_actor("generate"),
+        batch_size=1,
+        batch_format="pyarrow",
+        zero_copy_batch=True,
+        fn_constructor_kwargs={"watch": watch},
+        num_cpus=0.6,
+        compute=ray.data.ActorPoolStrategy(size=1, enable_true_multi_threading=True),
+        max_concurrency=AT_ONCE,
+        max_restarts=-1,
+        max_task_retries=-1,
+    )
+    rows = sorted(
+        (row for batch in made.iter_batches(batch_size=1, batch_format="pyarrow") for row in [unpack(batch)]),
+        key=lambda row: row.unit.first,
+    )
+    assert [row.unit.first for row in rows] == list(range(8))
+    statuses = [row.tables["requests"]["status"][0].as_py() for row in rows]
+    assert statuses == ["failed" if first == CULPRIT else "ok" for first in range(8)]
+    assert "died of SIGKILL on this sample alone" in rows[CULPRIT].tables["requests"]["error"][0].as_py()
+    lines = [line.split() for line in log.read_text().splitlines()]
+    begun = [int(first) for what, first, _ in lines if what == "begin"]
+    # twice in an actor (in company, then without), twice in processes aside (the unit, then its sample), and
+    # once more as what is written in its place
+    assert begun.count(CULPRIT) == 5
+    for first in set(range(8)) - {CULPRIT}:
+        assert begun.count(first) <= 2, lines  # once in bad company, and again
+    assert most_at_once(lines) == AT_ONCE
+
+
+def most_at_once(lines: list[list[str]]) -> int:
+    """How many units one process had at once."""
+    inside: dict[str, set[str]] = {}
+    most = 0
+    for what, first, pid in lines:
+        here = inside.setdefault(pid, set())
+        here.add(first) if what == "begin" else here.discard(first)
+        most = max(most, len(here))
+    return most
+
+
+def test_a_gate_lets_many_in():
+    gate, meeting = Gate(), threading.Barrier(3)
+
+    def enter():
+        with gate.together():
+            meeting.wait(timeout=60)  # for the two others, who are inside as well
+
+    threads = [threading.Thread(target=enter) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(timeout=60)
+    assert not meeting.broken and not any(thread.is_alive() for thread in threads)
+
+
+def test_a_gate_lets_one_in_alone():
+    gate, inside, seen = Gate(), [], []
+
+    def enter(way, name):
+        with way():
+            inside.append(name)
+            time.sleep(0.02)
+            seen.append(frozenset(inside))
+            inside.remove(name)
+
+    ways = [gate.together, gate.together, gate.together, gate.alone] * 6
+    threads = [threading.Thread(target=enter, args=(way, number)) for number, way in enumerate(ways)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(timeout=60)
+    assert len(seen) == len(ways)
+    loners = {number for number in range(len(ways)) if number % 4 == 3}
+    assert all(len(here) == 1 for here in seen if here & loners)

@@ -1,0 +1,48 @@
+"""What progress says, from the statistics of units."""
+
+import re
+
+from pipeline.run.progress import Progress
+
+
+def stats(first, stop, source_bytes, kept, failed=0):
+    rows = stop - first
+    status = {"ok": rows - failed, "bad_image": failed}
+    totals = {"rows": rows, "status": status, "visual_tokens_kept": kept}
+    return {"unit": [0, first, stop, False], "source_bytes": source_bytes, "totals": [totals]}
+
+
+def test_before_the_first_unit_it_says_that_it_starts():
+    assert Progress(total_bytes=100, known_samples=None).line().startswith("starting")
+
+
+def test_the_line_counts_samples_tokens_and_failures():
+    progress = Progress(total_bytes=400, known_samples=8)
+    progress.add(stats(0, 2, 100, kept=200))
+    assert "2/8 samples" in progress.line()
+    assert "/s" not in progress.line(), "one unit tells of the start-up, not of the rate"
+    progress.add(stats(2, 4, 100, kept=100, failed=1))
+    assert "/s" not in progress.line(), "nor do two that came within one second"
+    progress.steady_since -= 30
+    line = progress.line()
+    assert "4/8 samples" in line
+    assert "100 visual tokens kept" in line
+    assert "1 failed rows" in line
+    assert re.search(r"\d/s \| ETA \d+:\d\d:\d\d", line)
+
+
+def test_the_remaining_time_follows_the_bytes():
+    progress = Progress(total_bytes=1000, known_samples=None)
+    progress.add(stats(0, 1, 100, kept=1))
+    progress.add(stats(1, 2, 300, kept=1))
+    assert progress._eta(elapsed=30.0) == "0:01:00"
+
+
+def test_the_last_line_tells_all_where_there_is_no_terminal(capsys):
+    with Progress(total_bytes=1000, known_samples=3) as progress:
+        progress.add(stats(0, 2, 100, kept=1))
+        progress.add(stats(2, 3, 100, kept=1))
+    assert capsys.readouterr().err.splitlines()[-1].startswith("3/3 samples")
+    with Progress(total_bytes=1000, known_samples=3):
+        pass
+    assert capsys.readouterr().err == ""

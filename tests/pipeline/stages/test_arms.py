@@ -1,0 +1,113 @@
+"""Several arms in one run: each output as if its arm had run alone, and nothing made twice."""
+
+import dataclasses
+
+import pytest
+
+from pipeline.demo.scenes import write_shards
+from pipeline.output.units import Unit
+from pipeline.run.prepare import prepare, prepare_all
+from pipeline.sources.webdataset import WebDataset
+from pipeline.stages.arms import Arm, reduction_order, with_budgets
+from pipeline.stages.rows import UnitRow
+from pipeline.storage.uris import Storage
+from pipeline.support.errors import ConfigError
+from tests.support.runs import answer_here, lasting, make_config, read_units, rows, unit_names
+from trim import Full, Random, Trim
+
+TRIM = Arm("trim", Trim(), {"name": "trim"}, "trim")
+FULL = Arm("full", Full(), {"name": "full"}, "full")
+CHANCE = Arm("chance", Random(num_kept=1), {"name": "random"}, "chance", budget_of="trim")
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory):
+    """Five pictures with their questions in two shards."""
+    folder = tmp_path_factory.mktemp("scenes")
+    writing = {"samples": 5, "samples_per_shard": 3, "split": "val", "seed": 0, "storage": Storage()}
+    assert len(list(write_shards(str(folder), **writing))) == 2
+    return WebDataset(path=str(folder))
+
+
+@pytest.fixture(scope="module")
+def compared(tmp_path_factory, random_checkpoint, scenes):
+    output = tmp_path_factory.mktemp("compared")
+    config = make_config(random_checkpoint, scenes, output, unit_samples=2)
+    config = dataclasses.replace(config, arms=(CHANCE, FULL, TRIM))
+    answer_here(config)
+    return config, output
+
+
+def test_each_arm_is_as_if_it_had_run_alone(compared, tmp_path, random_checkpoint, scenes):
+    _, output = compared
+    for arm in (FULL, TRIM):
+        alone = make_config(random_checkpoint, scenes, tmp_path / arm.name, unit_samples=2)
+        answer_here(dataclasses.replace(alone, arms=(dataclasses.replace(arm, folder=""),)))
+        assert unit_names(output / arm.name) == unit_names(tmp_path / arm.name)
+        assert lasting(rows(output / arm.name)) == lasting(rows(tmp_path / arm.name))
+
+
+def test_a_budget_is_the_other_arms_number_request_by_request(compared):
+    _, output = compared
+    trim, chance = rows(output / "trim"), rows(output / "chance")
+    assert [row["visual_tokens_kept"] for row in chance] == [row["visual_tokens_kept"] for row in trim]
+    kept = [(one["kept_patches"], other["kept_patches"]) for one, other in zip(trim, chance, strict=True)]
+    assert any(one != other for one, other in kept if one is not None)
+
+
+def test_a_rerun_makes_just_the_missing_file_of_one_arm(compared):
+    config, output = compared
+    name = unit_names(output / "chance")[1]
+    before = {arm: read_units(output / arm) for arm in ("full", "trim", "chance")}
+    lost = output / "chance" / "data" / name
+    lost.unlink()
+    times = {path: path.stat().st_mtime_ns for path in output.rglob("*.parquet")}
+    answer_here(config)
+    assert {path: path.stat().st_mtime_ns for path in times} == times
+    table, _ = read_units(output / "chance")[name]
+    was, _ = before["chance"][name]
+    assert lasting(table.to_pylist()) == lasting(was.to_pylist())
+    assert not prepare(config).pending
+
+
+def test_arms_of_one_folder_must_be_of_one_listing(compared, tmp_path):
+    config, output = compared
+    (tmp_path / "trim").mkdir()
+    (output / "trim" / "plan").rename(tmp_path / "plan")
+    try:
+        assert not prepare(config).pending, "a plan that is gone is copied from the others"
+        assert (output / "trim" / "plan").is_dir()
+        other = dataclasses.replace(config.options, limit=1, output=str(tmp_path / "other"))
+        elsewhere = dataclasses.replace(config, options=other)
+        with pytest.raises(ConfigError, match="started on different listings"):
+            prepare_all([elsewhere, config])
+    finally:
+        for part in (tmp_path / "plan").iterdir():
+            part.rename(output / "trim" / "plan" / part.name)
+
+
+def test_arms_take_turns():
+    numbers = [UnitRow(Unit(0, 8 * unit, 8 * unit + 8, False), {}).arms(3) for unit in range(4)]
+    assert numbers == [[0, 1, 2], [1, 2, 0], [2, 0, 1], [0, 1, 2]]
+    lacking = UnitRow(Unit(0, 0, 8, True), {}, {"arms": [2, 4]})
+    assert lacking.arms(5) == [2, 4]
+
+
+def test_an_arm_comes_after_the_one_whose_tokens_it_counts():
+    assert reduction_order((CHANCE, FULL, TRIM)) == [1, 2, 0]
+    assert with_budgets((CHANCE, FULL, TRIM), [0]) == {0, 2}
+    assert with_budgets((CHANCE, FULL, TRIM), [1]) == {1}
+
+
+@pytest.mark.parametrize(
+    ("arms", "message"),
+    [
+        ((FULL, FULL), "a name stands twice"),
+        ((CHANCE, FULL), "arms.chance.budget_of: 'trim' is none of"),
+        ((dataclasses.replace(TRIM, budget_of="chance"), CHANCE), "leads back to it"),
+        ((dataclasses.replace(TRIM, budget_of="trim"),), "leads back to it"),
+    ],
+)
+def test_budgets_that_cannot_be_counted(arms, message):
+    with pytest.raises(ConfigError, match=message):
+        reduction_order(arms)

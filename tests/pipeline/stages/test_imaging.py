@@ -1,0 +1,150 @@
+"""Encoded bytes to RGB: every mode that files come in, and what is refused."""
+
+import io
+import struct
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image, ImageOps
+
+from pipeline.stages.imaging import Imaging, decode
+from pipeline.support import memory
+from pipeline.support.errors import BadImage
+
+
+def encoded(image, kind, **options):
+    sink = io.BytesIO()
+    image.save(sink, kind, **options)
+    return sink.getvalue()
+
+
+GRADIENT = Image.fromarray(np.linspace(0, 255, 60 * 40 * 3).reshape(40, 60, 3).astype(np.uint8))
+
+
+@pytest.mark.parametrize(
+    ("image", "kind"),
+    [
+        (GRADIENT, "JPEG"),
+        (GRADIENT, "PNG"),
+        (GRADIENT, "WEBP"),
+        (GRADIENT.convert("L"), "JPEG"),
+        (GRADIENT.convert("CMYK"), "JPEG"),
+        (GRADIENT.convert("P"), "PNG"),
+        (GRADIENT.convert("RGBA"), "PNG"),
+        (GRADIENT.convert("LA"), "PNG"),
+        (GRADIENT.convert("1"), "PNG"),
+    ],
+)
+def test_every_mode_becomes_rgb(image, kind):
+    rgb, width, height = decode(encoded(image, kind), Imaging())
+    assert (rgb.mode, rgb.size, width, height) == ("RGB", (60, 40), 60, 40)
+
+
+def test_sixteen_bits_keep_their_range():
+    deep = Image.fromarray((np.arange(60 * 40).reshape(40, 60) * 27).astype(np.uint16))
+    rgb, *_ = decode(encoded(deep, "PNG"), Imaging())
+    expected = (np.arange(60 * 40).reshape(40, 60) * 27) >> 8
+    assert np.abs(np.asarray(rgb)[..., 0].astype(int) - expected).max() <= 1
+
+
+def test_exif_turns_the_picture_but_not_its_stored_size():
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    rgb, width, height = decode(encoded(GRADIENT, "JPEG", exif=exif), Imaging())
+    assert (rgb.size, width, height) == ((40, 60), 60, 40)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"plain text",
+        encoded(GRADIENT, "JPEG")[:300],
+        encoded(GRADIENT, "GIF"),
+        encoded(GRADIENT, "TIFF"),
+    ],
+    ids=["empty", "text", "truncated", "gif", "tiff"],
+)
+def test_what_cannot_be_decoded_is_a_bad_image(data):
+    with pytest.raises(BadImage, match="cannot be decoded"):
+        decode(data, Imaging())
+
+
+def test_a_bomb_is_refused_before_it_is_decoded():
+    bomb = encoded(Image.new("1", (20_000, 10_000)), "PNG")
+    with pytest.raises(BadImage, match="20000 x 10000 pixels"):
+        decode(bomb, Imaging())
+    with pytest.raises(BadImage, match="max_pixels"):
+        decode(encoded(GRADIENT, "PNG"), Imaging(max_pixels=100))
+
+
+@pytest.mark.parametrize("turn", range(1, 9))
+def test_each_exif_orientation_is_that_of_pillow(turn):
+    exif = Image.Exif()
+    exif[0x0112] = turn
+    data = encoded(GRADIENT, "PNG", exif=exif)
+    expected = ImageOps.exif_transpose(Image.open(io.BytesIO(data)))
+    assert decode(data, Imaging())[0].tobytes() == expected.tobytes()
+
+
+def test_no_other_plug_in_is_reached():
+    """Whatever Pillow can write besides the three formats is refused; of a JPEG with several, the first."""
+    Image.init()
+    rest = sorted(set(Image.SAVE) - {"JPEG", "PNG", "WEBP", "MPO"})
+    assert len(rest) > 20
+    refused = 0
+    for kind in rest:
+        try:
+            data = encoded(GRADIENT, kind)
+        except (OSError, ValueError, KeyError, RuntimeError):  # not in this mode, or not built in
+            continue
+        if data[:2] != b"\xff\xd8":  # one that is a JPEG under another name is one
+            with pytest.raises(BadImage, match="no JPEG, PNG or WebP"):
+                decode(data, Imaging())
+            refused += 1
+    assert refused > 10
+    several = encoded(GRADIENT, "MPO", save_all=True, append_images=[GRADIENT.rotate(90)])
+    assert (
+        decode(several, Imaging())[0].tobytes() == decode(encoded(GRADIENT, "JPEG"), Imaging())[0].tobytes()
+    )
+
+
+def chunk(kind, data):
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+ZEROS = zlib.compress(bytes(300 << 20), 9)  # 300 KB
+
+
+@pytest.mark.parametrize("place", [33, -12], ids=["before", "behind"])
+@pytest.mark.parametrize(
+    "bomb",
+    [b"zTXt" + b"Comment\0\0", b"iTXt" + b"Comment\0\1\0\0\0", b"iCCP" + b"icc\0\0"],
+    ids=lambda bomb: bomb[:4],
+)
+def test_a_bomb_beside_the_pixels_is_not_inflated(bomb, place):
+    """300 MB of text or profile in a PNG: within 100 MB it is a fault or passed over."""
+    png = encoded(GRADIENT, "PNG")
+    data = png[:place] + chunk(bomb[:4], bomb[4:] + ZEROS) + png[place:]
+    with memory.at_most(100 << 20):
+        try:
+            assert decode(data, Imaging())[0].size == (60, 40)
+        except BadImage as fault:
+            assert "memory" not in str(fault).lower()
+
+
+def test_an_animation_with_a_huge_canvas_is_refused_before_it_is_decoded():
+    one = encoded(GRADIENT, "WEBP", save_all=True, append_images=[GRADIENT.rotate(90)])
+    at = one.index(b"VP8X") + 12
+    with pytest.raises(BadImage):
+        decode(one[:at] + b"\x00\x3f\x00" * 2 + one[at + 6 :], Imaging())
+
+
+def test_a_jpeg_of_very_many_scans_is_refused():
+    """Each scan is a pass over all pixels: of some bytes each, they would take hours."""
+    jpeg = encoded(Image.new("L", (4000, 4000)), "JPEG", progressive=True)
+    at = jpeg.rindex(b"\xff\xda")
+    with pytest.raises(BadImage, match="scans"):
+        decode(jpeg[:at] + jpeg[at:-2] * 2000 + jpeg[-2:], Imaging())
+    assert decode(jpeg, Imaging())[1:] == (4000, 4000)

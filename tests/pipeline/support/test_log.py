@@ -1,0 +1,69 @@
+"""`log=json`: one JSON object a line, with the run's id, and without credentials."""
+
+import json
+import logging
+import warnings
+
+import pytest
+
+from pipeline.run.progress import Progress
+from pipeline.support import log
+
+
+@pytest.fixture(autouse=True)
+def text_again():
+    yield
+    log.start("text", str)
+
+
+def lines(capsys) -> list[dict]:
+    return [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+
+
+def test_events_tell_which_run_they_are_of(capsys):
+    log.start("json", lambda text: text.replace("secret", "***"))
+    log.event("start", shards=3)
+    log.bind(run_id="abc", output="s3://secret@bucket/out")
+    log.event("end", "3 rows\nsecret", level=logging.ERROR, named=[{"error": "secret"}])
+    start, end = lines(capsys)
+    assert start.pop("time") <= end.pop("time")
+    assert start == {"level": "info", "event": "start", "run_id": None, "output": None, "shards": 3}
+    assert end == {
+        **{"level": "error", "event": "end", "run_id": "abc", "output": "s3://***@bucket/out"},
+        **{"named": [{"error": "***"}], "message": "3 rows\n***"},
+    }
+
+
+def test_what_libraries_log_and_warn_of_is_an_event_too(capsys):
+    log.start("json", str)
+    log.bind(run_id="abc", output="out")
+    logging.getLogger("some.library").warning("beware of %s", "this")
+    logging.getLogger("some.library").info("nothing")
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        log.start("json", str)
+        warnings.warn("old", UserWarning, stacklevel=1)
+    logged, warned = lines(capsys)
+    assert (logged["event"], logged["message"], logged["logger"]) == ("log", "beware of this", "some.library")
+    assert (logged["level"], logged["run_id"]) == ("warning", "abc")
+    assert warned["event"] == "warning" and "UserWarning: old" in warned["message"]
+
+
+def test_text_tells_no_events(capsys):
+    log.start("json", str)
+    log.start("text", str)
+    log.event("start")
+    assert capsys.readouterr().err == ""
+
+
+def test_progress_is_an_event(capsys):
+    log.start("json", str)
+    totals = {"rows": 2, "status": {"ok": 1, "bad_image": 1}, "visual_tokens_kept": 7}
+    with Progress(total_bytes=100, known_samples=4) as progress:
+        for first in (0, 1):
+            progress.add({"unit": [0, first, first + 1, False], "source_bytes": 25, "totals": [totals]})
+        progress.steady_since -= 2  # seconds, enough for a rate
+    (told,) = lines(capsys)
+    assert (told["event"], told["samples"], told["samples_in_all"]) == ("progress", 2, 4)
+    assert (told["status"], told["mean_visual_tokens_kept"]) == ({"ok": 2, "bad_image": 2}, 7)
+    assert told["samples_per_s"] > 0 and told["left_s"] > 0

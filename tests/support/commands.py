@@ -1,0 +1,77 @@
+"""How tests run a command: in this process, or as users do."""
+
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+TRIMLINE = str(Path(sys.executable).with_name("trimline"))
+
+
+def trimline(*arguments: str, timeout: float = 500, **environment: str) -> subprocess.CompletedProcess[str]:
+    """The installed command, in a process of its own."""
+    return subprocess.run(
+        [TRIMLINE, *arguments],
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+    )
+
+
+@dataclass
+class Annotate:
+    """`trimline annotate` in this process: seconds less than a process of its own, and as real."""
+
+    capture: pytest.CaptureFixture[str]
+
+    def __call__(self, *overrides: str) -> tuple[int, str, str]:
+        """Exit status, stdout and stderr."""
+        from jobs.common.entry import run_command
+
+        given = {override.lstrip("+~").partition("=")[0] for override in overrides}
+        defaults = [
+            f"{key}={value}"
+            for key, value in (("source.path", "pictures"), ("output", "out"))
+            if key not in given and "-m" not in overrides
+        ]
+        self.capture.readouterr()
+        status = run_command("annotate", [*overrides, *defaults])
+        told = self.capture.readouterr()
+        return status, told.out, told.err
+
+    def refused(self, *overrides: str) -> str:
+        """The line by which the overrides are refused: one, with status 2, before Ray starts."""
+        status, out, err = self(*overrides)
+        assert status == 2, err
+        assert out == ""
+        assert err.startswith("trimline annotate: ")
+        assert err.count("\n") == 1 and err.endswith("\n"), f"not one line: {err}"
+        return err.removeprefix("trimline annotate: ").rstrip()
+
+
+def compose(*overrides: str):
+    """The frozen configuration that the overrides stand for, as `trimline annotate` makes it."""
+    from hydra import compose as hydra_compose
+    from hydra import initialize_config_dir
+    from hydra.core.hydra_config import HydraConfig
+
+    from jobs.common.configs import make_config
+    from jobs.common.entry import CONF
+
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        tree = hydra_compose("annotate", list(overrides), return_hydra_config=True)
+    HydraConfig.instance().set_config(tree)
+    del tree._content["hydra"]
+    return make_config(tree)
+
+
+def begin(*overrides: str) -> None:
+    """Everything that a run does before it starts Ray: leaves an output that is not finished."""
+    from pipeline.run.prepare import prepare
+
+    prepare(compose(*overrides))

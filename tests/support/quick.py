@@ -1,0 +1,94 @@
+"""Outputs without models: plan, units, statuses and files are real, only the answers are made up."""
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline.output.manifest import agree, make_manifest
+from pipeline.output.plan import load_plan, make_plan, share_plan
+from pipeline.output.summary import summarise
+from pipeline.output.units import Finished, UnitLimits
+from pipeline.run.prepare import ArmState, Prepared
+from pipeline.sources.task import Task, requests_of
+from pipeline.sources.webdataset import WebDataset
+from pipeline.stages.read import read_shard
+from pipeline.stages.rows import UnitRow, pack, unpack
+from pipeline.stages.write import ArmOutput, write_unit
+from pipeline.storage.uris import Storage, canonical, list_names
+from pipeline.support.schema import REQUESTS, VOLATILE
+from tests.support.tars import write_tar
+
+HERE = Storage()
+TASK = Task(source_questions=True)
+
+
+def quick_answer(source: Any, output: Path, *arms: str, **limits: int) -> None:
+    """Make every unit file that is missing, as a run does; then summary.json and _SUCCESS."""
+    prepared = quick_prepare(source, output, *arms, **limits)
+    outputs = tuple(
+        ArmOutput(state.folder, "full", state.manifest.fingerprint, "run", "none")
+        for state in prepared.states
+    )
+    for number in prepared.pending:
+        shard = prepared.plan.shard(number, HERE)
+        _, finished, partly = prepared.missing(number)
+        reading = {"storage": HERE, "task": TASK, "limits": UnitLimits(**limits)}
+        for unit in read_shard(source, shard, finished=finished, partly=partly, **reading):
+            row = _answered(unpack(unit), len(outputs))
+            write_unit(pack(row), outputs=outputs, storage=HERE, attempt="1")
+    for state in quick_prepare(source, output, *arms, **limits).states:
+        assert all(state.finished.has_shard(shard) for shard in range(len(prepared.plan)))
+        summary = summarise(state.folder, prepared.plan, state.finished, HERE)
+        if not summary["failed_shards"]:
+            Path(state.folder.removeprefix("file://"), "_SUCCESS").touch()
+
+
+def quick_prepare(source: Any, output: Path, *arms: str, **limits: int) -> Prepared:
+    """What a run knows before it starts, with as little of a configuration as there can be."""
+    told = {"source": source, "task": TASK}
+    settings: dict[str, Any] = {
+        name: {"_target_": f"{type(part).__module__}.{type(part).__qualname__}", **vars(part)}
+        for name, part in told.items()
+    }
+    settings["max_questions"] = UnitLimits(**limits).max_questions
+    folders = [canonical(str(output / arm), HERE) for arm in arms or ("",)]
+    plan = load_plan(folders[0], HERE) or make_plan(folders[0], source, None, HERE)
+    states = []
+    for folder in folders:
+        share_plan(plan, folder, HERE)
+        manifest = make_manifest(folder, {"limits": limits}, settings)
+        agree(folder, manifest, HERE)
+        names = list_names(*HERE.open(f"{folder}/data"))
+        states.append(ArmState(SimpleNamespace(), folder, manifest, Finished(names)))
+    return Prepared(plan, SimpleNamespace(), tuple(states))
+
+
+def quick_outputs(folder: Path) -> None:
+    """In units of two samples: an output in `out`, and a comparison of two arms in `arms`."""
+    source = WebDataset(path=str(write_tar(folder / "a.tar", 5, questions=2, width=24)))
+    quick_answer(source, folder / "out", unit_samples=2)
+    quick_answer(source, folder / "arms", "full", "trim", unit_samples=2)
+
+
+def _answered(row: UnitRow, arms: int) -> UnitRow:
+    """Samples as requests that are answered, those with a fault as they are."""
+    requests = []
+    for sample in row.tables["samples"].to_pylist():
+        for request in requests_of(row.unit.shard, sample):
+            said = {"prediction": "yes", "generated_tokens": 1} if sample["status"] == "ok" else {}
+            lasting = {name: sample[name] for name in ("sample", "sample_key", "status", "error")}
+            requests.append({**lasting, **request, **said})
+    lines = [{"arm": arm, **request} for arm in range(arms) for request in requests]
+    for stage in ("decode", "encode", "generate"):
+        row = row.passed(stage, 0.0, {})
+    return row.passed("generate", 0.0, {"requests": pa.Table.from_pylist(lines, schema=REQUESTS)})
+
+
+def lasting_rows(output: Path) -> list[dict[str, Any]]:
+    """All rows of an output, in order, without what differs between two runs."""
+    files = sorted(file for file in (output / "data").iterdir() if not file.name.startswith("."))
+    table = pa.concat_tables(pq.ParquetFile(file).read() for file in files)
+    return table.drop_columns(list(VOLATILE)).to_pylist()

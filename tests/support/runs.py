@@ -1,0 +1,124 @@
+"""Whole runs as tests make them: a configuration in one call, and what an output holds."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline.engines.transformers import Transformers
+from pipeline.models.config import Decoding, Model
+from pipeline.output.units import Unit, UnitLimits
+from pipeline.run.cluster.resources import ActorResources, Cluster
+from pipeline.run.config import RunConfig, RunOptions
+from pipeline.run.flow import outputs_of
+from pipeline.run.prepare import prepare
+from pipeline.sources.base import Source
+from pipeline.sources.task import Task
+from pipeline.stages.arms import Arm
+from pipeline.stages.decode import decode_unit
+from pipeline.stages.encode import Encode
+from pipeline.stages.generate import Generate
+from pipeline.stages.imaging import Imaging
+from pipeline.stages.read import read_shard
+from pipeline.stages.write import write_unit
+from pipeline.storage.uris import Storage, list_names
+from pipeline.support.schema import VOLATILE
+from trim import Full, Trim
+
+TEMPLATE = (
+    "A chat between a curious human and an artificial intelligence assistant. The assistant gives helpful, "
+    "detailed, and polite answers to the human's questions. USER: <image>\n{question} ASSISTANT:"
+)
+REDUCERS = {"full": Full(), "trim": Trim()}
+# one thread each: actors that share two cores would wait for one another's threads
+CLUSTER = Cluster(
+    encode=ActorResources(num_cpus=0.5, threads=1),
+    generate=ActorResources(num_cpus=0.6, threads=1),
+)
+
+
+def make_config(
+    checkpoint: Path,
+    source: Source,
+    output: str | Path,
+    *,
+    reducer: str = "full",
+    storage: Storage | None = None,
+    max_new_tokens: int = 4,
+    token_budget: int = 16384,
+    extend: bool = False,
+    **limits: int,
+) -> RunConfig:
+    """A run over the source's own questions with the random checkpoint, greedy and in float32."""
+    model = Model(
+        name="random", path=str(checkpoint / "llava"), clip=str(checkpoint / "clip"), template=TEMPLATE
+    )
+    unit_limits = UnitLimits(**limits)
+    task = Task(source_questions=True)
+    told = {"source": source, "task": task}
+    settings = {
+        name: {"_target_": f"{type(part).__module__}.{type(part).__qualname__}", **vars(part)}
+        for name, part in told.items()
+    }
+    return RunConfig(
+        options=RunOptions(output=str(output), extend=extend, device="cpu"),
+        limits=unit_limits,
+        source=source,
+        task=task,
+        model=model,
+        arms=(Arm(reducer, REDUCERS[reducer], {"name": reducer}),),
+        engine=Transformers(token_budget=token_budget),
+        decoding=Decoding(max_new_tokens=max_new_tokens),
+        imaging=Imaging(),
+        storage=storage or Storage(),
+        cluster=CLUSTER,
+        settings={**settings, "max_questions": unit_limits.max_questions},
+    )
+
+
+def answer_here(config: RunConfig, attempt: str = "1") -> None:
+    """Every unit through the very functions of the stages, one by one in this process, without Ray."""
+    prepared = prepare(config)
+    shared = {"geometry": prepared.geometry, "model": config.model, "arms": config.arms}
+    shared |= {"device": "cpu", "threads": None}
+    encode = Encode(clip_text=config.clip_text, suffix=config.task.suffix, **shared)
+    generate = Generate(engine=config.engine, decoding=config.decoding, seed=config.options.seed, **shared)
+    outputs = outputs_of(config, prepared)
+    reading = {"storage": config.storage, "task": config.task, "limits": config.limits}
+    for number in prepared.pending:
+        shard = prepared.plan.shard(number, config.storage)
+        _, finished, partly = prepared.missing(number)
+        for unit in read_shard(config.source, shard, finished=finished, partly=partly, **reading):
+            decoded = decode_unit(unit, model=config.model, imaging=config.imaging)
+            write_unit(generate(encode(decoded)), outputs=outputs, storage=config.storage, attempt=attempt)
+
+
+def unit_names(output: str | Path, storage: Storage | None = None) -> list[str]:
+    """The names of an output's unit files, sorted; nothing else may lie beside them."""
+    fs, folder = (storage or Storage()).open(str(output))
+    names = sorted(list_names(fs, f"{folder}/data"))
+    assert all(Unit.of_file(name) for name in names), names
+    return names
+
+
+def read_units(output: str | Path, storage: Storage | None = None) -> dict[str, tuple[pa.Table, dict]]:
+    """Each unit file's rows and footer by its name."""
+    fs, folder = (storage or Storage()).open(str(output))
+    found = {}
+    for name in unit_names(output, storage):
+        with fs.open(f"{folder}/data/{name}", "rb") as file:
+            table = pq.read_table(file, page_checksum_verification=True)
+        found[name] = (table, json.loads(table.schema.metadata[b"trimline"]))
+    return found
+
+
+def rows(output: str | Path, storage: Storage | None = None) -> list[dict[str, Any]]:
+    """All rows of an output in the order of its files."""
+    return [row for table, _ in read_units(output, storage).values() for row in table.to_pylist()]
+
+
+def lasting(found: list[dict[str, Any]], *also: str) -> list[dict[str, Any]]:
+    """Rows without what differs between two runs that answered alike, and without the columns `also`."""
+    return [{name: value for name, value in row.items() if name not in (*VOLATILE, *also)} for row in found]

@@ -1,0 +1,145 @@
+"""The laws of the house: the order of the rooms, no circles, one map, one meaning for a name."""
+
+import ast
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping
+from functools import cache
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+# Each room imports from its own files and from rooms before it.
+ROOMS = (
+    *("support", "storage", "sources", "models", "output", "engines", "stages", "run", "demo"),
+    *("verify", "status", "export", "evaluate", "compare", "report", "benchmark", "planner", "train_demo"),
+)
+ORDER = ("trim", *(f"pipeline/{room}" for room in ROOMS), "jobs/common", "jobs")
+# Plug-ins of one kind have functions of one name: each file of the folder is one of them.
+PLUGINS = {
+    "jobs": {"run"},
+    "pipeline/benchmark": {"measure", "table"},
+}
+# To be mended: this list only shrinks.
+SAME_NAMES = {
+    *(
+        "Answer",
+        "Asked",
+        "Plan",
+        "Request",
+        "Sample",
+        "Task",
+        "bytes_of",
+        "choose",
+        "clock",
+        "gather",
+        "interval",
+    ),
+    *("json_lines", "main", "make", "measure", "merge", "number", "of_run", "pack", "plain", "reducer_names"),
+    *("require", "rouge_l", "seconds_of", "spread", "table", "write_report"),
+}
+
+
+@cache
+def sources() -> dict[str, Path]:
+    """Every module of the three packages, by its dotted name."""
+    paths = (path for package in ("trim", "pipeline", "jobs") for path in (ROOT / package).rglob("*.py"))
+    return {_module(path): path for path in paths}
+
+
+def _module(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def room_of(module: str) -> str:
+    """The longest entry of ORDER that a module lies in."""
+    path = module.replace(".", "/")
+    rooms = [room for room in ORDER if path == room or path.startswith(f"{room}/")]
+    return max(rooms, key=len) if rooms else path
+
+
+@cache
+def imports_of(module: str) -> frozenset[str]:
+    """The modules of ours that a module imports anywhere, within functions and type checks, too."""
+    imported = set()
+    for node in ast.walk(ast.parse(sources()[module].read_text())):
+        if isinstance(node, ast.Import):
+            imported |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            below = {f"{node.module}.{alias.name}" for alias in node.names}
+            imported |= {name if name in sources() else node.module for name in below}
+    return frozenset(name for name in imported if name in sources() and name != module)
+
+
+@pytest.mark.parametrize("module", sorted(sources()))
+def test_a_room_imports_only_from_rooms_before_it(module):
+    here = room_of(module)
+    if here == "pipeline":
+        assert not imports_of(module)
+        return
+    assert here in ORDER, f"{module} lies in no room"
+    above = {name for name in imports_of(module) if ORDER.index(room_of(name)) > ORDER.index(here)}
+    assert not above, f"{module} imports from rooms above {here}: {', '.join(sorted(above))}"
+
+
+def test_no_files_import_one_another_in_a_circle():
+    graph = {module: {name for name in imports_of(module) if _is_file(name)} for module in sources()}
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        pytest.fail(f"a circle of imports: {' <- '.join(error.args[1])}")
+
+
+def _is_file(module: str) -> bool:
+    return sources()[module].name != "__init__.py"
+
+
+def test_the_tree_has_the_rooms_of_the_order_and_no_others():
+    folders = {path.name for path in (ROOT / "pipeline").iterdir() if (path / "__init__.py").is_file()}
+    flat = {path.stem for path in (ROOT / "pipeline").glob("*.py")} - {"__init__"}
+    assert folders | flat == set(ROOMS)
+    assert len(flat) <= 2
+
+
+def test_the_map_of_contributing_has_every_room_in_its_order():
+    lines = re.findall(r"^\W*((?:pipeline|jobs|trim)[/\w]*?)/?(?:\.py)?`?\s*[| ]", _map(), re.MULTILINE)
+    listed = [line for line in lines if line.startswith("pipeline/")]
+    rooms = [line for line in listed if line.count("/") == 1]
+    assert rooms == [f"pipeline/{room}" for room in ROOMS]
+    assert {"trim", "jobs", "jobs/common"} <= set(lines)
+    folders = {path.parent.relative_to(ROOT) for path in (ROOT / "pipeline").rglob("*/__init__.py")}
+    assert {str(folder) for folder in folders} - {"pipeline"} | {"pipeline/export"} == set(listed)
+
+
+def _map() -> str:
+    """The section of CONTRIBUTING.md called "Map"."""
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    return re.split(r"^## ", text.partition("\n## Map")[2], maxsplit=1, flags=re.MULTILINE)[0]
+
+
+def public_names() -> Iterator[tuple[str, str, str]]:
+    """Kind, name and module of every public class and function that stands at a module's top."""
+    for module, path in sources().items():
+        for node in ast.parse(path.read_text()).body:
+            if isinstance(node, ast.ClassDef | ast.FunctionDef) and not node.name.startswith("_"):
+                yield type(node).__name__, node.name, module
+
+
+def test_no_name_has_two_meanings():
+    places: Mapping[tuple[str, str], list[str]] = defaultdict(list)
+    for kind, name, module in public_names():
+        if name not in PLUGINS.get(str(sources()[module].parent.relative_to(ROOT)), ()):
+            places[kind, name].append(module)
+    twice = {f"{name}: {', '.join(modules)}" for (_, name), modules in places.items() if len(modules) > 1}
+    names = {name.partition(":")[0] for name in twice}
+    assert names <= SAME_NAMES, "\n".join(sorted(twice))
+    assert names >= SAME_NAMES, f"no longer needed: {SAME_NAMES - names}"
+
+
+def test_a_file_name_is_told_apart_without_its_folder():
+    """A name is shared by at most three files, each of the same kind in its room (`config`, `base`)."""
+    names = Counter(path.name for path in sources().values() if path.name != "__init__.py")
+    assert not {name: count for name, count in names.items() if count > 3}
