@@ -7,7 +7,11 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 VLLM_VENV ?= .venv-vllm
 
-.PHONY: demo test test-vllm chaos fuzz check lint format clean
+# The tests that share something costly run in one worker: tests/support/marks.py.
+PARALLEL := -n 2 --dist loadgroup --no-loadscope-reorder
+QUICK := not ray and not process and not nodes and not chaos and not demo and not slow
+
+.PHONY: demo test quick coverage test-vllm chaos fuzz check lint format clean
 
 demo: $(VENV)/.demo
 	$(BIN)/trimline compare dataset=scenes output=output
@@ -17,7 +21,15 @@ demo: $(VENV)/.demo
 	@echo "A page of both, to look at: output/report.html"
 
 test: $(VENV)/.test
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(PARALLEL) --durations=25
+
+# While you work: what needs no Ray, no processes and no patience.
+quick: $(VENV)/.test
+	$(BIN)/python -m pytest $(PARALLEL) -m "$(QUICK)"
+
+# Which lines the tests reach in their own processes; commands and Ray's workers run in others.
+coverage: $(VENV)/.test
+	$(BIN)/python -m pytest $(PARALLEL) --cov --cov-report=term
 
 # vLLM on the CPU, in an environment of its own: it wants another transformers. `make test` skips these tests.
 test-vllm: $(VLLM_VENV)/.test

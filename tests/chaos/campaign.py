@@ -5,10 +5,9 @@ import os
 import random
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,39 +15,15 @@ import duckdb
 import pytest
 
 from tests.support.processes import members, run
-from tests.support.runs import lasting, rows, unit_names
-from tests.support.tars import write_tar
+from tests.support.reference import QUESTIONS, SAMPLES, TRIMLINE, Reference
+from tests.support.runs import lasting, rows
 
-TRIMLINE = str(Path(sys.executable).with_name("trimline"))
-SETTINGS = [
-    *("source=webdataset", "task=vqa", "model=random", "reducer=trim", "decoding.max_new_tokens=2"),
-    *("cluster.encode.threads=1", "cluster.generate.threads=1", "device=cpu"),
-    "unit_bytes=6000",  # ranges vary with the images' sizes
-]
-TARS, SAMPLES, QUESTIONS = 3, 40, 2
 long = pytest.mark.skipif(not os.environ.get("TRIMLINE_CHAOS_ALL"), reason="takes minutes: make chaos")
 
 
 @dataclass
-class Campaign:
-    """One input, the answers of a run that nothing disturbed, and what has been done to others."""
-
-    folder: Path
-    tars: str
-    whole: Path
-    rows: list[dict[str, Any]] = field(default_factory=list)
-    names: list[str] = field(default_factory=list)
-    seconds: float = 0.0  # of the undisturbed run
-
-    def command(self, output: str, *more: str, tars: str | None = None) -> list[str]:
-        return [
-            TRIMLINE,
-            "annotate",
-            f"source.path={tars or self.tars}",
-            f"output={output}",
-            *SETTINGS,
-            *more,
-        ]
+class Campaign(Reference):
+    """The undisturbed run, and what has been done to others."""
 
     def log(self, fault: str, **told: Any) -> None:
         """Write down a fault that fell: $TRIMLINE_CHAOS_LOG gets a line of JSON for each."""
@@ -57,21 +32,6 @@ class Campaign:
         if place := os.environ.get("TRIMLINE_CHAOS_LOG"):
             with Path(place).open("a") as file:
                 print(line, file=file)
-
-
-def make(folder: Path) -> Campaign:
-    """Write the input and annotate it once in peace."""
-    for seed in range(TARS):
-        write_tar(folder / "tars" / f"{seed}.tar", SAMPLES, seed=seed, questions=QUESTIONS)
-    made = Campaign(folder, str(folder / "tars"), folder / "whole")
-    began = time.monotonic()
-    done = run(made.command(str(made.whole)), folder)
-    made.seconds = time.monotonic() - began
-    assert done.returncode == 0, done.stderr
-    made.rows, made.names = lasting(rows(made.whole)), unit_names(made.whole)
-    widths = {int(name[16:24]) - int(name[7:15]) for name in made.names}
-    assert len(made.names) > 20 and len(widths) > 2, "ranges must vary for this to mean much"
-    return made
 
 
 def prove(made: Campaign, output: Path, fault: str, **told: Any) -> None:
@@ -96,8 +56,8 @@ def counted(output: Path) -> tuple[int, int]:
     """Rows lost and doubled, by DuckDB over the files against the generator's own list."""
     expected = [
         (f"{seed:03d}/{index:06d}", f"q{seed}-{index}-{number}")
-        for seed in range(TARS)
-        for index in range(SAMPLES)
+        for seed, samples in enumerate(SAMPLES)
+        for index in range(samples)
         for number in range(1 + index % QUESTIONS)
     ]
     with duckdb.connect() as database:

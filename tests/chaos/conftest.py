@@ -1,11 +1,10 @@
-"""One input and one undisturbed run for all campaigns; `--chaos=long` runs them whole."""
+"""The undisturbed run that all campaigns are held against."""
 
 import pytest
 
 from tests.chaos.campaign import Campaign
-from tests.chaos.campaign import make as make_campaign
 
 
 @pytest.fixture(scope="session")
-def made(tmp_path_factory) -> Campaign:
-    return make_campaign(tmp_path_factory.mktemp("chaos"))
+def made(reference) -> Campaign:
+    return Campaign(**vars(reference))

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from pipeline.stages.encode import identity_of
-from tests.chaos.campaign import SETTINGS, TRIMLINE
 from tests.support.processes import run
+from tests.support.reference import SETTINGS, TRIMLINE
 from tests.support.runs import lasting, read_units, rows
 from tests.support.tars import add, jpeg
 

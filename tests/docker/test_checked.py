@@ -31,7 +31,7 @@ RAY = re.search(r"^ray==(.+)$", (ROOT / "constraints.txt").read_text(), re.MULTI
 
 def checked(*command: str | Path) -> str:
     """What a checker says; "" if all is well."""
-    done = subprocess.run([str(part) for part in command], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([str(part) for part in command], capture_output=True, text=True, timeout=200)
     return "" if done.returncode == 0 else done.stdout + done.stderr
 
 
@@ -121,7 +121,9 @@ def test_the_job_s_cluster_is_the_cluster_s():
 
 
 def test_ray_s_options_are_options_of_ray_start():
-    told = subprocess.run([BIN / "ray", "start", "--help"], capture_output=True, text=True, timeout=60).stdout
+    told = subprocess.run(
+        [BIN / "ray", "start", "--help"], capture_output=True, text=True, timeout=200
+    ).stdout
     there = set(re.findall(r"--[a-z-]+", told))
     given = set()
     for path in MANIFESTS:

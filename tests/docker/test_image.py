@@ -40,7 +40,8 @@ class Image:
     def run(self, *command: str) -> subprocess.CompletedProcess:
         """A command as in a container: with nothing of the tests' own environment on its paths."""
         path = f"{self.place}/bin:/usr/local/bin:/usr/bin:/bin"
-        return run(list(command), self.folder, PATH=path, PYTHONPATH="")
+        own = {"PATH": path, "PYTHONPATH": "", "XDG_CACHE_HOME": f"{self.folder}/cache"}
+        return run(list(command), self.folder, **own)
 
     def listed(self, instruction: str) -> list[str]:
         """The words of an instruction that has them as JSON."""
@@ -85,7 +86,7 @@ def install(command: str, build: Path, place: Path) -> None:
         (site / "lent.pth").write_text("".join(f"{path}\n" for path in lent))
     variables = {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "PIP_NO_DEPS": "1"}
     command = command.replace(" torch", " --dry-run torch")  # 200 MB that are lent, too
-    subprocess.run(["sh", "-ec", command], cwd=build, env=os.environ | variables, check=True, timeout=280)
+    subprocess.run(["sh", "-ec", command], cwd=build, env=os.environ | variables, check=True, timeout=500)
 
 
 def data_files(root: Path) -> set[str]:

@@ -1,7 +1,6 @@
 """Fixtures of the command line's tests."""
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,16 +9,10 @@ from tests.support.commands import Annotate
 from tests.support.tars import jpeg
 
 
-@pytest.fixture(scope="session", autouse=True)
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """What `demo:` names stand for is made here, once, and not in the user's own cache."""
-    folder = tmp_path_factory.mktemp("cache")
-    before = os.environ.get("XDG_CACHE_HOME")
-    os.environ["XDG_CACHE_HOME"] = str(folder)
-    yield folder / "trimline"
-    os.environ.pop("XDG_CACHE_HOME")
-    if before is not None:
-        os.environ["XDG_CACHE_HOME"] = before
+@pytest.fixture(scope="session")
+def cache() -> Path:
+    """Where what `demo:` names stand for is made once for all tests."""
+    return Path(os.environ["XDG_CACHE_HOME"]) / "trimline"
 
 
 def _no_ray(*_: object, **__: object) -> None:
@@ -40,4 +33,5 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def annotate(folder: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Annotate:
     """`trimline annotate` in this process, without Ray; it reads `pictures/` unless told otherwise."""
     monkeypatch.setattr("ray.init", _no_ray)
+    monkeypatch.setattr("ray.is_initialized", lambda: False)  # tests before may have started it
     return Annotate(capfd)

@@ -61,16 +61,11 @@ def test_what_is_wrong_is_told_before_anything_is_measured(folder, capfd, overri
 
 
 @pytest.mark.slow
-def test_efficiency_is_measured_printed_and_written(folder, capfd):
-    import ray
-
+def test_efficiency_is_measured_printed_and_written(ray, folder, capfd):
     part = ["benchmark.parts=[efficiency]", "benchmark.samples=4", "benchmark.rounds=1", "unit_samples=1"]
     small = ["benchmark.side=32", "decoding.max_new_tokens=1", "device=cpu", "benchmark.json=figures.json"]
     threads = ["cluster.encode.threads=1", "cluster.generate.threads=1"]
-    try:
-        assert run_command("benchmark", [*part, *small, *threads]) == 0
-    finally:
-        ray.shutdown()
+    assert run_command("benchmark", [*part, *small, *threads]) == 0
     told = capfd.readouterr().out
     written = json.loads((folder / "figures.json").read_text())
     assert written["machine"]["cores"] >= 1
@@ -85,15 +80,10 @@ def test_efficiency_is_measured_printed_and_written(folder, capfd):
 
 
 @pytest.mark.slow
-def test_one_question_and_ten_and_one_worker_and_two(folder, capfd):
-    import ray
-
+def test_one_question_and_ten_and_one_worker_and_two(ray, folder, capfd):
     part = ["benchmark.parts=[questions,workers]", "benchmark.rounds=1", "benchmark.question_images=3"]
     small = ["benchmark.samples=8", "benchmark.side=32", "unit_samples=1", "decoding.max_new_tokens=1"]
-    try:
-        assert run_command("benchmark", [*part, *small, "device=cpu", "benchmark.json=figures.json"]) == 0
-    finally:
-        ray.shutdown()
+    assert run_command("benchmark", [*part, *small, "device=cpu", "benchmark.json=figures.json"]) == 0
     told = capfd.readouterr().out
     written = json.loads((folder / "figures.json").read_text())
     seconds = written["questions"]["seconds_a_request"]

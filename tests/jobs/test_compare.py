@@ -1,5 +1,7 @@
 """`trimline compare`: real runs of several arms, from the command line to the report."""
 
+import contextlib
+import io
 import json
 
 import pyarrow.parquet as pq
@@ -22,23 +24,30 @@ SMALL += [
 ARMS = "arms={full: {}, trim: {}, chance: {reducer: random, budget_of: trim}, control: {}}"
 
 
+def compare(*overrides):
+    """`trimline compare` in this process: its exit status and what it printed."""
+    with contextlib.redirect_stdout(io.StringIO()) as told:
+        status = run_command("compare", overrides)
+    return status, told.getvalue()
+
+
 @pytest.fixture(scope="module")
-def compared(tmp_path_factory):
+def compared(ray, tmp_path_factory):
     """A comparison of four arms, twice: the second time with one file of one arm gone."""
     folder, scenes = tmp_path_factory.mktemp("compare"), tmp_path_factory.mktemp("scenes")
     writing = {"samples": 3, "samples_per_shard": 3, "split": "val", "seed": 0, "storage": Storage()}
     list(write_shards(str(scenes), **writing))
-    command = ["compare", ARMS, *SMALL, "dataset=scenes", f"dataset.root={scenes}", f"output={folder}"]
-    first = trimline(*command, timeout=280)
-    assert first.returncode == 0, first.stderr
+    command = [ARMS, *SMALL, "dataset=scenes", f"dataset.root={scenes}", f"output={folder}"]
+    status, _ = compare(*command)
+    assert status == 0
     lost = sorted((folder / "chance" / "data").iterdir())[0]
     lost.unlink()
     times = {path: path.stat().st_mtime_ns for path in folder.glob("*/data/*.parquet")}
-    again = trimline(*command, timeout=280)
-    assert again.returncode == 0, again.stderr
+    status, told = compare(*command)
+    assert status == 0
     assert lost.exists()
     assert {path: path.stat().st_mtime_ns for path in times} == times, "no other file was made again"
-    return folder, command, again.stdout
+    return folder, command, told
 
 
 @pytest.mark.slow
@@ -73,7 +82,7 @@ def test_figures_and_rows_are_those_of_the_arms(compared):
 @pytest.mark.slow
 def test_a_finished_comparison_reads_nothing_again(compared):
     _, command, _ = compared
-    found = trimline(*command, "cluster.address=nowhere:1", timeout=120)  # Ray would not start
+    found = trimline("compare", *command, "cluster.address=nowhere:1")  # Ray would not start
     assert found.returncode == 0, found.stderr
     for arm in ("full", "trim", "chance", "control"):
         assert f"{arm}: nothing to do: every shard was finished before" in found.stdout

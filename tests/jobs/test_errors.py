@@ -4,7 +4,6 @@ import json
 import os
 import shutil
 import socket
-import time
 from pathlib import Path
 
 import pytest
@@ -118,7 +117,7 @@ def test_an_output_that_cannot_be_written(annotate, folder):
 
 def test_checkpoints_that_do_not_fit(annotate, cache, folder):
     annotate.refused("source.path=nowhere", "model=random")  # makes the random checkpoint
-    random = next(cache.glob("random-*"))
+    random = next(cache.glob("random-v*"))
     shutil.copytree(random / "clip", folder / "clip")
     config = json.loads((folder / "clip" / "config.json").read_text())
     config["vision_config"]["patch_size"] = 28
@@ -218,11 +217,11 @@ def spoil(file: Path, change: str) -> None:
         os.utime(file, ns=(stat.st_atime_ns, stat.st_mtime_ns))
 
 
+@pytest.mark.timeout(60)  # it is told, not waited for
 def test_a_store_that_refuses_connections(annotate):
     with socket.socket() as bound:  # bound but not listening: nobody else can take the port
         bound.bind(("127.0.0.1", 0))
         endpoint = f"http://127.0.0.1:{bound.getsockname()[1]}"
-        started = time.monotonic()
         line = annotate.refused(
             "source.path=s3://bucket/images/",
             "storage=s3",
@@ -230,7 +229,6 @@ def test_a_store_that_refuses_connections(annotate):
             "storage.key=CANARYkey",
             "storage.secret=CANARYsecret",
         )
-    assert time.monotonic() - started < 30
     assert line.startswith("source.path: cannot use s3://bucket/images/") and endpoint in line
     assert "CANARY" not in line
 

@@ -4,91 +4,80 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from types import SimpleNamespace
+from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 
 from pipeline.output.units import Finished, Unit
 from tests.support.processes import end_session, finish, start
-from tests.support.runs import lasting, rows, unit_names
-from tests.support.tars import write_tar
+from tests.support.runs import lasting
 
-TRIMLINE = Path(sys.executable).with_name("trimline")
-STARTS_WITHIN_S = 240
-pytestmark = pytest.mark.timeout(900)  # five starts of Ray
-SETTINGS = [
-    *("source=webdataset", "task=vqa", "reducer=trim", "decoding.max_new_tokens=2", "unit_bytes=4000"),
-    *("cluster.encode.threads=1", "cluster.generate.threads=1", "device=cpu"),
-]
+STARTS_WITHIN_S = 400
+CHECKED = {"page_checksum_verification": True}
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]  # two starts of Ray, and one of the reference
 
 
-@pytest.fixture(scope="module")
-def place(tmp_path_factory):
-    """Two tars, an environment, and the output of a run that nothing disturbed."""
-    folder = tmp_path_factory.mktemp("kill")
-    for seed in range(2):
-        write_tar(folder / "tars" / f"{seed}.tar", 48, seed=seed, questions=2)
-    made = SimpleNamespace(folder=folder, tars=folder / "tars", whole=folder / "whole")
-    done = finish(begin(made, made.whole))
-    assert done.returncode == 0, done.stderr
-    made.names = unit_names(made.whole)
-    made.rows = lasting(rows(made.whole))
-    return made
-
-
-def test_killed_resumed_finished_and_mended(place):
-    units = [Unit.of_file(name) for name in place.names]
+def test_killed_mended_resumed_and_finished(reference, annotate):
+    units = [Unit.of_file(name) for name in reference.names]
     assert len(units) > 40
     assert len({unit.stop - unit.first for unit in units}) > 2, "ranges must vary for this to mean much"
 
-    output = place.folder / "killed"
-    kill_midway(place, output)
+    output = reference.folder / "killed"
+    kill_midway(reference, output)
     there = stamps(output)
     assert not (output / "_SUCCESS").exists()
-    assert there.keys() < set(place.names), "what exists under a unit's name is a unit of this input"
-    rows(output)  # and whole: each file can be read, its pages' checksums are right
-
-    done = finish(begin(place, output))
-    assert (done.returncode, last_line(done)) == (0, "done"), done.stderr
-    after = stamps(output)
-    assert sorted(after) == place.names
-    assert {name: after[name] for name in there} == there, "only what was missing was made"
-    assert lasting(rows(output)) == place.rows
-
-    # finished: it opens no shard, for there is none left to open
-    place.tars.rename(place.folder / "gone")
-    done = finish(begin(place, output))
-    assert (done.returncode, last_line(done)) == (0, "nothing to do: every shard was finished before")
-    assert stamps(output) == after
+    assert there.keys() < set(reference.names), "what exists under a unit's name is a unit of this input"
+    answers(output)  # and whole: each file can be read, its pages' checksums are right
 
     # a hole in the middle of a finished shard
-    hole = units[len(units) // 4]
-    assert hole.first > 0
+    assert Finished(there).has_shard(0)
+    hole = next(unit for unit in units if unit.shard == 0 and unit.first > 0)
     assert not hole.end
     (output / "data" / hole.file_name).unlink()
-    assert not Finished(stamps(output)).has_shard(hole.shard)
-    done = finish(begin(place, output))
-    assert done.returncode == 2, "it is not taken for finished: its shard is wanted, and is gone"
-    (place.folder / "gone").rename(place.tars)
-    done = finish(begin(place, output))
-    assert (done.returncode, last_line(done)) == (0, "done"), done.stderr
-    mended = stamps(output)
-    assert mended.keys() == after.keys()
-    assert [name for name in mended if mended[name] != after[name]] == [hole.file_name]
-    assert lasting(rows(output)) == place.rows
-    assert json.loads((output / "summary.json").read_text())["starts"] == 3
+    assert not Finished(stamps(output)).has_shard(0)
+    with gone(Path(reference.tars) / "0.tar"):
+        line = annotate.refused(*reference.overrides(str(output)))
+    assert "shard 0 has changed or is gone" in line, "not taken for finished: it is wanted, first of all"
+
+    done = finish(begin(reference, output))
+    assert (done.returncode, last_line(done.stdout)) == (0, "done"), done.stderr
+    after = stamps(output)
+    assert sorted(after) == reference.names
+    kept = {name: stamp for name, stamp in there.items() if name != hole.file_name}
+    assert {name: after[name] for name in kept} == kept, "only what was missing was made"
+    assert lasting(answers(output)) == reference.rows
+    assert json.loads((output / "summary.json").read_text())["starts"] == 2
+
+    # finished: it opens no shard, for there is none left to open
+    with gone(Path(reference.tars)):
+        status, told, _ = annotate(*reference.overrides(str(output)))
+    assert (status, last_line(told)) == (0, "nothing to do: every shard was finished before")
+    assert stamps(output) == after
 
 
-def kill_midway(place, output: Path) -> None:
-    """Start the command and kill -9 its process group once some files exist, but not all."""
-    process = begin(place, output)
+@contextmanager
+def gone(path: Path) -> Iterator[None]:
+    """A file or a folder is not there for a while."""
+    path.rename(path.with_name("gone"))
+    try:
+        yield
+    finally:
+        path.with_name("gone").rename(path)
+
+
+def kill_midway(reference, output: Path) -> None:
+    """Start the command and kill -9 its process group once the first shard is finished, but not all."""
+    process = begin(reference, output)
     data, began = output / "data", time.monotonic()
     try:
         while process.poll() is None and time.monotonic() - began < STARTS_WITHIN_S:
-            if data.is_dir() and sum(1 for _ in data.glob("*.parquet")) >= len(place.names) // 5:
+            found = [file.name for file in data.glob("*.parquet")] if data.is_dir() else []
+            if len(found) >= len(reference.names) // 5 and Finished(found).has_shard(0):
                 break
             time.sleep(0.02)
         else:
@@ -97,18 +86,15 @@ def kill_midway(place, output: Path) -> None:
         process.wait()
     finally:
         end_session(process.pid)
-    fell = (
-        f"{time.monotonic() - began:.1f} s after the start, {len(stamps(output))} of {len(place.names)} files"
-    )
+    count = len(stamps(output))
+    fell = f"{time.monotonic() - began:.1f} s after the start, {count} of {len(reference.names)} files"
     print(f"the kill fell {fell}")
-    assert 0 < len(stamps(output)) < len(place.names), f"the kill fell too late to count: {fell}"
+    assert 0 < count < len(reference.names), f"the kill fell too late to count: {fell}"
 
 
-def begin(place, output: Path) -> subprocess.Popen:
+def begin(reference, output: Path) -> subprocess.Popen:
     """The command, in a session, and so a process group, of its own."""
-    return start(
-        [TRIMLINE, "annotate", f"source.path={place.tars}", f"output={output}", *SETTINGS], place.folder
-    )
+    return start(reference.command(str(output)), reference.folder)
 
 
 def stamps(output: Path) -> dict[str, tuple[int, int]]:
@@ -118,5 +104,11 @@ def stamps(output: Path) -> dict[str, tuple[int, int]]:
     return {name: (stat.st_ino, stat.st_mtime_ns) for name, stat in found.items()}
 
 
-def last_line(done: subprocess.CompletedProcess) -> str:
-    return done.stdout.strip().splitlines()[-1]
+def answers(output: Path) -> list[dict[str, Any]]:
+    """The rows of an output's units; what a killed writer has left beside them is none."""
+    tables = (pq.read_table(output / "data" / name, **CHECKED) for name in sorted(stamps(output)))
+    return [row for table in tables for row in table.to_pylist()]
+
+
+def last_line(told: str) -> str:
+    return told.strip().splitlines()[-1]

@@ -17,7 +17,7 @@ import pytest
 from tests.support.commands import trimline
 from tests.support.tars import jpeg
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 CANARIES = {
     "AWS_SECRET_ACCESS_KEY": "CANARY-of-the-environment",
@@ -50,7 +50,6 @@ def run(cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
         process = trimline(
             *("annotate", "-m", "decoding.max_new_tokens=1,2", "source.path=pictures"),
             *OVERRIDES,
-            timeout=200,
             RAY_TMPDIR=logs,
             RAY_BACKEND_LOG_LEVEL="info",
             **CANARIES,

@@ -5,7 +5,7 @@ import re
 import shutil
 import signal
 import sys
-import time
+import types
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -13,10 +13,11 @@ import pytest
 
 from pipeline.run.cluster.ship import NAMES, ROOT
 from pipeline.support.schema import VOLATILE
-from tests.jobs.test_new_reducer import MIDDLE
-from tests.support.commands import trimline
-from tests.support.nodes import DASHBOARD_PORT, ENVIRONMENT, HEAD, PORT, SECOND, cluster
-from tests.support.processes import finish, start
+from tests.support.commands import compose
+from tests.support.nodes import DASHBOARD_PORT, ENVIRONMENT, HEAD, PORT, RAY, SECOND, cluster
+from tests.support.processes import finish, run, start
+from tests.support.rich import MIDDLE
+from tests.support.runs import answer_here
 from tests.support.s3 import BUCKET, KEY, SECRET, Server
 from tests.support.tars import write_tar
 
@@ -24,7 +25,14 @@ SETTINGS = [
     *("source=webdataset", "task=vqa", "model=random", "reducer=middle", "decoding.max_new_tokens=3"),
     *("device=cpu", "unit_samples=2", "cluster.encode.threads=1", "cluster.generate.threads=1"),
 ]
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+# one actor of each stage on either node: no two of `encode` fit on one, nor two of `generate` beside it
+ON_BOTH = [
+    *("cluster.encode.num_actors=2", "cluster.encode.num_cpus=1.05"),
+    *("cluster.generate.num_actors=2", "cluster.generate.num_cpus=0.6"),
+]
+# Ray Data then begins with all actors, and not with the first that has loaded
+WAIT = {"RAY_DATA_DEFAULT_WAIT_FOR_MIN_ACTORS_S": "300"}
+pytestmark = pytest.mark.timeout(900)
 
 
 class Place:
@@ -42,25 +50,26 @@ class Place:
         (self.code / "own" / "reducer" / "middle.yaml").write_text("_target_: trim.middle.Middle\nside: 4\n")
         fs, _ = self.storage.open(f"s3://{BUCKET}")
         fs.put(str(write_tar(folder / "in.tar", 24, questions=2)), f"{BUCKET}/in/a.tar")
-        fs.put(str(write_tar(folder / "long.tar", 400, questions=2)), f"{BUCKET}/long/a.tar")
 
-    def start(self, output: str, *overrides: str, source: str = "in"):
+    def overrides(self, output: str) -> list[str]:
+        """What every run of this place is given."""
+        where = [f"source.path=s3://{BUCKET}/in", f"output=s3://{BUCKET}/{output}"]
+        return [*SETTINGS, *where, f"storage.endpoint_url={self.storage.endpoint_url}"]
+
+    def start(self, output: str, *overrides: str, **environment: str):
         """`trimline annotate` by the user's copy."""
-        where = [f"source.path=s3://{BUCKET}/{source}", f"output=s3://{BUCKET}/{output}"]
-        where.append(f"storage.endpoint_url={self.storage.endpoint_url}")
         command = [sys.executable, "-m", "jobs.main", "annotate", "--config-dir", "own"]
-        command += [*SETTINGS, *where, *overrides]
-        return start(command, self.code, **ENVIRONMENT, **self.environment(self.folder))
+        command += [*self.overrides(output), *overrides]
+        return start(command, self.code, **ENVIRONMENT, **self.environment(), **environment)
 
     @staticmethod
-    def environment(folder: Path) -> dict[str, str]:
+    def environment() -> dict[str, str]:
         """Of the nodes, too: credentials do not travel with a job."""
         return {
             "AWS_ACCESS_KEY_ID": KEY,
             "AWS_SECRET_ACCESS_KEY": SECRET,
             "AWS_DEFAULT_REGION": "us-east-1",
             "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-            "XDG_CACHE_HOME": str(folder / "cache"),
         }
 
     def rows(self, output: str) -> list[dict]:
@@ -80,15 +89,22 @@ def place(tmp_path_factory):
     folder = tmp_path_factory.mktemp("nodes")
     with Server(folder / "weed") as server:
         made = Place(folder, server)
-        with cluster(cpus=2, dashboard=True, **made.environment(folder)) as other:
+        with cluster(cpus=2, dashboard=True, **made.environment()) as other:
             yield made
             other.kill()
 
 
 @pytest.fixture(scope="module")
 def local(place):
-    done = finish(place.start("local"))
-    assert done.returncode == 0, done.stderr
+    """The rows of a run that knows of no cluster: each unit answered in this process."""
+    name = "trim.middle"  # as the user's copy has it
+    module = types.ModuleType(name)
+    exec(MIDDLE, vars(module))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, name, module)
+        for variable, value in place.environment().items():
+            patch.setenv(variable, value)
+        answer_here(compose(f"hydra.searchpath=[file://{place.code / 'own'}]", *place.overrides("local")))
     return place.rows("local")
 
 
@@ -98,42 +114,39 @@ SUBMITTED = ["cluster=ray", "cluster.submit=true", f"cluster.dashboard=http://{H
 JOINED = ["cluster=ray", f"cluster.address={HEAD}:{PORT}"]
 
 
-def test_a_joined_cluster_answers_as_a_local_one(place, local):
-    done = finish(place.start("joined", *JOINED))
+@pytest.mark.slow
+def test_a_joined_cluster_answers_as_a_local_one_on_both_nodes(place, local):
+    done = finish(place.start("joined", *JOINED, *ON_BOTH, **WAIT))
     assert done.returncode == 0, done.stderr
     assert place.rows("joined") == local
     assert len(local) == 36
-
-
-def test_both_nodes_work(place):
-    """As soon as a node's actors have loaded; a short run has ended before the second's have."""
-    done = finish(place.start("long", *JOINED, "decoding.max_new_tokens=40", source="long"))
-    assert done.returncode == 0, done.stderr
     for address in (HEAD, SECOND):
         assert re.search(rf"rows answered on \S+/{address} ", done.stdout), done.stdout
 
 
-def test_a_submitted_run_answers_as_a_local_one(place, local):
-    done = finish(place.start("submitted", *SUBMITTED))
-    assert done.returncode == 0, done.stderr + done.stdout
-    assert place.rows("submitted") == local
-    assert "submitted raysubmit_" in done.stderr
-    assert "done" in done.stdout  # the job's own log
-
-
-def test_after_ctrl_c_it_runs_on(place, local):
-    process = place.start("detached", *SUBMITTED)
-    told = process.stderr.readline()
-    assert told.startswith("submitted raysubmit_"), told + process.stderr.read()
-    time.sleep(1)
+@pytest.mark.slow
+def test_a_submitted_run_goes_on_after_ctrl_c_and_answers_as_a_local_one(place, local):
+    process = place.start("submitted", *SUBMITTED)
+    first = process.stderr.readline()
+    assert first.startswith("submitted raysubmit_"), first + process.stderr.read()
+    assert process.stdout.readline(), "the job's own log is followed"
     os.kill(process.pid, signal.SIGINT)
     done = finish(process)
     assert done.returncode == 130
     assert "runs on" in done.stderr
-    until = time.monotonic() + 200
-    while not place.has("detached", "_SUCCESS") and time.monotonic() < until:
-        time.sleep(0.5)
-    assert place.rows("detached") == local
+    job = re.findall(r"raysubmit_\w+", first)[0]
+    dashboard = f"--address=http://{HEAD}:{DASHBOARD_PORT}"
+    logged = run([RAY, "job", "logs", "--follow", job, dashboard], place.folder, **ENVIRONMENT)
+    assert logged.returncode == 0, logged.stderr
+    assert "\ndone\n" in logged.stdout
+    assert place.has("submitted", "_SUCCESS")
+    assert place.rows("submitted") == local
+
+    again = finish(place.start("submitted", *SUBMITTED))  # followed to its end, which comes soon
+    assert again.returncode == 0, again.stderr + again.stdout
+    assert "submitted raysubmit_" in again.stderr
+    assert "nothing to do: every shard was finished before" in again.stdout
+    assert place.rows("submitted") == local
 
 
 @pytest.mark.parametrize(
@@ -150,9 +163,9 @@ def test_after_ctrl_c_it_runs_on(place, local):
         ),
     ],
 )
-def test_what_cannot_be_submitted_is_told_in_one_line(overrides, reason):
+def test_what_cannot_be_submitted_is_told_in_one_line(annotate, overrides, reason):
     given = ["model=random", "output=s3://bucket/out", *SUBMITTED]
-    done = trimline("annotate", *given, *overrides)
-    assert done.returncode in (1, 2)
-    assert reason in done.stderr
-    assert done.stderr.count("\n") == 1
+    status, _, err = annotate(*given, *overrides)
+    assert status in (1, 2)
+    assert reason in err
+    assert err.count("\n") == 1

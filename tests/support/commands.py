@@ -11,7 +11,7 @@ import pytest
 TRIMLINE = str(Path(sys.executable).with_name("trimline"))
 
 
-def trimline(*arguments: str, timeout: float = 120, **environment: str) -> subprocess.CompletedProcess[str]:
+def trimline(*arguments: str, timeout: float = 500, **environment: str) -> subprocess.CompletedProcess[str]:
     """The installed command, in a process of its own."""
     return subprocess.run(
         [TRIMLINE, *arguments],

@@ -2,39 +2,52 @@
 
 import os
 import secrets
+import shutil
 import signal
+import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from tests.support.ports import free_block
 from tests.support.processes import end_session, members
 
-HEAD, SECOND, PORT, DASHBOARD_PORT = "127.0.0.2", "127.0.0.3", 16380, 18265
-SECOND_TEMPORARY = "/tmp/ray-second"  # short: sockets lie in it
-ENVIRONMENT = {
-    "RAY_AUTH_MODE": "token",
-    "RAY_AUTH_TOKEN": secrets.token_hex(32),
+HEAD, SECOND = "127.0.0.2", "127.0.0.3"
+_PORTS = 110  # of a node: 100 of its workers, one of its dashboard's agent, and those of the head
+_HEAD_FIRST = free_block(2 * _PORTS)
+_SECOND_FIRST = _HEAD_FIRST + _PORTS
+PORT, DASHBOARD_PORT = _HEAD_FIRST + 101, _HEAD_FIRST + 102
+STARTS_WITHIN_S = 200
+ENVIRONMENT = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+# a node that was killed is missed within seconds, and one that must wait for a core, too
+IMPATIENT = {
     "RAY_health_check_period_ms": "500",
     "RAY_health_check_timeout_ms": "1000",
     "RAY_health_check_failure_threshold": "3",
     "RAY_health_check_initial_delay_ms": "1000",
 }
-_RAY = str(Path(sys.executable).with_name("ray"))
+RAY = str(Path(sys.executable).with_name("ray"))
 
 
 class Node:
     """A Ray node in a session of its own."""
 
-    def __init__(self, address: str, first_port: int, *more: str, **environment: str) -> None:
+    def __init__(
+        self, address: str, first_port: int, *more: str, folder: str | None = None, **environment: str
+    ) -> None:
+        """`folder`: its own temporary one, which goes with it."""
+        more = (*more, f"--temp-dir={folder}") if folder else more
         command = [
-            *(_RAY, "start", f"--node-ip-address={address}", "--block", "--disable-usage-stats"),
+            *(RAY, "start", f"--node-ip-address={address}", "--block", "--disable-usage-stats"),
             *(f"--min-worker-port={first_port}", f"--max-worker-port={first_port + 99}"),
             *(f"--dashboard-agent-listen-port={first_port + 100}", *more),
         ]
         quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "start_new_session": True}
+        self._folder = folder
         self.process = subprocess.Popen(command, env=os.environ | ENVIRONMENT | environment, **quiet)
 
     def kill(self) -> None:
@@ -44,14 +57,17 @@ class Node:
                 os.kill(pid, signal.SIGKILL)
         end_session(self.process.pid)
         self.process.wait()
+        if self._folder:
+            shutil.rmtree(self._folder, ignore_errors=True)
 
 
 def second(cpus: int, **environment: str) -> Node:
     """A node that joins the head."""
-    own = (
-        f"--temp-dir={SECOND_TEMPORARY}"  # or each node takes away the packages that the other one runs from
-    )
-    return Node(SECOND, 21200, f"--address={HEAD}:{PORT}", f"--num-cpus={cpus}", own, **environment)
+    # its own folder, or each node takes away the packages that the other one runs from; a short path, since
+    # sockets lie in it
+    folder = tempfile.mkdtemp(prefix="ray-", dir="/tmp")
+    joined = (f"--address={HEAD}:{PORT}", f"--num-cpus={cpus}")
+    return Node(SECOND, _SECOND_FIRST, *joined, folder=folder, **environment)
 
 
 @contextmanager
@@ -59,14 +75,24 @@ def cluster(cpus: int, *, dashboard: bool = False, **environment: str) -> Iterat
     """Head and second node, with so many CPUs each; yields the second once both are there."""
     shown = [f"--include-dashboard={'true' if dashboard else 'false'}"]
     shown += [f"--dashboard-host={HEAD}", f"--dashboard-port={DASHBOARD_PORT}"] if dashboard else []
-    head = Node(HEAD, 21000, "--head", f"--port={PORT}", f"--num-cpus={cpus}", *shown, **environment)
+    head = Node(HEAD, _HEAD_FIRST, "--head", f"--port={PORT}", f"--num-cpus={cpus}", *shown, **environment)
     try:
-        time.sleep(5)
+        _wait_for_head(head)
         other = second(cpus, **environment)
         wait_for_nodes(2)
         yield other
     finally:
         head.kill()
+
+
+def _wait_for_head(head: Node) -> None:
+    """Until others can join it."""
+    until = time.monotonic() + STARTS_WITHIN_S
+    while time.monotonic() < until and head.process.poll() is None:
+        with suppress(OSError), socket.create_connection((HEAD, PORT), timeout=5):
+            return
+        time.sleep(0.1)
+    raise RuntimeError(f"the head node did not come up: exit status {head.process.poll()}")
 
 
 def wait_for_nodes(count: int) -> None:
@@ -75,4 +101,6 @@ def wait_for_nodes(count: int) -> None:
         f"import ray, time; ray.init('{HEAD}:{PORT}', _node_ip_address='{HEAD}', logging_level='ERROR')\n"
         f"while sum(node['Alive'] for node in ray.nodes()) < {count}: time.sleep(0.2)"
     )
-    subprocess.run([sys.executable, "-c", code], env=os.environ | ENVIRONMENT, check=True, timeout=120)
+    subprocess.run(
+        [sys.executable, "-c", code], env=os.environ | ENVIRONMENT, check=True, timeout=STARTS_WITHIN_S
+    )

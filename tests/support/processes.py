@@ -9,7 +9,7 @@ from pathlib import Path
 
 def start(command: list[str], folder: Path, **environment: str) -> subprocess.Popen:
     """A command in a session of its own, which hears SIGINT whatever shell in the background we come from."""
-    variables = {"XDG_CACHE_HOME": str(folder / "cache"), "COLUMNS": "200"}
+    variables = {"COLUMNS": "200"}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     pipes |= {"preexec_fn": _hear_sigint, "start_new_session": True}
     return subprocess.Popen(command, env=os.environ | variables | environment, cwd=folder, **pipes)

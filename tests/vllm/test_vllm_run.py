@@ -14,7 +14,7 @@ SETTINGS = (
 
 
 @pytest.fixture(scope="module")
-def outputs(tmp_path_factory):
+def outputs(tmp_path_factory, ray):
     """The same requests through both engines."""
     from jobs.common.entry import run_command
 

@@ -21,8 +21,8 @@ from pipeline.storage.uris import Storage
 from tests.support.runs import answer_here, lasting, make_config, rows
 
 CHECKPOINT = Path(names.__file__).with_name("checkpoint")
-PICTURES = 6  # whose answers are compared one by one
-MEASURED = 40  # by which accuracies are told, of the test split
+PICTURES = 3  # whose answers are compared one by one
+MEASURED = 24  # by which accuracies are told, of the test split
 
 
 @pytest.fixture(scope="module")
@@ -75,10 +75,13 @@ def answered(tmp_path_factory, model, scenes):
     return found
 
 
+@pytest.mark.demo
 def test_any_batch_gives_the_same_answers(answered):
     assert lasting(answered[64]) == lasting(answered[1])
 
 
+@pytest.mark.demo
+@pytest.mark.slow
 def test_plain_transformers_gives_the_same_answers(answered, model):
     plain = LlavaForConditionalGeneration.from_pretrained(CHECKPOINT / "llava", dtype=torch.float32).eval()
     processor = AutoProcessor.from_pretrained(CHECKPOINT / "llava")
@@ -104,12 +107,15 @@ def _opened(data: bytes) -> Image.Image:
     return Image.open(BytesIO(data)).convert("RGB")
 
 
+@pytest.mark.demo
+@pytest.mark.slow
 def test_what_it_answers_is_right_and_trim_keeps_what_matters(model):
-    """Looser than what the card tells of 400 pictures: these are but a tenth of them."""
+    """Looser than what the card tells of 400 pictures: these are but a few of them."""
+    arms = {name: arm for name, arm in demo.arms_of(model).items() if name in ("full", "trim", "random")}
     found = demo.measure(
         model,
         Transformers(),
-        demo.arms_of(model),
+        arms,
         split="test",
         seed=0,
         pictures=MEASURED,

@@ -29,7 +29,7 @@ def test_split():
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "pipeline.demo.scenes", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)
 
 
 def test_equal_arguments_give_equal_bytes_and_shards_hold_what_was_asked(tmp_path):

@@ -41,7 +41,7 @@ def test_the_command_says_so_before_ray_starts(tmp_path):
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
         check=False,
     )
     assert ended.returncode == 2

@@ -44,10 +44,10 @@ class Page:
         return self.driver.execute_script(f"return {expression}", *arguments)
 
     def wait(self, condition: str) -> None:
-        """Until a JavaScript expression is true; ten seconds at most."""
+        """Until a JavaScript expression is true; a minute at most."""
         from selenium.webdriver.support.ui import WebDriverWait
 
-        WebDriverWait(self.driver, 10, 0.05).until(lambda _: self.js(condition))
+        WebDriverWait(self.driver, 60, 0.05).until(lambda _: self.js(condition))
 
     def find(self, selector: str) -> list[Any]:
         """Elements by a CSS selector."""

@@ -20,7 +20,7 @@ from tests.support.corpus import Case, encoded, images, members, picture, questi
 from tests.support.runs import rows
 from tests.support.tars import add
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]  # the first test starts Ray, each format is a run
+pytestmark = [pytest.mark.usefixtures("ray"), pytest.mark.slow, pytest.mark.timeout(900)]
 CASES = [case for seed in (0, 1) for case in (*images(seed), *questions(seed))]
 SETTINGS = [
     *("task=vqa", "reducer=trim", "decoding.max_new_tokens=2", "unit_samples=16", "device=cpu"),
@@ -29,10 +29,8 @@ SETTINGS = [
 
 
 @pytest.fixture(scope="module")
-def annotate(random_checkpoint):
+def annotate(random_checkpoint, ray):
     """`trimline annotate` with these overrides: its exit status and its last line."""
-    import ray
-
     from jobs.common.entry import run_command
 
     model = [f"model.path={random_checkpoint / 'llava'}", f"model.clip={random_checkpoint / 'clip'}"]
@@ -42,8 +40,7 @@ def annotate(random_checkpoint):
             status = run_command("annotate", [*SETTINGS, *model, *overrides])
         return status, told.getvalue().strip().rpartition("\n")[2]
 
-    yield run
-    ray.shutdown()
+    return run
 
 
 @pytest.fixture(scope="module")

@@ -13,6 +13,7 @@ import pytest
 import torch
 from PIL import Image, ImageOps
 
+from pipeline.demo.pictures import pictures as demo_pictures
 from pipeline.run.annotate import annotate
 from pipeline.sources.images import Images
 from pipeline.sources.webdataset import WebDataset
@@ -22,18 +23,10 @@ from tests.support.runs import TEMPLATE, lasting, make_config, read_units, rows,
 from tests.support.s3 import BUCKET, KEY, SECRET
 from tests.support.tars import add, jpeg, write_tar
 
-pytestmark = pytest.mark.timeout(900)  # five runs, two of them in fixtures
+# five runs, two of them in fixtures
+pytestmark = [pytest.mark.usefixtures("ray"), pytest.mark.slow, pytest.mark.timeout(900)]
 NEW_TOKENS = 12
 QUESTIONS = ["What is shown in the picture?", "How many people are there?", "Describe it.", "Is it red?"]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def ray_of_this_module():
-    """Started by the first run, used by all of them, stopped at the end."""
-    yield
-    import ray
-
-    ray.shutdown()
 
 
 # --- all tokens: the library's own answers ---
@@ -44,11 +37,7 @@ def pictures(tmp_path_factory):
     """A folder of 26 pictures, each with a question: skimage's own files, and flips and crops of some."""
 
     folder = tmp_path_factory.mktemp("pictures")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
-        files = sorted(
-            file for file in (pictures.pictures() / "photographs").iterdir() if file.suffix != ".json"
-        )
+    files = sorted(file for file in (demo_pictures() / "photographs").iterdir() if file.suffix != ".json")
     for file in files:
         shutil.copyfile(file, folder / file.name)
     for index, file in enumerate(files[: 26 - len(files)]):

@@ -57,7 +57,7 @@ def varint(value):
     return out + bytes([value])
 
 
-@pytest.mark.timeout(60)
+@pytest.mark.timeout(120)
 def test_rows_that_are_promised_and_cannot_be_are_no_rows(tmp_path):
     with pytest.raises(ShardError, match=r"footer promises|cannot be opened"):
         samples(lying(tmp_path / "a.parquet", 1 << 50))

@@ -161,7 +161,9 @@ def test_a_writer_that_is_killed_leaves_no_half_file(tmp_path, when, there):
     path.parent.mkdir()
     if there:
         path.write_bytes(b"old")
-    code = subprocess.run([sys.executable, "-c", KILLED, str(path), when], check=False, timeout=60).returncode
+    code = subprocess.run(
+        [sys.executable, "-c", KILLED, str(path), when], check=False, timeout=200
+    ).returncode
     assert code == -signal.SIGKILL
     assert (path.read_bytes() == b"old") if there else not path.exists()
     names = list(list_names(LOCAL, str(path.parent)))

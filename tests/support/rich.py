@@ -1,0 +1,120 @@
+"""One real run that many tests look at: its own reducer, its metrics scraped, its log as JSON."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tests.support.processes import run
+from tests.support.tars import write_tar
+
+SAMPLES, UNITS = 5, 3
+MIDDLE = '''
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+
+from trim import Reduced, VisualTokens
+
+
+@dataclass(frozen=True)
+class Middle:
+    """Keeps the middle square of `side` x `side` patches."""
+
+    side: int = 4
+    needs: ClassVar[frozenset] = frozenset()
+
+    def __post_init__(self):
+        if self.side < 1:
+            raise ValueError(f"side must be at least 1, not {self.side}")
+
+    def __call__(self, x: VisualTokens) -> list[Reduced]:
+        grid = int(x.patches.shape[1] ** 0.5)
+        first = (grid - self.side) // 2
+        rows = torch.arange(first, first + self.side)
+        kept = (rows[:, None] * grid + rows).flatten()
+        return [Reduced(patches[kept], kept) for patches in x.patches]
+'''
+# The command, scraped all the while: like Prometheus it keeps the last value of each series, since Ray drops
+# a gauge that was not set for some report intervals, be it that a run takes that long to end. It ends once
+# all units are counted in every stage, none is under way, and nothing has changed for two seconds.
+CODE = """
+import contextlib, http.client, sys, threading, time, urllib.request
+from jobs.common.entry import run_command
+
+port, units, *overrides = sys.argv[1:]
+seen, changed = {}, time.monotonic()
+
+def scrape():
+    global changed
+    with contextlib.suppress(OSError, http.client.HTTPException):
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
+            for line in answer.read().decode().splitlines():
+                if line.startswith("ray_trimline_"):
+                    name, value = line.rsplit(" ", 1)
+                    if seen.get(name) != value:
+                        seen[name], changed = value, time.monotonic()
+
+def watch():
+    while True:
+        scrape()
+        time.sleep(0.3)
+
+def all_told(name, count, value):
+    values = [float(told) for key, told in list(seen.items()) if key.startswith(f"ray_trimline_{name}{{")]
+    return len(values) == count and set(values) == {value}
+
+def complete():
+    whole = all_told("units_total", 1, int(units)) and all_told("stage_seconds_count", 5, int(units))
+    return whole and all_told("units_in_stage", 5, 0) and time.monotonic() - changed > 2
+
+threading.Thread(target=watch, daemon=True).start()
+status = run_command("annotate", overrides)
+until = time.monotonic() + 120
+while time.monotonic() < until and not complete():
+    time.sleep(0.2)
+for name, value in list(seen.items()):
+    print(name, value)
+sys.exit(status)
+"""
+
+
+@dataclass(frozen=True)
+class Rich:
+    """What the run printed, and its output."""
+
+    ended: subprocess.CompletedProcess
+    output: Path
+    summary: dict[str, Any]
+
+
+def own_reducer(folder: Path) -> tuple[Path, Path]:
+    """Write a user's own reducer, `reducer=middle`; returns the folders of its code and configuration."""
+    code, conf = folder / "code", folder / "conf"
+    (conf / "reducer").mkdir(parents=True)
+    code.mkdir()
+    (code / "middle.py").write_text(MIDDLE)
+    (conf / "reducer" / "middle.yaml").write_text("_target_: middle.Middle\nside: 4\n")
+    return code, conf
+
+
+def make(folder: Path) -> Rich:
+    """Run it."""
+    code, conf = own_reducer(folder)
+    write_tar(folder / "a.tar", SAMPLES, questions=2)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-c", CODE, str(port), str(UNITS), f"metrics_port={port}", "log=json"]
+    command += ["--config-dir", str(conf), "reducer=middle", "reducer.side=3", "model=random", "device=cpu"]
+    command += ["source=webdataset", "source.path=a.tar", "task=vqa", "unit_samples=2", "output=out"]
+    command += ["decoding.max_new_tokens=2", "cluster.encode.threads=1", "cluster.generate.threads=1"]
+    python_path = os.pathsep.join([str(code), *filter(None, [os.environ.get("PYTHONPATH")])])
+    ended = run(command, folder, RAY_metrics_report_interval_ms="500", PYTHONPATH=python_path)
+    assert ended.returncode == 0, ended.stderr
+    return Rich(ended, folder / "out", json.loads((folder / "out" / "summary.json").read_text()))

@@ -1,0 +1,93 @@
+"""Marks are true: they follow from what a test uses, and what is slow without saying so fails."""
+
+import warnings
+
+import pytest
+
+from tests.support import marks
+
+BUSY = """
+import pytest, time
+
+def work(seconds):
+    until = time.process_time() + seconds
+    while time.process_time() < until: pass
+
+def test_quick(): pass
+def test_busy(): work(0.4)
+def test_waiting(): time.sleep(0.4)
+@pytest.mark.slow
+def test_slow(): work(0.4)
+@pytest.mark.slow
+def test_patient(): time.sleep(0.4)
+"""
+USES = """
+import subprocess
+import pytest
+
+def start():
+    subprocess.run(["true"])
+def through():
+    start()
+class Place:
+    def begin(self): through()
+@pytest.fixture
+def place(): return Place()
+@pytest.fixture
+def ray(): pass
+@pytest.fixture
+def chromium(): pytest.skip("there is none")
+
+def test_at_once(): start()
+def test_through_helpers(): through()
+def test_through_a_fixture(place): place.begin()
+def test_nothing(): len("subprocess")
+def test_with_ray(ray): pass
+def test_page(chromium): pass
+"""
+
+
+@pytest.fixture
+def run(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch):
+    """Pytest over one file, as if it lay in `tests/`."""
+    monkeypatch.setattr(marks, "TESTS", pytester.path)
+
+    def run(text: str, *options: str) -> pytest.RunResult:
+        pytester.makepyfile(text)
+        return pytester.runpytest_inprocess("-p", "tests.support.marks", "-p", "no:xdist", "-rA", *options)
+
+    return run
+
+
+@pytest.mark.parametrize(("limit", "told"), [("CPU_S", "test_busy"), ("WALL_S", "test_waiting")])
+def test_what_is_slow_says_so_or_fails(run, monkeypatch, limit, told):
+    monkeypatch.setattr(marks, limit, 0.3)
+    other = {"test_busy": "test_waiting", "test_waiting": "test_busy"}[told]
+    result = run(BUSY.replace(f"def {other}(", f"def left_out_{other}("))
+    result.assert_outcomes(passed=3, failed=1)
+    result.stdout.fnmatch_lines(["*mark it with pytest.mark.slow*", f"FAILED *::{told}*"])
+
+
+@pytest.mark.parametrize(
+    ("mark", "names"),
+    [("process", ["at_once", "through_a_fixture", "through_helpers"]), ("ray", ["with_ray"])],
+)
+def test_marks_follow_from_what_is_used(run, mark, names):
+    result = run(USES, "-m", mark)
+    result.assert_outcomes(passed=len(names), deselected=6 - len(names))
+    for name in names:
+        result.stdout.fnmatch_lines([f"PASSED *::test_{name}"])
+
+
+def test_skipped_pages_are_told_at_the_end(run):
+    result = run(USES)
+    result.stdout.fnmatch_lines(["1 tests of the report's pages were skipped*apt-get install chromium*"])
+
+
+@pytest.mark.parametrize("kind", [DeprecationWarning, FutureWarning])
+def test_what_our_own_code_is_warned_of_is_an_error(kind):
+    for module in ("trim", "pipeline.run", "jobs.entry"):
+        with pytest.raises(kind):
+            warnings.warn_explicit("old", kind, f"{module}.py", 1, module=module)
+    for module in ("transformers.models", "pipelines", "tests.jobs.test_run"):
+        warnings.warn_explicit("old", kind, f"{module}.py", 1, module=module)
