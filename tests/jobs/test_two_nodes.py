@@ -164,7 +164,7 @@ def test_a_submitted_run_goes_on_after_ctrl_c_and_answers_as_a_local_one(place, 
     ],
 )
 def test_what_cannot_be_submitted_is_told_in_one_line(annotate, overrides, reason):
-    given = ["model=random", "output=s3://bucket/out", *SUBMITTED]
+    given = ["source.path=demo:pictures", "model=random", "output=s3://bucket/out", *SUBMITTED]
     status, _, err = annotate(*given, *overrides)
     assert status in (1, 2)
     assert reason in err
