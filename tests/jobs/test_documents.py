@@ -146,6 +146,7 @@ def named(node: ast.stmt) -> set[str]:
 
 
 @pytest.mark.slow
+@pytest.mark.demo
 def test_a_unit_travels_as_contributing_says(tmp_path, monkeypatch):
     """The text's Python, run with the demo model, prints the values that the text shows."""
     monkeypatch.chdir(tmp_path)
@@ -182,7 +183,9 @@ def make(words: list[str]) -> None:
 
 def python(words: list[str]) -> None:
     """A module that is there; `jobs` with a command of ours, pytest with files that are there."""
-    assert words[0] == "-m" and importlib.util.find_spec(words[1])
+    module = importlib.util.find_spec(words[1])
+    assert words[0] == "-m" and module
+    assert not module.submodule_search_locations or importlib.util.find_spec(f"{words[1]}.__main__")
     if words[1] == "jobs":
         trimline(words[2:])
     if words[1] == "pytest":
