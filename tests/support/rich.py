@@ -110,8 +110,8 @@ def make(folder: Path) -> Rich:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    command = [sys.executable, "-c", CODE, str(port), str(UNITS), f"metrics_port={port}", "log=json"]
-    command += ["--config-dir", str(conf), "reducer=middle", "reducer.side=3", "model=random", "device=cpu"]
+    command = [sys.executable, "-c", CODE, str(port), str(UNITS), "--config-dir", str(conf)]
+    command += [f"metrics_port={port}", "log=json", "reducer=middle", "reducer.side=3", "model=random"]
     command += ["source=webdataset", "source.path=a.tar", "task=vqa", "unit_samples=2", "output=out"]
     command += ["decoding.max_new_tokens=2", "cluster.encode.threads=1", "cluster.generate.threads=1"]
     python_path = os.pathsep.join([str(code), *filter(None, [os.environ.get("PYTHONPATH")])])
