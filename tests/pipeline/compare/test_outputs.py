@@ -84,6 +84,7 @@ def test_trim_against_full(outputs, tmp_path):
     assert seconds["decode_s"] == pytest.approx(decoding / 9, rel=1e-4)
     assert set(arm["peak_memory_bytes"]) == {"read", "decode", "encode", "generate", "write"}
     assert any("did not run interleaved" in note for note in found["notes"])
+    assert found["interleaved"] is False
     points = arm["throughput"]
     assert points[-1][1] == 9 and points == sorted(points)
 

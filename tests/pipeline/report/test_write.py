@@ -99,6 +99,15 @@ def test_terminal_and_page_tell_one_figure_as_the_same_answer(outputs, tmp_path)
         assert f"letter for letter: {percent(exact)}" in told
 
 
+def test_interleaved_arms_bring_no_warning(comparison):
+    figures = json.loads((comparison / "comparison.json").read_text())
+    assert figures["interleaved"] is True
+    assert figures["notes"] == [
+        "Rows failed in trim, a third, full: they are charged to the requests that were answered."
+    ]
+    assert "interleaved arms share their processes" in (comparison / "report.txt").read_text()
+
+
 def test_a_run_has_the_figures_that_its_comparison_has(comparison):
     alone = gather(str(comparison / "trim"), Storage(), gallery=0, seed=0).figures["arms"]["trim"]
     compared = json.loads((comparison / "comparison.json").read_text())["arms"]["trim"]
