@@ -58,11 +58,11 @@ def run(config: DictConfig) -> int:
 
 
 def _draw(picture: Picture, storage: "Storage") -> str:
+    from pipeline.output.opened import open_output
     from pipeline.report.kept_patches import draw_kept
-    from pipeline.report.pictures import open_output
 
-    opened = [open_output(folder, storage) for folder in picture.outputs]
-    drawn = draw_kept(opened, picture.key, storage)
+    outputs = [open_output(folder, storage) for folder in picture.outputs]
+    drawn = draw_kept(outputs, picture.key)
     try:
         drawn.save(picture.file, "PNG")
     except OSError as error:

@@ -117,7 +117,7 @@ def main() -> None:
     rows, came = 0, []
     cpu_from = time.process_time()
     for stats in run_flow(config, prepared, "benchmark", encode=StubEncode, generate=StubGenerate):
-        rows += sum(totals["rows"] for totals in stats["totals"])
+        rows += sum(totals.rows for totals in stats.totals)
         came.append(time.perf_counter())
     figures = {
         "requests": rows,

@@ -23,8 +23,8 @@ from statistics import median
 from typing import Any
 
 from pipeline.benchmark.inputs import write_tars
-from pipeline.output.footers import read_footers
-from pipeline.output.units import Finished
+from pipeline.output.footers import Footer, read_footers
+from pipeline.output.units import finished_units
 from pipeline.run.cluster.start import start_ray
 from pipeline.run.config import RunConfig
 from pipeline.run.flow import run_flow
@@ -36,7 +36,6 @@ from pipeline.stages.encode import Encode
 from pipeline.stages.generate import Generate
 from pipeline.stages.read import read_shard
 from pipeline.stages.rows import unpack
-from pipeline.storage.uris import list_names
 from pipeline.support.table import SPREAD, Table, spread
 
 _TRIMMED = 0.1  # of the units at either end: fill and drain
@@ -143,7 +142,7 @@ class Whole:
     began: float
     ready: float  # Ray was there
     ended: float
-    units: list[dict[str, Any]]
+    units: list[Footer]
 
 
 def run_whole(config: RunConfig, prepared: Prepared) -> Whole:
@@ -154,9 +153,8 @@ def run_whole(config: RunConfig, prepared: Prepared) -> Whole:
     for _ in run_flow(config, prepared, attempt="benchmark"):
         pass
     ended = time.time()
-    fs, folder = config.storage.open(prepared.states[0].folder)
-    finished = Finished(list_names(fs, f"{folder}/data"))
-    units = list(read_footers(prepared.states[0].folder, finished, config.storage))
+    folder = prepared.states[0].folder
+    units = list(read_footers(folder, finished_units(folder, config.storage), config.storage))
     return Whole(began, ready, ended, units)
 
 
@@ -173,12 +171,12 @@ def _pipeline(config: RunConfig, prepared: Prepared, weights: dict[str, float]) 
     A stage's work on a request counts by its share of the `weights`.
     """
     whole = run_whole(config, prepared)
-    first, last = steady_span(unit["end_time"] for unit in whole.units)
+    first, last = steady_span(unit.end_time for unit in whole.units)
     work = sum(
-        unit["totals"]["rows"] * weight
+        unit.totals.rows * weight
         for unit in whole.units
         for stage, weight in weights.items()
-        if first < unit["stages"][stage]["end"] <= last
+        if first < unit.stages[stage].end <= last
     )
     return {
         "units": len(whole.units),

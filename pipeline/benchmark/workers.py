@@ -61,9 +61,9 @@ def table(figures: dict[str, Any]) -> Table:
 def _rate(config: RunConfig) -> float:
     """Requests a second that leave `generate`, between the first tenth of the units and the last."""
     units = run_whole(config, prepare(config)).units
-    first, last = steady_span(unit["stages"]["generate"]["end"] for unit in units)
-    done = (unit for unit in units if first < unit["stages"]["generate"]["end"] <= last)
-    return float(sum(unit["totals"]["rows"] for unit in done) / (last - first))
+    first, last = steady_span(unit.stages["generate"].end for unit in units)
+    done = (unit for unit in units if first < unit.stages["generate"].end <= last)
+    return float(sum(unit.totals.rows for unit in done) / (last - first))
 
 
 def _cluster(config: RunConfig, workers: int) -> Any:

@@ -16,15 +16,14 @@ from pipeline.compare.figures import (
     tokens_of,
     told_of,
 )
-from pipeline.compare.join import joined_units
+from pipeline.compare.join import joined_units, open_arms
 from pipeline.compare.machine_time import Clock
 from pipeline.compare.scores import Scores, open_scores
 from pipeline.compare.table import ComparisonWriter, joined_table
 from pipeline.evaluate.base import Dataset
 from pipeline.models.sizes import Shape
-from pipeline.output.manifest import Manifest, load_manifest
-from pipeline.output.opened import COMPARISON
-from pipeline.output.plan import load_plan
+from pipeline.output.layout import COMPARISON
+from pipeline.output.manifest import Manifest
 from pipeline.storage.uris import Storage, write_atomic
 from pipeline.support.fields import require
 from pipeline.support.intervals import resampled_sums
@@ -72,22 +71,21 @@ def compare_outputs(
     require(len(outputs) >= 2, f"compare: at least two arms are needed, not {len(outputs)}")
     require(baseline in outputs, f"compare: the baseline {baseline} is none of the arms {', '.join(outputs)}")
     require(resamples >= 0, "resamples must not be negative")
-    manifests = {arm: load_manifest(output, storage) for arm, output in outputs.items()}
-    scores, notes = open_scores(dataset, outputs, storage)
+    arms = open_arms(outputs, storage)
+    manifests = {arm: output.manifest for arm, output in arms.items()}
+    scores, notes = open_scores(dataset, arms, storage)
     numbers, clock = Numbers(outputs, baseline), Clock()
     with ComparisonWriter(place, list(outputs), storage) as writer:
-        for unit in joined_units(outputs, storage):
+        for unit in joined_units(arms):
             numbers.add(unit.tables)
             clock.add(unit.footers)
             scored = scores.add(unit.tables) if scores else _no_scores(outputs, unit.tables)
             writer.add(joined_table(unit.tables, scored))
-    plan = load_plan(outputs[baseline], storage)
-    assert plan is not None, "its units were just read"
     shapes = {arm: geometry_of(manifest) for arm, manifest in manifests.items()}
     drawing = {"resamples": resamples, "seed": seed}
     found = {
         "schema_version": COMPARISON_VERSION,
-        "source": storage.redact(plan.source),
+        "source": storage.redact(arms[baseline].plan.source),
         "requests": numbers.count,
         "baseline": baseline,
         "interleaved": clock.ran_together,

@@ -16,9 +16,10 @@ from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
+
+from pipeline.output.footers import Footer
 
 OWN = ("reduce_s", "generate_s")  # generate_s includes prefill_s
 COMMON = {"image_decode_s": "decode", "encode_s": "encode"}  # and the stage whose visit tells who shared it
@@ -55,14 +56,14 @@ class _Attempt:
     alone: dict[str, float] = field(default_factory=lambda: defaultdict(float))
     shared: dict[str, float] = field(default_factory=lambda: defaultdict(float))
 
-    def see(self, footer: Mapping[str, Any]) -> None:
-        stages = footer["stages"]
-        self.begin, self.end = min(self.begin, footer["start"]), max(self.end, footer["end_time"])
-        self.startup = max(self.startup, *(visit["startup_s"] for visit in stages.values()))
-        if stages["generate"]["start"] < self.first:
-            self.first = stages["generate"]["start"]
+    def see(self, footer: Footer) -> None:
+        stages = footer.stages
+        self.begin, self.end = min(self.begin, footer.start), max(self.end, footer.end_time)
+        self.startup = max(self.startup, *(visit.startup_s for visit in stages.values()))
+        if stages["generate"].start < self.first:
+            self.first = stages["generate"].start
             way = [stages[stage] for stage in _WAY if stage in stages]
-            gaps = (after["start"] - before["end"] for before, after in pairwise(way))
+            gaps = (after.start - before.end for before, after in pairwise(way))
             self.waited = sum(max(0.0, gap) for gap in gaps)
 
     @property
@@ -84,24 +85,19 @@ class Clock:
         self._attempts: dict[str, _Attempt] = defaultdict(_Attempt)
         self._finished: dict[str, list[tuple[str, float, int]]] = defaultdict(list)
 
-    def add(self, footers: Mapping[str, Mapping[str, Any]]) -> None:
+    def add(self, footers: Mapping[str, Footer]) -> None:
         """One unit's footers by arm."""
         self.ran_together &= len({_visit(footer, "encode") for footer in footers.values()}) == 1
         for arm, footer in footers.items():
-            attempt = self._attempts[footer["attempt"]]
+            attempt = self._attempts[footer.attempt]
             attempt.see(footer)
-            attempt.alone[arm] += sum(footer["totals"][name] for name in BUSY)
-            ok = footer["totals"]["status"].get("ok", 0)
-            self._finished[arm].append((footer["attempt"], footer["end_time"], ok))
-            for stage, visit in footer["stages"].items():
-                for name, peaks in (
-                    ("peak_memory_bytes", self.peak_memory_bytes[arm]),
-                    ("peak_gpu_memory_bytes", self.peak_gpu_memory_bytes[arm]),
-                ):
-                    if visit.get(name) is not None:
-                        peaks[stage] = max(peaks.get(stage, 0), visit[name])
+            attempt.alone[arm] += sum(footer.totals.seconds[name] for name in BUSY)
+            self._finished[arm].append((footer.attempt, footer.end_time, footer.totals.ok))
+            for stage, visit in footer.stages.items():
+                _raise_peak(self.peak_memory_bytes[arm], stage, visit.peak_memory_bytes)
+                _raise_peak(self.peak_gpu_memory_bytes[arm], stage, visit.peak_gpu_memory_bytes)
         for arm, seconds in shared_seconds(footers).items():
-            self._attempts[footers[arm]["attempt"]].shared[arm] += seconds
+            self._attempts[footers[arm].attempt].shared[arm] += seconds
 
     def provisioned(self, arm: str) -> Provisioned:
         """The arm's seconds of the job."""
@@ -128,23 +124,28 @@ class Clock:
         return [[round(float(points[place][0]), 3), int(answered[place])] for place in places]
 
 
+def _raise_peak(peaks: dict[str, int], stage: str, peak: int | None) -> None:
+    if peak is not None:
+        peaks[stage] = max(peaks.get(stage, 0), peak)
+
+
 def _part(attempt: _Attempt, busy: float, otherwise: float) -> float:
     """An arm's seconds of an attempt; `otherwise` if no stage was busy with any request."""
     everything = sum(attempt.shared.values())
     return attempt.seconds * busy / everything if everything else otherwise
 
 
-def shared_seconds(footers: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
+def shared_seconds(footers: Mapping[str, Footer]) -> dict[str, float]:
     """Each arm's busy seconds of one unit, with what one pass did for several arms counted once.
 
     Arms share a pass if the footers tell of the same visit to its stage. It took as long as the longest of
     their accounts (one that reads texts has those on top), and is split in proportion to them.
     """
-    found = {arm: sum(footer["totals"][name] for name in OWN) for arm, footer in footers.items()}
+    found = {arm: sum(footer.totals.seconds[name] for name in OWN) for arm, footer in footers.items()}
     for name, stage in COMMON.items():
-        passes: dict[Any, dict[str, float]] = defaultdict(dict)
+        passes: dict[tuple[str, str, int, float], dict[str, float]] = defaultdict(dict)
         for arm, footer in footers.items():
-            passes[_visit(footer, stage)][arm] = footer["totals"][name]
+            passes[_visit(footer, stage)][arm] = footer.totals.seconds[name]
         for accounts in passes.values():
             total = sum(accounts.values())
             for arm, seconds in accounts.items():
@@ -152,6 +153,6 @@ def shared_seconds(footers: Mapping[str, Mapping[str, Any]]) -> dict[str, float]
     return found
 
 
-def _visit(footer: Mapping[str, Any], stage: str) -> tuple[Any, ...]:
-    visit = footer["stages"][stage]
-    return footer["attempt"], visit["node"], visit["pid"], visit["start"]
+def _visit(footer: Footer, stage: str) -> tuple[str, str, int, float]:
+    visit = footer.stages[stage]
+    return footer.attempt, visit.node, visit.pid, visit.start

@@ -12,6 +12,7 @@ from pipeline.evaluate.base import Answered, Dataset, Metric
 from pipeline.evaluate.evaluate import figures_of
 from pipeline.evaluate.join import Join, choose_join
 from pipeline.evaluate.tally import Kept
+from pipeline.output.opened import Output
 from pipeline.storage.uris import Storage
 from pipeline.support.errors import ConfigError
 from pipeline.support.intervals import interval, resampled_sums
@@ -111,7 +112,7 @@ class Scores:
 
 
 def open_scores(
-    dataset: Dataset | None, outputs: Mapping[str, str], storage: Storage
+    dataset: Dataset | None, outputs: Mapping[str, Output], storage: Storage
 ) -> tuple[Scores | None, list[str]]:
     """What scores the arms, or None, and notes that say why there is none.
 
@@ -126,7 +127,7 @@ def open_scores(
     metric = dataset.metric(references) if any(reference.answers for reference in references) else None
     if metric is None:
         return None, ["The dataset's answers are not public or need a judge: there is no score."]
-    join = choose_join(references, dataset.joint, next(iter(outputs.values())), storage)
+    join = choose_join(references, dataset.joint, next(iter(outputs.values())))
     return Scores(metric, join, outputs), []
 
 

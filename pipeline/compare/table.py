@@ -10,10 +10,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline.compare.join import IMAGE
+from pipeline.output.layout import COMPARISON_TABLE
 from pipeline.storage.uris import Storage, put_atomic
 from pipeline.support.schema import ARM_COLUMNS, PREDICTIONS, SHARED_COLUMNS
 
-NAME = "comparison.parquet"
 _ROWS_AT_ONCE = 16384
 
 
@@ -78,4 +78,4 @@ class ComparisonWriter:
             if kind is None:
                 fs, folder = self._storage.open(self._place)
                 with self._storage.reaching("output", self._place):
-                    put_atomic(fs, f"{folder}/{NAME}", self._spool.name)
+                    put_atomic(fs, f"{folder}/{COMPARISON_TABLE}", self._spool.name)

@@ -9,7 +9,8 @@ from pipeline.evaluate.base import Answered, Dataset, Metric, Reference
 from pipeline.evaluate.join import Join, choose_join, read_rows
 from pipeline.evaluate.score_intervals import figures_of
 from pipeline.evaluate.tally import Kept
-from pipeline.output.manifest import load_manifest
+from pipeline.output.layout import EVALUATION
+from pipeline.output.opened import Output, open_output
 from pipeline.storage.uris import Storage, write_atomic
 from pipeline.support.errors import ConfigError
 from pipeline.support.fields import free, require
@@ -50,13 +51,13 @@ def evaluate(dataset: Dataset, options: Evaluation, storage: Storage) -> dict[st
         ConfigError: the output is not finished, an official file is missing or damaged, or rows and
             references do not meet one to one.
     """
-    manifest = load_manifest(options.output, storage)
+    output = open_output(options.output, storage).require_finished()
     references = list(dataset.references(storage))
     if not references:
         raise ConfigError(f"dataset: no question in {storage.redact(dataset.root)}")
-    join = choose_join(references, dataset.joint, options.output, storage)
+    join = choose_join(references, dataset.joint, output)
     if options.submission is not None:
-        _submit(dataset, join, options, storage)
+        _submit(dataset, join, output, options)
         join.seen.clear()
     metric = dataset.metric(references) if any(reference.answers for reference in references) else None
     if metric is None and options.submission is None:
@@ -65,13 +66,13 @@ def evaluate(dataset: Dataset, options: Evaluation, storage: Storage) -> dict[st
             "submission=FILE writes the predictions in the official format"
         )
     kept = Kept(metric or _nothing())
-    for row, reference in _met(join, options, storage):
+    for row, reference in _met(join, output, options.partial):
         kept.add(row, reference)
     found = {
         "dataset": type(dataset).__name__,
         "root": storage.redact(dataset.root),
         "output": storage.redact(options.output),
-        **{name: getattr(manifest, name) for name in ("run_id", "fingerprint")},
+        **{name: getattr(output.manifest, name) for name in ("run_id", "fingerprint")},
         "questions": len(join.references),
         "status": dict(sorted(kept.status.items())),
         "without_truth": kept.without_truth,
@@ -81,7 +82,7 @@ def evaluate(dataset: Dataset, options: Evaluation, storage: Storage) -> dict[st
             else {"figures": {}, "groups": {}}
         ),
     }
-    _write(options.json or f"{options.output.rstrip('/')}/evaluation.json", found, storage)
+    _write(options.json or f"{options.output.rstrip('/')}/{EVALUATION}", found, storage)
     return found
 
 
@@ -89,17 +90,18 @@ def _nothing() -> Metric:
     return Metric(lambda prediction, reference: (), lambda sums: {})
 
 
-def _met(join: Join, options: Evaluation, storage: Storage) -> Iterator[tuple[Answered, Reference]]:
-    for row in read_rows(options.output, storage):
+def _met(join: Join, output: Output, partial: bool) -> Iterator[tuple[Answered, Reference]]:
+    for row in read_rows(output):
         yield row, join.match(row)
-    if not options.partial:
+    if not partial:
         join.require_all()
 
 
-def _submit(dataset: Dataset, join: Join, options: Evaluation, storage: Storage) -> None:
-    rows = (row for row, _ in _met(join, options, storage))
+def _submit(dataset: Dataset, join: Join, output: Output, options: Evaluation) -> None:
+    rows = (row for row, _ in _met(join, output, options.partial))
     text = "".join(dataset.submission(rows))
     assert options.submission is not None
+    storage = output.storage
     with storage.reaching("submission", options.submission):
         write_atomic(*storage.open(options.submission), text.encode())
 

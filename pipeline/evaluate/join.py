@@ -8,8 +8,7 @@ import pyarrow.dataset as ds
 from pyarrow.fs import FSSpecHandler, PyFileSystem
 
 from pipeline.evaluate.base import Answered, Reference
-from pipeline.output.opened import finished_files
-from pipeline.storage.uris import Storage
+from pipeline.output.opened import Output
 from pipeline.support.errors import ConfigError
 from pipeline.support.schema import PREDICTIONS
 
@@ -20,13 +19,12 @@ _NAMED = 3
 Key = str | tuple[str, str]
 
 
-def read_rows(output: str, storage: Storage) -> Iterator[Answered]:
-    """The rows of a finished output in the order of its files; a batch of them is in memory at a time."""
-    paths = finished_files(output, storage)
-    fs, _ = storage.open(output)
+def read_rows(output: Output) -> Iterator[Answered]:
+    """Read the rows of a finished output in the order of its files; one batch is in memory at a time."""
+    fs, _ = output.storage.open(output.folder)
     try:
         table = ds.dataset(
-            paths, format="parquet", schema=PREDICTIONS, filesystem=PyFileSystem(FSSpecHandler(fs))
+            output.paths(), format="parquet", schema=PREDICTIONS, filesystem=PyFileSystem(FSSpecHandler(fs))
         )
         batches = table.to_batches(
             columns=_COLUMNS, batch_size=_ROWS_AT_ONCE, batch_readahead=1, fragment_readahead=1
@@ -34,7 +32,7 @@ def read_rows(output: str, storage: Storage) -> Iterator[Answered]:
         for batch in batches:
             yield from (Answered(**row) for row in batch.to_pylist())
     except (pa.ArrowException, OSError) as error:
-        raise ConfigError(f"output: {storage.redact(f'{output}: {error}')[:300]}") from None
+        raise ConfigError(f"output: {output.storage.redact(f'{output.folder}: {error}')[:300]}") from None
 
 
 @dataclass
@@ -71,20 +69,20 @@ class Join:
             )
 
 
-def choose_join(references: list[Reference], joint: bool, output: str, storage: Storage) -> Join:
+def choose_join(references: list[Reference], joint: bool, output: Output) -> Join:
     """How an output's rows are to be met; ConfigError if the references themselves are not unique."""
     if joint:
         return Join(_indexed(references, _both), _both)
     by_id = _indexed(references, _by_id)
     one_an_image = len({reference.sample_key for reference in references}) == len(references)
-    if one_an_image and not _ids_are_unique(output, storage):
+    if one_an_image and not _ids_are_unique(output):
         return Join(_indexed(references, _by_sample), _by_sample)
     return Join(by_id, _by_id)
 
 
-def _ids_are_unique(output: str, storage: Storage) -> bool:
+def _ids_are_unique(output: Output) -> bool:
     seen: set[str] = set()
-    for row in read_rows(output, storage):
+    for row in read_rows(output):
         if row.question_id in seen:
             return False
         seen.add(row.question_id)

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from pipeline.output.footers import read_footers
-from pipeline.output.manifest import Manifest, load_manifest, remade
-from pipeline.output.units import finished_units
+from pipeline.output.footers import Footer
+from pipeline.output.manifest import Manifest, rebuild
+from pipeline.output.opened import open_output
 from pipeline.planner.contention import without_contention
 from pipeline.planner.simulate import Station, Worker
 from pipeline.planner.timeline import ACTORS, STAGES, Timeline, timeline_of
@@ -23,7 +23,6 @@ from pipeline.storage.uris import Storage
 from pipeline.support.errors import ConfigError
 
 _FEWEST = 4  # units: of fewer there is no steady state at all
-Footer = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -65,14 +64,15 @@ def read_profile(folder: str, storage: Storage) -> Profile:
         ConfigError: there is no such output, it has too few units, or it does not tell what is needed.
     """
     name = storage.redact(folder)
-    manifest = load_manifest(folder, storage)
+    output = open_output(folder, storage, key="profile")
+    manifest = output.manifest
     if "arms" in manifest.configuration:
         raise ConfigError(
             f"profile: {name} is an arm of a comparison, whose stages worked for all of its arms"
         )
     try:
         with storage.reaching("profile", folder):
-            everything = tuple(read_footers(folder, finished_units(folder, storage), storage))
+            everything = tuple(output.footers())
     except pa.ArrowException:
         raise ConfigError(f"profile: a file of {name} is damaged; `trimline verify` tells which") from None
     footers = _of_one_start(everything)
@@ -81,7 +81,7 @@ def read_profile(folder: str, storage: Storage) -> Profile:
             f"profile: {name} has {len(footers)} units of one start, fewer than {_FEWEST}: let it go on, or "
             "make one with smaller units (unit_samples)"
         )
-    with manifest.describing(folder, storage) as settings:
+    with manifest.explaining_errors(folder, storage) as settings:
         cluster = _cluster(settings["cluster"], footers)
         at_once = int(settings["engine"].get("units_at_once", 1))
     try:
@@ -119,14 +119,14 @@ def _profile(
         for place, stage in enumerate(STAGES)
     )
     starting = [timeline.starting(place, servers[place]) for place in range(len(STAGES))]
-    ordered = sorted(footers, key=lambda footer: footer["end_time"])
+    ordered = sorted(footers, key=lambda footer: footer.end_time)
     return Profile(
         worker=Worker(stations, float(cores), loading),
-        requests_V=np.array([footer["totals"]["rows"] for footer in ordered], float),
+        requests_V=np.array([footer.totals.rows for footer in ordered], float),
         alone_VS=alone_VS,
         handover=tuple(timeline.handovers(place, servers[place]) for place in range(len(STAGES))),
         warm_V=~np.any(starting, axis=0),
-        seconds=ordered[-1]["end_time"] - float(ordered[-1]["attempt"]),
+        seconds=ordered[-1].end_time - float(ordered[-1].attempt),
         gpus=gpus,
         manifest=manifest,
         cluster=cluster,
@@ -152,7 +152,7 @@ def _ready(timeline: Timeline, place: int, servers: int, alone_VS: np.ndarray) -
 def _of_one_start(footers: Iterable[Footer]) -> tuple[Footer, ...]:
     starts: dict[str, list[Footer]] = defaultdict(list)
     for footer in footers:
-        starts[footer["attempt"]].append(footer)
+        starts[footer.attempt].append(footer)
     most = max(starts, key=lambda attempt: len(starts[attempt]), default=None)
     return tuple(starts[most]) if most is not None else ()
 
@@ -161,7 +161,7 @@ def _cluster(settings: Mapping[str, Any], footers: Sequence[Footer]) -> Cluster:
     """As it was configured, with as many actors as were seen where their number was left open."""
     parts = {name: _resources(name, value) for name, value in settings.items()}
     # whether it fits this machine is not the question
-    cluster: Cluster = remade({**parts, "address": "profiled"}, Cluster)
+    cluster: Cluster = rebuild({**parts, "address": "profiled"}, Cluster)
     open_ones = [stage for stage in ACTORS if getattr(cluster, stage).num_actors is None]
     seen = {
         stage: replace(getattr(cluster, stage), num_actors=_processes(footers, stage)) for stage in open_ones
@@ -172,25 +172,25 @@ def _cluster(settings: Mapping[str, Any], footers: Sequence[Footer]) -> Cluster:
 def _resources(name: str, value: Any) -> Any:
     if name not in STAGES:
         return value
-    return remade(value, ActorResources if name in ACTORS else TaskResources)
+    return rebuild(value, ActorResources if name in ACTORS else TaskResources)
 
 
 def _processes(footers: Sequence[Footer], stage: str) -> int:
-    visits = [unit["stages"].get(stage, {}) for unit in footers]
-    return len({(visit.get("node"), visit.get("pid")) for visit in visits})
+    return len({unit.stages[stage].process for unit in footers if stage in unit.stages})
 
 
 def _cores(footers: Iterable[Footer]) -> int:
     """The cores of all nodes that had a part in it."""
-    nodes = {visit["node"]: int(visit["cores"]) for unit in footers for visit in unit["stages"].values()}
-    return sum(nodes.values())
+    nodes = {visit.node: visit.cores for unit in footers for visit in unit.stages.values()}
+    counts = [cores for cores in nodes.values() if cores is not None]
+    if len(counts) < len(nodes):
+        raise KeyError("cores")
+    return sum(counts)
 
 
 def _gpus(footers: Iterable[Footer], cluster: Cluster) -> float:
     """The GPUs that the actors booked; none if torch used none."""
-    used = any(
-        visit["peak_gpu_memory_bytes"] is not None for unit in footers for visit in unit["stages"].values()
-    )
+    used = any(visit.peak_gpu_memory_bytes is not None for unit in footers for visit in unit.stages.values())
     booked = {stage: getattr(cluster, stage).num_gpus for stage in ACTORS}
     shares = {stage: GPU_SHARES[stage] if own is None else own for stage, own in booked.items()}
     return sum(getattr(cluster, stage).num_actors * share for stage, share in shares.items()) if used else 0.0

@@ -4,11 +4,12 @@ V units, S stages. Seconds count from the start of the job, Ray's own start incl
 """
 
 import heapq
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
+
+from pipeline.output.footers import Footer
 
 STAGES = ("read", "decode", "encode", "generate", "write")
 ACTORS = ("encode", "generate")  # the others are tasks
@@ -96,20 +97,23 @@ class Timeline:
         return through - gone
 
 
-def timeline_of(footers: Sequence[Mapping[str, Any]]) -> Timeline:
+def timeline_of(footers: Sequence[Footer]) -> Timeline:
     """The timeline of units that one start of a job made. KeyError: a footer lacks something."""
-    began = float(footers[0]["attempt"])
-    units = sorted(footers, key=lambda footer: footer["end_time"])
-    visits = [[unit["stages"][stage] for stage in STAGES] for unit in units]
+    began = float(footers[0].attempt)
+    units = sorted(footers, key=lambda footer: footer.end_time)
+    visits = [[unit.stages[stage] for stage in STAGES] for unit in units]
 
     def array(name: str) -> np.ndarray:
-        return np.array([[float(visit[name]) for visit in row] for row in visits])
+        values = [[getattr(visit, name) for visit in row] for row in visits]
+        if any(value is None for row in values for value in row):
+            raise KeyError(name)
+        return np.array(values, float)
 
     known: dict[tuple[str, int], int] = {}
-    processes = [[known.setdefault((v["node"], v["pid"]), len(known)) for v in row] for row in visits]
+    processes = [[known.setdefault(visit.process, len(known)) for visit in row] for row in visits]
     start, end = array("start") - began, array("end") - began
     # `read` takes its first sample before it looks at the clock
-    samples = np.array([max(2, unit["stop"] - unit["first"]) for unit in units])
+    samples = np.array([max(2, unit.samples) for unit in units])
     start[:, 0] -= (end[:, 0] - start[:, 0]) / (samples - 1)
     process = np.array(processes)
     return Timeline(start, end, _own_cpu(array("cpu_s"), start, end, process), process, array("startup_s"))

@@ -11,19 +11,19 @@ Bytes are the profile's own, request by request. Requests to the store are count
 """
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from pipeline.compare.figures import shape_of
-from pipeline.output.manifest import Manifest, remade
-from pipeline.output.plan import load_plan
+from pipeline.output.footers import Footer
+from pipeline.output.manifest import Manifest, rebuild
+from pipeline.output.plan import require_plan
 from pipeline.output.units import Unit
-from pipeline.planner.profile import Footer, Profile
+from pipeline.planner.profile import Profile
 from pipeline.stages.arms import Arm
 from pipeline.storage.listing import list_files
 from pipeline.storage.uris import Storage, name_of
-from pipeline.support.errors import ConfigError
 
 _PAGE = 1000  # keys in a page of a listing
 _LISTINGS = 3
@@ -57,7 +57,7 @@ class Traffic:
 def traffic_of(profile: Profile, folder: str, storage: Storage, requests: int) -> Traffic:
     """What a job of so many requests takes, if it is like the profile."""
     footers, manifest = profile.everything, profile.manifest
-    rows = _sum(footers, "rows")
+    rows = float(sum(footer.totals.rows for footer in footers))
     times = requests / rows
     units = math.ceil(len(footers) * times)
     source_bytes, gets = _source(footers, manifest, folder, storage)
@@ -82,8 +82,10 @@ def traffic_of(profile: Profile, folder: str, storage: Storage, requests: int) -
 def moved_bytes(footers: Iterable[Footer], manifest: Manifest) -> dict[str, float | None]:
     """Bytes that some units took from a stage to the next one: images, their pixels, the tokens kept."""
     footers = list(footers)
-    images = sum(footer["image_bytes"] for footer in footers)
-    samples, rows = (_sum(footers, name) for name in ("samples", "rows"))
+    images = sum(footer.image_bytes or 0 for footer in footers)
+    samples = sum(footer.totals.samples for footer in footers)
+    rows = sum(footer.totals.rows for footer in footers)
+    tokens = sum(footer.totals.tokens["visual_tokens_kept"] for footer in footers)
     shape = shape_of(manifest)
     if shape is None:
         return {"read": images, "decode": None, "encode": None}
@@ -92,14 +94,14 @@ def moved_bytes(footers: Iterable[Footer], manifest: Manifest) -> dict[str, floa
     return {
         "read": images,
         "decode": samples * shape.pixel_bytes,
-        "encode": _sum(footers, "visual_tokens_kept") * token_bytes * sent,
+        "encode": tokens * token_bytes * sent,
     }
 
 
 def _reads_request(manifest: Manifest) -> bool:
     """Whether an image's tokens are sent once for each of its questions."""
     settings = manifest.configuration["reducer"]
-    return Arm("own", remade(settings), settings).reads_request
+    return Arm("own", rebuild(settings), settings).reads_request
 
 
 def _source(
@@ -109,8 +111,9 @@ def _source(
     footers = list(footers)
     source = manifest.configuration["source"]
     kind = str(source["_target_"]).rpartition(".")[2]
-    images, bytes_read = (sum(footer[name] for footer in footers) for name in ("image_bytes", "source_bytes"))
-    samples = sum(footer["stop"] - footer["first"] for footer in footers)
+    images = sum(footer.image_bytes or 0 for footer in footers)
+    bytes_read = sum(footer.source_bytes for footer in footers)
+    samples = sum(footer.samples for footer in footers)
     shards = _shards(footers)
     if kind == "WebDataset":
         return bytes_read, 2 * shards + _ranges(footers, source["read_bytes"])
@@ -127,26 +130,19 @@ def _source(
 
 def _shards(footers: Iterable[Footer]) -> int:
     """Shards that were read to their ends."""
-    return sum(footer["end"] for footer in footers)
+    return sum(footer.end for footer in footers)
 
 
 def _ranges(footers: Iterable[Footer], size: int) -> int:
     """Reads of `size` bytes, shard by shard."""
     shards: dict[int, int] = {}
     for footer in footers:
-        shards[footer["shard"]] = shards.get(footer["shard"], 0) + footer["source_bytes"]
+        shards[footer.shard] = shards.get(footer.shard, 0) + footer.source_bytes
     return sum(math.ceil(found / size) for found in shards.values())
 
 
 def _files_of_image(folder: str, storage: Storage) -> float:
     """An image's file and its sidecars, in the plan's first shard."""
-    plan = load_plan(folder, storage)
-    if plan is None:
-        raise ConfigError(f"profile: {storage.redact(folder)} has no plan")
-    shard = plan.shard(0, storage)
+    shard = require_plan(folder, storage).shard(0, storage)
     every = sum(1 for name in shard.files if not name.uri.lower().endswith((".json", ".txt")))
     return len(shard.files) / max(1, every)
-
-
-def _sum(footers: Iterable[Mapping[str, Any]], name: str) -> float:
-    return float(sum(footer["totals"][name] for footer in footers))

@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 
 from pipeline.report.choose import DIFFERS, FAILED, SAME, differing
-from pipeline.report.pictures import Opened, Place, parse_key, thumbnails
+from pipeline.report.pictures import OutputImages, Place, parse_key, thumbnails
 from pipeline.report.rows import Requests
 from pipeline.storage.uris import Storage
 from pipeline.support.schema import ARM_COLUMNS
@@ -30,29 +30,33 @@ class Gallery:
 
 
 def make_gallery(
-    requests: Requests, keys: Sequence[str], opened: Opened, storage: Storage, most_bytes: int = MOST_BYTES
+    requests: Requests,
+    keys: Sequence[str],
+    images: OutputImages,
+    storage: Storage,
+    most_bytes: int = MOST_BYTES,
 ) -> Gallery:
     """The requests `keys` in this order, as many of the first ones as fit into `most_bytes`."""
     rows = _rows(requests, keys, storage)
-    images = {
+    places = {
         parse_key(row["key"]): row["image_sha256"]
         for row in rows
         if any(row[f"status.{arm}"] not in ("bad_sample", "bad_image") for arm in requests.arms)
     }
-    drawn = thumbnails(opened, images, storage)
+    drawn = thumbnails(images, places)
     gallery = Gallery([], [], len(keys))
-    places: dict[Place, int] = {}
+    drawn_at: dict[Place, int] = {}
     for row in rows:
         place = parse_key(row["key"])
-        picture = _data_uri(drawn[place]) if place in drawn and place not in places else ""
+        picture = _data_uri(drawn[place]) if place in drawn and place not in drawn_at else ""
         item = _item(row, requests.arms)
         most_bytes -= len(json.dumps(item)) + len(picture)
         if most_bytes < 0:
             break
         if picture:
-            places[place] = len(gallery.pictures)
+            drawn_at[place] = len(gallery.pictures)
             gallery.pictures.append(picture)
-        gallery.items.append({**item, "picture": places.get(place, -1)})
+        gallery.items.append({**item, "picture": drawn_at.get(place, -1)})
     return gallery
 
 

@@ -10,11 +10,10 @@ import pyarrow.parquet as pq
 from PIL import Image, ImageDraw, ImageFont
 
 from pipeline.models.preprocess import preprocessor_of
-from pipeline.output.plan import load_plan
-from pipeline.output.units import Finished
-from pipeline.report.pictures import Opened, parse_key, read_images
+from pipeline.output.layout import DATA
+from pipeline.output.opened import Output
+from pipeline.report.pictures import OutputImages, images_of, parse_key, read_images
 from pipeline.stages.imaging import decode
-from pipeline.storage.uris import Storage, list_names
 from pipeline.support.errors import ConfigError, ShardError
 
 DIMMED = 0.22
@@ -32,14 +31,14 @@ COLUMNS = [
 ]
 
 
-def draw_kept(outputs: Sequence[Opened], key: str, storage: Storage) -> Image.Image:
+def draw_kept(outputs: Sequence[Output], key: str) -> Image.Image:
     """The image of request `key` as the model saw it, a panel for each output, with what each answered.
 
     Raises:
         ConfigError: an output has no such request, or the image cannot be read from the source any more.
     """
-    rows = [find_row(output, key, storage) for output in outputs]
-    square = _square(outputs[0], key, storage)
+    rows = [find_row(output, key) for output in outputs]
+    square = _square(images_of(outputs[0]), key)
     panels = [_panel(square, row) for row in rows]
     width = sum(panel.width for panel in panels) + GAP_PX * (len(panels) + 1)
     question = _wrapped(rows[0]["question"], width - 2 * GAP_PX)
@@ -51,32 +50,29 @@ def draw_kept(outputs: Sequence[Opened], key: str, storage: Storage) -> Image.Im
     return picture
 
 
-def find_row(output: Opened, key: str, storage: Storage) -> dict[str, Any]:
-    """One row of an output by its key; ConfigError if it is not there."""
+def find_row(output: Output, key: str) -> dict[str, Any]:
+    """Find a row of an output by its key; ConfigError if it is not there."""
     shard, sample = parse_key(key)
-    fs, folder = storage.open(output.folder)
-    finished = Finished(list_names(fs, f"{folder}/data"))
-    for unit in finished.units(shard):
+    fs, path = output.storage.open(output.folder)
+    for unit in output.finished.units(shard):
         if unit.first <= sample < unit.stop:
-            with fs.open(f"{folder}/data/{unit.file_name}", "rb") as file:
+            with fs.open(f"{path}/{DATA}/{unit.file_name}", "rb") as file:
                 table = pq.read_table(file, columns=COLUMNS)
             for row in table.filter(pc.field("key") == key).to_pylist():
                 return dict(row)
-    raise ConfigError(f"key: {storage.redact(output.folder)} has no request {key}")
+    raise ConfigError(f"key: {output.storage.redact(output.folder)} has no request {key}")
 
 
-def _square(output: Opened, key: str, storage: Storage) -> np.ndarray:
+def _square(images: OutputImages, key: str) -> np.ndarray:
     """The pixels that CLIP was given: uint8 [S, S, 3]."""
     shard, sample = parse_key(key)
-    plan = load_plan(output.folder, storage)
-    assert plan is not None, "an output with rows has a plan"
     try:
-        found = dict(read_images(output, plan, shard, [sample], storage))
+        found = dict(read_images(images, shard, [sample]))
     except ShardError as error:
         raise ConfigError(f"key: the image of {key} cannot be read any more: {error}") from None
     if sample not in found:
         raise ConfigError(f"key: the image of {key} cannot be read any more")
-    return preprocessor_of(output.model)(decode(found[sample], output.imaging)[0])
+    return preprocessor_of(images.model)(decode(found[sample], images.imaging)[0])
 
 
 def _panel(square: np.ndarray, row: dict[str, Any]) -> Image.Image:

@@ -7,7 +7,8 @@ from pipeline.compare.columns import Numbers
 from pipeline.compare.figures import bytes_of, histogram_of, seconds_of, shape_of, time_of, tokens_of, told_of
 from pipeline.compare.join import joined_units
 from pipeline.compare.machine_time import Clock
-from pipeline.output.manifest import load_manifest
+from pipeline.output.layout import EVALUATION
+from pipeline.output.opened import Output
 from pipeline.report.rows import Requests
 from pipeline.storage.uris import Storage, read_bytes
 from pipeline.support.intervals import resampled_sums
@@ -15,20 +16,21 @@ from pipeline.support.intervals import resampled_sums
 _RESAMPLES, _MOST_DRAWS = (50, 1000), 10**8
 
 
-def measure(requests: Requests, source: str, storage: Storage) -> dict[str, Any]:
-    """One arm, with no other to compare it with; some numbers of each request are in memory.
+def measure(requests: Requests, output: Output) -> dict[str, Any]:
+    """Measure an output as one arm without others; some numbers of each request are in memory.
 
     Raises:
         ConfigError: the output is not finished, or damaged.
     """
     (arm,) = requests.arms
-    manifest = load_manifest(requests.folder, storage)
+    manifest = output.manifest
     numbers, clock, notes = Numbers([arm], arm), Clock(), []
-    for unit in joined_units({arm: requests.folder}, storage):
+    for unit in joined_units({arm: output}):
         numbers.add(unit.tables)
         clock.add(unit.footers)
-        if fault := unit.footers[arm]["shard_error"]:
-            notes.append(f"shard {unit.footers[arm]['shard']} could not be read whole: {fault}")
+        footer = unit.footers[arm]
+        if fault := footer.shard_error:
+            notes.append(f"shard {footer.shard} could not be read whole: {fault}")
     told = {**told_of(manifest), "status": dict(sorted(numbers.status[arm].items()))}
     if numbers.count:
         fewest, most = _RESAMPLES
@@ -38,10 +40,12 @@ def measure(requests: Requests, source: str, storage: Storage) -> dict[str, Any]
         told |= time_of(arm, sums, clock, None) | bytes_of(arm, sums, shape_of(manifest), manifest)
         told |= {"histogram": histogram_of(arm, numbers)}
     return {
-        "source": source,
+        "source": output.plan.source,
         "requests": numbers.count,
         "baseline": None,
-        "arms": {arm: {"tokens": {}, "seconds": {}, **told, "figures": _scores(requests.folder, storage)}},
+        "arms": {
+            arm: {"tokens": {}, "seconds": {}, **told, "figures": _scores(output.folder, output.storage)}
+        },
         "pairs": {},
         "notes": notes,
     }
@@ -50,5 +54,5 @@ def measure(requests: Requests, source: str, storage: Storage) -> dict[str, Any]
 def _scores(folder: str, storage: Storage) -> dict[str, Any] | None:
     """What `trimline evaluate` left in the output; None if it has not been evaluated."""
     fs, path = storage.open(folder)
-    scores: dict[str, Any] | None = json.loads(read_bytes(fs, f"{path}/evaluation.json") or b"null")
+    scores: dict[str, Any] | None = json.loads(read_bytes(fs, f"{path}/{EVALUATION}") or b"null")
     return scores

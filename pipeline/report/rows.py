@@ -8,7 +8,8 @@ import pyarrow.compute as pc
 import pyarrow.dataset as ds
 from pyarrow.fs import FSSpecHandler, PyFileSystem
 
-from pipeline.output.opened import finished_files
+from pipeline.output.layout import COMPARISON_TABLE
+from pipeline.output.opened import Output
 from pipeline.storage.uris import Storage
 from pipeline.support.errors import ConfigError
 from pipeline.support.schema import PREDICTIONS
@@ -65,22 +66,18 @@ class Requests:
             raise ConfigError(f"output: {storage.redact(f'{self.folder}: {error}')[:300]}") from None
 
 
-def of_run(folder: str, storage: Storage) -> Requests:
-    """The requests of a finished output, whose only arm is called as its reducer.
-
-    Raises:
-        ConfigError: it is no output, or is not finished.
-    """
-    paths = tuple(finished_files(folder, storage))
-    fs, _ = storage.open(folder)
+def of_run(output: Output) -> Requests:
+    """The requests of a finished output, whose only arm is called as its reducer."""
+    paths = tuple(output.paths())
+    fs, _ = output.storage.open(output.folder)
     rows = ds.dataset(
         list(paths), format="parquet", schema=PREDICTIONS, filesystem=PyFileSystem(FSSpecHandler(fs))
     )
     names = rows.head(1, columns=["reducer"], batch_readahead=0, fragment_readahead=1)["reducer"].to_pylist()
-    return Requests(folder, paths, (names[0] if names else "answers",), joined=False)
+    return Requests(output.folder, paths, (names[0] if names else "answers",), joined=False)
 
 
 def of_comparison(folder: str, arms: Sequence[str], storage: Storage) -> Requests:
     """The requests of a comparison, as its comparison.parquet joins them."""
     _, path = storage.open(folder)
-    return Requests(folder, (f"{path}/comparison.parquet",), tuple(arms), joined=True)
+    return Requests(folder, (f"{path}/{COMPARISON_TABLE}",), tuple(arms), joined=True)

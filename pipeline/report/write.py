@@ -3,15 +3,15 @@
 import json
 from typing import Any
 
-from pipeline.output.opened import COMPARISON
-from pipeline.output.plan import load_plan
+from pipeline.output.layout import COMPARISON, REPORT_PAGE, REPORT_TEXT
+from pipeline.output.opened import open_output
 from pipeline.report.choose import choose
 from pipeline.report.gallery import make_gallery
 from pipeline.report.headline import cards
 from pipeline.report.measure import measure
 from pipeline.report.page import Report, to_html, to_text
-from pipeline.report.pictures import open_output
-from pipeline.report.rows import Requests, of_comparison, of_run
+from pipeline.report.pictures import images_of
+from pipeline.report.rows import of_comparison, of_run
 from pipeline.report.tables import failure_tables, figure_tables, status_table, worst_tables
 from pipeline.storage.uris import Storage, read_bytes, write_atomic
 from pipeline.support.errors import ConfigError
@@ -33,27 +33,28 @@ def write_report(folder: str, storage: Storage, *, gallery: int, seed: int) -> l
     report = gather(folder, storage, gallery=gallery, seed=seed)
     fs, path = storage.open(folder)
     with storage.reaching("output", folder):
-        for name, text in (("report.html", to_html(report)), ("report.txt", to_text(report))):
+        for name, text in ((REPORT_PAGE, to_html(report)), (REPORT_TEXT, to_text(report))):
             write_atomic(fs, f"{path}/{name}", text.encode("utf-8", "replace"))
-    return [f"{folder}/report.html", f"{folder}/report.txt"]
+    return [f"{folder}/{name}" for name in (REPORT_PAGE, REPORT_TEXT)]
 
 
 def gather(folder: str, storage: Storage, *, gallery: int, seed: int) -> Report:
     """Everything that a report shows; reads every row once, and the gallery's rows and images again."""
     compared = _comparison(folder, storage)
     if compared is None:
-        figures, requests, output = _of_run(folder, storage)
+        output = open_output(folder, storage).require_finished()
+        requests = of_run(output)
+        figures = measure(requests, output)
     else:
-        figures, requests, output = _of_comparison(folder, compared, storage)
-    plan = load_plan(output, storage)
-    if plan is None:
-        raise ConfigError(f"output: {storage.redact(output)} is no output of Trimline: it has no plan")
+        output = open_output(f"{folder}/{compared['baseline']}", storage)
+        requests = of_comparison(folder, list(compared["arms"]), storage)
+        figures = compared
     chosen = choose(
         requests,
         storage,
         most=min(gallery, _MOST),
         seed=seed,
-        shards=len(plan),
+        shards=len(output.plan),
         first=[one["key"] for pair in figures["pairs"].values() for one in pair.get("worst") or ()],
     )
     return Report(
@@ -65,7 +66,7 @@ def gather(folder: str, storage: Storage, *, gallery: int, seed: int) -> Report:
         status=status_table(figures),
         failures=failure_tables(chosen.examples),
         worst=worst_tables(figures["pairs"]),
-        gallery=make_gallery(requests, chosen.keys, open_output(output, storage), storage),
+        gallery=make_gallery(requests, chosen.keys, images_of(output), storage),
         kinds=chosen.kinds,
         notes=[storage.redact(str(note)) for note in figures.get("notes") or ()],
     )
@@ -87,17 +88,3 @@ def _comparison(folder: str, storage: Storage) -> dict[str, Any] | None:
         raise ConfigError(
             f"{COMPARISON} in {storage.redact(folder)} is damaged or of another version"
         ) from None
-
-
-def _of_comparison(
-    folder: str, figures: dict[str, Any], storage: Storage
-) -> tuple[dict[str, Any], Requests, str]:
-    requests = of_comparison(folder, list(figures["arms"]), storage)
-    return figures, requests, f"{folder}/{figures['baseline']}"
-
-
-def _of_run(folder: str, storage: Storage) -> tuple[dict[str, Any], Requests, str]:
-    requests = of_run(folder, storage)
-    plan = load_plan(folder, storage)
-    assert plan is not None, "an output whose shards are finished has a plan"
-    return measure(requests, plan.source, storage), requests, folder

@@ -1,22 +1,28 @@
 """The run: everything between a configuration and a finished output."""
 
-import json
 import logging
 import time
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 import pyarrow.compute as pc
 
 from pipeline.output.dataset_card import write_card
+from pipeline.output.layout import MANIFEST
 from pipeline.output.plan import Plan
-from pipeline.output.summary import summarise, take_back_success
+from pipeline.output.summary import (
+    Summary,
+    is_successful,
+    mark_success,
+    summarise,
+    summary_of,
+    take_back_success,
+)
 from pipeline.run.cluster.start import start_ray
 from pipeline.run.config import Outcome, RunConfig
 from pipeline.run.prepare import ArmState, Prepared, look_again, prepare, prepare_all
 from pipeline.run.progress import Progress
-from pipeline.storage.uris import canonical, read_bytes, store_errors, write_atomic
+from pipeline.storage.uris import canonical, store_errors
 from pipeline.support import log
 from pipeline.support.errors import ConfigError, RunError
 
@@ -110,10 +116,18 @@ def _known_samples(prepared: Prepared) -> int | None:
 def _conclude(config: RunConfig, plan: Plan, state: ArmState, message: str) -> Outcome:
     """How an arm's run ended, and an event that tells it."""
     outcome = replace(_judge(config, plan, state, message), run_id=state.manifest.run_id)
-    counts = ("units", "samples", "rows", "status", "tokens", "samples_per_s", "failed_shards")
-    told = {name: outcome.summary[name] for name in counts}
+    counted = ("units", "samples", "rows", "status", "tokens", "samples_per_s", "failed_shards")
+    summary = outcome.summary.to_json()
+    counts = {name: summary[name] for name in counted}
     level = logging.ERROR if outcome.status else logging.INFO
-    log.event("end", outcome.message, level=level, exit_status=outcome.status, arm=state.arm.name, **told)
+    log.event(
+        "end",
+        outcome.message,
+        level=level,
+        exit_status=outcome.status,
+        arm=state.arm.name,
+        **counts,
+    )
     return outcome
 
 
@@ -124,26 +138,24 @@ def _judge(config: RunConfig, plan: Plan, state: ArmState, message: str) -> Outc
         take_back_success(state.folder, config.storage)
         summary = summarise(state.folder, plan, state.finished, config.storage)
         write_card(state.folder, state.manifest, summary, config.storage)
-    ok, rows = summary["status"].get("ok", 0), summary["rows"]
-    if summary["failed_shards"]:
-        first = summary["failed_shards_named"][0]
-        text = f"{summary['failed_shards']} shards could not be read whole"
-        return Outcome(1, summary, f"{text}; shard {first['shard']}: {first['error']}")
+    ok, rows = summary.ok, summary.rows
+    if summary.failed_shards:
+        first = summary.failed_shards_named[0]
+        text = f"{summary.failed_shards} shards could not be read whole"
+        return Outcome(1, summary, f"{text}; shard {first.shard}: {first.error}")
     allowed = config.options.max_failed_fraction
     if rows - ok > allowed * rows:
         text = f"{rows - ok} of {rows} rows failed, more than max_failed_fraction={allowed}"
         return Outcome(3, summary, text)
-    fs, folder = config.storage.open(state.folder)
-    write_atomic(fs, f"{folder}/_SUCCESS", b"")
+    mark_success(state.folder, config.storage)
     return Outcome(0, summary, message)
 
 
-def _standing_summary(config: RunConfig, state: ArmState) -> dict[str, Any] | None:
+def _standing_summary(config: RunConfig, state: ArmState) -> Summary | None:
     """The summary of an earlier end that still stands: of as many units, and marked as a success."""
-    fs, folder = config.storage.open(state.folder)
-    told = read_bytes(fs, f"{folder}/summary.json") if fs.exists(f"{folder}/_SUCCESS") else None
-    summary = json.loads(told) if told else None
-    return summary if summary and summary["units"] == state.finished.count else None
+    if not is_successful(state.folder, config.storage):
+        return None
+    return summary_of(state.folder, state.finished.count, config.storage)
 
 
 def answer(groups: Sequence[RunConfig]) -> dict[str, tuple[str, Outcome]]:
@@ -170,7 +182,7 @@ def _require_own_folder(config: RunConfig) -> None:
     output = canonical(config.options.output, config.storage)
     with config.storage.reaching("output", output):
         fs, folder = config.storage.open(output)
-        taken = fs.exists(f"{folder}/run.json")
+        taken = fs.exists(f"{folder}/{MANIFEST}")
     if taken:
         raise ConfigError(
             f"output {config.storage.redact(output)} holds a run of annotate, and a comparison's arms lie in "

@@ -5,6 +5,7 @@ from typing import Any
 
 from pipeline.engines.base import EngineConfig
 from pipeline.models.config import DEVICES, Decoding, Model
+from pipeline.output.summary import Summary
 from pipeline.output.units import UnitLimits
 from pipeline.run.cluster.resources import Cluster
 from pipeline.sources.base import Source
@@ -70,6 +71,6 @@ class Outcome:
     """How a run ended: exit status, summary, and a last line that says what to do next."""
 
     status: int
-    summary: dict[str, Any]
+    summary: Summary
     message: str
     run_id: str = ""

@@ -6,7 +6,6 @@ Each stage maps one-row tables to one-row tables. Stages book different amounts 
 does not fuse a task into an actor.
 """
 
-import json
 import logging
 import warnings
 from collections.abc import Iterator
@@ -24,7 +23,7 @@ from pipeline.stages.decode import decode_unit
 from pipeline.stages.encode import Encode
 from pipeline.stages.generate import Generate
 from pipeline.stages.read import ReadPending
-from pipeline.stages.write import ArmOutput, write_unit
+from pipeline.stages.write import ArmOutput, UnitStats, write_unit
 from pipeline.support.errors import RunError
 
 if TYPE_CHECKING:
@@ -46,7 +45,7 @@ def run_flow(
     encode: Any = Encode,
     generate: Any = Generate,
     metrics: "Metrics | None" = None,
-) -> Iterator[dict[str, Any]]:
+) -> Iterator[UnitStats]:
     """Make every missing unit of the pending shards; yields each one's statistics as it is written.
 
     `encode` and `generate` are the actors' classes; a benchmark of what is around them has its own. `metrics`
@@ -66,7 +65,7 @@ def run_flow(
     try:
         with metrics.watching(ledger) if metrics else nullcontext():
             for row in unless_stuck(units.iter_rows(), ledger, config.cluster.stall_s):
-                stats = json.loads(row["stats"])
+                stats = UnitStats.from_row(row)
                 if metrics:
                     metrics.add(stats)
                 yield stats

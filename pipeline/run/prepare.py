@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.models.checkpoints.fit import Geometry
 from pipeline.models.checkpoints.kinds import KINDS
-from pipeline.output.manifest import Manifest, agree, make_manifest
+from pipeline.output.manifest import Manifest, make_manifest, require_same_run
 from pipeline.output.plan import Plan, extend_plan, load_plan, make_plan, require_unchanged, share_plan
 from pipeline.output.units import MAX_UNIT_BYTES, Finished, finished_units
 from pipeline.run.retry import make_room
@@ -127,7 +127,7 @@ def _settle(config: "RunConfig", checked: _Checked, like: Plan | None) -> Prepar
     plan = like or _current_plan(config, folders)
     for folder, manifest in zip(folders, checked.manifests, strict=True):
         share_plan(plan, folder, storage)
-        agree(folder, manifest, storage)
+        require_same_run(folder, manifest, storage)
     states = [
         ArmState(arm, folder, manifest, finished_units(folder, storage))
         for arm, folder, manifest in zip(config.arms, folders, checked.manifests, strict=True)
@@ -154,7 +154,7 @@ def _require_own(config: "RunConfig", folder: str, manifest: Manifest) -> bool:
     if plan is None:
         return False
     _require_writable(config, folder)
-    agree(folder, manifest, config.storage)
+    require_same_run(folder, manifest, config.storage)
     source = canonical(config.source.path, config.storage)
     if source != plan.source and not config.options.extend:
         raise ConfigError(

@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from pipeline.stages.write import UnitStats
+
 if TYPE_CHECKING:
     from pipeline.run.prepare import Prepared
 
@@ -82,20 +84,19 @@ class Metrics:
         if value > 0:  # Ray refuses to count nothing
             self._made[metric].inc(value, self._tags(**tags))
 
-    def add(self, stats: dict[str, Any]) -> None:
+    def add(self, stats: UnitStats) -> None:
         """Take in one unit's statistics."""
-        _, first, stop, _ = stats["unit"]
         self._count(UNITS, 1)
-        self._count(SAMPLES, stop - first)
-        self._count(BYTES, stats["source_bytes"])
-        for stage, seconds in stats["stage_s"].items():
+        self._count(SAMPLES, stats.samples)
+        self._count(BYTES, stats.source_bytes)
+        for stage, seconds in stats.stage_s.items():
             self._made[STAGE_SECONDS].observe(seconds, self._tags(stage=stage))
-        for arm, totals in zip(stats["arms"], stats["totals"], strict=True):
+        for arm, totals in zip(stats.arms, stats.totals, strict=True):
             name = self._arms[arm]
-            for status, count in totals["status"].items():
+            for status, count in totals.status.items():
                 self._count(REQUESTS, count, arm=name, status=status)
             for metric, column in _OF_TOTALS.items():
-                self._count(metric, totals[column], arm=name)
+                self._count(metric, totals.tokens[column], arm=name)
 
     @contextmanager
     def watching(self, ledger: Any) -> Iterator[None]:

@@ -6,8 +6,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from jobs.common.entry import run_command
-from pipeline.output.manifest import load_manifest
-from pipeline.report.pictures import open_output
+from pipeline.output.opened import open_output
+from pipeline.report.pictures import images_of
 from pipeline.sources.jsonl import Jsonl
 from pipeline.storage.uris import Storage
 from tests.pipeline.evaluate import official
@@ -34,8 +34,9 @@ def test_a_set_is_annotated_and_scored_by_its_name(pope, tmp_path, capfd):
     capfd.readouterr()
     assert run_command("evaluate", ["output=answers", "dataset=pope", "dataset.root=data"]) == 0
     assert "Pope: 6 requests" in capfd.readouterr().out
-    assert open_output("answers", Storage()).source == config.source, "run.json tells the real source"
-    made_with = load_manifest("answers", Storage()).configuration
+    output = open_output("answers", Storage())
+    assert images_of(output).source == config.source, "run.json tells the real source"
+    made_with = output.manifest.configuration
     assert made_with["source"]["_target_"] == "pipeline.sources.jsonl.Jsonl"
     assert json.dumps(made_with["task"]["suffix"]) in json.dumps(made_with)
 

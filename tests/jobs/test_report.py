@@ -104,7 +104,7 @@ def test_the_report_of_an_output(outputs, capsys):
         ([], "output, picture: give output=FOLDER for a report, or picture.outputs"),
         (["output={0}/trim", "picture.outputs=[{0}/trim]", f"picture.key={KEY}"], "and not both"),
         (["picture.outputs=[{0}/trim]"], "picture.key must be given"),
-        (["output=/nowhere"], "output: /nowhere is no output of Trimline: it has no plan"),
+        (["output=/nowhere"], "/nowhere is no output of Trimline: it has no run.json"),
         (["output={0}/in"], "is no output of Trimline"),
         (["output={0}/trim", "report.gallery=-1"], "report.gallery must not be negative"),
         (["output={0}/trim", "report.gallery=many"], "report.gallery: "),

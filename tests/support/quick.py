@@ -7,7 +7,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.output.manifest import agree, make_manifest
+from pipeline.output.manifest import make_manifest, require_same_run
 from pipeline.output.plan import load_plan, make_plan, share_plan
 from pipeline.output.summary import summarise
 from pipeline.output.units import Finished, UnitLimits
@@ -42,7 +42,7 @@ def quick_answer(source: Any, output: Path, *arms: str, **limits: int) -> None:
     for state in quick_prepare(source, output, *arms, **limits).states:
         assert all(state.finished.has_shard(shard) for shard in range(len(prepared.plan)))
         summary = summarise(state.folder, prepared.plan, state.finished, HERE)
-        if not summary["failed_shards"]:
+        if not summary.failed_shards:
             Path(state.folder.removeprefix("file://"), "_SUCCESS").touch()
 
 
@@ -60,7 +60,7 @@ def quick_prepare(source: Any, output: Path, *arms: str, **limits: int) -> Prepa
     for folder in folders:
         share_plan(plan, folder, HERE)
         manifest = make_manifest(folder, {"limits": limits}, settings)
-        agree(folder, manifest, HERE)
+        require_same_run(folder, manifest, HERE)
         names = list_names(*HERE.open(f"{folder}/data"))
         states.append(ArmState(SimpleNamespace(), folder, manifest, Finished(names)))
     return Prepared(plan, SimpleNamespace(), tuple(states))

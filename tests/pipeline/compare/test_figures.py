@@ -15,8 +15,10 @@ from pipeline.compare.cost import Pricing, cost_of, seconds_per_success
 from pipeline.compare.machine_time import Clock, shared_seconds
 from pipeline.compare.scores import mcnemar, sign_test
 from pipeline.models.sizes import Shape, read_shape, shape_of_config
+from pipeline.output.footers import Footer
 from pipeline.support.errors import ConfigError
 from pipeline.support.intervals import interval, quotient, resampled_sums
+from tests.support.footers import footer_of
 
 CONF = Path(__file__).parents[3] / "conf" / "pricing"
 
@@ -138,7 +140,9 @@ def test_the_worst_are_told_in_order():
 # --- whose time it was ---
 
 
-def footer(attempt: str, begin: float, *, own: float, common: float = 1.0, wait: float = 0.0, **more) -> dict:
+def footer(
+    attempt: str, begin: float, *, own: float, common: float = 1.0, wait: float = 0.0, **more
+) -> Footer:
     """Of a unit that reads, decodes and encodes for a second each, and generates as long as it is busy."""
     ends = {"read": begin + 1, "decode": begin + 2, "encode": begin + 3}
     stages = {
@@ -166,10 +170,8 @@ def footer(attempt: str, begin: float, *, own: float, common: float = 1.0, wait:
         "prefill_s": 0,
     }
     end = stages["generate"]["end"] + 1
-    return {
-        **{"attempt": attempt, "start": begin, "end_time": end, "stages": stages},
-        "totals": totals | {"status": {"ok": 4}} | more,
-    }
+    totals |= {"status": {"ok": 4}} | more
+    return footer_of(attempt=attempt, start=begin, end_time=end, stages=stages, totals=totals)
 
 
 def test_a_pass_that_several_arms_share_is_counted_once():

@@ -132,7 +132,10 @@ def test_scores_are_told(comparison, tmp_path):
         (lambda folder: shutil.rmtree(folder / "full"), "full is no output of Trimline"),
         (lambda folder: (folder / "comparison.json").write_text("{"), "comparison.json in .* is damaged"),
         (lambda folder: (folder / "comparison.parquet").write_text("?"), "output: .*parquet"),
-        (lambda folder: (folder / "comparison.json").unlink(), "is no output of Trimline: it has no plan"),
+        (
+            lambda folder: (folder / "comparison.json").unlink(),
+            "is no output of Trimline: it has no run.json",
+        ),
     ],
 )
 def test_what_is_wrong_with_a_comparison_is_told(outputs, tmp_path, break_it, told):

@@ -23,7 +23,7 @@ from pipeline.stages.encode import Encode
 from pipeline.stages.generate import Generate
 from pipeline.stages.imaging import Imaging
 from pipeline.stages.rows import UnitRow, pack, unpack
-from pipeline.stages.write import ArmOutput, write_unit
+from pipeline.stages.write import ArmOutput, UnitStats, write_unit
 from pipeline.storage.uris import Storage
 from pipeline.support.schema import PREDICTIONS, SAMPLES
 from tests.support.tars import jpeg
@@ -212,7 +212,7 @@ def test_a_unit_is_written_as_one_file_per_arm(answered, tmp_path):
         assert footer["totals"]["status"] == {"ok": 4, "bad_image": 1, "bad_question": 2, "bad_sample": 1}
         assert set(footer["stages"]) == {"read", "decode", "encode", "generate", "write"}
         assert all(visit["peak_memory_bytes"] > 1 << 20 for visit in footer["stages"].values())
-    assert json.loads(stats["stats"][0].as_py())["unit"] == [3, 0, 6, True]
+    assert UnitStats.from_row(stats.to_pylist()[0]).unit == Unit(3, 0, 6, True)
 
 
 def test_a_unit_that_lost_a_row_is_not_written(answered, tmp_path):
