@@ -30,7 +30,7 @@ class Transformers(EngineConfig):
         require(self.max_batch >= 1, "engine.max_batch must be at least 1")
 
     def other_batches(self) -> Self:
-        """Return this configuration with half the batch sizes: what differs then, batching alone has changed."""
+        """Return this configuration with half the batch sizes, which changes answers by rounding alone."""
         return dataclasses.replace(
             self, token_budget=max(1, self.token_budget // 2), max_batch=max(1, self.max_batch // 2)
         )

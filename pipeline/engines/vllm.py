@@ -75,7 +75,7 @@ class Vllm(EngineConfig):
         )
 
     def other_batches(self) -> Self:
-        """Return this configuration with half the batch sizes: what differs then, batching alone has changed."""
+        """Return this configuration with half the batch sizes, which changes answers by rounding alone."""
         return dataclasses.replace(
             self,
             max_num_seqs=max(1, self.max_num_seqs // 2),

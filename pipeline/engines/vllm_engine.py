@@ -110,7 +110,7 @@ class VllmEngine:
         return [answers[index] for index in range(len(requests))]
 
     def _submit(self, encoded: EncodedRequest, caller: int) -> tuple[Generation, float]:
-        """Embed a request and submit it to the engine once a slot is free; also returns the embedding's seconds."""
+        """Embed a request and submit it once a slot is free; also returns the embedding's seconds."""
         self._slots.acquire()
         started = perf_counter()
         embeds_LH = self._prompts.embed_ids(encoded.token_ids, encoded.request.tokens_KD).cpu()
@@ -121,7 +121,7 @@ class VllmEngine:
         return generation, embed_s
 
     def _sampling(self, request: Request) -> "SamplingParams":
-        """Make vLLM's decoding parameters, with a seed that depends on the run's seed and the request alone."""
+        """Make vLLM's decoding parameters, seeded with a hash of the run's seed and the request."""
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind
 

@@ -13,7 +13,7 @@ from pipeline.output.plan import Plan, extend_plan, load_plan, make_plan, requir
 from pipeline.output.units import MAX_UNIT_BYTES, Finished, finished_units
 from pipeline.run.retry import make_room
 from pipeline.stages.arms import Arm, reduction_order, require_fields
-from pipeline.stages.read import Pending
+from pipeline.stages.read import PendingShard
 from pipeline.storage.uris import Storage, canonical, write_atomic
 from pipeline.support.errors import ConfigError
 from pipeline.support.fields import fingerprint_fields
@@ -54,7 +54,7 @@ class Prepared:
         """Whether every arm has all units of a shard."""
         return all(state.finished.has_shard(shard) for state in self.states)
 
-    def missing(self, shard: int) -> Pending:
+    def missing(self, shard: int) -> PendingShard:
         """What `read` has to know of a pending shard."""
         ranges = [state.finished.ranges(shard) for state in self.states]
         everywhere = {

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from pipeline.output.footers import FOOTER, Footer, Totals, Visit, totals_of
 from pipeline.output.layout import DATA
 from pipeline.output.units import Unit
-from pipeline.stages.rows import UnitRow, unpack
+from pipeline.stages.rows import UnitRow, unpack_unit
 from pipeline.storage.uris import Storage, write_atomic
 from pipeline.support.schema import PREDICTIONS, SCHEMA_VERSION
 
@@ -74,7 +74,7 @@ def write_unit(
         The unit's statistics as a row (`UnitStats`).
     """
     started, cpu_from = time.time(), time.process_time()
-    row = unpack(batch)
+    row = unpack_unit(batch)
     arms = sorted(row.arms(len(outputs)))
     requests = row.tables["requests"]
     totals = []

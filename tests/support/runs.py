@@ -89,8 +89,8 @@ def answer_here(config: RunConfig, attempt: str = "1") -> None:
     reading = {"storage": config.storage, "task": config.task, "limits": config.limits}
     for number in prepared.pending:
         shard = prepared.plan.shard(number, config.storage)
-        _, finished, partly = prepared.missing(number)
-        for unit in read_shard(config.source, shard, finished=finished, partly=partly, **reading):
+        _, finished, lacking_arms = prepared.missing(number)
+        for unit in read_shard(config.source, shard, finished=finished, lacking_arms=lacking_arms, **reading):
             decoded = decode_unit(unit, model=config.model, imaging=config.imaging)
             write_unit(generate(encode(decoded)), outputs=outputs, storage=config.storage, attempt=attempt)
 

@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from pipeline.run.guard.child import DONE, ERROR, bytes_of, table_of
 from pipeline.run.guard.samples import failed, joined, pieces
-from pipeline.stages.rows import pack, unpack
+from pipeline.stages.rows import pack_unit, unpack_unit
 from pipeline.support.errors import RunError
 
 Stage = Callable[[pa.Table], Any]
@@ -105,17 +105,17 @@ def answer_alone(name: str, make: Make, batch: pa.Table) -> pa.Table:
     with Alone(make) as process:
         with suppress(Died):  # as many at a time as ever: an innocent unit's answers are those of any other
             return process(batch)
-        row = unpack(batch)
+        row = unpack_unit(batch)
         done = []
         for piece in pieces(row):
             try:
-                done.append(unpack(process(pack(piece))))
+                done.append(unpack_unit(process(pack_unit(piece))))
             except Died as death:
                 lost = failed(piece, f"the worker of stage {name} died of {death} on this sample alone")
-                done.append(unpack(_must(name, process, pack(lost))))
+                done.append(unpack_unit(_must(name, process, pack_unit(lost))))
         if not done:
             raise RunError(f"stage {name} dies of an empty unit: {row.unit.file_name}")
-        return pack(joined(done))
+        return pack_unit(joined(done))
 
 
 def _must(name: str, process: Alone, batch: pa.Table) -> pa.Table:

@@ -14,7 +14,7 @@ import pyarrow as pa
 from pipeline.run.guard.isolated import Alone, Died, Make, answer_alone
 from pipeline.run.guard.ledger import Place
 from pipeline.run.guard.samples import failed
-from pipeline.stages.rows import pack, unpack
+from pipeline.stages.rows import pack_unit, unpack_unit
 from pipeline.support.errors import RunError
 
 DEATHS_ASIDE = 2  # after so many deaths a unit goes to a process of its own
@@ -142,11 +142,11 @@ def _given_up(watch: Watch, batch: pa.Table, deaths: int) -> pa.Table:
     """
     if deaths < DEATHS_AT_ALL:
         return batch
-    row = unpack(batch)
+    row = unpack_unit(batch)
     told = f"{deaths} workers of stage {watch.name} died on this unit"
     if not watch.apart:
         raise RunError(f"{told}: {row.unit.file_name}")
-    return pack(failed(row, told))
+    return pack_unit(failed(row, told))
 
 
 def _place(watch: Watch, batch: pa.Table) -> Place:
