@@ -14,8 +14,9 @@ import pytest
 from pipeline.output.units import Unit
 from pipeline.run.cluster.resources import Cluster
 from pipeline.run.cluster.start import start_ray
-from pipeline.run.guard.stage import Gate, Watch, watched_actor
-from pipeline.run.guard.stall import start_ledger
+from pipeline.run.guard.ledger import start_ledger
+from pipeline.run.guard.shared_lock import SharedLock
+from pipeline.run.guard.stage import Watch, watched_actor
 from pipeline.stages.rows import UnitRow, pack_unit, unpack_unit
 from pipeline.support.schema import REQUESTS
 
@@ -116,11 +117,11 @@ def most_at_once(lines: list[list[str]]) -> int:
     return most
 
 
-def test_a_gate_lets_many_in():
-    gate, meeting = Gate(), threading.Barrier(3)
+def test_many_threads_hold_a_shared_lock():
+    lock, meeting = SharedLock(), threading.Barrier(3)
 
     def enter():
-        with gate.together():
+        with lock.shared():
             meeting.wait(timeout=60)  # for the two others, who are inside as well
 
     threads = [threading.Thread(target=enter) for _ in range(3)]
@@ -131,8 +132,8 @@ def test_a_gate_lets_many_in():
     assert not meeting.broken and not any(thread.is_alive() for thread in threads)
 
 
-def test_a_gate_lets_one_in_alone():
-    gate, inside, seen = Gate(), [], []
+def test_one_thread_holds_an_exclusive_lock():
+    lock, inside, seen = SharedLock(), [], []
 
     def enter(way, name):
         with way():
@@ -141,7 +142,7 @@ def test_a_gate_lets_one_in_alone():
             seen.append(frozenset(inside))
             inside.remove(name)
 
-    ways = [gate.together, gate.together, gate.together, gate.alone] * 6
+    ways = [lock.shared, lock.shared, lock.shared, lock.exclusive] * 6
     threads = [threading.Thread(target=enter, args=(way, number)) for number, way in enumerate(ways)]
     for thread in threads:
         thread.start()
