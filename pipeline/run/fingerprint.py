@@ -4,13 +4,13 @@
 if not, the error names the fields that differ.
 
 To add a field: declare it `counted(...)` in its configuration class, or `free(...)` if it cannot change a
-prediction (support/fields.py). Nothing else is needed; a test fails if a field is neither.
+prediction (support/fields.py), and put its key into the YAML. Tests fail if a field is neither or has no key.
 
 To add a section, that is a new configuration class: make it a field of `RunConfig`, build it in
-`jobs/common/configs.py` (`make_config`, and its key in `_GROUPS`), add a line to `shared_fields` below, and
-name its class in `OF_KEY` of tests/test_laws.py.
+`jobs/common/configs.py` (`make_config`, and its key in `_GROUPS`), put its keys into `conf/run.yaml`, add a
+line to `shared_fields` below, and name its class in `OF_KEY` of tests/test_laws.py.
 
-Either changes the fingerprint of every output. Existing outputs can then be read, but no longer continued.
+Whatever is added here changes the fingerprint of every output: existing ones can be read, not continued.
 """
 
 from pathlib import Path
