@@ -75,9 +75,7 @@ def _run_units(config: RunConfig, prepared: Prepared) -> None:
     from pipeline.run.flow import run_flow
     from pipeline.run.prometheus import metrics_of
 
-    attempt = (
-        f"{time.time():.3f}"  # identifies this start of the job; before Ray's start, which is part of it
-    )
+    attempt = f"{time.time():.3f}"  # identifies this start of the job, of which Ray's start is a part
     start_ray(config.cluster, config.options.device, config.options.metrics_port)
     total = sum(prepared.plan.size(shard) for shard in prepared.pending)
     allowed, most_rows = config.options.max_failed_fraction, _most_rows(config, prepared.plan)

@@ -21,10 +21,10 @@ from pipeline.support.errors import RunError
 if TYPE_CHECKING:
     from pipeline.stages.read import ReadPending
 
-ISOLATE_AFTER = 2  # deaths, after which a unit runs in a separate process
-GIVE_UP_AFTER = (
-    5  # deaths, after which a unit is given up: its workers die even though another process answers it
-)
+# Deaths of a unit's workers after which the unit runs in a separate process, and after which it is given up:
+# then its workers die although another process does the work.
+ISOLATE_AFTER = 2
+GIVE_UP_AFTER = 5
 
 
 @dataclass(frozen=True)
