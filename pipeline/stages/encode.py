@@ -3,7 +3,6 @@
 Legend: B images, N patches, D vision width, P joint CLIP width, K tokens kept.
 """
 
-import hashlib
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -15,56 +14,14 @@ import torch
 from pipeline.models.checkpoints.fit import Geometry
 from pipeline.models.checkpoints.folders import folders
 from pipeline.models.config import Model
-from pipeline.models.devices import synchronized_time, to_bytes, torch_device, use_threads
+from pipeline.models.devices import synchronized_time, torch_device, use_threads
 from pipeline.sources.task import requests_of
 from pipeline.stages.arms import Arm, reduction_order, with_budgets
 from pipeline.stages.clip_text import ClipText
+from pipeline.stages.reduce import EncodedBatch, OpenRequest, reduce_batch
 from pipeline.stages.rows import Fields, UnitRow, pack_unit, unpack_unit
 from pipeline.support.schema import REQUESTS, TOKENS
 from trim import Reduced, VisualTokens
-
-
-@dataclass(frozen=True)
-class _OpenRequest:
-    """A request still to be answered: its fields so far, and the index of its image in the unit."""
-
-    fields: Fields
-    image: int
-
-
-@dataclass
-class _Batch:
-    """The features of some images and the requests about them.
-
-    `image_of_request` has the index of each request's image within the batch. Seconds are each request's
-    share.
-    """
-
-    features: VisualTokens
-    requests: list[_OpenRequest]
-    image_of_request: list[int]
-    encode_s: list[float]
-    text_s: float = 0.0  # counted for the arms that read texts
-
-
-@dataclass(frozen=True)
-class _Reduction:
-    """One arm's results for a batch, and the index of each request's result.
-
-    An example with two images and three requests, the last two about the second image: an arm that reads the
-    image alone has two results, and `result_of_request` is [0, 1, 1]; an arm that reads the question, too,
-    has three results, and [0, 1, 2]. In place of a result stands the error if the reducer refused the image.
-    """
-
-    results: list[Reduced | str]
-    result_of_request: list[int]
-    tokens: list[bytes]  # the tokens of each result
-    reduce_s: float  # each request's share
-
-    def kept_counts(self) -> list[int | None]:
-        """Count the tokens kept for each request; None if the image was refused."""
-        counts = [None if isinstance(item, str) else len(item.tokens) for item in self.results]
-        return [counts[index] for index in self.result_of_request]
 
 
 @dataclass
@@ -133,7 +90,7 @@ class Encode:
         }
         return pack_unit(row.passed("encode", started, tables, self._startup_s, cpu_from))
 
-    def _encode(self, images: pa.Table, part: list[int], requests: list[_OpenRequest]) -> _Batch:
+    def _encode(self, images: pa.Table, part: list[int], requests: list[OpenRequest]) -> EncodedBatch:
         """Run the vision tower over images and, if an arm reads texts, the text tower over the questions."""
         begin = synchronized_time(self._device)
         side = self._geometry.image_size
@@ -146,7 +103,7 @@ class Encode:
         image_s = (synchronized_time(self._device) - begin) / len(part)
         image_of_request = [part.index(request.image) for request in requests]
         encode_s = [image_s / image_of_request.count(image) for image in image_of_request]
-        encoded = _Batch(features, requests, image_of_request, encode_s)
+        encoded = EncodedBatch(features, requests, image_of_request, encode_s)
         if "text" in self._needs:
             begin = synchronized_time(self._device)
             texts = [
@@ -159,12 +116,12 @@ class Encode:
         return encoded
 
     def _answer_arm(
-        self, number: int, encoded: _Batch, kept_counts: dict[str, list[int | None]], output: _Output
+        self, number: int, encoded: EncodedBatch, kept_counts: dict[str, list[int | None]], output: _Output
     ) -> None:
         """Reduce a batch with one arm, add its rows to the output and its counts to `kept_counts`."""
         arm = self._arms[number]
         budget = None if arm.budget_of is None else kept_counts[arm.budget_of]
-        reduction = self._reduce(arm, encoded, budget)
+        reduction = reduce_batch(arm, encoded, budget, self._batch_size, self._device)
         kept_counts[arm.name] = reduction.kept_counts()
         offset = len(output.tokens)
         output.tokens += reduction.tokens
@@ -189,31 +146,8 @@ class Encode:
                 }
             )
 
-    def _reduce(self, arm: Arm, encoded: _Batch, budget: list[int | None] | None) -> _Reduction:
-        """Reduce image by image, or request by request if the arm reads the request.
 
-        Args:
-            budget: how many tokens to keep for each request; None for a request whose image the arm of the
-                budget refused.
-        """
-        begin = synchronized_time(self._device)
-        if arm.reads_request:
-            results = [
-                item
-                for start in range(0, len(encoded.requests), self._batch_size)
-                for item in _reduce_requests(arm, encoded, slice(start, start + self._batch_size), budget)
-            ]
-            result_of_request = list(range(len(results)))
-        else:
-            results, result_of_request = _reduce_images(arm, encoded.features), encoded.image_of_request
-        tokens = [b"" if isinstance(item, str) else to_bytes(item.tokens) for item in results]
-        reduce_s = (synchronized_time(self._device) - begin) / len(encoded.requests)
-        return _Reduction(results, result_of_request, tokens, reduce_s)
-
-
-def _open_requests(
-    row: UnitRow, images: pa.Table, arms: Sequence[int], output: _Output
-) -> list[_OpenRequest]:
+def _open_requests(row: UnitRow, images: pa.Table, arms: Sequence[int], output: _Output) -> list[OpenRequest]:
     """List the requests that can be answered; faulty ones go to the output right away, once for each arm."""
     open_requests = []
     for index, sample in enumerate(images.drop_columns(["pixels"]).to_pylist()):
@@ -229,64 +163,10 @@ def _open_requests(
             if fields["status"] == "ok" and not request["question"].strip():
                 fields |= {"status": "bad_question", "error": "the question is empty"}
             if fields["status"] == "ok":
-                open_requests.append(_OpenRequest(fields, index))
+                open_requests.append(OpenRequest(fields, index))
             else:
                 output.requests += [{**fields, "arm": arm} for arm in arms]
     return open_requests
-
-
-def _reduce_requests(
-    arm: Arm, encoded: _Batch, part: slice, budget: Sequence[int | None] | None
-) -> list[Reduced | str]:
-    """Reduce the images of a slice of the requests, each with its own question, identity and budget."""
-    features = _features_of_requests(encoded, part)
-    if budget is None:
-        return _reduce_images(arm, features)
-    counts = [count or 1 for count in budget[part]]
-    results = _reduce_images(
-        arm, replace(features, budget=torch.tensor(counts, device=features.patches.device))
-    )
-    missing = f"arm {arm.budget_of}, as many of whose tokens are kept here, refused the image"
-    return [missing if count is None else item for item, count in zip(results, budget[part], strict=True)]
-
-
-def _features_of_requests(encoded: _Batch, part: slice) -> VisualTokens:
-    """Select the features of a slice of the requests, repeating an image's for each of its questions."""
-    requests = encoded.requests[part]
-    features = encoded.features
-    device = features.patches.device
-    rows = torch.tensor(encoded.image_of_request[part], device=device)
-    selected = {name: tensor[rows] for name, tensor in _tensors(features).items() if name != "text"}
-    if features.text is not None:
-        selected["text"] = features.text[part]
-    hashes = [identity_of(item.fields["image_sha256"], item.fields["question"]) for item in requests]
-    return VisualTokens(**selected, identity=torch.tensor(hashes, device=device))
-
-
-def _reduce_images(arm: Arm, features: VisualTokens) -> list[Reduced | str]:
-    """Reduce each image; the result of an image that the reducer refused is the error message."""
-    try:
-        return list(arm.reducer(features))
-    except ValueError as error:
-        count = len(features.patches)
-        if count == 1:
-            return [f"the reducer refused the image: {error}"]
-        # the batch says only that some image was refused: try them one by one
-        singles = (
-            {name: t[index : index + 1] for name, t in _tensors(features).items()} for index in range(count)
-        )
-        return [item for tensors in singles for item in _reduce_images(arm, VisualTokens(**tensors))]
-
-
-def _tensors(features: VisualTokens) -> dict[str, torch.Tensor]:
-    """The fields that are set, by name."""
-    return {name: tensor for name, tensor in vars(features).items() if tensor is not None}
-
-
-def identity_of(image_sha256: str, question: str) -> int:
-    """Hash an image and its question to 63 bits, with which the reducer `Random` seeds its choice."""
-    digest = hashlib.sha256(f"{image_sha256}\n{question}".encode()).digest()
-    return int.from_bytes(digest[:8], "big") >> 1
 
 
 def _bitmap(reduced: Reduced, num_patches: int) -> bytes:
