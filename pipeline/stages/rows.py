@@ -11,13 +11,14 @@ import socket
 import sys
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any, TypedDict
 
 import pyarrow as pa
 
+from pipeline.output.footers import Visit
 from pipeline.output.units import Unit
 
 Fields = dict[str, Any]  # a row of a table of schema.py, whose column types it has
@@ -37,7 +38,7 @@ class Trace(TypedDict, total=False):
     requests: int  # for each arm
     shard_error: str | None  # why the shard cannot be read beyond this unit
     arms: list[int] | None  # the numbers of the arms that lack the unit; None: all
-    stages: dict[str, dict[str, Any]]  # by stage, the fields that `UnitRow.passed` records
+    stages: dict[str, Visit]  # by the names of the stages, in their order
 
 
 @dataclass(frozen=True)
@@ -75,17 +76,17 @@ class UnitRow:
             startup_s: how long the stage's process took to load its models.
             cpu_from: `time.process_time()` at the beginning, which counts all threads of the process.
         """
-        visit = {
-            "node": _node(),
-            "pid": os.getpid(),
-            "start": started,
-            "end": time.time(),
-            "cpu_s": None if cpu_from is None else time.process_time() - cpu_from,
-            "cores": len(os.sched_getaffinity(0)),
-            "peak_memory_bytes": peak_memory_bytes(),
-            "peak_gpu_memory_bytes": peak_gpu_memory_bytes(),
-            "startup_s": startup_s,
-        }
+        visit = Visit(
+            node=_node(),
+            pid=os.getpid(),
+            start=started,
+            end=time.time(),
+            cpu_s=None if cpu_from is None else time.process_time() - cpu_from,
+            cores=len(os.sched_getaffinity(0)),
+            peak_memory_bytes=peak_memory_bytes(),
+            peak_gpu_memory_bytes=peak_gpu_memory_bytes(),
+            startup_s=startup_s,
+        )
         trace = self.trace.copy()
         trace["stages"] = {**self.trace.get("stages", {}), stage: visit}
         return replace(self, tables=tables, trace=trace)
@@ -129,7 +130,7 @@ def pack_buffers(row: UnitRow, buffers: dict[str, pa.Buffer]) -> pa.Table:
         "first": pa.array([unit.first], pa.int64()),
         "stop": pa.array([unit.stop], pa.int64()),
         "end": pa.array([unit.end], pa.bool_()),
-        "trace": pa.array([json.dumps(row.trace)], pa.string()),
+        "trace": pa.array([json.dumps(row.trace, default=asdict)], pa.string()),
     }
     columns.update({f"table:{name}": _cell(buffer) for name, buffer in buffers.items()})
     return pa.table(columns)
@@ -169,7 +170,15 @@ def unpack_unit(batch: pa.Table) -> UnitRow:
         for name in batch.column_names
         if name.startswith("table:")
     }
-    return UnitRow(unit, tables, json.loads(batch["trace"][0].as_py()))
+    return UnitRow(unit, tables, _trace_from_json(batch["trace"][0].as_py()))
+
+
+def _trace_from_json(text: str) -> Trace:
+    data = json.loads(text)
+    trace: Trace = data
+    if "stages" in data:
+        trace["stages"] = {stage: Visit.from_json(visit) for stage, visit in data["stages"].items()}
+    return trace
 
 
 def _only_buffer(column: pa.ChunkedArray) -> pa.Buffer:
