@@ -30,14 +30,11 @@ SAME_NAMES = {
         "Plan",
         "Request",
         "Sample",
-        "Task",
-        "bytes_of",
         "choose",
-        "clock",
         "gather",
         "interval",
     ),
-    *("json_lines", "main", "make", "measure", "merge", "number", "of_run", "pack", "plain", "reducer_names"),
+    *("json_lines", "main", "make", "measure", "merge", "number", "of_run", "plain", "reducer_names"),
     *("require", "rouge_l", "seconds_of", "spread", "table", "write_report"),
 }
 

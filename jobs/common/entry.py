@@ -10,7 +10,6 @@ import logging
 import os
 import re
 import shutil
-import signal
 import sys
 import tempfile
 import traceback
@@ -23,6 +22,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from pipeline.support import log
 from pipeline.support.errors import ConfigError, RunError, TrimlineError
+from pipeline.support.signals import interrupt_on_sigterm
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
 _QUOTES = "a value with braces, spaces or '=' needs quotes inside quotes: 'source.path=\"a b.tar\"'"
@@ -49,7 +49,7 @@ def command_line(command: str, arguments: Sequence[str]) -> int:
             started_with[place] = f"{match[1]}=${{oc.env:{variable}}}"
     if started_with != sys.orig_argv:
         os.execve(sys.executable, started_with, environment)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: told in one line
+    interrupt_on_sigterm()
     return run_command(command, arguments)
 
 

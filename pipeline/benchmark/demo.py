@@ -24,8 +24,8 @@ from pipeline.models.config import Decoding, Model
 from pipeline.models.encoder import load_encoder
 from pipeline.models.preprocess import preprocessor_of
 from pipeline.models.prompts import load_projector
-from pipeline.stages.encode import identity_of
 from pipeline.stages.imaging import Imaging, decode
+from pipeline.stages.reduce import identity_of
 from pipeline.support.intervals import difference
 from pipeline.support.table import Table
 from trim import Full, Random, Reducer, Trim, VisualTokens

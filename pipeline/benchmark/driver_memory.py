@@ -24,7 +24,7 @@ from pipeline.run.flow import run_flow
 from pipeline.run.prepare import prepare
 from pipeline.sources.task import Task
 from pipeline.sources.webdataset import WebDataset
-from pipeline.stages.rows import pack, peak_memory_bytes, unpack
+from pipeline.stages.rows import pack_unit, peak_memory_bytes, unpack_unit
 from pipeline.support.schema import REQUESTS, TOKENS
 from pipeline.support.table import Table
 
@@ -37,7 +37,7 @@ class StubEncode:
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         """IMAGES to REQUESTS with no tokens."""
-        row = unpack(batch)
+        row = unpack_unit(batch)
         requests = [
             {
                 **sample,
@@ -51,7 +51,7 @@ class StubEncode:
         known = set(REQUESTS.names)
         lines = [{name: value for name, value in line.items() if name in known} for line in requests]
         tables = {"requests": pa.Table.from_pylist(lines, schema=REQUESTS), "tokens": TOKENS.empty_table()}
-        return pack(row.passed("encode", time.time(), tables))
+        return pack_unit(row.passed("encode", time.time(), tables))
 
 
 class StubGenerate:
@@ -62,8 +62,8 @@ class StubGenerate:
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         """REQUESTS as they are."""
-        row = unpack(batch)
-        return pack(row.passed("generate", time.time(), {"requests": row.tables["requests"]}))
+        row = unpack_unit(batch)
+        return pack_unit(row.passed("generate", time.time(), {"requests": row.tables["requests"]}))
 
 
 def measure(config: RunConfig, requests: tuple[int, ...], questions: int) -> dict[str, Any]:

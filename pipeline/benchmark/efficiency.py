@@ -35,7 +35,7 @@ from pipeline.stages.decode import decode_unit
 from pipeline.stages.encode import Encode
 from pipeline.stages.generate import Generate
 from pipeline.stages.read import read_shard
-from pipeline.stages.rows import unpack
+from pipeline.stages.rows import unpack_unit
 from pipeline.support.table import SPREAD, Table, spread
 
 _TRIMMED = 0.1  # of the units at either end: fill and drain
@@ -120,7 +120,7 @@ def _answer(batch: Any, stages: dict[str, Any], seconds: dict[str, float] | None
         batch = stage(batch)
         if seconds is not None:
             seconds[name] += time.perf_counter() - started
-    return int(unpack(batch).tables["requests"].num_rows)
+    return int(unpack_unit(batch).tables["requests"].num_rows)
 
 
 def units_of(config: RunConfig, prepared: Prepared, shard: int) -> Any:

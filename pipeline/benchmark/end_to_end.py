@@ -32,7 +32,7 @@ from pipeline.models.config import Decoding, Model
 from pipeline.models.encoder import load_encoder
 from pipeline.models.llava import LanguageModel
 from pipeline.models.preprocess import preprocessor_of
-from pipeline.stages.encode import identity_of
+from pipeline.stages.reduce import identity_of
 from pipeline.support.table import Table
 from trim import Reducer, VisualTokens
 

@@ -19,7 +19,7 @@ def use_threads(threads: int | None) -> None:
     torch.set_num_threads(threads or len(os.sched_getaffinity(0)))
 
 
-def clock(device: torch.device) -> float:
+def synchronized_time(device: torch.device) -> float:
     """Seconds on a monotonic clock, once the work queued on `device` is done."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)

@@ -1,4 +1,4 @@
-"""Configuration of a whole run, and its outcome."""
+"""The configuration of a run, and its outcome."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -49,7 +49,7 @@ class RunOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class RunConfig:
-    """A whole run. `settings` is the resolved configuration as data, without credentials."""
+    """The configuration of a run. `settings` is the same as JSON, without credentials, for run.json."""
 
     options: RunOptions
     limits: UnitLimits
@@ -63,12 +63,12 @@ class RunConfig:
     storage: Storage
     cluster: Cluster
     clip_text: ClipText = field(default_factory=ClipText)
-    settings: dict[str, Any]
+    settings: dict[str, Any]  # JSON of any form
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a run ended: exit status, summary, and a last line that says what to do next."""
+    """How a run ended: exit status, summary, and the last line, which says what to do next."""
 
     status: int
     summary: Summary

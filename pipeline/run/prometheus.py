@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline.stages.write import UnitStats
 
 if TYPE_CHECKING:
+    from pipeline.run.guard.ledger import LedgerHandle
     from pipeline.run.prepare import Prepared
 
 STAGES = ("read", "decode", "encode", "generate", "write")
@@ -99,7 +100,7 @@ class Metrics:
                 self._count(metric, totals.tokens[column], arm=name)
 
     @contextmanager
-    def watching(self, ledger: Any) -> Iterator[None]:
+    def watching(self, ledger: "LedgerHandle") -> Iterator[None]:
         """While this is entered, ask the ledger every few seconds what is under way."""
         ended = threading.Event()
         thread = threading.Thread(target=self._watch, args=(ledger, ended), daemon=True)
@@ -111,15 +112,15 @@ class Metrics:
             thread.join(_WATCH_EVERY_S)
             self._show(Counter())
 
-    def _watch(self, ledger: Any, ended: threading.Event) -> None:
+    def _watch(self, ledger: "LedgerHandle", ended: threading.Event) -> None:
         import ray
 
         while not ended.wait(_WATCH_EVERY_S):
             try:
-                _, begun = ray.get(ledger.standing.remote(), timeout=_WATCH_EVERY_S)
+                _, in_work = ledger.in_work(timeout_s=_WATCH_EVERY_S)
             except ray.exceptions.RayError:  # the run ends, or the ledger has much to do
                 continue
-            self._show(Counter(item.place[0] for item in begun))
+            self._show(Counter(entry.item.stage for entry in in_work))
 
     def _show(self, under_way: Counter[str]) -> None:
         """Set the gauges; Ray forgets one that is not set again before the next scrape."""

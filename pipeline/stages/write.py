@@ -9,10 +9,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipeline.output.footers import FOOTER, Footer, Totals, Visit, totals_of
+from pipeline.output.footers import FOOTER, Footer, Totals, totals_of
 from pipeline.output.layout import DATA
 from pipeline.output.units import Unit
-from pipeline.stages.rows import UnitRow, unpack
+from pipeline.stages.rows import UnitRow, unpack_unit
 from pipeline.storage.uris import Storage, write_atomic
 from pipeline.support.schema import PREDICTIONS, SCHEMA_VERSION
 
@@ -74,7 +74,7 @@ def write_unit(
         The unit's statistics as a row (`UnitStats`).
     """
     started, cpu_from = time.time(), time.process_time()
-    row = unpack(batch)
+    row = unpack_unit(batch)
     arms = sorted(row.arms(len(outputs)))
     requests = row.tables["requests"]
     totals = []
@@ -88,7 +88,7 @@ def write_unit(
         footer = _footer(visited, output, totals[-1], attempt)
         fs, folder = storage.open(output.folder)
         write_atomic(fs, f"{folder}/{DATA}/{row.unit.file_name}", _parquet(table, footer))
-    visits = _visits(row.passed("write", started, {}))
+    visits = row.passed("write", started, {}).trace["stages"]
     return UnitStats(
         unit=row.unit,
         source_bytes=row.trace["source_bytes"],
@@ -96,10 +96,6 @@ def write_unit(
         totals=totals,
         stage_s={stage: visit.seconds for stage, visit in visits.items()},
     ).to_row()
-
-
-def _visits(row: UnitRow) -> dict[str, Visit]:
-    return {stage: Visit.from_json(visit) for stage, visit in row.trace["stages"].items()}
 
 
 def _predictions(requests: pa.Table, row: UnitRow, output: ArmOutput) -> pa.Table:
@@ -117,7 +113,7 @@ def _predictions(requests: pa.Table, row: UnitRow, output: ArmOutput) -> pa.Tabl
 
 
 def _footer(row: UnitRow, output: ArmOutput, totals: Totals, attempt: str) -> Footer:
-    trace, stages = row.trace, _visits(row)
+    trace, stages = row.trace, row.trace["stages"]
     return Footer(
         schema_version=SCHEMA_VERSION,
         fingerprint=output.fingerprint,

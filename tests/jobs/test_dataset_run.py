@@ -8,11 +8,11 @@ import pytest
 from jobs.common.entry import run_command
 from pipeline.output.opened import open_output
 from pipeline.report.pictures import images_of
+from pipeline.run.in_process import run_in_process
 from pipeline.sources.jsonl import Jsonl
 from pipeline.storage.uris import Storage
 from tests.pipeline.evaluate import official
 from tests.support.commands import compose
-from tests.support.runs import answer_here
 
 
 @pytest.fixture
@@ -27,7 +27,7 @@ def test_a_set_is_annotated_and_scored_by_its_name(pope, tmp_path, capfd):
     assert isinstance(config.source, Jsonl)
     assert config.task.suffix == "\nAnswer the question using a single word or phrase."
     assert not list((tmp_path / "data").rglob("*.jsonl")), "nothing is written into the set's own folder"
-    answer_here(config)
+    run_in_process(config)
     rows = pq.read_table("answers/data").to_pylist()
     assert len(rows) == 6
     assert all(row["question"].endswith(config.task.suffix) for row in rows)

@@ -15,7 +15,7 @@ from pipeline.run.prepare import ArmState, Prepared
 from pipeline.sources.task import Task, requests_of
 from pipeline.sources.webdataset import WebDataset
 from pipeline.stages.read import read_shard
-from pipeline.stages.rows import UnitRow, pack, unpack
+from pipeline.stages.rows import UnitRow, pack_unit, unpack_unit
 from pipeline.stages.write import ArmOutput, write_unit
 from pipeline.storage.uris import Storage, canonical, list_names
 from pipeline.support.schema import REQUESTS, VOLATILE
@@ -34,11 +34,11 @@ def quick_answer(source: Any, output: Path, *arms: str, **limits: int) -> None:
     )
     for number in prepared.pending:
         shard = prepared.plan.shard(number, HERE)
-        _, finished, partly = prepared.missing(number)
+        _, finished, lacking_arms = prepared.missing(number)
         reading = {"storage": HERE, "task": TASK, "limits": UnitLimits(**limits)}
-        for unit in read_shard(source, shard, finished=finished, partly=partly, **reading):
-            row = _answered(unpack(unit), len(outputs))
-            write_unit(pack(row), outputs=outputs, storage=HERE, attempt="1")
+        for unit in read_shard(source, shard, finished=finished, lacking_arms=lacking_arms, **reading):
+            row = _answered(unpack_unit(unit), len(outputs))
+            write_unit(pack_unit(row), outputs=outputs, storage=HERE, attempt="1")
     for state in quick_prepare(source, output, *arms, **limits).states:
         assert all(state.finished.has_shard(shard) for shard in range(len(prepared.plan)))
         summary = summarise(state.folder, prepared.plan, state.finished, HERE)

@@ -11,9 +11,10 @@ from pipeline.compare.terminal import table, text
 from pipeline.demo.scenes import write_shards
 from pipeline.evaluate.datasets.scenes import Scenes
 from pipeline.evaluate.evaluate import Evaluation, evaluate
+from pipeline.run.in_process import run_in_process
 from pipeline.support.errors import ConfigError
 from tests.pipeline.compare.made_arms import STORAGE, change, compared, copied
-from tests.support.runs import answer_here, make_config, rows
+from tests.support.runs import make_config, rows
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +34,7 @@ def answered(random_checkpoint, scenes, tmp_path_factory) -> Path:
     output = tmp_path_factory.mktemp("answered") / "o"
     source = scenes.source("", STORAGE)
     config = make_config(random_checkpoint, source, output, max_new_tokens=1, reducer="trim")
-    answer_here(type(config)(**{**vars(config), "task": scenes.task()}))
+    run_in_process(type(config)(**{**vars(config), "task": scenes.task()}))
     return output
 
 

@@ -8,10 +8,10 @@ import pytest
 
 from pipeline.compare.compare import compare_outputs
 from pipeline.report.write import write_report
+from pipeline.run.in_process import run_in_process
 from pipeline.storage.uris import Storage
 from tests.pipeline.report.browser import Page, start
 from tests.pipeline.report.compared import ARMS, PRICE, configure, make_inputs
-from tests.support.runs import answer_here
 
 
 @pytest.fixture(scope="session")
@@ -20,7 +20,7 @@ def outputs(tmp_path_factory: pytest.TempPathFactory, random_checkpoint: Path) -
     folder = tmp_path_factory.mktemp("report") / "compared"
     inputs = folder.parent / "in"
     make_inputs(inputs)
-    answer_here(configure(inputs, folder, random_checkpoint))
+    run_in_process(configure(inputs, folder, random_checkpoint))
     compare_outputs(
         {name: str(folder / name) for name in ARMS},
         place=str(folder),
