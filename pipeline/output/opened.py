@@ -98,6 +98,6 @@ def asked_of(folder: str, manifest: Manifest, plan: Plan, path: str | None, stor
     """
     here = plan.source if path is None else canonical(path, storage)
     with manifest.describing(folder, storage) as settings:
-        source = replace(remade(settings["source"]), path=here)
+        source: Source = remade(settings["source"]).relocated(here)
         task = remade(settings["task"], Task)
         return Asked(folder, plan, source, task, int(settings["max_questions"]), storage, here)

@@ -17,6 +17,8 @@ from fsspec.implementations.local import LocalFileSystem
 from pipeline.support.errors import ConfigError
 from pipeline.support.fields import free, require
 
+# Bytes of one ranged read of an S3 file that is opened without further options (s3fs's default block size).
+BLOCK_BYTES = 50 << 20
 SECRET_VARIABLES = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "RAY_AUTH_TOKEN")
 _URL_SECRETS = re.compile(
     r"(?<=://)[^/\s@]+@|(?<=[?&])(?:X-Amz-[\w-]+|Signature|sig|token)=[^&\s]+", re.IGNORECASE
