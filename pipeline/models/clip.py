@@ -73,7 +73,8 @@ class ClipEncoder(Towers):
     @staticmethod
     def library_tower(llava: Path, clip: Path, dtype: torch.dtype) -> nn.Module:
         """See `Towers.library_tower`."""
-        return load_part(CLIPVisionModelWithProjection, "vision tower", clip, dtype).vision_model
+        tower: nn.Module = load_part(CLIPVisionModelWithProjection, "vision tower", clip, dtype).vision_model
+        return tower
 
     @torch.inference_mode()
     def encode_images(self, pixels_BSSC: Tensor, needs: frozenset[str]) -> dict[str, Tensor]:

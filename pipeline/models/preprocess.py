@@ -6,7 +6,7 @@ Legend: S pixels a side.
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -197,7 +197,7 @@ def _library_processor(folder: Path) -> "BaseImageProcessor":
         raise ConfigError(f"{folder} holds no image processor that can be loaded: {reason}") from error
 
 
-def _crop_side(folder: Path, processor: "BaseImageProcessor") -> int:
+def _crop_side(folder: Path, processor: Any) -> int:  # its sizes are attributes of subclasses alone
     crop = processor.crop_size if processor.do_center_crop else processor.size
     if not crop or not crop.get("height") or crop["height"] != crop.get("width"):
         raise ConfigError(f"{folder}: the image processor makes no square crops, but {crop}")

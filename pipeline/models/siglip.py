@@ -7,7 +7,7 @@ Legend: B images or texts, N patches, D vision width, P joint width, L positions
 """
 
 from pathlib import Path
-from typing import Self, Unpack
+from typing import Any, Self, Unpack
 
 import torch
 from torch import Tensor, nn
@@ -78,7 +78,8 @@ class SiglipEncoder(Towers):
     @staticmethod
     def library_tower(llava: Path, clip: Path, dtype: torch.dtype) -> nn.Module:
         """See `Towers.library_tower`."""
-        return _load_tower(llava, dtype)
+        tower: nn.Module = _load_tower(llava, dtype)
+        return tower
 
     @torch.inference_mode()
     def encode_images(self, pixels_BSSC: Tensor, needs: frozenset[str]) -> dict[str, Tensor]:
@@ -113,14 +114,15 @@ class SiglipEncoder(Towers):
         return embeds_BP
 
 
-def _load_tower(llava: Path, dtype: torch.dtype) -> SiglipVisionModel:
+def _load_tower(llava: Path, dtype: torch.dtype) -> Any:  # see load_part
     """Load a LLaVA's vision tower, without a head."""
     config = AutoConfig.from_pretrained(llava, trust_remote_code=False).vision_config
     config.vision_use_head = False
     return load_part(SiglipVisionModel, "vision tower", llava, dtype, config=config, key_mapping=TOWER_KEYS)
 
 
-def _load_head(folder: Path, config: SiglipVisionConfig) -> nn.ModuleDict:
+# Any: the attributes of a module within a ModuleDict have no types.
+def _load_head(folder: Path, config: SiglipVisionConfig) -> Any:
     """Load a SigLIP's norm and pooling head in float32; its layers are not read."""
     with torch.device("meta"):
         norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
