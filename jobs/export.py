@@ -11,6 +11,7 @@ def run(config: DictConfig) -> int:
     from pipeline.storage.uris import Storage
 
     own = {name: value for name, value in plain(config).items() if name != "storage"}
+    own["source"] = own["source"]["path"]  # `source` alone would be Hydra's group of that name
     options: Export = build_fields(own, Export, "")
     storage: Storage = build(config, "storage", Storage)
     rows = export(options, storage)

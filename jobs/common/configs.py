@@ -92,11 +92,17 @@ def _asked(config: DictConfig, storage: "Storage") -> "tuple[Source, Task]":
     What a set has to convert lies in the user's cache; on a cluster in the output, which all nodes see.
     """
     from pipeline.demo.pictures import resolve_source
+    from pipeline.sources.base import Source
     from pipeline.sources.task import Task
     from pipeline.support.cache import cache_folder
 
     if config.get("dataset") is None:
-        return resolve_source(build(config, "source")), build(config, "task", Task)
+        source = build(config, "source")
+        if not isinstance(source, Source):
+            raise ConfigError(
+                f"source._target_: {type(source).__name__} does not extend {Source.__module__}.Source"
+            )
+        return resolve_source(source), build(config, "task", Task)
     own = [item for item in HydraConfig.get().overrides.task if _OF_DATASET.match(item)]
     if own:
         raise ConfigError(f"{own[0]}: dataset={HydraConfig.get().runtime.choices['dataset']} brings its own")

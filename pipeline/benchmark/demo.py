@@ -20,7 +20,7 @@ from pipeline.demo.score import F1, caption_f1, is_right
 from pipeline.engines.base import Engine, EngineConfig, Request
 from pipeline.models.checkpoints.fit import check_fit
 from pipeline.models.checkpoints.folders import folders
-from pipeline.models.config import Decoding, Model
+from pipeline.models.config import Decoding, Model, fill_template
 from pipeline.models.encoder import load_encoder
 from pipeline.models.preprocess import preprocessor_of
 from pipeline.models.prompts import load_projector
@@ -192,7 +192,7 @@ def _answer(
     first: int,
 ) -> list[Scored]:
     requests = [
-        Request(model.template.replace("{question}", text), kept)
+        Request(fill_template(model.template, text), kept)
         for (_, (_, text, _)), kept in zip(asked, tokens, strict=True)
     ]
     scored = []

@@ -28,7 +28,7 @@ from pipeline.engines.base import Engine, EngineConfig, Request
 from pipeline.engines.transformers import Transformers
 from pipeline.models.checkpoints.fit import check_fit
 from pipeline.models.checkpoints.folders import folders
-from pipeline.models.config import Decoding, Model
+from pipeline.models.config import Decoding, Model, fill_template
 from pipeline.models.encoder import load_encoder
 from pipeline.models.llava import LanguageModel
 from pipeline.models.preprocess import preprocessor_of
@@ -68,7 +68,7 @@ class Bench:
         self.pixels_BSSC = torch.from_numpy(np.stack(squares))
         # Questions of several lengths, as users ask them.
         self.questions = [f"What is thing {i} like{', and why' * (i % 4)}?" for i in range(job.requests)]
-        self.prompts = [model.template.replace("{question}", text) for text in self.questions]
+        self.prompts = [fill_template(model.template, text) for text in self.questions]
 
     def run(self, reducer: Reducer, number: int) -> dict[str, Any]:
         """One arm once: seconds of encoding (CLIP and reduction) and of generating, tokens kept, memory."""

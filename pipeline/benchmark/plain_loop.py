@@ -13,14 +13,12 @@ from torch import Tensor
 from transformers import (
     AutoConfig,
     AutoProcessor,
-    CLIPVisionModelWithProjection,
     LlavaForConditionalGeneration,
 )
 
-from pipeline.models.checkpoints.kinds import SIGLIP, kind_of
-from pipeline.models.checkpoints.loading import load_part
+from pipeline.models.checkpoints.kinds import kind_of
+from pipeline.models.encoder import encoder_class
 from pipeline.models.llava import LanguageModel
-from pipeline.models.siglip import load_tower
 
 
 class PlainLoop:
@@ -33,10 +31,7 @@ class PlainLoop:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
         with torch.device("meta"):
             model = LlavaForConditionalGeneration(config)
-        if kind_of(config.to_dict()) is SIGLIP:
-            tower = load_tower(folder, encode_dtype)
-        else:
-            tower = load_part(CLIPVisionModelWithProjection, "vision tower", clip, encode_dtype).vision_model
+        tower = encoder_class(kind_of(config.to_dict())).library_tower(folder, clip, encode_dtype)
         model.model.vision_tower = tower
         model.model.multi_modal_projector = language_model.projector
         model.model.language_model = language_model.model.model

@@ -16,7 +16,7 @@ from pipeline.benchmark.merge_loop import merge_loop
 from pipeline.support.table import Table
 from trim import PruMerge, Reducer, VisualTokens
 from trim.cosine import unit_vectors
-from trim.prumerge import merge
+from trim.prumerge import merge_neighbours
 from trim.select import iqr_outliers
 
 _N, _D, _P, _HEAD, _H = 576, 1024, 768, 64, 4096
@@ -74,10 +74,10 @@ def _merging(rounds: int) -> dict[str, float]:
         kept_k,
         PruMerge().neighbours,
     )  # no wider than its keys
-    torch.testing.assert_close(merge(*given), merge_loop(*published), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(merge_neighbours(*given), merge_loop(*published), rtol=1e-4, atol=1e-4)
     ours, loop = [], []
     for _ in range(10 * rounds):
-        ours.append(seconds_of(partial(merge, *given)))
+        ours.append(seconds_of(partial(merge_neighbours, *given)))
         loop.append(seconds_of(partial(merge_loop, *published)))
     return {
         "kept": len(kept_k),

@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from pipeline.support.cache import cache_folder, made_once
+from pipeline.support.cache import cache_folder, make_once
 from pipeline.support.errors import ConfigError
 
 PICTURES = "demo:pictures"
@@ -31,7 +31,7 @@ def pictures() -> Path:
     Raises:
         ConfigError: scikit-image is not installed.
     """
-    return made_once(cache_folder() / f"pictures-v{_PICTURES_VERSION}", _make_pictures)
+    return make_once(cache_folder() / f"pictures-v{_PICTURES_VERSION}", _make_pictures)
 
 
 def _make_pictures(folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""Configuration of a model and of decoding."""
+"""Configures a model, its prompt template, and decoding."""
 
 from dataclasses import dataclass
 
@@ -10,7 +10,7 @@ DEVICES = ("auto", "cpu", "cuda")
 
 @dataclass(frozen=True, kw_only=True)
 class Model:
-    """Which checkpoints answer, and in which words they are asked.
+    """The checkpoints that answer, and the prompt template for questions.
 
     `path` is a LLaVA checkpoint, in the Hugging Face layout or in the original one, and `clip` the CLIP or
     SigLIP whose vision tower it was built on: a local folder, a hub id, or a `demo:` name. Without `clip`,
@@ -34,6 +34,11 @@ class Model:
         require(self.encode_batch_size >= 1, "model.encode_batch_size must be at least 1")
         for part in ("<image>", "{question}"):
             require(self.template.count(part) == 1, f"model.template must hold {part} exactly once")
+
+
+def fill_template(template: str, question: str) -> str:
+    """Put a question into a model's prompt template; `<image>` stays."""
+    return template.replace("{question}", question)
 
 
 @dataclass(frozen=True, kw_only=True)

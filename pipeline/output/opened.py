@@ -136,7 +136,7 @@ def questions_of(
     """
     path = plan.source if source_path is None else canonical(source_path, storage)
     with manifest.explaining_errors(folder, storage) as settings:
-        source = replace(rebuild(settings["source"]), path=path)
+        source: Source = rebuild(settings["source"]).relocated(path)
         task = rebuild(settings["task"], Task)
         return Questions(folder, plan, source, task, int(settings["max_questions"]), storage, path)
 

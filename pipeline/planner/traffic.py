@@ -2,9 +2,7 @@
 
 Bytes are the profile's own, request by request. Requests to the store are counted by what the code does:
 
-    source      a tar: one look whether it is still the plan's, one as it is opened, then ranges of
-                `source.read_bytes`; images: each file (with its sidecars) once; JSONL: two looks, the text in
-                ranges of s3fs's block, and each image once; Parquet: as JSONL, and its footer
+    source      what its own `store_reads` says
     outputs     two looks a shard, to find it in the plan; one PUT a unit; at the end a look at its file and
                 its footer, for summary.json; before and after the run a listing, a page for every thousand
                 units
@@ -21,13 +19,13 @@ from pipeline.output.manifest import Manifest, rebuild
 from pipeline.output.plan import require_plan
 from pipeline.output.units import Unit
 from pipeline.planner.profile import Profile
+from pipeline.sources.base import ReadTotals, Source
 from pipeline.stages.arms import Arm
 from pipeline.storage.listing import list_files
 from pipeline.storage.uris import Storage, name_of
 
 _PAGE = 1000  # keys in a page of a listing
 _LISTINGS = 3
-_BLOCK_BYTES = 50 << 20  # that s3fs reads ahead (`S3FileSystem.default_block_size`)
 
 
 @dataclass(frozen=True)
@@ -60,7 +58,8 @@ def traffic_of(profile: Profile, folder: str, storage: Storage, requests: int) -
     rows = float(sum(footer.totals.rows for footer in footers))
     times = requests / rows
     units = math.ceil(len(footers) * times)
-    source_bytes, gets = _source(footers, manifest, folder, storage)
+    source: Source = rebuild(manifest.configuration["source"])
+    source_bytes, gets = source.store_reads(_read_totals(footers, folder, storage))
     sizes = sum(
         file.size for file in list_files(f"{folder}/data", storage) if Unit.of_file(name_of(file.uri))
     )
@@ -104,45 +103,21 @@ def _reads_request(manifest: Manifest) -> bool:
     return Arm("own", rebuild(settings), settings).reads_request
 
 
-def _source(
-    footers: Iterable[Footer], manifest: Manifest, folder: str, storage: Storage
-) -> tuple[float, float | None]:
-    """Bytes and GETs of the units' source; a shard that is not read to its end counts by its part."""
+def _read_totals(footers: Iterable[Footer], folder: str, storage: Storage) -> ReadTotals:
+    """Sum what the units read of their source; a shard that was not read to its end counts by its part."""
     footers = list(footers)
-    source = manifest.configuration["source"]
-    kind = str(source["_target_"]).rpartition(".")[2]
-    images = sum(footer.image_bytes or 0 for footer in footers)
-    bytes_read = sum(footer.source_bytes for footer in footers)
-    samples = sum(footer.samples for footer in footers)
-    shards = _shards(footers)
-    if kind == "WebDataset":
-        return bytes_read, 2 * shards + _ranges(footers, source["read_bytes"])
-    if kind == "Images":
-        return bytes_read, samples * _files_of_image(folder, storage)
-    if kind == "Jsonl":
-        return bytes_read + images, 2 * shards + _ranges(footers, _BLOCK_BYTES) + samples
-    if kind == "Parquet":
-        apart = images > bytes_read  # the table names its images by their paths
-        gets = 3 * shards + _ranges(footers, _BLOCK_BYTES) + (samples if apart else 0)
-        return bytes_read + (images if apart else 0), gets
-    return bytes_read, None
+    shard_bytes: dict[int, int] = {}
+    for footer in footers:
+        shard_bytes[footer.shard] = shard_bytes.get(footer.shard, 0) + footer.source_bytes
+    return ReadTotals(
+        samples=sum(footer.samples for footer in footers),
+        complete_shards=_shards(footers),
+        shard_bytes=tuple(shard_bytes.values()),
+        image_bytes=sum(footer.image_bytes or 0 for footer in footers),
+        first_shard=require_plan(folder, storage).shard(0, storage),
+    )
 
 
 def _shards(footers: Iterable[Footer]) -> int:
     """Shards that were read to their ends."""
     return sum(footer.end for footer in footers)
-
-
-def _ranges(footers: Iterable[Footer], size: int) -> int:
-    """Reads of `size` bytes, shard by shard."""
-    shards: dict[int, int] = {}
-    for footer in footers:
-        shards[footer.shard] = shards.get(footer.shard, 0) + footer.source_bytes
-    return sum(math.ceil(found / size) for found in shards.values())
-
-
-def _files_of_image(folder: str, storage: Storage) -> float:
-    """An image's file and its sidecars, in the plan's first shard."""
-    shard = require_plan(folder, storage).shard(0, storage)
-    every = sum(1 for name in shard.files if not name.uri.lower().endswith((".json", ".txt")))
-    return len(shard.files) / max(1, every)

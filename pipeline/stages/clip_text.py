@@ -3,6 +3,7 @@
 import re
 from dataclasses import dataclass
 
+from pipeline.models.config import fill_template
 from pipeline.support.fields import counted, require
 
 TEXTS = ("question", "bare", "prompt", "words")
@@ -41,7 +42,7 @@ class ClipText:
     def of(self, question: str, *, suffix: str, template: str) -> str:
         """Return the text for one question, with a blank in place of `<image>`."""
         if self.text == "prompt":
-            question = template.replace("{question}", question)
+            question = fill_template(template, question)
         elif self.text != "question":
             question = question.removesuffix(suffix)
         if self.text == "words":

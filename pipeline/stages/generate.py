@@ -7,7 +7,7 @@ import torch
 
 from pipeline.engines.base import Answer, EngineConfig, Request
 from pipeline.models.checkpoints.fit import Geometry
-from pipeline.models.config import Decoding, Model
+from pipeline.models.config import Decoding, Model, fill_template
 from pipeline.models.devices import from_bytes, torch_device, use_threads
 from pipeline.stages.arms import Arm
 from pipeline.stages.rows import Fields, pack_unit, unpack_unit
@@ -52,7 +52,7 @@ class Generate:
     def _request(self, fields: Fields, tokens: pa.ChunkedArray) -> Request:
         question = fields["question"].replace("<image>", " ")
         visual = from_bytes(tokens[fields["visual"]].as_buffer(), self._dtype, self._width)
-        return Request(self._template.replace("{question}", question), visual)
+        return Request(fill_template(self._template, question), visual)
 
 
 def _answer_fields(fields: Fields, answer: Answer) -> Fields:

@@ -6,6 +6,7 @@ from functools import lru_cache
 from typing import Any
 
 from pipeline.demo.ask import Asked
+from pipeline.models.config import fill_template
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class Conversation:
         return self._turn(asked.kind, asked.question + suffix, asked.answers[0])
 
     def _make(self, kind: str, question: str, answer: str) -> Turn:
-        prompt = self._template.replace("{question}", question)
+        prompt = fill_template(self._template, question)
         asked = self._tokenizer(prompt)["input_ids"]
         whole = self._tokenizer(f"{prompt} {answer}")["input_ids"]
         assert whole[: len(asked)] == asked, "the answer changes the tokens of its prompt"

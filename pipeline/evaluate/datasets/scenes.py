@@ -11,8 +11,9 @@ from pipeline.demo.scenes import CAPTION_PROMPT
 from pipeline.evaluate.base import Answered, Metric, Reference
 from pipeline.evaluate.files import telling
 from pipeline.evaluate.metrics.exact import CAPTION, scenes
-from pipeline.sources.base import IMAGE_SUFFIXES, Sample, Source, sidecar_questions
+from pipeline.sources.base import IMAGE_SUFFIXES, Sample, Source
 from pipeline.sources.images import Images
+from pipeline.sources.sidecars import sidecar_questions
 from pipeline.sources.task import Task
 from pipeline.sources.webdataset import WebDataset
 from pipeline.storage.listing import list_files

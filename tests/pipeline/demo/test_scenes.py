@@ -16,7 +16,7 @@ from pipeline.demo.draw import RGB
 from pipeline.demo.scene import HELD_OUT, SIDE, TEXTURES
 from pipeline.demo.scenes import make_sample
 from pipeline.demo.score import caption_f1, is_right
-from pipeline.sources.base import sidecar_questions
+from pipeline.sources.sidecars import sidecar_questions
 from pipeline.train_demo.corpus import _disc
 
 SAMPLES = 150

@@ -10,10 +10,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.output.units import UnitLimits
-from pipeline.sources.base import AHEAD, AHEAD_BYTES, Sample, read_ahead, read_image
+from pipeline.sources.base import AHEAD, Sample
 from pipeline.sources.images import Images
 from pipeline.sources.jsonl import Jsonl
 from pipeline.sources.parquet import Parquet
+from pipeline.sources.read_ahead import AHEAD_BYTES, read_ahead, read_image
 from pipeline.sources.task import Task
 from pipeline.stages.read import read_shard
 from pipeline.stages.rows import unpack_unit
