@@ -94,6 +94,7 @@ def test_one_question_and_ten_and_one_worker_and_two(ray, folder, capfd):
     assert "workers: requests per second" in told
 
 
+@pytest.mark.demo
 def test_the_demo_takes_arms_as_a_comparison_does(folder, capfd):
     several = "{trim_cover: {diversity: [0.1, 1.0]}, apart: {reducer: divprune, num_kept: 9}}"
     arms = f"benchmark.demo_reducers={several}"
