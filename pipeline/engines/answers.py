@@ -64,7 +64,8 @@ def make_answer(
 ) -> Answer:
     """Make the answer from generated token ids: the text before the first EOS and before any stop string."""
     ids = tuple(generated_ids[: tokens_before_eos(generated_ids, prompts)])
-    text = prompts.tokenizer.decode(ids, skip_special_tokens=True)
+    text = prompts.tokenizer.decode(list(ids), skip_special_tokens=True)
+    assert isinstance(text, str), "one row of ids is one text"
     cut = min((position for position in map(text.find, decoding.stop) if position >= 0), default=None)
     return Answer(
         text=text[:cut].strip(),

@@ -49,16 +49,22 @@ class Engine(Protocol):
         ...
 
 
+@dataclass(frozen=True)
 class EngineConfig(ABC):
     """Base class of an engine's configuration: the frozen dataclass that its YAML names as `_target_`.
 
-    Attributes:
-        units_at_once: threads that call `Engine.generate` at the same time, each with its own unit.
-        kv_cache_gib: memory that the engine reserves for keys and values; None: each batch takes its own.
+    A field may take the place of a property.
     """
 
-    units_at_once: int = 1
-    kv_cache_gib: float | None = None
+    @property
+    def units_at_once(self) -> int:
+        """The number of threads that call `Engine.generate` at the same time, each with its own unit."""
+        return 1
+
+    @property
+    def kv_cache_gib(self) -> float | None:
+        """Memory that the engine reserves for keys and values; None: each batch takes its own."""
+        return None
 
     @abstractmethod
     def load(self, model: Model, decoding: Decoding, *, device: str, seed: int) -> Engine:
