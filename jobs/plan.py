@@ -1,11 +1,12 @@
-"""`trimline benchmark plan`: a profile turned into GPUs, hours, bytes and money."""
+"""Runs `trimline benchmark plan`: forecasts the GPUs, hours, bytes and money of a larger job."""
 
 import json
 from typing import Any
 
 from omegaconf import DictConfig
 
-from jobs.common.build import build, build_fields, plain
+from jobs.common.build import build, build_top
+from jobs.main import run_as_script
 
 _GROUPS = ("storage", "pricing")
 
@@ -18,9 +19,8 @@ def run(config: DictConfig) -> int:
     from pipeline.storage.uris import Storage
     from pipeline.support.table import show
 
-    own = {name: value for name, value in plain(config).items() if name not in _GROUPS}
-    options: Planning = build_fields(own, Planning, "")
-    storage: Storage = build(config, "storage", Storage)
+    options = build_top(config, Planning, _GROUPS)
+    storage = build(config, "storage", Storage)
     pricing = None if config.get("pricing") is None else build(config, "pricing")
     figures: dict[str, Any] = {}
     _write(figures, options.json, storage)  # a file that cannot be written is told before, not after
@@ -52,8 +52,4 @@ def _write(figures: dict[str, Any], file: str | None, storage: Any) -> None:
 
 
 if __name__ == "__main__":
-    import sys
-
-    from jobs.common.entry import command_line
-
-    sys.exit(command_line("plan", sys.argv[1:]))
+    run_as_script(__file__)

@@ -35,7 +35,7 @@ def write_report(recipe: "Recipe", say: Callable[[str], None]) -> None:
     def measured(split: str, sign: int) -> dict[str, Any]:
         signed = Model(**(vars(model) | {"trim_sign": sign}))
         say(f"report: answering questions about {recipe.reported_pictures} pictures of the {split} split")
-        return demo.measure(
+        return demo.measure_arms(
             signed,
             Transformers(),
             demo.arms_of(signed),
