@@ -192,7 +192,7 @@ def table(figures: DemoFigures) -> Table:
 
 def _questions(sample: SceneSample) -> list[tuple[str, str, tuple[str, ...]]]:
     """Kind, text and answers, the caption first."""
-    questions = [(item.kind, item.question, item.answers) for item in sample.asked]
+    questions = [(item.kind, item.question, item.answers) for item in sample.questions]
     return [("caption", CAPTION_PROMPT, (sample.caption,)), *questions]
 
 

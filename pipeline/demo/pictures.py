@@ -1,4 +1,4 @@
-"""The pictures behind `demo:pictures`: drawn scenes and photographs, with questions."""
+"""Makes the pictures behind `demo:pictures`: drawn scenes and photographs, with questions."""
 
 import dataclasses
 import importlib.util
@@ -13,8 +13,6 @@ from pipeline.support.errors import ConfigError
 PICTURES = "demo:pictures"
 SCENES = 24  # of the test split, beside the photographs
 _PICTURES_VERSION = 4
-
-
 _QUESTIONS = Path(__file__).with_name("photographs.json")
 
 
@@ -26,7 +24,7 @@ def resolve_source(source: Any) -> Any:
 
 
 def pictures() -> Path:
-    """A folder of `scenes/` (test split) and `photographs/` (scikit-image's), with questions; made once.
+    """Make the folder of `scenes/` (test split) and `photographs/` (scikit-image's), once.
 
     Raises:
         ConfigError: scikit-image is not installed.
@@ -37,9 +35,9 @@ def pictures() -> Path:
 def _make_pictures(folder: Path) -> None:
     photographs = _photographs()
     (folder / "photographs").mkdir()
-    for name, asked in json.loads(_QUESTIONS.read_text()).items():
+    for name, questions in json.loads(_QUESTIONS.read_text()).items():
         shutil.copyfile(photographs / name, folder / "photographs" / name)
-        (folder / "photographs" / name).with_suffix(".json").write_text(json.dumps({"questions": asked}))
+        (folder / "photographs" / name).with_suffix(".json").write_text(json.dumps({"questions": questions}))
     from pipeline.demo.scenes import make_sample
 
     (folder / "scenes").mkdir()
