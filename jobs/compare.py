@@ -8,7 +8,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from jobs.common.arms import ArmSpec, arm_specs, compose_arm
-from jobs.common.build import build, to_dict
+from jobs.common.build import build, build_target, to_dict
 from jobs.common.configs import make_config
 from jobs.main import run_as_script
 from pipeline.support.errors import ConfigError
@@ -48,7 +48,7 @@ def run(config: DictConfig) -> int:
     if len(specs) < 2:
         raise ConfigError(f"arms: {specs[0].name!r} alone has nothing to be compared with")
     baseline = _baseline(specs, options.baseline)
-    pricing = None if config.get("pricing") is None else build(config, "pricing")
+    pricing = None if config.get("pricing") is None else build_target(config, "pricing")
     base = make_config(config)
     if base.cluster.submit:
         return submit("compare", HydraConfig.get().overrides.task, base)
@@ -59,7 +59,7 @@ def run(config: DictConfig) -> int:
         storage=base.storage,
         baseline=baseline,
         pricing=pricing,
-        dataset=None if config.get("dataset") is None else build(config, "dataset"),
+        dataset=None if config.get("dataset") is None else build_target(config, "dataset"),
         resamples=options.resamples,
         seed=base.options.seed,
     )
@@ -120,14 +120,18 @@ def _single_arm(base: "RunConfig", spec: ArmSpec) -> "RunConfig":
     from pipeline.stages.arms import Arm
 
     config = compose_arm(spec)
-    engine = build(config, "engine")
+    engine = build_target(config, "engine")
     if spec.other_batches:
         engine = engine.other_batches()
     return dataclasses.replace(
         base,
         model=build(config, "model", Model),
         engine=engine,
-        arms=(Arm(spec.name, build(config, "reducer"), to_dict(config.reducer), spec.name, spec.budget_of),),
+        arms=(
+            Arm(
+                spec.name, build_target(config, "reducer"), to_dict(config.reducer), spec.name, spec.budget_of
+            ),
+        ),
         settings={**base.settings, **{part: to_dict(config[part]) for part in ("model", "engine")}},
     )
 

@@ -2,7 +2,7 @@
 
 from omegaconf import DictConfig
 
-from jobs.common.build import build, build_top
+from jobs.common.build import build, build_target, build_top
 from jobs.main import run_as_script
 
 _GROUPS = ("dataset", "storage")
@@ -17,7 +17,7 @@ def run(config: DictConfig) -> int:
 
     options = build_top(config, Evaluation, _GROUPS)
     storage = build(config, "storage", Storage)
-    figures = evaluate(build(config, "dataset"), options, storage)
+    figures = evaluate(build_target(config, "dataset"), options, storage)
     if figures["figures"]:
         show(table(figures))
     for place in (options.submission, options.json or f"{options.output.rstrip('/')}/{EVALUATION}"):

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Gallery:
+class ReportOptions:
     """The keys below `report`: how many requests the gallery shows, and the seed that chooses them."""
 
     gallery: int = free(200)
@@ -44,7 +44,7 @@ def run(config: DictConfig) -> int:
     from pipeline.storage.uris import Storage
 
     storage = build(config, "storage", Storage)
-    gallery = build(config, "report", Gallery)
+    options = build(config, "report", ReportOptions)
     is_picture = not all(OmegaConf.is_missing(config.picture, key) for key in ("outputs", "key"))
     if (config.output is None) != is_picture:
         raise ConfigError(
@@ -54,7 +54,7 @@ def run(config: DictConfig) -> int:
     if is_picture:
         print(_draw(build(config, "picture", Picture), storage))
     else:
-        print("\n".join(write_report(str(config.output), storage, **vars(gallery))))
+        print("\n".join(write_report(str(config.output), storage, **vars(options))))
     return 0
 
 

@@ -27,15 +27,14 @@ SAME_NAMES = {
     *(
         "Answer",
         "Asked",
-        "Plan",
         "Request",
         "Sample",
         "choose",
         "gather",
         "interval",
     ),
-    *("json_lines", "main", "make", "measure", "merge", "number", "of_run", "plain", "reducer_names"),
-    *("require", "rouge_l", "seconds_of", "spread", "table", "write_report"),
+    *("json_lines", "main", "make", "merge", "number", "of_run"),
+    *("require", "rouge_l", "spread", "table"),
 }
 
 

@@ -178,7 +178,7 @@ def missing(node) -> list[str]:
 
 @pytest.mark.parametrize("path", OPTIONS, ids=name_of)
 def test_every_option_composes_and_builds(path):
-    from jobs.common.build import build
+    from jobs.common.build import build_target
     from pipeline.support.errors import ConfigError
 
     group, option = path.parent.name, path.stem
@@ -186,13 +186,13 @@ def test_every_option_composes_and_builds(path):
         config = composed(command, f"{group}={option}")
         for key in missing(config[group]):
             with pytest.raises(ConfigError, match=f"{group}.{key} must be given"):
-                build(config, group)
+                build_target(config, group)
             config[group][key] = "1"  # as a text or a number
-        made = build(config, group)
+        made = build_target(config, group)
         assert f"{type(made).__module__}.{type(made).__name__}".startswith(
             str(config[group]["_target_"]).split(".")[0]
         )
-        assert made == build(config, group)
+        assert made == build_target(config, group)
 
 
 @pytest.mark.parametrize("path", OPTIONS, ids=name_of)

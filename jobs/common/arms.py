@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from jobs.common.build import Tree, build, to_dict
+from jobs.common.build import Tree, build_target, to_dict
 from pipeline.support.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -129,7 +129,7 @@ def make_reducer(name: str, overrides: Tree | None = None) -> "tuple[Reducer, Tr
         ConfigError: there is no such option or field, or a value is refused.
     """
     config = compose_arm(ArmSpec(name, name, overrides or {}))
-    return build(config, "reducer"), to_dict(config.reducer)
+    return build_target(config, "reducer"), to_dict(config.reducer)
 
 
 def _composed(chosen: dict[str, str]) -> DictConfig:

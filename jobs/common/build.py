@@ -3,7 +3,7 @@
 import dataclasses
 import logging
 from collections.abc import Collection
-from typing import Any, TypeVar, overload
+from typing import Any, TypeVar
 
 from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf
@@ -15,22 +15,32 @@ Tree = dict[str, Any]  # YAML as data: each group has keys of its own
 Built = TypeVar("Built")
 
 
-@overload
-def build(config: DictConfig, key: str, kind: type[Built]) -> Built: ...
-@overload
-def build(config: DictConfig, key: str) -> Any: ...  # the class is named in the YAML
-def build(config: DictConfig, key: str, kind: type | None = None) -> object:
-    """Make the frozen dataclass that the node at `key` describes: a `kind`, or what its `_target_` names.
+def build(config: DictConfig, key: str, kind: type[Built]) -> Built:
+    """Make a frozen dataclass from the node at `key`.
 
     Raises:
         ConfigError: a key is unknown, missing or of the wrong type; a value is refused by its class.
     """
+    fields = _fields_at(config, key)
+    fields.pop("_target_", None)
+    return build_fields(fields, kind, key)
+
+
+def build_target(config: DictConfig, key: str) -> Any:  # the class is named in the YAML
+    """Make the frozen dataclass that the `_target_` of the node at `key` names.
+
+    Raises:
+        ConfigError: as `build`, or there is no such dataclass.
+    """
+    fields = _fields_at(config, key)
+    return build_fields(fields, class_of(fields.pop("_target_", None), key), key)
+
+
+def _fields_at(config: DictConfig, key: str) -> Tree:
     node = config[key]
     if not isinstance(node, DictConfig):
         raise ConfigError(f"{key}={node}: choose one of the group's options, as in {key}=NAME")
-    fields = to_dict(node)
-    target = fields.pop("_target_", None)
-    return build_fields(fields, kind or class_of(target, key), key)
+    return to_dict(node)
 
 
 def to_dict(config: DictConfig) -> Tree:

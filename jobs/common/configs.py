@@ -9,7 +9,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from jobs.common.build import Tree, build, build_fields, to_dict
+from jobs.common.build import Tree, build, build_fields, build_target, to_dict
 from jobs.common.credentials import without_credentials
 from pipeline.support.errors import ConfigError
 
@@ -63,8 +63,8 @@ def make_config(config: DictConfig) -> "RunConfig":
         source=source,
         task=task,
         model=build(config, "model", Model),
-        arms=(Arm(HydraConfig.get().runtime.choices["reducer"], build(config, "reducer"), reducer),),
-        engine=build(config, "engine"),
+        arms=(Arm(HydraConfig.get().runtime.choices["reducer"], build_target(config, "reducer"), reducer),),
+        engine=build_target(config, "engine"),
         decoding=build(config, "decoding", Decoding),
         imaging=build(config, "image", Imaging),
         clip_text=build(config, "clip_text", ClipText),
@@ -95,7 +95,7 @@ def _source_and_task(config: DictConfig, storage: "Storage") -> "tuple[Source, T
     from pipeline.support.cache import cache_folder
 
     if config.get("dataset") is None:
-        source = build(config, "source")
+        source = build_target(config, "source")
         if not isinstance(source, Source):
             raise ConfigError(
                 f"source._target_: {type(source).__name__} does not extend {Source.__module__}.Source"
@@ -108,7 +108,7 @@ def _source_and_task(config: DictConfig, storage: "Storage") -> "tuple[Source, T
         )
     is_local = config.cluster.address == "local"
     folder = str(cache_folder() / "datasets") if is_local else f"{config.output.rstrip('/')}/questions"
-    dataset = build(config, "dataset")
+    dataset = build_target(config, "dataset")
     return dataset.source(folder, storage), dataset.task()
 
 

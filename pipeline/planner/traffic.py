@@ -10,7 +10,7 @@ Bytes are the profile's own, request by request. Requests to the store are count
 
 import math
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from pipeline.compare.figures import shape_of
@@ -46,10 +46,6 @@ class Traffic:
     output_bytes: float
     output_puts: float
     output_gets: float
-
-    def told(self) -> dict[str, Any]:
-        """As JSON."""
-        return asdict(self)
 
 
 def traffic_of(profile: Profile, folder: str, storage: Storage, requests: int) -> Traffic:
