@@ -5,10 +5,13 @@ import importlib.util
 import json
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from pipeline.support.cache import cache_folder, make_once
 from pipeline.support.errors import ConfigError
+
+if TYPE_CHECKING:
+    from pipeline.sources.base import Source
 
 PICTURES = "demo:pictures"
 SCENES = 24  # of the test split, beside the photographs
@@ -16,8 +19,8 @@ _PICTURES_VERSION = 4
 _QUESTIONS = Path(__file__).with_name("photographs.json")
 
 
-def resolve_source(source: Any) -> Any:
-    """The source with a `demo:` path replaced by the folder that it stands for."""
+def resolve_source(source: "Source") -> "Source":
+    """Replace the path `demo:pictures` of a source by the folder of the pictures."""
     if source.path == PICTURES:
         return dataclasses.replace(source, path=str(pictures()))
     return source
