@@ -171,7 +171,8 @@ def _cluster(settings: Mapping[str, Any], footers: Sequence[Footer]) -> Cluster:
     return replace(cluster, **seen)
 
 
-def _resources(name: str, value: Any) -> Any:
+def _resources(name: str, value: Any) -> Any:  # JSON of run.json
+    """Rebuild the resources of a stage; other values stay as they are."""
     if name not in STAGES:
         return value
     return rebuild(value, ActorResources if name in ACTORS else TaskResources)

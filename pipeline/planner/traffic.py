@@ -3,8 +3,8 @@
 Bytes are those of the profile, for each request. Requests to the store are counted by what the code does:
 
     source      see `Source.store_reads`
-    outputs     2 GETs a shard, to find it in the plan; 1 PUT a unit; at the end 2 GETs a unit, for its footer;
-                3 listings, each with a page for every thousand units
+    outputs     2 GETs a shard, to find it in the plan; 1 PUT a unit; at the end 2 GETs a unit, to read its
+                footer; 3 listings, each with a page for every thousand units
 """
 
 import math
