@@ -1,8 +1,9 @@
-"""`trimline evaluate`: scores of a finished output by the rules of a dataset."""
+"""Runs `trimline evaluate`: scores a finished output by the rules of a dataset."""
 
 from omegaconf import DictConfig
 
-from jobs.common.build import build, build_fields, plain
+from jobs.common.build import build, build_target, build_top
+from jobs.main import run_as_script
 
 _GROUPS = ("dataset", "storage")
 
@@ -14,12 +15,11 @@ def run(config: DictConfig) -> int:
     from pipeline.storage.uris import Storage
     from pipeline.support.table import show
 
-    own = {name: value for name, value in plain(config).items() if name not in _GROUPS}
-    options: Evaluation = build_fields(own, Evaluation, "")
-    storage: Storage = build(config, "storage", Storage)
-    found = evaluate(build(config, "dataset"), options, storage)
-    if found["figures"]:
-        show(table(found))
+    options = build_top(config, Evaluation, _GROUPS)
+    storage = build(config, "storage", Storage)
+    figures = evaluate(build_target(config, "dataset"), options, storage)
+    if figures["figures"]:
+        show(table(figures))
     for place in (options.submission, options.json or f"{options.output.rstrip('/')}/{EVALUATION}"):
         if place:
             print(storage.redact(place))
@@ -27,8 +27,4 @@ def run(config: DictConfig) -> int:
 
 
 if __name__ == "__main__":
-    import sys
-
-    from jobs.common.entry import command_line
-
-    sys.exit(command_line("evaluate", sys.argv[1:]))
+    run_as_script(__file__)

@@ -1,4 +1,4 @@
-"""What a finished run prints."""
+"""Prints the result of a run."""
 
 from typing import TYPE_CHECKING
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def show_outcome(outcome: "Outcome", output: str) -> None:
-    """Print the end-of-run table and the last line; under `log=json` the event `end` has told it."""
+    """Print the table of totals and the last line; nothing under `log=json`, which has the event `end`."""
     if log.is_json():
         return
     console = Console(highlight=False, soft_wrap=True)

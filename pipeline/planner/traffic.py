@@ -1,17 +1,15 @@
-"""Bytes and requests to the object store that a job takes, whatever the number of its workers.
+"""Estimates the bytes and the requests to the object store of a job; workers do not change them.
 
-Bytes are the profile's own, request by request. Requests to the store are counted by what the code does:
+Bytes are those of the profile, for each request. Requests to the store are counted by what the code does:
 
-    source      what its own `store_reads` says
-    outputs     two looks a shard, to find it in the plan; one PUT a unit; at the end a look at its file and
-                its footer, for summary.json; before and after the run a listing, a page for every thousand
-                units
+    source      see `Source.store_reads`
+    outputs     2 GETs a shard, to find it in the plan; 1 PUT a unit; at the end 2 GETs a unit, to read its
+                footer; 3 listings, each with a page for every thousand units
 """
 
 import math
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 from pipeline.compare.figures import shape_of
 from pipeline.output.footers import Footer
@@ -30,11 +28,11 @@ _LISTINGS = 3
 
 @dataclass(frozen=True)
 class Traffic:
-    """Of a whole job, or of what a profile has. None: the profile does not tell.
+    """The traffic of a whole job. None: it cannot be derived from the profile.
 
     Args:
         source_bytes, source_gets: read from the source; HEADs and listings count as GETs.
-        moved_bytes: from a stage to the next one, by the stage that it comes from.
+        moved_bytes: from each stage to the next one.
         output_bytes, output_puts, output_gets: of the units' files.
     """
 
@@ -47,17 +45,13 @@ class Traffic:
     output_puts: float
     output_gets: float
 
-    def told(self) -> dict[str, Any]:
-        """As JSON."""
-        return asdict(self)
-
 
 def traffic_of(profile: Profile, folder: str, storage: Storage, requests: int) -> Traffic:
-    """What a job of so many requests takes, if it is like the profile."""
+    """Estimate a job of so many requests whose units are like those of the profile."""
     footers, manifest = profile.everything, profile.manifest
     rows = float(sum(footer.totals.rows for footer in footers))
-    times = requests / rows
-    units = math.ceil(len(footers) * times)
+    scale = requests / rows
+    units = math.ceil(len(footers) * scale)
     source: Source = rebuild(manifest.configuration["source"])
     source_bytes, gets = source.store_reads(_read_totals(footers, folder, storage))
     sizes = sum(
@@ -67,19 +61,19 @@ def traffic_of(profile: Profile, folder: str, storage: Storage, requests: int) -
     return Traffic(
         requests=requests,
         units=units,
-        source_bytes=source_bytes * times,
-        source_gets=None if gets is None else math.ceil(gets * times),
-        moved_bytes={stage: None if size is None else size * times for stage, size in moved.items()},
-        output_bytes=sizes * times,
+        source_bytes=source_bytes * scale,
+        source_gets=None if gets is None else math.ceil(gets * scale),
+        moved_bytes={stage: None if size is None else size * scale for stage, size in moved.items()},
+        output_bytes=sizes * scale,
         output_puts=units,
         output_gets=2 * units
-        + 2 * math.ceil(_shards(footers) * times)
+        + 2 * math.ceil(_shards(footers) * scale)
         + _LISTINGS * math.ceil(units / _PAGE),
     )
 
 
 def moved_bytes(footers: Iterable[Footer], manifest: Manifest) -> dict[str, float | None]:
-    """Bytes that some units took from a stage to the next one: images, their pixels, the tokens kept."""
+    """Sum the bytes that units carried from each stage to the next: images, their pixels, the kept tokens."""
     footers = list(footers)
     images = sum(footer.image_bytes or 0 for footer in footers)
     samples = sum(footer.totals.samples for footer in footers)
@@ -89,22 +83,22 @@ def moved_bytes(footers: Iterable[Footer], manifest: Manifest) -> dict[str, floa
     if shape is None:
         return {"read": images, "decode": None, "encode": None}
     token_bytes = shape.token_bytes(manifest.configuration["model"]["encode_dtype"])
-    sent = 1.0 if _reads_request(manifest) else samples / max(1, rows)
+    copies = 1.0 if _reads_request(manifest) else samples / max(1, rows)  # of a request's tokens
     return {
         "read": images,
         "decode": samples * shape.pixel_bytes,
-        "encode": tokens * token_bytes * sent,
+        "encode": tokens * token_bytes * copies,
     }
 
 
 def _reads_request(manifest: Manifest) -> bool:
-    """Whether an image's tokens are sent once for each of its questions."""
+    """Whether the tokens depend on the question, so that each question has its own."""
     settings = manifest.configuration["reducer"]
-    return Arm("own", rebuild(settings), settings).reads_request
+    return Arm("profiled", rebuild(settings), settings).reads_request
 
 
 def _read_totals(footers: Iterable[Footer], folder: str, storage: Storage) -> ReadTotals:
-    """Sum what the units read of their source; a shard that was not read to its end counts by its part."""
+    """Sum what the units read of their source; a shard counts by the part that was read."""
     footers = list(footers)
     shard_bytes: dict[int, int] = {}
     for footer in footers:
@@ -119,5 +113,5 @@ def _read_totals(footers: Iterable[Footer], folder: str, storage: Storage) -> Re
 
 
 def _shards(footers: Iterable[Footer]) -> int:
-    """Shards that were read to their ends."""
+    """Count the shards that were read to their ends."""
     return sum(footer.end for footer in footers)

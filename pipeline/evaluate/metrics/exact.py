@@ -40,7 +40,7 @@ def scenes() -> Metric:
 def _observe_scene(prediction: str | None, reference: Reference) -> tuple[float, ...]:
     if CAPTION in reference.groups:
         found = caption_f1(prediction, reference.answers[0])
-        return 0.0, 0.0, found.hits, found.told, found.true
+        return 0.0, 0.0, found.hits, found.claimed, found.true
     return float(is_right(prediction, reference.answers)), 1.0, 0.0, 0.0, 0.0
 
 

@@ -113,7 +113,7 @@ def _opened(data: bytes) -> Image.Image:
 def test_what_it_answers_is_right_and_trim_keeps_what_matters(model):
     """Looser than what the card tells of 400 pictures: these are but a few of them."""
     arms = {name: arm for name, arm in demo.arms_of(model).items() if name in ("full", "trim", "random")}
-    found = demo.measure(
+    found = demo.measure_arms(
         model,
         Transformers(),
         arms,
