@@ -9,7 +9,7 @@ _GROUPS = ("dataset", "storage")
 
 def run(config: DictConfig) -> int:
     """Score, print and write the figures; returns the exit status."""
-    from pipeline.evaluate.evaluate import Evaluation, evaluate, table
+    from pipeline.evaluate.evaluate import Evaluation, evaluate, evaluation_table
     from pipeline.output.layout import EVALUATION
     from pipeline.storage.uris import Storage
     from pipeline.support.table import show
@@ -19,7 +19,7 @@ def run(config: DictConfig) -> int:
     storage: Storage = build(config, "storage", Storage)
     found = evaluate(build(config, "dataset"), options, storage)
     if found["figures"]:
-        show(table(found))
+        show(evaluation_table(found))
     for place in (options.submission, options.json or f"{options.output.rstrip('/')}/{EVALUATION}"):
         if place:
             print(storage.redact(place))
