@@ -39,7 +39,7 @@ class Picture:
 
 def run(config: DictConfig) -> int:
     """Write the report of `output`, or draw `picture`; returns the exit status."""
-    from pipeline.report.write import write_report
+    from pipeline.report.write import write_report_files
     from pipeline.storage.uris import Storage
 
     storage: Storage = build(config, "storage", Storage)
@@ -53,7 +53,7 @@ def run(config: DictConfig) -> int:
     if of_picture:
         print(_draw(build(config, "picture", Picture), storage))
     else:
-        print("\n".join(write_report(str(config.output), storage, **vars(shown))))
+        print("\n".join(write_report_files(str(config.output), storage, **vars(shown))))
     return 0
 
 
