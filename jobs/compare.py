@@ -38,8 +38,8 @@ def run(config: DictConfig) -> int:
     """Answer under every arm, compare, report; returns the exit status."""
     from jobs.common.submit import submit
     from pipeline.compare.compare import compare_outputs
-    from pipeline.compare.terminal import table, text
-    from pipeline.report.write import write_report
+    from pipeline.compare.terminal import comparison_tables, summary_text
+    from pipeline.report.write import write_report_files
     from pipeline.run.annotate import answer
     from pipeline.support.table import show
 
@@ -63,12 +63,12 @@ def run(config: DictConfig) -> int:
         resamples=options.resamples,
         seed=base.options.seed,
     )
-    for part in table(comparison):
-        show(part)
-    print(f"\n{text(comparison)}")
+    for table in comparison_tables(comparison):
+        show(table)
+    print(f"\n{summary_text(comparison)}")
     for name, (_, outcome) in outcomes.items():
         print(f"{name}: {outcome.message}")
-    for path in write_report(
+    for path in write_report_files(
         base.options.output, base.storage, gallery=options.gallery, seed=base.options.seed
     ):
         print(path)

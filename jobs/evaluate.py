@@ -10,7 +10,7 @@ _GROUPS = ("dataset", "storage")
 
 def run(config: DictConfig) -> int:
     """Score, print and write the figures; returns the exit status."""
-    from pipeline.evaluate.evaluate import Evaluation, evaluate, table
+    from pipeline.evaluate.evaluate import Evaluation, evaluate, evaluation_table
     from pipeline.output.layout import EVALUATION
     from pipeline.storage.uris import Storage
     from pipeline.support.table import show
@@ -19,7 +19,7 @@ def run(config: DictConfig) -> int:
     storage = build(config, "storage", Storage)
     figures = evaluate(build_target(config, "dataset"), options, storage)
     if figures["figures"]:
-        show(table(figures))
+        show(evaluation_table(figures))
     for place in (options.submission, options.json or f"{options.output.rstrip('/')}/{EVALUATION}"):
         if place:
             print(storage.redact(place))

@@ -40,7 +40,7 @@ class Picture:
 
 def run(config: DictConfig) -> int:
     """Write the report of `output`, or draw `picture`; returns the exit status."""
-    from pipeline.report.write import write_report
+    from pipeline.report.write import write_report_files
     from pipeline.storage.uris import Storage
 
     storage = build(config, "storage", Storage)
@@ -54,7 +54,7 @@ def run(config: DictConfig) -> int:
     if is_picture:
         print(_draw(build(config, "picture", Picture), storage))
     else:
-        print("\n".join(write_report(str(config.output), storage, **vars(options))))
+        print("\n".join(write_report_files(str(config.output), storage, **vars(options))))
     return 0
 
 

@@ -39,7 +39,7 @@ from pipeline.stages.encode import Encode
 from pipeline.stages.generate import Generate
 from pipeline.stages.read import read_shard
 from pipeline.stages.rows import unpack_unit
-from pipeline.support.table import SPREAD, Table, spread
+from pipeline.support.table import SPREAD, Table, spread_cells
 
 _TRIMMED = 0.1  # of the units at either end: fill and drain
 
@@ -118,9 +118,9 @@ def table(figures: EfficiencyFigures) -> Table:
         "efficiency: requests per second",
         ("", *SPREAD),
         [
-            ("bare loop", *spread(_rates(figures["bare"]))),
-            ("pipeline", *spread(_rates(rounds))),
-            ("pipeline / bare loop", *spread(figures["efficiency_rounds"])),
+            ("bare loop", *spread_cells(_rates(figures["bare"]))),
+            ("pipeline", *spread_cells(_rates(rounds))),
+            ("pipeline / bare loop", *spread_cells(figures["efficiency_rounds"])),
         ],
         (
             f"{figures['requests']:,} requests in {figures['units']:,} units a round",

@@ -19,7 +19,7 @@ from pipeline.sources.task import Task
 from pipeline.sources.webdataset import WebDataset
 from pipeline.stages.decode import decode_unit
 from pipeline.stages.encode import Encode
-from pipeline.support.table import SPREAD, Table, spread
+from pipeline.support.table import SPREAD, Table, spread_cells
 
 _MANY = 10
 _SIDE = 336
@@ -74,9 +74,9 @@ def table(figures: QuestionsFigures) -> Table:
         f"questions: encode seconds a request, {figures['model']}",
         ("", *SPREAD),
         [
-            ("1 an image", *spread(seconds[1])),
-            (f"{many} an image", *spread(seconds[many])),
-            (f"{many} / 1", *spread(figures["ratio_rounds"])),
+            ("1 an image", *spread_cells(seconds[1])),
+            (f"{many} an image", *spread_cells(seconds[many])),
+            (f"{many} / 1", *spread_cells(figures["ratio_rounds"])),
         ],
         (f"{figures['images']} images a round",),
     )

@@ -14,7 +14,7 @@ from pipeline.run.config import RunConfig
 from pipeline.run.prepare import prepare
 from pipeline.sources.task import Task
 from pipeline.sources.webdataset import WebDataset
-from pipeline.support.table import SPREAD, Table, spread
+from pipeline.support.table import SPREAD, Table, spread_cells
 
 _WORKERS = (1, 2)
 
@@ -62,8 +62,8 @@ def table(figures: WorkersFigures) -> Table:
         "workers: requests per second by actors of generate, a thread each",
         ("", *SPREAD),
         [
-            *((f"{workers} of them", *spread(rounds)) for workers, rounds in rates.items()),
-            ("2 / 1", *spread(figures["speedup_rounds"])),
+            *((f"{workers} of them", *spread_cells(rounds)) for workers, rounds in rates.items()),
+            ("2 / 1", *spread_cells(figures["speedup_rounds"])),
         ],
         (f"{figures['requests']:,} requests a round, of which the steady state counts",),
     )

@@ -1,4 +1,4 @@
-"""The arms' outputs, unit by unit: the same requests in the same order, or an error that names one."""
+"""Joins the arms' outputs unit by unit: the same requests in the same order, or an error naming one."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -16,22 +16,22 @@ from pipeline.storage.uris import Storage
 from pipeline.support.errors import ConfigError
 from pipeline.support.schema import ARM_COLUMNS, SHARED_COLUMNS
 
-IMAGE = "image_sha256"  # null in an arm that never came to read the image
-# What a request is, whatever arm answers it.
+IMAGE = "image_sha256"  # null in an arm that did not read the image
+# the columns that define a request, the same in every arm
 REQUEST = tuple(name for name in SHARED_COLUMNS if name != IMAGE)
 _COLUMNS = [*SHARED_COLUMNS, *ARM_COLUMNS, "model"]
 
 
 @dataclass(frozen=True)
 class JoinedUnit:
-    """One unit of every arm: line by line the same requests, and the files' footers."""
+    """Holds one unit of every arm: row by row the same requests, and the files' footers."""
 
     tables: dict[str, pa.Table]
     footers: dict[str, Footer]
 
 
 def open_arms(outputs: Mapping[str, str], storage: Storage) -> dict[str, Output]:
-    """Open the outputs of some arms; ConfigError, which names the arm, if there is none or it is damaged."""
+    """Opens the arms' outputs; ConfigError, which names the arm, if one is missing or damaged."""
     arms = {}
     for arm, folder in outputs.items():
         try:
@@ -42,11 +42,11 @@ def open_arms(outputs: Mapping[str, str], storage: Storage) -> dict[str, Output]
 
 
 def joined_units(outputs: Mapping[str, Output]) -> Iterator[JoinedUnit]:
-    """Read the units of finished outputs in the order of the plan; one of each arm is in memory at a time.
+    """Reads the units of finished outputs in the order of the plan, one of each arm at a time.
 
     Raises:
-        ConfigError: an output is not finished or damaged, or any unit or key of one arm is
-            missing, doubled or elsewhere in another; the arm and the file or key are named.
+        ConfigError: an output is not finished or damaged, or any unit or key of one arm is missing, doubled
+            or elsewhere in another; the message names the arm and the file or key.
     """
     names = same_units(outputs)
     with ThreadPoolExecutor(len(outputs)) as pool:
@@ -58,7 +58,7 @@ def joined_units(outputs: Mapping[str, Output]) -> Iterator[JoinedUnit]:
 
 
 def same_units(outputs: Mapping[str, Output]) -> list[str]:
-    """List the names of the unit files, in order; ConfigError unless all arms have the same."""
+    """Lists the names of the unit files, in order; ConfigError unless all arms have the same."""
     names = {arm: dict.fromkeys(output.names()) for arm, output in outputs.items()}
     first, *others = names
     for arm in others:
@@ -90,7 +90,7 @@ def _footer(arm: str, table: pa.Table, name: str) -> Footer:
 
 
 def require_same_requests(tables: Mapping[str, pa.Table], name: str) -> None:
-    """ConfigError, naming arm and key, unless line i of every arm's unit is the same request."""
+    """Raises ConfigError, naming arm and key, unless row i of every arm's unit is the same request."""
     first, *others = tables
     keys = {arm: table["key"].to_pylist() for arm, table in tables.items()}
     for arm in tables:
@@ -108,12 +108,14 @@ def _require_unique(arm: str, keys: list[str], name: str) -> None:
         raise ConfigError(f"arm {arm}: data/{name} holds {doubled[0]} twice")
 
 
-def _key_fault(first: str, keys: list[str], arm: str, own: list[str], name: str) -> str:
-    for lacking, there, having, wanted in ((arm, set(own), first, keys), (first, set(keys), arm, own)):
-        missing = [key for key in wanted if key not in there]
+def _key_fault(first: str, first_keys: list[str], arm: str, keys: list[str], name: str) -> str:
+    of_arm = {first: first_keys, arm: keys}
+    for lacking, having in ((arm, first), (first, arm)):
+        existing = set(of_arm[lacking])
+        missing = [key for key in of_arm[having] if key not in existing]
         if missing:
             return f"arm {lacking} lacks {missing[0]}, which arm {having} has in data/{name}"
-    moved = next(ours for ours, theirs in zip(own, keys, strict=True) if ours != theirs)
+    moved = next(key for key, first_key in zip(keys, first_keys, strict=True) if key != first_key)
     return f"arm {arm}: data/{name} holds its rows in another order than arm {first}, from {moved} on"
 
 

@@ -1,4 +1,4 @@
-"""Predictions of a finished output, met with their references: one to one, or an error that names the key."""
+"""Matches predictions of a finished output with references: one to one, or an error naming the key."""
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
@@ -14,13 +14,13 @@ from pipeline.support.schema import PREDICTIONS
 
 _COLUMNS = [column.name for column in fields(Answered)]
 _ROWS_AT_ONCE = 4096
-_NAMED = 3
+_MOST_NAMED = 3
 
 Key = str | tuple[str, str]
 
 
 def read_rows(output: Output) -> Iterator[Answered]:
-    """Read the rows of a finished output in the order of its files; one batch is in memory at a time."""
+    """Reads the rows of a finished output in the order of its files, a batch in memory at a time."""
     fs, _ = output.storage.open(output.folder)
     try:
         table = ds.dataset(
@@ -37,10 +37,10 @@ def read_rows(output: Output) -> Iterator[Answered]:
 
 @dataclass
 class Join:
-    """Rows by their references.
+    """Matches rows with references by a key.
 
-    A question is known by its question_id. Where rows share one (a fixed prompt is always called 0), they are
-    known by their images instead, as long as each image has but one question; `joint` takes both together.
+    The key is the question_id. Where rows share one (a fixed prompt always has the id 0), it is the image's
+    key instead, provided that each image has only one question; `joint` datasets use both together.
     """
 
     references: Mapping[Key, Reference]
@@ -48,7 +48,7 @@ class Join:
     seen: set[Key] = field(default_factory=set)
 
     def match(self, row: Answered) -> Reference:
-        """The row's reference. Raises ConfigError if there is none, or if another row had it."""
+        """Finds a row's reference; ConfigError if there is none, or if another row had it."""
         key = self.key(row)
         reference = self.references.get(key)
         if reference is None:
@@ -59,28 +59,28 @@ class Join:
         return reference
 
     def require_all(self) -> None:
-        """ConfigError, naming the first ones, if references have no row."""
+        """Raises ConfigError, naming the first ones, if references have no row."""
         missing = [key for key in self.references if key not in self.seen]
         if missing:
-            named = ", ".join(_shown(key) for key in missing[:_NAMED])
+            named = ", ".join(_shown(key) for key in missing[:_MOST_NAMED])
             raise ConfigError(
                 f"output: {len(missing)} of {len(self.references)} questions have no row: {named}"
-                f"{', ...' if len(missing) > _NAMED else ''}; partial=true scores those that have one"
+                f"{', ...' if len(missing) > _MOST_NAMED else ''}; partial=true scores those that have one"
             )
 
 
 def choose_join(references: list[Reference], joint: bool, output: Output) -> Join:
-    """How an output's rows are to be met; ConfigError if the references themselves are not unique."""
+    """Chooses the key of an output's rows; ConfigError if the references themselves are not unique."""
     if joint:
         return Join(_indexed(references, _both), _both)
     by_id = _indexed(references, _by_id)
-    one_an_image = len({reference.sample_key for reference in references}) == len(references)
-    if one_an_image and not _ids_are_unique(output):
+    one_per_image = len({reference.sample_key for reference in references}) == len(references)
+    if one_per_image and not _has_unique_ids(output):
         return Join(_indexed(references, _by_sample), _by_sample)
     return Join(by_id, _by_id)
 
 
-def _ids_are_unique(output: Output) -> bool:
+def _has_unique_ids(output: Output) -> bool:
     seen: set[str] = set()
     for row in read_rows(output):
         if row.question_id in seen:
@@ -90,11 +90,11 @@ def _ids_are_unique(output: Output) -> bool:
 
 
 def _indexed(references: list[Reference], key: Callable[[Reference], Key]) -> dict[Key, Reference]:
-    found: dict[Key, Reference] = {}
+    index: dict[Key, Reference] = {}
     for reference in references:
-        if found.setdefault(key(reference), reference) is not reference:
+        if index.setdefault(key(reference), reference) is not reference:
             raise ConfigError(f"dataset: the official files hold {_shown(key(reference))} twice")
-    return found
+    return index
 
 
 def _by_id(row: Answered | Reference) -> Key:

@@ -1,4 +1,4 @@
-"""The images of an output's samples, read once more from the source through the plan."""
+"""Reads the images of an output's samples from the source again, through the plan."""
 
 import hashlib
 import io
@@ -36,7 +36,7 @@ class OutputImages:
 
 
 def images_of(output: Output) -> OutputImages:
-    """Rebuild an output's source, model and image settings; ConfigError if run.json is of another version."""
+    """Rebuilds an output's source, model and image settings; ConfigError if run.json has another form."""
     with output.manifest.explaining_errors(output.folder, output.storage) as settings:
         return OutputImages(
             output=output,
@@ -47,7 +47,7 @@ def images_of(output: Output) -> OutputImages:
 
 
 def parse_key(key: str) -> Place:
-    """The shard and the sample of a request; ConfigError if the key is not of the documented form."""
+    """Parses a request's key into shard and sample; ConfigError if it is not of the documented form."""
     try:
         shard, sample, _ = map(int, key.split("-"))
     except ValueError:
@@ -56,7 +56,7 @@ def parse_key(key: str) -> Place:
 
 
 def read_images(images: OutputImages, shard: int, samples: Iterable[int]) -> Iterator[tuple[int, bytes]]:
-    """Read the encoded images of some samples of one shard, in one pass over it; not all have an image.
+    """Reads the encoded images of some samples of one shard, in one pass over it; not all have an image.
 
     Raises:
         ShardError: the rest of the shard cannot be read.
@@ -74,13 +74,13 @@ def read_images(images: OutputImages, shard: int, samples: Iterable[int]) -> Ite
 
 
 def thumbnails(images: OutputImages, places: Mapping[Place, str | None]) -> dict[Place, bytes]:
-    """Make a WebP, of at most THUMBNAIL_PX a side, of what the model saw of each image.
+    """Makes a WebP, of at most THUMBNAIL_PX a side, of the part of each image that the model saw.
 
-    An image that is gone, damaged or another one than it was by now is left out; so are all images if the
-    model's folder or the source is gone.
+    Images that have been removed, damaged or changed since are left out; so are all images if the model's
+    folder or the source is gone.
 
     Args:
-        places: in the plan, each with the SHA-256 of the bytes that were there.
+        places: in the plan, each with the SHA-256 of the image's bytes at the time of the run.
     """
     by_shard: dict[int, set[int]] = defaultdict(set)
     for shard, sample in places:
@@ -98,7 +98,7 @@ def thumbnails(images: OutputImages, places: Mapping[Place, str | None]) -> dict
                 if same and (thumbnail := _thumbnail(data, preprocess, images.imaging)):
                     made[shard, sample] = thumbnail
         except (ShardError, ConfigError):
-            pass  # those that were read before are shown
+            pass  # the images read before the error are shown
         return made
 
     with ThreadPoolExecutor(_SHARDS_AT_ONCE) as pool:

@@ -5,7 +5,7 @@ numpy's; `interval` makes an interval of one. All sums use the same draws.
 """
 
 from collections.abc import Hashable, Mapping
-from typing import TypeVar
+from typing import NotRequired, TypedDict, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,14 @@ _CELLS = 1 << 22  # of the matrix of draws: the most that is in memory at a time
 Name = TypeVar("Name", bound=Hashable)
 Figure = NDArray[np.float64]  # [R + 1]
 Column = NDArray[np.generic]  # [N], of numbers or booleans
+
+
+class Interval(TypedDict):
+    """A figure as JSON files hold it; without `low` and `high` if nothing was resampled."""
+
+    value: float
+    low: NotRequired[float]
+    high: NotRequired[float]
 
 
 def resampled_sums(
@@ -62,7 +70,7 @@ def quotient(part: Figure, whole: Figure) -> Figure:
     return result
 
 
-def interval(figure: Figure) -> dict[str, float] | None:
+def interval(figure: Figure) -> Interval | None:
     """Return a figure's value and the middle 95 % of its resamples; None if the value is undefined.
 
     Undefined resamples are left out. Numbers are rounded to 12 digits, so that the order of summation does
@@ -77,9 +85,7 @@ def interval(figure: Figure) -> dict[str, float] | None:
     return {"value": _rounded(figure[0]), "low": _rounded(low), "high": _rounded(high)}
 
 
-def difference(
-    values: Figure, others: Figure, units: NDArray[np.integer], *, resamples: int
-) -> dict[str, float]:
+def difference(values: Figure, others: Figure, units: NDArray[np.integer], *, resamples: int) -> Interval:
     """Return how much larger the mean of `values` is than that of `others`, paired, with its interval.
 
     Args:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.compare.compare import compare_outputs
-from pipeline.report.write import write_report
+from pipeline.report.write import write_report_files
 from pipeline.run.in_process import run_in_process
 from pipeline.storage.uris import Storage
 from tests.pipeline.report.browser import Page, start
@@ -37,14 +37,14 @@ def outputs(tmp_path_factory: pytest.TempPathFactory, random_checkpoint: Path) -
 @pytest.fixture(scope="session")
 def comparison(outputs: Path) -> Path:
     """A folder as `trimline compare` leaves it, with its report."""
-    write_report(str(outputs), Storage(), gallery=200, seed=0)
+    write_report_files(str(outputs), Storage(), gallery=200, seed=0)
     return outputs
 
 
 @pytest.fixture(scope="session")
 def run(outputs: Path) -> Path:
     """A single run with its report."""
-    write_report(str(outputs / "trim"), Storage(), gallery=200, seed=0)
+    write_report_files(str(outputs / "trim"), Storage(), gallery=200, seed=0)
     return outputs / "trim"
 
 
