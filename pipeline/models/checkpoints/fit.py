@@ -144,7 +144,8 @@ def _check_image_token(folder: Path, config: Json) -> None:
 
     In the original layout it is negative: prompts are split at `<image>` before tokenising.
     """
-    expected: int = config.get("image_token_index", config.get("image_token_id", _IMAGE_TOKEN_ID))
+    names = ("image_token_index", "image_token_id")
+    expected: int = next((config[name] for name in names if name in config), _IMAGE_TOKEN_ID)
     token_id = _added_tokens(folder).get(IMAGE_TOKEN)
     if expected < 0 or token_id == expected:
         return
