@@ -8,7 +8,7 @@ import torch
 
 
 def torch_device(name: str) -> torch.device:
-    """The device that `auto`, `cpu` or `cuda` stands for in this process."""
+    """Return the device that `auto`, `cpu` or `cuda` means in this process."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     return torch.device(name)
@@ -27,12 +27,12 @@ def synchronized_time(device: torch.device) -> float:
 
 
 def to_bytes(tokens_KD: torch.Tensor) -> bytes:
-    """A tensor's elements row by row; bfloat16 goes as int16 bits, since numpy has none."""
+    """Serialise a tensor row by row; bfloat16 as int16 bits, since numpy has no bfloat16."""
     tokens_KD = tokens_KD.detach().to("cpu").contiguous()
     bits = tokens_KD.view(torch.int16) if tokens_KD.dtype == torch.bfloat16 else tokens_KD
     return bits.numpy().tobytes()
 
 
 def from_bytes(buffer: pa.Buffer, dtype: torch.dtype, width: int) -> torch.Tensor:
-    """The [K, width] tensor that `to_bytes` wrote, in memory of its own."""
+    """Copy the [K, width] tensor that `to_bytes` wrote out of a buffer."""
     return torch.frombuffer(bytearray(buffer), dtype=dtype).view(-1, width)
