@@ -1,4 +1,4 @@
-"""Devices, precision and threads of a stage's process."""
+"""Sets devices and threads of a stage's process, and serialises tensors."""
 
 import os
 import time
@@ -15,12 +15,12 @@ def torch_device(name: str) -> torch.device:
 
 
 def use_threads(threads: int | None) -> None:
-    """Let torch use `threads` cores, or all: Ray would leave a process that books less than two only one."""
+    """Let torch use `threads` cores, or all; Ray sets one for a process that books less than two."""
     torch.set_num_threads(threads or len(os.sched_getaffinity(0)))
 
 
 def synchronized_time(device: torch.device) -> float:
-    """Seconds on a monotonic clock, once the work queued on `device` is done."""
+    """Wait for the work queued on `device`; returns seconds on a monotonic clock."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return time.perf_counter()

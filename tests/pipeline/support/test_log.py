@@ -67,7 +67,7 @@ def test_progress_is_an_event(capsys):
     with Progress(total_bytes=100, known_samples=4) as progress:
         for first in (0, 1):
             unit = Unit(0, first, first + 1, False)
-            progress.add(UnitStats(unit, source_bytes=25, arms=[0], totals=[totals], stage_s={}))
+            progress.add(UnitStats(unit=unit, source_bytes=25, arms=[0], totals=[totals], stage_s={}))
         progress.steady_since -= 2  # seconds, enough for a rate
     (told,) = lines(capsys)
     assert (told["event"], told["samples"], told["samples_in_all"]) == ("progress", 2, 4)
