@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from pipeline.models.checkpoints.kinds import CLIP, KINDS, Squares
+from pipeline.models.checkpoints.kinds import CLIP, KINDS, Squares, is_original
 from pipeline.models.checkpoints.tensors import Json
 from pipeline.models.config import Model
 from pipeline.support.errors import ConfigError
@@ -95,7 +95,7 @@ def preprocessor_of(model: Model) -> Preprocessor:
     (`image_aspect_ratio`) says whether images are padded first.
     """
     from pipeline.models.checkpoints.folders import clip_of, resolve
-    from pipeline.models.checkpoints.original import is_original, pads
+    from pipeline.models.checkpoints.original import pads
     from pipeline.models.checkpoints.tensors import read_config
 
     llava = resolve(model.path)

@@ -5,8 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.models.checkpoints.folders import HUB_ID, resolve
-from pipeline.models.checkpoints.kinds import language_sizes, vision_sizes
-from pipeline.models.checkpoints.original import is_original
+from pipeline.models.checkpoints.kinds import is_original, language_sizes, vision_sizes
 from pipeline.models.checkpoints.tensors import Json
 from pipeline.support.errors import ConfigError
 

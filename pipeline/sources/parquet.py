@@ -187,7 +187,7 @@ def _row(batch: pa.RecordBatch, index: int) -> dict[str, object]:
 def _sample(
     bare: Sample, row: int, texts: _Rows, images: _Rows | None, root: str, storage: Storage
 ) -> Read | Sample:
-    """Make a sample of a row, or its `Read` if the image is a file; `images` is None if not wanted."""
+    """Make a sample of a row, or its `Read` if the image is a file; `images` None: unwanted."""
     sample = bare
     try:
         values = texts.row(row)

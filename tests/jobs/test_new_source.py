@@ -84,6 +84,7 @@ def answer(folder) -> None:
     answer_here(config, attempt=f"{time.time():.3f}")
 
 
+@pytest.mark.slow
 def test_a_source_of_ones_own_is_read_verified_exported_and_planned(made, capfd):
     answer(made)
     rows = pq.read_table(made / "out" / "data").to_pylist()
@@ -108,6 +109,7 @@ def test_a_source_of_ones_own_is_read_verified_exported_and_planned(made, capfd)
         assert member is not None and member.read() == jpeg(11)
 
 
+@pytest.mark.slow
 def test_a_changed_archive_is_named(made, capfd):
     answer(made)
     data = io.BytesIO((made / "in" / "1.zip").read_bytes())

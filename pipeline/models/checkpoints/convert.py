@@ -17,9 +17,10 @@ from torch import Tensor
 
 from pipeline.models.checkpoints.fit import IMAGE_TOKEN
 from pipeline.models.checkpoints.folders import resolve
+from pipeline.models.checkpoints.kinds import is_original
 from pipeline.models.checkpoints.layouts import language_name, projector_name, tower_name
 from pipeline.models.checkpoints.llama_tokenizer import write_tokenizer
-from pipeline.models.checkpoints.original import is_original, pads, translated
+from pipeline.models.checkpoints.original import pads, translated
 from pipeline.models.checkpoints.sharded import ShardWriter
 from pipeline.models.checkpoints.tensors import read_config, weight_files
 from pipeline.models.preprocess import settings_of

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from pipeline.models.checkpoints.kinds import CLIP, Kind, kind_of, language_sizes, vision_sizes
 from pipeline.models.checkpoints.layouts import projector_name, tower_name
 from pipeline.models.checkpoints.tensors import (
+    SMALL_FILES,
     Json,
     Located,
     locate,
@@ -25,41 +26,36 @@ from pipeline.models.checkpoints.tensors import (
     tensors_of,
     weight_files,
 )
+from pipeline.models.sizes import Shape, shape_of_config
 from pipeline.support.errors import ConfigError
 
 IMAGE_TOKEN = "<image>"
 
-SMALL_FILES = (
-    "config.json",
-    "generation_config.json",
-    "preprocessor_config.json",
-    "processor_config.json",
-    "tokenizer.json",
-    "tokenizer.model",
-    "spiece.model",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "merges.txt",
-)
 _IMAGE_TOKEN_ID = 32000  # if config.json does not say
 _NEAR = 0.9  # cosine between tensors of towers that training made of one another
 
 
-@dataclass(frozen=True)
-class Geometry:
-    """Sizes of a LLaVA and its CLIP (or SigLIP) after `check_fit`: what the stages need to know."""
+@dataclass(frozen=True, kw_only=True)
+class Geometry(Shape):
+    """The shape of a LLaVA, and the sizes that follow from the CLIP (or SigLIP) that it fits.
 
-    image_size: int  # S, pixels a side
-    patch_size: int  # pixels a side
-    num_patches: int  # N
-    vision_width: int  # D
-    joint_width: int  # P, of CLIP's image-text space
-    language_width: int  # H
-    feature_layer: int  # vision layers to run to get what LLaVA projects
-    max_positions: int  # of the language model
-    kind: str = CLIP.name  # of the vision tower: one of KINDS
+    Args:
+        patch_size: pixels a side.
+        num_patches: N.
+        joint_width: P, of CLIP's image-text space.
+        language_width: H.
+        feature_layer: vision layers to run to get what LLaVA projects.
+        max_positions: of the language model.
+        kind: of the vision tower, one of KINDS.
+    """
+
+    patch_size: int
+    num_patches: int
+    joint_width: int
+    language_width: int
+    feature_layer: int
+    max_positions: int
+    kind: str = CLIP.name
 
 
 def weights_digest(folder: Path) -> str:
@@ -108,10 +104,9 @@ def check_fit(llava: Path, clip: Path) -> Geometry:
     _check_weights(llava, clip, kind, feature_layer)
     language = language_sizes(llava_config.get("text_config"))
     return Geometry(
-        image_size=vision["image_size"],
+        **vars(shape_of_config(llava_config)),
         patch_size=vision["patch_size"],
         num_patches=(vision["image_size"] // vision["patch_size"]) ** 2,
-        vision_width=vision["hidden_size"],
         joint_width=kind.joint_width(clip_config),
         language_width=language["hidden_size"],
         feature_layer=feature_layer,
@@ -144,7 +139,8 @@ def _check_image_token(folder: Path, config: Json) -> None:
 
     In the original layout it is negative: prompts are split at `<image>` before tokenising.
     """
-    expected: int = config.get("image_token_index", config.get("image_token_id", _IMAGE_TOKEN_ID))
+    names = ("image_token_index", "image_token_id")
+    expected: int = next((config[name] for name in names if name in config), _IMAGE_TOKEN_ID)
     token_id = _added_tokens(folder).get(IMAGE_TOKEN)
     if expected < 0 or token_id == expected:
         return

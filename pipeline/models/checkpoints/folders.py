@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+from pipeline.models.checkpoints.kinds import is_original
 from pipeline.models.checkpoints.tensors import WEIGHTS, read_config
 from pipeline.models.config import Model
 from pipeline.models.demo.names import resolve_checkpoint
@@ -20,7 +21,7 @@ def folders(model: Model) -> tuple[Path, Path]:
     """
     llava = resolve(model.path, model.allow_pickle)
     clip = resolve(clip_of(model, llava), model.allow_pickle)
-    from pipeline.models.checkpoints.original import as_hugging_face, is_original
+    from pipeline.models.checkpoints.original import as_hugging_face
 
     return (as_hugging_face(llava, clip) if is_original(read_config(llava)) else llava), clip
 

@@ -117,6 +117,11 @@ _LLAMA = {
 _LANGUAGE = {"llama": _LLAMA, "qwen2": {**_LLAMA, "max_position_embeddings": 32768}}
 
 
+def is_original(config: Json) -> bool:
+    """Whether a config.json is of the original layout."""
+    return "mm_vision_tower" in config and "vision_config" not in config
+
+
 def kind_of(config: Json, where: Path | str = "config.json") -> Kind:
     """Return the family of a LLaVA's vision tower, from its config.json; ConfigError if it is unknown."""
     model_type = config.get("vision_config", {}).get("model_type", "clip_vision_model")

@@ -5,10 +5,9 @@ from pathlib import Path
 
 from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
 
-from pipeline.models.checkpoints.fit import SMALL_FILES
 from pipeline.models.checkpoints.layouts import LANGUAGE_KEYS
 from pipeline.models.checkpoints.loading import load_part, quiet
-from pipeline.models.checkpoints.tensors import weight_files
+from pipeline.models.checkpoints.tensors import SMALL_FILES, weight_files
 from pipeline.models.prompts import load_table
 from pipeline.support.cache import cache_folder, make_once
 

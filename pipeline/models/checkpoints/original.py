@@ -44,11 +44,6 @@ _UNSUPPORTED = {
 }
 
 
-def is_original(config: Json) -> bool:
-    """Whether a config.json is of the original layout."""
-    return "mm_vision_tower" in config and "vision_config" not in config
-
-
 def pads(folder: Path, config: Json) -> bool:
     """Whether images are padded to squares, not cropped as CLIP does; ConfigError if it is neither."""
     _require_supported(folder, config, "image_aspect_ratio")

@@ -10,8 +10,8 @@ import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.models.checkpoints.fit import SMALL_FILES
 from pipeline.models.checkpoints.sharded import ShardWriter
+from pipeline.models.checkpoints.tensors import SMALL_FILES
 from pipeline.support.cache import cache_folder, make_once
 from pipeline.support.errors import ConfigError
 

@@ -13,6 +13,21 @@ from pipeline.support.errors import ConfigError
 Json = dict[str, Any]  # a JSON object of a checkpoint: its keys vary between versions and families
 WHOLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 WEIGHTS = (WHOLE, INDEX)
+# The configuration and tokenizer files of a checkpoint.
+SMALL_FILES = (
+    "config.json",
+    "generation_config.json",
+    "preprocessor_config.json",
+    "processor_config.json",
+    "tokenizer.json",
+    "tokenizer.model",
+    "spiece.model",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+)
 
 # dtype in a safetensors header -> (how its bytes are read, relative rounding)
 FLOATS = {"F32": ("<f4", 2.0**-23), "F16": ("<f2", 2.0**-10), "BF16": ("<u2", 2.0**-7)}

@@ -88,6 +88,9 @@ def edit_config(folder, **changes):
 
 def test_geometry(siglip):
     assert check_fit(siglip / "llava", siglip / "clip") == Geometry(
+        layers=2,
+        kv_heads=2,
+        head_dim=16,
         image_size=SIDE,
         patch_size=14,
         num_patches=PATCHES,
