@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 VLLM_VENV ?= .venv-vllm
 
-# The tests that share something costly run in one worker: tests/support/marks.py.
+# Tests that share a costly fixture run in one worker: tests/support/marks.py.
 PARALLEL := -n 2 --dist loadgroup --no-loadscope-reorder
 QUICK := not ray and not process and not nodes and not chaos and not demo and not slow
 
@@ -23,23 +23,23 @@ demo: $(VENV)/.demo
 test: $(VENV)/.test
 	$(BIN)/python -m pytest $(PARALLEL) --durations=25
 
-# While you work: what needs no Ray, no processes and no patience.
+# For the edit loop: tests that start neither Ray nor processes and are not slow.
 quick: $(VENV)/.test
 	$(BIN)/python -m pytest $(PARALLEL) -m "$(QUICK)"
 
-# Which lines the tests reach in their own processes; commands and Ray's workers run in others.
+# Coverage of the tests' own processes; commands and Ray's workers run in other processes.
 coverage: $(VENV)/.test
 	$(BIN)/python -m pytest $(PARALLEL) --cov --cov-report=term
 
-# vLLM on the CPU, in an environment of its own: it wants another transformers. `make test` skips these tests.
+# vLLM on the CPU, in a separate environment: it needs another transformers. `make test` skips these tests.
 test-vllm: $(VLLM_VENV)/.test
 	$(VLLM_VENV)/bin/python -m pytest tests/vllm
 
-# All faults, many times: some 40 minutes. `make test` has those that take less.
+# All faults, many times: about 40 minutes. `make test` has the shorter ones.
 chaos: $(VENV)/.test
 	TRIMLINE_CHAOS_ALL=1 TRIMLINE_CHAOS_KILLS=20 TRIMLINE_CHAOS_ROUNDS=5 $(BIN)/python -m pytest tests/chaos
 
-# Hundred times the cases of fuzzing that `make test` runs: an hour or so.
+# Fuzzing with a hundred times the cases of `make test`: about an hour.
 fuzz: $(VENV)/.test
 	$(BIN)/python -m pytest tests/fuzz --hypothesis-profile=long --timeout=7200
 
@@ -66,7 +66,7 @@ $(VENV)/.test: pyproject.toml constraints.txt
 	$(install)
 	@touch $(VENV)/.demo
 
-# What goes last are builds for CUDA that vLLM does not need here, and cannot be imported with.
+# The packages uninstalled last are CUDA builds that break vLLM's import on a CPU.
 $(VLLM_VENV)/.test: pyproject.toml constraints-vllm.txt
 	@test -n "$(PYTHON)" || { echo "make: there is no Python 3.11 on the PATH"; exit 1; }
 	@test -x $(VLLM_VENV)/bin/python || $(PYTHON) -m venv $(VLLM_VENV)
@@ -76,7 +76,7 @@ $(VLLM_VENV)/.test: pyproject.toml constraints-vllm.txt
 		torchaudio torchcodec torchvision
 	@touch $@
 
-# Under the constraints torch is a CPU build of a fixed version; a GPU machine installs its own first.
+# The constraints pin a CPU build of torch; on a GPU machine install its own torch first.
 define install
 	@test -n "$(PYTHON)" || { echo "make: there is no Python 3.11 on the PATH"; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)

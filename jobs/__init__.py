@@ -1,4 +1,7 @@
-"""Thin entry points, one per command. `python -m jobs.annotate` equals `trimline annotate`."""
+"""Runs the commands, one file each.
+
+`python -m jobs COMMAND` and `python -m jobs.COMMAND` equal `trimline COMMAND`.
+"""
 
 import sys
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""`trimline annotate`: the main job."""
+"""Runs `trimline annotate`: answers every question about every image of a source."""
 
 import dataclasses
 import re
@@ -8,11 +8,12 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from jobs.common.configs import make_config
+from jobs.main import run_as_script
 
 if TYPE_CHECKING:
     from pipeline.run.config import RunConfig
 
-_OF_REDUCER = re.compile(r"[+~]*reducer[=.]")
+_REDUCER_OVERRIDE = re.compile(r"[+~]*reducer[=.]")
 
 
 def run(config: DictConfig) -> int:
@@ -21,7 +22,7 @@ def run(config: DictConfig) -> int:
     from jobs.common.submit import submit
     from pipeline.run.annotate import annotate
 
-    run_config = _as_tuned(make_config(config))
+    run_config = _with_tuned_reducer(make_config(config))
     if run_config.cluster.submit:
         return submit("annotate", HydraConfig.get().overrides.task, run_config)
     outcome = annotate(run_config)
@@ -29,8 +30,8 @@ def run(config: DictConfig) -> int:
     return outcome.status
 
 
-def _as_tuned(config: "RunConfig") -> "RunConfig":
-    """With the reducer that the checkpoint was tuned with, if it names one and the command line does not."""
+def _with_tuned_reducer(config: "RunConfig") -> "RunConfig":
+    """Use the reducer named in the checkpoint's config unless the command line gives one."""
     from jobs.common.arms import make_reducer
     from pipeline.models.checkpoints.tuned_reducer import require_counterpart, tuned_with
     from pipeline.stages.arms import Arm
@@ -38,20 +39,18 @@ def _as_tuned(config: "RunConfig") -> "RunConfig":
     tuned = tuned_with(config.model)
     if tuned is None:
         return config
-    told, fields = tuned
+    tuned_name, fields = tuned
     (arm,) = config.arms
-    if any(_OF_REDUCER.match(item) for item in HydraConfig.get().overrides.task):
+    if any(_REDUCER_OVERRIDE.match(item) for item in HydraConfig.get().overrides.task):
         if fields is None or any(arm.settings.get(name, "") != value for name, value in fields.items()):
-            print(f"note: reducer={arm.name} as given, though {config.model.path} was tuned with {told}")
+            print(
+                f"note: reducer={arm.name} as given, though {config.model.path} was tuned with {tuned_name}"
+            )
         return config
-    reducer, settings = make_reducer("trim", require_counterpart(told, fields))
-    print(f"reducer=trim with {told}, as {config.model.path} was tuned")
+    reducer, settings = make_reducer("trim", require_counterpart(tuned_name, fields))
+    print(f"reducer=trim with {tuned_name}, as {config.model.path} was tuned")
     return dataclasses.replace(config, arms=(Arm("trim", reducer, settings),))
 
 
 if __name__ == "__main__":
-    import sys
-
-    from jobs.common.entry import command_line
-
-    sys.exit(command_line("annotate", sys.argv[1:]))
+    run_as_script(__file__)

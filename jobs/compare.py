@@ -1,15 +1,16 @@
-"""`trimline compare`: the same requests under several arms, and what they differ in."""
+"""Runs `trimline compare`: answers the same requests under several arms and compares the answers."""
 
 import dataclasses
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from jobs.common.arms import ArmSpec, arm_specs, compose_arm
-from jobs.common.build import build, plain
+from jobs.common.build import build, build_target, to_dict
 from jobs.common.configs import make_config
+from jobs.main import run_as_script
 from pipeline.support.errors import ConfigError
 from pipeline.support.fields import free, require
 
@@ -37,49 +38,50 @@ def run(config: DictConfig) -> int:
     """Answer under every arm, compare, report; returns the exit status."""
     from jobs.common.submit import submit
     from pipeline.compare.compare import compare_outputs
-    from pipeline.compare.terminal import table, text
-    from pipeline.report.write import write_report
+    from pipeline.compare.terminal import comparison_tables, summary_text
+    from pipeline.report.write import write_report_files
     from pipeline.run.annotate import answer
     from pipeline.support.table import show
 
-    options: Comparing = build(config, "compare", Comparing)
+    options = build(config, "compare", Comparing)
     specs = arm_specs(_arms(config))
     if len(specs) < 2:
         raise ConfigError(f"arms: {specs[0].name!r} alone has nothing to be compared with")
     baseline = _baseline(specs, options.baseline)
-    pricing = None if config.get("pricing") is None else build(config, "pricing")
+    pricing = None if config.get("pricing") is None else build_target(config, "pricing")
     base = make_config(config)
     if base.cluster.submit:
         return submit("compare", HydraConfig.get().overrides.task, base)
-    ended = answer(_groups(base, specs))
-    found = compare_outputs(
-        {spec.name: ended[spec.name][0] for spec in specs},
+    outcomes = answer(_groups(base, specs))
+    comparison = compare_outputs(
+        {spec.name: outcomes[spec.name][0] for spec in specs},
         place=base.options.output,
         storage=base.storage,
         baseline=baseline,
         pricing=pricing,
-        dataset=None if config.get("dataset") is None else build(config, "dataset"),
+        dataset=None if config.get("dataset") is None else build_target(config, "dataset"),
         resamples=options.resamples,
         seed=base.options.seed,
     )
-    for part in table(found):
-        show(part)
-    print(f"\n{text(found)}")
-    for name, (_, outcome) in ended.items():
+    for table in comparison_tables(comparison):
+        show(table)
+    print(f"\n{summary_text(comparison)}")
+    for name, (_, outcome) in outcomes.items():
         print(f"{name}: {outcome.message}")
-    for path in write_report(
+    for path in write_report_files(
         base.options.output, base.storage, gallery=options.gallery, seed=base.options.seed
     ):
         print(path)
-    statuses = {outcome.status for _, outcome in ended.values()}
+    statuses = {outcome.status for _, outcome in outcomes.values()}
     return 1 if 1 in statuses else max(statuses)
 
 
-def _arms(config: DictConfig) -> Any:
-    given = config.arms
-    if isinstance(given, DictConfig | ListConfig):
-        return OmegaConf.to_container(given, resolve=True)
-    return list(DEFAULT) if given is None else given
+def _arms(config: DictConfig) -> object:
+    """The key `arms` as plain data, or the default arms."""
+    arms = config.arms
+    if isinstance(arms, DictConfig | ListConfig):
+        return OmegaConf.to_container(arms, resolve=True)
+    return list(DEFAULT) if arms is None else arms
 
 
 def _baseline(specs: list[ArmSpec], name: str | None) -> str:
@@ -92,45 +94,47 @@ def _baseline(specs: list[ArmSpec], name: str | None) -> str:
 
 
 def _groups(base: "RunConfig", specs: list[ArmSpec]) -> list["RunConfig"]:
-    """A run for each set of arms that share model and engine, in the order of their first arms."""
+    """Group the arms into runs that share model and engine, in the order of their first arms."""
     groups: list[RunConfig] = []
     for spec in specs:
         try:
-            own = _own(base, spec)
+            single = _single_arm(base, spec)
         except ConfigError as error:
             raise ConfigError(f"arms: {spec.name}: {error}") from None
         for number, group in enumerate(groups):
-            if dataclasses.replace(group, arms=(), settings={}) == dataclasses.replace(
-                own, arms=(), settings={}
-            ):
-                groups[number] = dataclasses.replace(group, arms=(*group.arms, *own.arms))
+            if _without_arms(group) == _without_arms(single):
+                groups[number] = dataclasses.replace(group, arms=(*group.arms, *single.arms))
                 break
         else:
-            groups.append(own)
+            groups.append(single)
     return groups
 
 
-def _own(base: "RunConfig", spec: ArmSpec) -> "RunConfig":
+def _without_arms(config: "RunConfig") -> "RunConfig":
+    return dataclasses.replace(config, arms=(), settings={})
+
+
+def _single_arm(base: "RunConfig", spec: ArmSpec) -> "RunConfig":
     """The run of one arm alone."""
     from pipeline.models.config import Model
     from pipeline.stages.arms import Arm
 
     config = compose_arm(spec)
-    engine = build(config, "engine")
+    engine = build_target(config, "engine")
     if spec.other_batches:
         engine = engine.other_batches()
     return dataclasses.replace(
         base,
         model=build(config, "model", Model),
         engine=engine,
-        arms=(Arm(spec.name, build(config, "reducer"), plain(config.reducer), spec.name, spec.budget_of),),
-        settings={**base.settings, **{part: plain(config[part]) for part in ("model", "engine")}},
+        arms=(
+            Arm(
+                spec.name, build_target(config, "reducer"), to_dict(config.reducer), spec.name, spec.budget_of
+            ),
+        ),
+        settings={**base.settings, **{part: to_dict(config[part]) for part in ("model", "engine")}},
     )
 
 
 if __name__ == "__main__":
-    import sys
-
-    from jobs.common.entry import command_line
-
-    sys.exit(command_line("compare", sys.argv[1:]))
+    run_as_script(__file__)

@@ -1,33 +1,30 @@
-"""`trimline convert`: a LLaVA checkpoint in its original layout, written as one of Hugging Face."""
+"""Runs `trimline convert`: writes a LLaVA checkpoint of the original layout in that of Hugging Face."""
 
 from omegaconf import DictConfig
 
-from jobs.common.build import build_fields, plain
+from jobs.common.build import build_fields, to_dict
+from jobs.main import run_as_script
 from pipeline.support.errors import ConfigError
 
-_KEYS = {"from": "source", "to": "target", "clip": "clip", "allow_pickle": "allow_pickle"}
+_FIELDS = {"from": "source", "to": "target", "clip": "clip", "allow_pickle": "allow_pickle"}
 
 
 def run(config: DictConfig) -> int:
     """Write the folder; returns the exit status."""
     from pipeline.models.checkpoints.convert import Conversion, convert
 
-    given = plain(config)
+    keys = to_dict(config)
     for key in ("from", "to"):
-        if given[key] == "???":
+        if keys[key] == "???":
             raise ConfigError(f"{key} must be given")
-    told: Conversion = build_fields({_KEYS[key]: given[key] for key in _KEYS}, Conversion, "convert")
+    options = build_fields({_FIELDS[key]: keys[key] for key in _FIELDS}, Conversion, "convert")
     try:
-        convert(told)
+        convert(options)
     except OSError as error:
-        raise ConfigError(f"to: {told.target} cannot be written: {error}") from error
-    print(f"{told.target} is written; run it with model=llava_1_5_7b model.path={told.target}")
+        raise ConfigError(f"to: {options.target} cannot be written: {error}") from error
+    print(f"{options.target} is written; run it with model=llava_1_5_7b model.path={options.target}")
     return 0
 
 
 if __name__ == "__main__":
-    import sys
-
-    from jobs.common.entry import command_line
-
-    sys.exit(command_line("convert", sys.argv[1:]))
+    run_as_script(__file__)

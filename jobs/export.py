@@ -1,8 +1,9 @@
-"""`trimline export`: finished answers in the forms that training and other tools read."""
+"""Runs `trimline export`: writes finished answers in the formats that training and other tools read."""
 
 from omegaconf import DictConfig
 
-from jobs.common.build import build, build_fields, plain
+from jobs.common.build import build, build_fields, top_keys
+from jobs.main import run_as_script
 
 
 def run(config: DictConfig) -> int:
@@ -10,9 +11,14 @@ def run(config: DictConfig) -> int:
     from pipeline.export import Export, export
     from pipeline.storage.uris import Storage
 
-    own = {name: value for name, value in plain(config).items() if name != "storage"}
-    options: Export = build_fields(own, Export, "")
-    storage: Storage = build(config, "storage", Storage)
+    keys = top_keys(config, ("storage",))
+    keys["source"] = keys["source"]["path"]  # `source` alone would be Hydra's group of that name
+    options = build_fields(keys, Export, "")
+    storage = build(config, "storage", Storage)
     rows = export(options, storage)
     print(storage.hide(f"{rows:,} rows: {options.to}"))
     return 0
+
+
+if __name__ == "__main__":
+    run_as_script(__file__)

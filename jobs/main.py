@@ -1,8 +1,10 @@
-"""The command `trimline`."""
+"""Runs the command `trimline`."""
 
 import atexit
 import os
 import sys
+from collections.abc import Sequence
+from pathlib import Path
 
 COMMANDS = {
     "annotate": "answer every question about every image of a source",
@@ -28,9 +30,9 @@ Exit status: 0 done, 1 failed, 2 wrong usage or configuration, 3 finished but to
 """
 
 
-def main() -> None:
-    """Run the command that the first argument names, with the rest as Hydra overrides."""
-    arguments = sys.argv[1:]
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command that the first argument names and end the process; the rest are Hydra overrides."""
+    arguments = sys.argv[1:] if arguments is None else arguments
     if not arguments or arguments[0] in ("-h", "--help"):
         print(
             _USAGE.format(commands="\n".join(f"  {name:12}{text}" for name, text in COMMANDS.items())), end=""
@@ -43,39 +45,43 @@ def main() -> None:
         return
     if arguments[0] not in COMMANDS:
         sys.exit(_unknown(arguments[0]))
-    ended: list[int] = []
-    atexit.register(_leave, ended)  # before all others are: it runs after them
+    statuses: list[int] = []
+    atexit.register(_exit_now, statuses)  # registered first, so it runs last
     from jobs.common.entry import command_line
 
-    ended.append(command_line(*spelled_out(arguments)))
-    sys.exit(ended[0])
+    statuses.append(command_line(*spelled_out(arguments)))
+    sys.exit(statuses[0])
 
 
-def spelled_out(arguments: list[str]) -> tuple[str, list[str]]:
-    """A command line's command and overrides, the short ways of saying them resolved."""
+def run_as_script(file: str) -> None:
+    """Run the command whose module is started with `python -m jobs.COMMAND`."""
+    main([Path(file).stem, *sys.argv[1:]])
+
+
+def spelled_out(arguments: Sequence[str]) -> tuple[str, list[str]]:
+    """A command line's command and overrides, with `benchmark NAME` and `benchmark plan` written out."""
     command, *overrides = arguments
-    if [command, *overrides[:1]] == ["benchmark", "plan"]:  # with keys of its own
+    if [command, *overrides[:1]] == ["benchmark", "plan"]:  # a command of its own, with its own keys
         command, *overrides = overrides
     elif command == "benchmark" and overrides and overrides[0].isidentifier():
         overrides[0] = f"benchmark.name={overrides[0]}"
     return command, overrides
 
 
-def _leave(ended: list[int]) -> None:
-    """End the process here, with the command's own status.
+def _exit_now(statuses: list[int]) -> None:
+    """End the process with the command's status, without Python's own teardown.
 
-    What Python would still do is take modules apart under native threads that may be at work in them: Arrow's
-    abort the process now and then (apache/arrow#34314), after all is done, and a finished run would look like
-    a failed one.
+    The teardown takes modules apart while native threads may still use them: Arrow's sometimes abort it
+    (apache/arrow#34314), and a finished run would look like a failed one.
     """
-    if not ended:
-        return  # an error that Python is to tell
+    if not statuses:
+        return  # an uncaught error: Python prints it
     try:
         sys.stdout.flush()
         sys.stderr.flush()
-    except OSError:  # nobody reads on
+    except OSError:  # the reader has closed the pipe
         pass
-    os._exit(ended[0])
+    os._exit(statuses[0])
 
 
 def _unknown(command: str) -> int:

@@ -1,42 +1,47 @@
-"""`trimline benchmark plan`: a profile turned into GPUs, hours, bytes and money."""
+"""Runs `trimline benchmark plan`: forecasts the GPUs, hours, bytes and money of a larger job."""
 
 import json
-from typing import Any
+from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig
 
-from jobs.common.build import build, build_fields, plain
+from jobs.common.build import build, build_target, build_top
+from jobs.main import run_as_script
+
+if TYPE_CHECKING:
+    from pipeline.storage.uris import Storage
 
 _GROUPS = ("storage", "pricing")
 
 
 def run(config: DictConfig) -> int:
-    """Plan, or hold plans against runs; print, and write the figures; returns the exit status."""
-    from pipeline.planner.planner import Planning, plan
+    """Forecast a job or compare forecasts with runs; print and write figures; returns the exit status."""
+    from pipeline.planner.planner import Planning, forecast_job
     from pipeline.planner.terminal import tables
-    from pipeline.planner.validate import measure, table
+    from pipeline.planner.validate import validate, validation_table
     from pipeline.storage.uris import Storage
     from pipeline.support.table import show
 
-    own = {name: value for name, value in plain(config).items() if name not in _GROUPS}
-    options: Planning = build_fields(own, Planning, "")
-    storage: Storage = build(config, "storage", Storage)
-    pricing = None if config.get("pricing") is None else build(config, "pricing")
-    figures: dict[str, Any] = {}
-    _write(figures, options.json, storage)  # a file that cannot be written is told before, not after
+    options = build_top(config, Planning, _GROUPS)
+    storage = build(config, "storage", Storage)
+    pricing = None if config.get("pricing") is None else build_target(config, "pricing")
+    figures: dict[str, object] = {}
+    _write(figures, options.json, storage)  # fails early if the file cannot be written
     if options.validate:
-        figures["validation"] = measure(options)
-        show(table(figures["validation"]))
+        validation = validate(options)
+        figures["validation"] = validation
+        show(validation_table(validation))
     if options.requests is not None:
-        found = plan(options, storage, pricing)
-        figures |= found.told()
-        for part in tables(found):
+        job = forecast_job(options, storage, pricing)
+        figures |= job.to_json()
+        for part in tables(job):
             show(part)
     _write(figures, options.json, storage)
     return 0
 
 
-def _write(figures: dict[str, Any], file: str | None, storage: Any) -> None:
+def _write(figures: dict[str, object], file: str | None, storage: "Storage") -> None:
+    """Write the figures; without any, only check that the file can be written."""
     from pipeline.storage.uris import write_atomic
 
     if not file:
@@ -52,8 +57,4 @@ def _write(figures: dict[str, Any], file: str | None, storage: Any) -> None:
 
 
 if __name__ == "__main__":
-    import sys
-
-    from jobs.common.entry import command_line
-
-    sys.exit(command_line("plan", sys.argv[1:]))
+    run_as_script(__file__)

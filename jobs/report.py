@@ -1,4 +1,4 @@
-"""`trimline report`: what people look at: report.html of an output, or what was kept for one request."""
+"""Runs `trimline report`: writes report.html of an output, or draws the patches kept for one request."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 from omegaconf import DictConfig, OmegaConf
 
 from jobs.common.build import build
+from jobs.main import run_as_script
 from pipeline.support.errors import ConfigError
 from pipeline.support.fields import free, require
 
@@ -14,8 +15,8 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Shown:
-    """How much a report shows: requests in its gallery, and the seed of their choice."""
+class ReportOptions:
+    """The keys below `report`: how many requests the gallery shows, and the seed that chooses them."""
 
     gallery: int = free(200)
     seed: int = free(0)
@@ -27,7 +28,7 @@ class Shown:
 
 @dataclass(frozen=True, kw_only=True)
 class Picture:
-    """One request under one or more outputs of the same source."""
+    """The keys below `picture`: one request, under one or more outputs of the same source."""
 
     outputs: list[str] = free()
     key: str = free()
@@ -39,40 +40,36 @@ class Picture:
 
 def run(config: DictConfig) -> int:
     """Write the report of `output`, or draw `picture`; returns the exit status."""
-    from pipeline.report.write import write_report
+    from pipeline.report.write import write_report_files
     from pipeline.storage.uris import Storage
 
-    storage: Storage = build(config, "storage", Storage)
-    shown: Shown = build(config, "report", Shown)
-    of_picture = not all(OmegaConf.is_missing(config.picture, key) for key in ("outputs", "key"))
-    if (config.output is None) != of_picture:
+    storage = build(config, "storage", Storage)
+    options = build(config, "report", ReportOptions)
+    is_picture = not all(OmegaConf.is_missing(config.picture, key) for key in ("outputs", "key"))
+    if (config.output is None) != is_picture:
         raise ConfigError(
             "output, picture: give output=FOLDER for a report, or picture.outputs=[...] and picture.key=KEY "
             "for a picture, and not both"
         )
-    if of_picture:
+    if is_picture:
         print(_draw(build(config, "picture", Picture), storage))
     else:
-        print("\n".join(write_report(str(config.output), storage, **vars(shown))))
+        print("\n".join(write_report_files(str(config.output), storage, **vars(options))))
     return 0
 
 
 def _draw(picture: Picture, storage: "Storage") -> str:
+    from pipeline.output.opened import open_output
     from pipeline.report.kept_patches import draw_kept
-    from pipeline.report.pictures import open_output
 
-    opened = [open_output(folder, storage) for folder in picture.outputs]
-    drawn = draw_kept(opened, picture.key, storage)
+    outputs = [open_output(folder, storage) for folder in picture.outputs]
+    image = draw_kept(outputs, picture.key)
     try:
-        drawn.save(picture.file, "PNG")
+        image.save(picture.file, "PNG")
     except OSError as error:
         raise ConfigError(f"picture.file: {error}") from None
     return picture.file
 
 
 if __name__ == "__main__":
-    import sys
-
-    from jobs.common.entry import command_line
-
-    sys.exit(command_line("report", sys.argv[1:]))
+    run_as_script(__file__)

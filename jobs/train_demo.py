@@ -1,8 +1,9 @@
-"""`trimline train_demo`: rebuild the demo checkpoint, or go on where an earlier start stopped."""
+"""Runs `trimline train_demo`: trains the demo checkpoint, from where an earlier start stopped."""
 
 from omegaconf import DictConfig
 
 from jobs.common.build import build
+from jobs.main import run_as_script
 from pipeline.support.errors import ConfigError
 
 
@@ -11,7 +12,7 @@ def run(config: DictConfig) -> int:
     from pipeline.train_demo.config import Recipe
     from pipeline.train_demo.recipe import make_demo
 
-    recipe: Recipe = build(config, "recipe", Recipe)
+    recipe = build(config, "recipe", Recipe)
     try:
         make_demo(recipe, lambda line: print(line, flush=True))
     except OSError as error:
@@ -20,8 +21,4 @@ def run(config: DictConfig) -> int:
 
 
 if __name__ == "__main__":
-    import sys
-
-    from jobs.common.entry import command_line
-
-    sys.exit(command_line("train_demo", sys.argv[1:]))
+    run_as_script(__file__)

@@ -20,10 +20,9 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 from pyarrow.fs import FSSpecHandler, PyFileSystem
 
-from pipeline.output.manifest import load_manifest
-from pipeline.output.opened import Asked, asked_of
-from pipeline.output.plan import Plan, load_plan
-from pipeline.output.units import Finished
+from pipeline.output.layout import DATA
+from pipeline.output.opened import Output, Questions, open_output
+from pipeline.output.plan import Plan
 from pipeline.sources.base import Sample, Shard, Want
 from pipeline.storage.uris import Storage, list_names, put_atomic
 from pipeline.support.errors import ConfigError, RunError, ShardError
@@ -64,56 +63,47 @@ class Export:
 
 @dataclass(frozen=True)
 class _Answers:
-    """A finished output."""
+    """A finished output, and which of its rows go where."""
 
     options: Export
-    plan: Plan
-    finished: Finished
-    storage: Storage
+    output: Output
+
+    @property
+    def plan(self) -> Plan:
+        return self.output.plan
+
+    @property
+    def storage(self) -> Storage:
+        return self.output.storage
 
     def tables(self, shard: int) -> Iterator[pa.Table]:
-        """The chosen rows of a shard's units, in order."""
-        fs, folder = self.storage.open(self.options.output)
-        for unit in self.finished.units(shard):
-            yield self._read(fs, f"{folder}/data/{unit.file_name}")
-
-    def _read(self, fs: Any, file: str) -> pa.Table:
-        with fs.open(file, "rb") as opened:
-            table = pq.read_table(opened, use_threads=False)
-        return table.filter(pa.compute.is_in(table["status"], pa.array(self.options.statuses)))
+        """Read the chosen rows of a shard's units, in order."""
+        fs, path = self.storage.open(self.output.folder)
+        for unit in self.output.finished.units(shard):
+            with fs.open(f"{path}/{DATA}/{unit.file_name}", "rb") as file:
+                table = pq.read_table(file, use_threads=False)
+            yield table.filter(pa.compute.is_in(table["status"], pa.array(self.options.statuses)))
 
     def samples(self, shard: int) -> Iterator[tuple[int, Rows]]:
-        """Each sample's number with its chosen rows."""
+        """Read each sample's number with its chosen rows."""
         for table in self.tables(shard):
             for number, rows in groupby(table.to_pylist(), key=lambda row: int(row["sample"])):
                 yield number, list(rows)
 
 
 def export(options: Export, storage: Storage) -> int:
-    """Write the export; how many rows went into it.
+    """Write the export; returns the number of rows in it.
 
     Raises:
         ConfigError: there is no finished output, or `to` holds something.
         RunError: the source's images cannot be read again.
     """
-    answers = _open(options, storage)
+    answers = _Answers(options, open_output(options.output, storage).require_finished())
     _require_free(options, storage)
     write: Callable[[_Answers], int] = {"llava": _llava, "webdataset": _webdataset, "parquet": _partitioned}[
         options.format
     ]
     return write(answers)
-
-
-def _open(options: Export, storage: Storage) -> _Answers:
-    load_manifest(options.output, storage)
-    fs, folder = storage.open(options.output)
-    plan = load_plan(options.output, storage)
-    finished = Finished(list_names(fs, f"{folder}/data"))
-    if plan is None or not all(finished.has_shard(shard) for shard in range(len(plan))):
-        raise ConfigError(
-            f"output: {storage.redact(options.output)} is not finished; run the command that made it again"
-        )
-    return _Answers(options, plan, finished, storage)
 
 
 def _require_free(options: Export, storage: Storage) -> None:
@@ -170,14 +160,13 @@ def _partitioned(answers: _Answers) -> int:
 
 def _webdataset(answers: _Answers) -> int:
     options, storage = answers.options, answers.storage
-    manifest = load_manifest(options.output, storage)
-    asked = asked_of(options.output, manifest, answers.plan, options.source, storage)
+    questions = answers.output.questions(options.source)
     fs, place = storage.open(options.to)
     count = 0
     for shard in answers.plan.shards(storage):
         with tempfile.NamedTemporaryFile() as file:
             with tarfile.open(fileobj=file, mode="w") as tar:
-                for sample, rows in _with_images(asked, shard, answers):
+                for sample, rows in _with_images(questions, shard, answers):
                     for name, data in _members(sample, rows):
                         info = tarfile.TarInfo(name)
                         info.size = len(data)
@@ -188,10 +177,10 @@ def _webdataset(answers: _Answers) -> int:
     return count
 
 
-def _with_images(asked: Asked, shard: Shard, answers: _Answers) -> Iterator[tuple[Sample, Rows]]:
+def _with_images(questions: Questions, shard: Shard, answers: _Answers) -> Iterator[tuple[Sample, Rows]]:
     rows = dict(answers.samples(shard.shard))
     wanted = lambda number: Want.ALL if number in rows else Want.NOTHING  # noqa: E731
-    samples = asked.source.samples(asked.moved(shard), asked.storage, wanted)
+    samples = questions.source.samples(questions.moved(shard), questions.storage, wanted)
     try:
         for number, sample in enumerate(islice(samples, shard.samples)):
             if number not in rows:
@@ -200,7 +189,7 @@ def _with_images(asked: Asked, shard: Shard, answers: _Answers) -> Iterator[tupl
                 raise RunError(f"{rows[number][0]['key']}: its image is no longer in {shard.uri}")
             yield sample, rows[number]
     except ShardError as error:
-        raise RunError(asked.storage.redact(f"shard {shard.shard} breaks off: {error}")) from None
+        raise RunError(questions.storage.redact(f"shard {shard.shard} breaks off: {error}")) from None
 
 
 _MAGIC = {b"\x89PNG": "png", b"RIFF": "webp"}

@@ -10,7 +10,7 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import get_class
 from omegaconf import MISSING, OmegaConf
 
-from jobs.benchmark import Benchmark
+from jobs.benchmark import BENCHMARKS, Benchmark
 from jobs.compare import Comparing
 
 ROOT = Path(__file__).parents[1]
@@ -178,7 +178,7 @@ def missing(node) -> list[str]:
 
 @pytest.mark.parametrize("path", OPTIONS, ids=name_of)
 def test_every_option_composes_and_builds(path):
-    from jobs.common.build import build
+    from jobs.common.build import build_target
     from pipeline.support.errors import ConfigError
 
     group, option = path.parent.name, path.stem
@@ -186,13 +186,13 @@ def test_every_option_composes_and_builds(path):
         config = composed(command, f"{group}={option}")
         for key in missing(config[group]):
             with pytest.raises(ConfigError, match=f"{group}.{key} must be given"):
-                build(config, group)
+                build_target(config, group)
             config[group][key] = "1"  # as a text or a number
-        made = build(config, group)
+        made = build_target(config, group)
         assert f"{type(made).__module__}.{type(made).__name__}".startswith(
             str(config[group]["_target_"]).split(".")[0]
         )
-        assert made == build(config, group)
+        assert made == build_target(config, group)
 
 
 @pytest.mark.parametrize("path", OPTIONS, ids=name_of)
@@ -219,13 +219,27 @@ def test_the_top_level_keys_are_the_fields_of_the_run(command):
     groups = {path.parent.name for path in OPTIONS} - set(OPTIONAL)
     assert groups <= set(config)
     fields = {field.name for name in OF_RUN[:2] for field in dataclasses.fields(get_class(name))}
-    own = {"benchmark": {"benchmark": Benchmark}, "compare": {"compare": Comparing}}.get(command, {})
-    also = {"arms"} if command == "compare" else set()
-    assert set(config) - groups == {*fields, *OF_KEY, *own, *also}
-    for key, kind in own.items():
-        assert_keys_are_fields(config[key], kind)
+    also = {"benchmark": {"benchmark"}, "compare": {"compare", "arms"}}.get(command, set())
+    assert set(config) - groups == {*fields, *OF_KEY, *also}
+    if command == "compare":
+        assert_keys_are_fields(config.compare, Comparing)
     for key, name in OF_KEY.items():
         assert_keys_are_fields(config[key], get_class(name))
+
+
+def test_the_keys_of_benchmark_are_the_fields_of_its_parts():
+    """A field that several parts have is one key, with one default: the YAML's."""
+    tree = composed("benchmark").benchmark
+    kinds = [Benchmark, *(kind for parts in BENCHMARKS.values() for kind in parts.values())]
+    assert len(kinds) == len(set(kinds))
+    assert set(tree) == {field.name for kind in kinds for field in dataclasses.fields(kind)}
+    for kind in kinds:
+        schema = OmegaConf.structured(kind)
+        for field in dataclasses.fields(kind):
+            assert tree[field.name] == schema[field.name] != MISSING, f"{kind.__name__}.{field.name}"
+    for parts in BENCHMARKS.values():
+        for part in parts:
+            assert (ROOT / "pipeline" / "benchmark" / f"{part}.py").is_file()
 
 
 def test_the_keys_of_evaluate_are_its_fields():

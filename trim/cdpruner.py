@@ -16,11 +16,11 @@ from trim.select import (
     budget_of,
     check_count,
     check_sign,
-    gather,
+    keep_patches,
     ordered_sum,
     patches_of,
     picked_mask,
-    require,
+    require_field,
 )
 from trim.trim import text_scores
 from trim.types import Reduced, VisualTokens
@@ -78,16 +78,16 @@ class CDPruner:
         """Returns one `Reduced` per image: tokens [K, D] in the dtype of the patches, kept [K] int64."""
         patches_BND = patches_of(x)
         batch, patches, _ = patches_BND.shape
-        metric_BNP = require(x, "metric", batch, patches, ndim=3)
-        text_BP = require(x, "text", batch, metric_BNP.shape[-1], ndim=2)
-        embeddings_BNH = require(x, "embeddings", batch, patches, ndim=3)
+        metric_BNP = require_field(x, "metric", batch, patches, ndim=3)
+        text_BP = require_field(x, "text", batch, metric_BNP.shape[-1], ndim=2)
+        embeddings_BNH = require_field(x, "embeddings", batch, patches, ndim=3)
         count_B = budget_of(x)
         if count_B is None:
             count_B = torch.full((batch,), min(self.num_kept, patches), device=patches_BND.device)
         relevance_BN = relevance(self.sign * text_scores(metric_BNP, text_BP, normalize=True))
         cosine_BNN = cosines(embeddings_BNH, "embeddings")
         picked_BK = greedy_map(relevance_BN, cosine_BNN, max(count_B.tolist(), default=0))
-        return gather(patches_BND, picked_mask(picked_BK, count_B, patches))
+        return keep_patches(patches_BND, picked_mask(picked_BK, count_B, patches))
 
 
 def relevance(signed_BN: Tensor) -> Tensor:

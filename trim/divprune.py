@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from trim.cosine import cosines
-from trim.select import budget_of, check_count, gather, patches_of, picked_mask, require
+from trim.select import budget_of, check_count, keep_patches, patches_of, picked_mask, require_field
 from trim.types import Reduced, VisualTokens
 
 
@@ -53,15 +53,15 @@ class DivPrune:
         """Returns one `Reduced` per image: tokens [K, D] in the dtype of the patches, kept [K] int64."""
         patches_BND = patches_of(x)
         batch, patches, _ = patches_BND.shape
-        embeddings_BNH = require(x, "embeddings", batch, patches, ndim=3)
+        embeddings_BNH = require_field(x, "embeddings", batch, patches, ndim=3)
         count_B = budget_of(x)
         if count_B is None:
             count_B = torch.full((batch,), min(self.num_kept, patches), device=patches_BND.device)
-        picked_BK = spread(cosines(embeddings_BNH, "embeddings"), max(count_B.tolist(), default=0))
-        return gather(patches_BND, picked_mask(picked_BK, count_B, patches))
+        picked_BK = pick_farthest(cosines(embeddings_BNH, "embeddings"), max(count_B.tolist(), default=0))
+        return keep_patches(patches_BND, picked_mask(picked_BK, count_B, patches))
 
 
-def spread(cosine_BNN: Tensor, count: int) -> Tensor:
+def pick_farthest(cosine_BNN: Tensor, count: int) -> Tensor:
     """Greedy max-min choice of `count` <= N patches, [B, count] int64 in the order of choice.
 
     The largest cosine is the smallest distance 1 - cosine, without its rounding. What is chosen first does

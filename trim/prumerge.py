@@ -20,7 +20,7 @@ from trim.select import (
     check_finite,
     iqr_outliers,
     patches_of,
-    require,
+    require_field,
 )
 from trim.types import Reduced, VisualTokens
 
@@ -79,8 +79,8 @@ class PruMerge:
         """Returns one `Reduced` per image: tokens [K, D] in the dtype of the patches, kept [k] int64."""
         patches_BND = patches_of(x)
         batch, patches, _ = patches_BND.shape
-        scores_BN = require(x, "last_cls_attention", batch, patches, ndim=2).float()
-        keys_BND = require(x, "last_keys", batch, patches, ndim=3)
+        scores_BN = require_field(x, "last_cls_attention", batch, patches, ndim=2).float()
+        keys_BND = require_field(x, "last_keys", batch, patches, ndim=3)
         check_finite(scores_BN, "last_cls_attention")
         order_BN = scores_BN.argsort(dim=-1, descending=True, stable=True)
         outliers = iqr_outliers(scores_BN).sum(-1).tolist()
@@ -90,7 +90,7 @@ class PruMerge:
         for i in range(batch):
             kept_k = self.choose(order_BN[i], outliers[i], budget[i])
             unit_ND = unit_vectors(keys_BND[i], "last_keys", i)
-            tokens_KD = merge(patches_BND[i], scores_BN[i], unit_ND, kept_k, self.neighbours)
+            tokens_KD = merge_neighbours(patches_BND[i], scores_BN[i], unit_ND, kept_k, self.neighbours)
             reduced.append(Reduced(tokens_KD, kept_k))
         return reduced
 
@@ -132,7 +132,9 @@ def thin(index_g: Tensor, count: int) -> Tensor:
     return index_g[torch.arange(count, device=index_g.device) * len(index_g) // max(count, 1)]
 
 
-def merge(patches_ND: Tensor, scores_N: Tensor, unit_ND: Tensor, kept_k: Tensor, neighbours: int) -> Tensor:
+def merge_neighbours(
+    patches_ND: Tensor, scores_N: Tensor, unit_ND: Tensor, kept_k: Tensor, neighbours: int
+) -> Tensor:
     """Merges each kept patch's nearest others into it, and all pruned patches into one token at the end.
 
     Args:

@@ -11,7 +11,16 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from trim.select import budget_of, check_size, fixed_count, gather, is_whole, patches_of, require, top_mask
+from trim.select import (
+    budget_of,
+    check_size,
+    fixed_count,
+    is_whole,
+    keep_patches,
+    patches_of,
+    require_field,
+    top_mask,
+)
 from trim.types import Reduced, VisualTokens
 
 
@@ -52,7 +61,7 @@ class Random:
         """Returns one `Reduced` per image: tokens [K, D] and kept [K], K as described above."""
         patches_BND = patches_of(x)
         batch, patches, _ = patches_BND.shape
-        identity_B = require(x, "identity", batch)
+        identity_B = require_field(x, "identity", batch)
         if identity_B.dtype != torch.int64 or identity_B.ndim != 1:
             raise ValueError(f"VisualTokens.identity must be [B] int64, not {identity_B.dtype}")
         count_B = budget_of(x)
@@ -60,7 +69,7 @@ class Random:
             own = max(1, fixed_count(self.keep_ratio, self.num_kept, patches) or 0)
             count_B = torch.full((batch,), own, device=patches_BND.device)
         lots_BN = draw_lots(self.seed, identity_B.to(patches_BND.device), patches)
-        return gather(patches_BND, top_mask(lots_BN, count_B))
+        return keep_patches(patches_BND, top_mask(lots_BN, count_B))
 
 
 def draw_lots(seed: int, identity_B: Tensor, patches: int) -> Tensor:

@@ -17,7 +17,7 @@ from torch import Tensor
 from trim.types import Reduced, VisualTokens
 
 
-def require(x: VisualTokens, name: str, *lead: int, ndim: int | None = None) -> Tensor:
+def require_field(x: VisualTokens, name: str, *lead: int, ndim: int | None = None) -> Tensor:
     """The field `name` of `x`, which must be there and whose shape must begin with `lead`.
 
     Args:
@@ -75,7 +75,7 @@ def budget_of(x: VisualTokens) -> Tensor | None:
     if x.budget is None:
         return None
     batch, patches, _ = x.patches.shape
-    budget_B = require(x, "budget", batch)
+    budget_B = require_field(x, "budget", batch)
     if budget_B.ndim != 1 or budget_B.is_floating_point():
         raise ValueError("VisualTokens.budget must be [B] whole numbers")
     if (too_small := (budget_B < 1).nonzero()).numel():
@@ -230,7 +230,7 @@ def mean_of_rest(patches_BND: Tensor, kept_BN: Tensor) -> Tensor:
     return (sum_BD / rest_B[:, None]).to(patches_BND.dtype)
 
 
-def gather(patches_BND: Tensor, kept_BN: Tensor, mean_BD: Tensor | None = None) -> list[Reduced]:
+def keep_patches(patches_BND: Tensor, kept_BN: Tensor, mean_BD: Tensor | None = None) -> list[Reduced]:
     """Splits a batch into one ragged result per image: its kept patches in spatial order, then its mean.
 
     An image that keeps every patch gets no mean, because there is no rest to stand for.

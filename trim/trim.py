@@ -18,12 +18,12 @@ from trim.select import (
     check_sign,
     check_size,
     fixed_count,
-    gather,
     iqr_outliers,
+    keep_patches,
     mean_of_rest,
     ordered_dot,
     patches_of,
-    require,
+    require_field,
     top_mask,
 )
 from trim.types import Reduced, VisualTokens
@@ -92,11 +92,13 @@ class Trim:
         """Returns one `Reduced` per image: tokens [K, D] in the dtype of the patches, kept [c] int64."""
         patches_BND = patches_of(x)
         batch, patches, _ = patches_BND.shape
-        metric_BNP = require(x, "metric", batch, patches)
-        text_BP = require(x, "text", batch, metric_BNP.shape[-1])
+        metric_BNP = require_field(x, "metric", batch, patches)
+        text_BP = require_field(x, "text", batch, metric_BNP.shape[-1])
         logits_BN = self.sign * text_scores(metric_BNP, text_BP, self.normalize)
         kept_BN = top_mask(logits_BN, self.counts(logits_BN, budget_of(x)))
-        return gather(patches_BND, kept_BN, mean_of_rest(patches_BND, kept_BN) if self.aggregate else None)
+        return keep_patches(
+            patches_BND, kept_BN, mean_of_rest(patches_BND, kept_BN) if self.aggregate else None
+        )
 
     def counts(self, logits_BN: Tensor, budget_B: Tensor | None) -> Tensor:
         """How many patches of each image stay, [B] int64, the mean not counted."""

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from trim.cosine import cosines
-from trim.select import budget_of, gather, mean_of_rest, patches_of, picked_mask, require
+from trim.select import budget_of, keep_patches, mean_of_rest, patches_of, picked_mask, require_field
 from trim.trim import Trim, text_scores
 from trim.types import Reduced, VisualTokens
 
@@ -71,15 +71,17 @@ class TrimCover:
         """Returns one `Reduced` per image: tokens [K, D] in the dtype of the patches, kept [c] int64."""
         patches_BND = patches_of(x)
         batch, patches, _ = patches_BND.shape
-        metric_BNP = require(x, "metric", batch, patches, ndim=3)
-        text_BP = require(x, "text", batch, metric_BNP.shape[-1], ndim=2)
+        metric_BNP = require_field(x, "metric", batch, patches, ndim=3)
+        text_BP = require_field(x, "text", batch, metric_BNP.shape[-1], ndim=2)
         logits_BN = self.sign * text_scores(metric_BNP, text_BP, normalize=False)
         count_B = self._rule().counts(logits_BN, budget_of(x)).clamp(max=patches)
         picked_BK = cover(
             logits_BN, cosines(patches_BND, "patches"), self.diversity, max(count_B.tolist(), default=0)
         )
         kept_BN = picked_mask(picked_BK, count_B, patches)
-        return gather(patches_BND, kept_BN, mean_of_rest(patches_BND, kept_BN) if self.aggregate else None)
+        return keep_patches(
+            patches_BND, kept_BN, mean_of_rest(patches_BND, kept_BN) if self.aggregate else None
+        )
 
 
 def cover(logits_BN: Tensor, cosine_BNN: Tensor, diversity: float, count: int) -> Tensor:

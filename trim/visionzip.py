@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from trim.cosine import unit_vectors
-from trim.select import budget_of, check_count, check_finite, patches_of, require, top_mask
+from trim.select import budget_of, check_count, check_finite, patches_of, require_field, top_mask
 from trim.types import Reduced, VisualTokens
 
 
@@ -64,9 +64,9 @@ class VisionZip:
         """Returns one `Reduced` per image: tokens [K, D] in the dtype of the patches, kept [k] int64."""
         patches_BND = patches_of(x)
         batch, patches, width = patches_BND.shape
-        cls_BD = require(x, "cls", batch, width, ndim=2).to(patches_BND.dtype)
-        scores_BN = require(x, "cls_attention", batch, patches, ndim=2).float()
-        keys_BNd = require(x, "head_mean_keys", batch, patches, ndim=3)
+        cls_BD = require_field(x, "cls", batch, width, ndim=2).to(patches_BND.dtype)
+        scores_BN = require_field(x, "cls_attention", batch, patches, ndim=2).float()
+        keys_BNd = require_field(x, "head_mean_keys", batch, patches, ndim=3)
         check_finite(scores_BN, "cls_attention")
         tokens_B = budget_of(x)
         if tokens_B is None:
@@ -80,12 +80,12 @@ class VisionZip:
             kept_k = kept_BN[i].nonzero()[:, 0]
             rest_n = kept_BN[i].logical_not().nonzero()[:, 0]
             unit_nd = unit_vectors(keys_BNd[i], "head_mean_keys", i)[rest_n]
-            merged_tD = merge(patches_BND[i, rest_n], unit_nd, contextual[i])
+            merged_tD = merge_groups(patches_BND[i, rest_n], unit_nd, contextual[i])
             reduced.append(Reduced(torch.cat([cls_BD[i : i + 1], patches_BND[i, kept_k], merged_tD]), kept_k))
         return reduced
 
 
-def merge(rest_nD: Tensor, unit_nd: Tensor, contextual: int) -> Tensor:
+def merge_groups(rest_nD: Tensor, unit_nd: Tensor, contextual: int) -> Tensor:
     """Merges the patches of one image that are not dominant into `contextual` < n tokens.
 
     Args:

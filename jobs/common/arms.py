@@ -1,15 +1,15 @@
-"""Arms and reducers by the names of their options, beside the one that a command line chose."""
+"""Builds arms and reducers from the names of their options, whatever the command line chose itself."""
 
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import product
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from jobs.common.build import build, plain
+from jobs.common.build import Tree, build_target, to_dict
 from pipeline.support.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -18,36 +18,39 @@ if TYPE_CHECKING:
 CONTROL = "control"
 _NAME = re.compile(r"[A-Za-z0-9_+-][A-Za-z0-9_.,=+-]*")
 _PARTS = ("engine", "model")
+_NOT_OF_REDUCER = ("reducer", "budget_of", *_PARTS)
 
 
 @dataclass(frozen=True)
 class ArmSpec:
     """An arm as a command line describes it.
 
-    `fields` are the reducer's; `parts` has, for `engine` and `model`, another option of the group or fields
-    of the one that is configured. `other_batches` answers in other batches than the engine's own.
+    Args:
+        fields: of the reducer.
+        parts: for `engine` and `model`, another option of the group, or fields of the configured one.
+        other_batches: answer in other batches than the engine's own.
     """
 
     name: str
     reducer: str
-    fields: dict[str, Any] = field(default_factory=dict)
-    parts: dict[str, Any] = field(default_factory=dict)
+    fields: Tree = field(default_factory=dict)
+    parts: Tree = field(default_factory=dict)
     budget_of: str | None = None
     other_batches: bool = False
 
 
-def arm_specs(arms: Any) -> list[ArmSpec]:
-    """The arms that a list of names or a mapping describes; a list as a value makes an arm of each item.
+def arm_specs(arms: object) -> list[ArmSpec]:
+    """Read the arms from a list of names or a mapping; where a value is a list, each item makes an arm.
 
     Raises:
         ConfigError: a name is no folder name or stands twice, or an arm has no reducer.
     """
-    named: list[tuple[Any, Any]] = []
+    named: list[tuple[object, object]] = []
     if isinstance(arms, Mapping):
         named = list(arms.items())
     elif isinstance(arms, Sequence) and not isinstance(arms, str):
         named = [(name, {}) for name in arms]
-    specs = [spec for name, given in named for spec in _specs(str(name), given)]
+    specs = [spec for name, settings in named for spec in _specs(str(name), settings)]
     if not specs:
         raise ConfigError(f"arms: {arms!r} is neither a list of reducers nor a mapping of names to settings")
     names = [spec.name for spec in specs]
@@ -57,11 +60,13 @@ def arm_specs(arms: Any) -> list[ArmSpec]:
     return specs
 
 
-def _specs(name: str, given: Any) -> list[ArmSpec]:
-    if not isinstance(given, Mapping):
-        raise ConfigError(f"arms.{name}: {given!r} is no mapping, as in {{reducer: trim, aggregate: false}}")
-    single = {str(key): value for key, value in given.items() if not isinstance(value, list)}
-    several = {str(key): value for key, value in given.items() if isinstance(value, list)}
+def _specs(name: str, settings: object) -> list[ArmSpec]:
+    if not isinstance(settings, Mapping):
+        raise ConfigError(
+            f"arms.{name}: {settings!r} is no mapping, as in {{reducer: trim, aggregate: false}}"
+        )
+    single = {str(key): value for key, value in settings.items() if not isinstance(value, list)}
+    several = {str(key): value for key, value in settings.items() if isinstance(value, list)}
     specs = []
     for values in product(*several.values()):
         point = dict(zip(several, values, strict=True))
@@ -70,16 +75,22 @@ def _specs(name: str, given: Any) -> list[ArmSpec]:
     return specs
 
 
-def _spec(name: str, stem: str, given: dict[str, Any]) -> ArmSpec:
-    other_batches = stem == CONTROL and "reducer" not in given
-    reducer = given.pop("reducer", "full" if other_batches else stem)
-    budget_of = given.pop("budget_of", None)
-    parts = {key: given.pop(key) for key in _PARTS if key in given}
-    return ArmSpec(name, reducer, given, parts, None if budget_of is None else str(budget_of), other_batches)
+def _spec(name: str, stem: str, settings: Tree) -> ArmSpec:
+    """One arm; `stem` is its name without the values of a grid."""
+    is_control = stem == CONTROL and "reducer" not in settings
+    budget_of = settings.get("budget_of")
+    return ArmSpec(
+        name,
+        reducer=settings.get("reducer", "full" if is_control else stem),
+        fields={key: value for key, value in settings.items() if key not in _NOT_OF_REDUCER},
+        parts={key: settings[key] for key in _PARTS if key in settings},
+        budget_of=None if budget_of is None else str(budget_of),
+        other_batches=is_control,
+    )
 
 
 def compose_arm(spec: ArmSpec) -> DictConfig:
-    """The command's configuration as if the arm's reducer, engine and model had been given.
+    """Compose the command's configuration with the arm's reducer, engine and model.
 
     Raises:
         ConfigError: there is no such option or field.
@@ -98,8 +109,8 @@ def compose_arm(spec: ArmSpec) -> DictConfig:
     return config
 
 
-def reducer_names() -> list[str]:
-    """Every option of the group `reducer`, those of the user's own --config-dir among them."""
+def reducer_options() -> list[str]:
+    """List the options of the group `reducer`, including those of the user's --config-dir."""
     return _options("reducer")
 
 
@@ -109,8 +120,8 @@ def _options(group: str) -> list[str]:
     return sorted(GlobalHydra.instance().config_loader().get_group_options(group))
 
 
-def make_reducer(name: str, overrides: dict[str, Any] | None = None) -> "tuple[Reducer, dict[str, Any]]":
-    """A reducer and its settings as data, composed as if `reducer=name` had been given.
+def make_reducer(name: str, overrides: Tree | None = None) -> "tuple[Reducer, Tree]":
+    """Build a reducer and its settings as data, composed as if `reducer=name` had been given.
 
     `overrides` are fields of that reducer. Everything else, such as `model.trim_sign`, is the command's own.
 
@@ -118,7 +129,7 @@ def make_reducer(name: str, overrides: dict[str, Any] | None = None) -> "tuple[R
         ConfigError: there is no such option or field, or a value is refused.
     """
     config = compose_arm(ArmSpec(name, name, overrides or {}))
-    return build(config, "reducer"), plain(config.reducer)
+    return build_target(config, "reducer"), to_dict(config.reducer)
 
 
 def _composed(chosen: dict[str, str]) -> DictConfig:
@@ -129,6 +140,6 @@ def _composed(chosen: dict[str, str]) -> DictConfig:
         if name not in _options(group):
             raise ConfigError(f"there is no {group} {name!r}; there is: {', '.join(_options(group))}")
     hydra = HydraConfig.get()
-    own = tuple(f"{group}{mark}" for group in chosen for mark in ("=", "."))
-    given = [item for item in hydra.overrides.task if not item.lstrip("+~").startswith(own)]
-    return compose(hydra.job.config_name, [*given, *(f"{group}={name}" for group, name in chosen.items())])
+    replaced = tuple(f"{group}{mark}" for group in chosen for mark in ("=", "."))
+    kept = [item for item in hydra.overrides.task if not item.lstrip("+~").startswith(replaced)]
+    return compose(hydra.job.config_name, [*kept, *(f"{group}={name}" for group, name in chosen.items())])

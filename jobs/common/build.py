@@ -1,8 +1,9 @@
-"""From Hydra's tree to frozen dataclasses; below this there is no DictConfig."""
+"""Turns Hydra's tree into frozen dataclasses; no DictConfig goes any further down than `jobs`."""
 
 import dataclasses
 import logging
-from typing import Any
+from collections.abc import Collection
+from typing import Any, TypeVar
 
 from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf
@@ -10,64 +11,101 @@ from omegaconf.errors import OmegaConfBaseException
 
 from pipeline.support.errors import ConfigError
 
+Tree = dict[str, Any]  # YAML as data: each group has keys of its own
+Built = TypeVar("Built")
 
-def build(config: DictConfig, key: str, kind: type | None = None) -> Any:
-    """The frozen dataclass that the node at `key` describes: of type `kind`, or of its own `_target_`.
+
+def build(config: DictConfig, key: str, kind: type[Built]) -> Built:
+    """Make a frozen dataclass from the node at `key`.
 
     Raises:
         ConfigError: a key is unknown, missing or of the wrong type; a value is refused by its class.
     """
+    fields = _fields_at(config, key)
+    fields.pop("_target_", None)
+    return build_fields(fields, kind, key)
+
+
+def build_target(config: DictConfig, key: str) -> Any:  # the class is named in the YAML
+    """Make the frozen dataclass that the `_target_` of the node at `key` names.
+
+    Raises:
+        ConfigError: as `build`, or there is no such dataclass.
+    """
+    fields = _fields_at(config, key)
+    return build_fields(fields, class_of(fields.pop("_target_", None), key), key)
+
+
+def _fields_at(config: DictConfig, key: str) -> Tree:
     node = config[key]
     if not isinstance(node, DictConfig):
         raise ConfigError(f"{key}={node}: choose one of the group's options, as in {key}=NAME")
-    fields = plain(node)
-    target = fields.pop("_target_", None)
-    return build_fields(fields, kind or class_of(target, key), key)
+    return to_dict(node)
 
 
-def plain(config: DictConfig) -> dict[str, Any]:
-    """A node as data, resolved; what is missing stays `???`."""
+def to_dict(config: DictConfig) -> Tree:
+    """Convert a node to plain data, with its references resolved; a missing value stays `???`."""
     tree = OmegaConf.to_container(config, resolve=True, throw_on_missing=False)
     assert isinstance(tree, dict)
     return {str(name): value for name, value in tree.items()}
 
 
-def build_fields(fields: dict[Any, Any], kind: type, key: str) -> Any:
-    """An object of a dataclass from plain data, types checked and converted by OmegaConf."""
+def build_top(config: DictConfig, kind: type[Built], groups: Collection[str]) -> Built:
+    """Make a dataclass of a command's own top-level keys, which are all but its groups."""
+    return build_fields(top_keys(config, groups), kind, "")
+
+
+def top_keys(config: DictConfig, groups: Collection[str]) -> Tree:
+    """The top-level keys of a command without its groups, as plain data."""
+    return {key: value for key, value in to_dict(config).items() if key not in groups}
+
+
+def build_fields(fields: Tree, kind: type[Built], key: str) -> Built:
+    """Make a dataclass from plain data; OmegaConf checks and converts the types.
+
+    Raises:
+        ConfigError: as `build`.
+    """
     prefix = f"{key}." if key else ""
     schema = OmegaConf.structured(kind)
     _make_writable(schema)
     try:
         merged = OmegaConf.merge(schema, fields)
-        # a ??? in a YAML counts, too, where the class has a default
+        # `???` in the YAML means required, even if the class has a default
         missing = sorted(OmegaConf.missing_keys(merged) | OmegaConf.missing_keys(OmegaConf.create(fields)))
         if missing:
             raise ConfigError(f"{prefix}{missing[0]} must be given")
-        return OmegaConf.to_object(merged)
+        built = OmegaConf.to_object(merged)
     except OmegaConfBaseException as error:
         name = getattr(error, "full_key", None) or ""
         where = f"{prefix}{name}".rstrip(".")
         raise ConfigError(f"{where}: {str(error).splitlines()[0]}") from None
     except ValueError as error:
         raise ConfigError(f"{key}: {error}") from None
+    assert isinstance(built, kind)
+    return built
 
 
 def class_of(target: str | None, key: str) -> type:
-    """The dataclass that a `_target_` names; ConfigError if it is none."""
+    """Import the dataclass that a `_target_` names.
+
+    Raises:
+        ConfigError: there is no such class, or it is no dataclass.
+    """
     if target is None:
         raise ConfigError(f"{key}: the option has no _target_")
     logging.getLogger("hydra.utils").setLevel(logging.CRITICAL)  # it logs what it raises, in many lines
     try:
-        found = get_class(target)
+        named = get_class(target)
     except (ImportError, ValueError) as error:
         raise ConfigError(f"{key}._target_: {error}") from None
-    if not dataclasses.is_dataclass(found):
+    if not dataclasses.is_dataclass(named):
         raise ConfigError(f"{key}._target_: {target} is not a dataclass")
-    return found
+    return named
 
 
 def _make_writable(node: DictConfig) -> None:
-    """Frozen dataclasses make read-only nodes, which cannot be merged into."""
+    """Unlock a schema for merging: frozen dataclasses make read-only nodes."""
     OmegaConf.set_readonly(node, False)
     for name in node:
         child = node._get_node(name)

@@ -1,6 +1,6 @@
-"""What a finished run prints."""
+"""Prints the result of a run."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
@@ -9,11 +9,12 @@ from pipeline.support import log
 from pipeline.support.schema import SECONDS
 
 if TYPE_CHECKING:
+    from pipeline.output.summary import Summary
     from pipeline.run.config import Outcome
 
 
 def show_outcome(outcome: "Outcome", output: str) -> None:
-    """Print the end-of-run table and the last line; under `log=json` the event `end` has told it."""
+    """Print the table of totals and the last line; nothing under `log=json`, which has the event `end`."""
     if log.is_json():
         return
     console = Console(highlight=False, soft_wrap=True)
@@ -22,35 +23,34 @@ def show_outcome(outcome: "Outcome", output: str) -> None:
     console.print(outcome.message)
 
 
-def _table(summary: dict[str, Any]) -> Table:
+def _table(summary: "Summary") -> Table:
     table = Table(show_header=False, box=None, pad_edge=False)
     table.add_column()
     table.add_column(justify="right")
     table.add_column()
-    for status, count in sorted(summary["status"].items()):
+    for status, count in sorted(summary.status.items()):
         table.add_row(f"rows {status}", f"{count:,}")
     table.add_row(
-        "samples", f"{summary['samples']:,}", f"in {summary['units']:,} units of {summary['shards']:,} shards"
+        "samples", f"{summary.samples:,}", f"in {summary.units:,} units of {summary.shards:,} shards"
     )
-    if len(summary["rows_by_node"]) > 1:
-        for node, count in sorted(summary["rows_by_node"].items()):
+    if len(summary.rows_by_node) > 1:
+        for node, count in sorted(summary.rows_by_node.items()):
             table.add_row(f"rows answered on {node}", f"{count:,}")
-    tokens = summary["tokens"]
-    fraction = tokens["kept_fraction"]
+    fraction = summary.kept_fraction
     for name in ("visual_tokens_full", "visual_tokens_kept", "prompt_tokens", "generated_tokens"):
         note = f"{fraction:.1%} of full" if name.endswith("kept") and fraction is not None else ""
-        table.add_row(name.replace("_", " "), f"{tokens[name]:,}", note)
+        table.add_row(name.replace("_", " "), f"{summary.tokens[name]:,}", note)
     for name in SECONDS:
         label = name.removesuffix("_s").replace("_", " ")
         table.add_row(
             f"{label} s",
-            f"{summary['stage_seconds'][name]:.1f}",
+            f"{summary.stage_seconds[name]:.1f}",
             "of which prefill above" if name == "generate_s" else "",
         )
-    if summary["samples_per_s"] is not None:
+    if summary.samples_per_s is not None:
         table.add_row(
             "samples/s",
-            f"{summary['samples_per_s']:.2f}",
-            f"over {summary['active_seconds']:.1f} s, start-up of Ray excluded",
+            f"{summary.samples_per_s:.2f}",
+            f"over {summary.active_seconds:.1f} s, start-up of Ray excluded",
         )
     return table

@@ -1,52 +1,77 @@
-"""Images a second that one core decodes and scales, by format and size, at reduced scale and in full."""
+"""Measures how many images a second one core decodes and scales, by format and size."""
 
 import io
 import time
-from collections.abc import Sequence
 from dataclasses import replace
 from statistics import median
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 from PIL import Image
 
-from pipeline.models.config import Model
+from pipeline.benchmark.options import DecodeOptions
 from pipeline.models.preprocess import preprocessor_of
-from pipeline.stages.imaging import Imaging, decode
+from pipeline.run.config import RunConfig
+from pipeline.stages.imaging import decode
 from pipeline.support.table import Table
 
-_FORMATS = {"JPEG": {"quality": 90}, "PNG": {}, "WEBP": {"quality": 90}}
-_COARSE = 64  # pixels of a side that stand for one shape
+_FORMATS: dict[str, dict[str, int]] = {"JPEG": {"quality": 90}, "PNG": {}, "WEBP": {"quality": 90}}
+_COARSE = 64  # pixels of a side of one soft shape
 
 
-def measure(model: Model, imaging: Imaging, sides: Sequence[int], rounds: int) -> dict[str, Any]:
-    """Images a second from encoded bytes to the model's square, for pictures of 4 : 3 with such long sides.
+class DecodeRow(TypedDict):
+    """One format and size."""
 
-    Each is decoded in full and, where that makes a difference, as `imaging` says; the two take turns.
+    format: str
+    side: int
+    bytes: int
+    full_images_per_s: float
+    reduced_images_per_s: float
+    mean_difference: float
+
+
+class DecodeFigures(TypedDict):
+    """Pixels of the model's square, the `image.draft_gap` that was measured, and the rows."""
+
+    model_side: int
+    draft_gap: float
+    rows: list[DecodeRow]
+
+
+def measure(config: RunConfig, options: DecodeOptions) -> DecodeFigures:
+    """Time decoding from encoded bytes to the model's square, for pictures of 4 : 3.
+
+    Each picture is decoded at full scale and as `image` configures it, in turns.
     """
-    preprocess = preprocessor_of(model)
-    ways = {"full": replace(imaging, draft_gap=0), "reduced": imaging}
-    rows = []
-    for side in sides:
+    preprocess = preprocessor_of(config.model)
+    scales = {"full": replace(config.imaging, draft_gap=0), "reduced": config.imaging}
+    rows: list[DecodeRow] = []
+    for side in options.decode_sides:
         picture = _picture(side, 3 * side // 4)
-        for name, options in _FORMATS.items():
-            data = _encoded(picture, name, options)
-            seconds: dict[str, list[float]] = {way: [] for way in ways}
+        for name, settings in _FORMATS.items():
+            data = _encoded(picture, name, settings)
+            seconds: dict[str, list[float]] = {scale: [] for scale in scales}
             squares = {}
-            for _ in range(rounds):
-                for way, how in ways.items():
+            for _ in range(options.rounds):
+                for scale, imaging in scales.items():
                     started = time.perf_counter()
-                    squares[way] = preprocess(decode(data, how, preprocess.image_size)[0])
-                    seconds[way].append(time.perf_counter() - started)
-            apart = np.abs(squares["full"].astype(int) - squares["reduced"])
-            row: dict[str, Any] = {"format": name, "side": side, "bytes": len(data)}
-            row |= {f"{way}_images_per_s": 1 / median(taken) for way, taken in seconds.items()}
-            rows.append(row | {"mean_difference": float(apart.mean())})
-    return {"model_side": preprocess.image_size, "draft_gap": imaging.draft_gap, "rows": rows}
+                    squares[scale] = preprocess(decode(data, imaging, preprocess.image_size)[0])
+                    seconds[scale].append(time.perf_counter() - started)
+            rows.append(
+                {
+                    "format": name,
+                    "side": side,
+                    "bytes": len(data),
+                    "full_images_per_s": 1 / median(seconds["full"]),
+                    "reduced_images_per_s": 1 / median(seconds["reduced"]),
+                    "mean_difference": float(np.abs(squares["full"].astype(int) - squares["reduced"]).mean()),
+                }
+            )
+    return {"model_side": preprocess.image_size, "draft_gap": config.imaging.draft_gap, "rows": rows}
 
 
-def table(figures: dict[str, Any]) -> Table:
-    """A row for each format and size."""
+def table(figures: DecodeFigures) -> Table:
+    """Show a row for each format and size."""
     rows = [
         (
             f"{row['format']} {row['side']} x {3 * row['side'] // 4}",
@@ -65,7 +90,7 @@ def table(figures: dict[str, Any]) -> Table:
 
 
 def _picture(width: int, height: int) -> Image.Image:
-    """Soft shapes with a sensor's noise; always the same."""
+    """Draw soft shapes with a sensor's noise; always the same."""
     rng = np.random.default_rng(0)
     coarse = rng.integers(0, 256, (height // _COARSE + 2, width // _COARSE + 2, 3), np.uint8)
     smooth = Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
@@ -73,7 +98,7 @@ def _picture(width: int, height: int) -> Image.Image:
     return Image.fromarray(noisy.clip(0, 255).astype(np.uint8))
 
 
-def _encoded(picture: Image.Image, name: str, options: dict[str, Any]) -> bytes:
+def _encoded(picture: Image.Image, name: str, settings: dict[str, int]) -> bytes:
     sink = io.BytesIO()
-    picture.save(sink, name, **options)
+    picture.save(sink, name, **settings)
     return sink.getvalue()

@@ -1,42 +1,46 @@
-"""How right the demo model is on scenes it never saw, under all tokens and under reduced ones.
+"""Measures the accuracy of the demo model on scenes that it never saw, with all tokens and with reduced ones.
 
-The arms answer the same requests through the same preprocessing, CLIP, reducers and engine as a run.
-`random` gets, request by request, as many tokens as TRIM keeps.
+The arms answer the same requests through the same preprocessing, CLIP, reducers and engine as a run does.
+`random` keeps, request by request, as many tokens as TRIM.
 
 Legend: K tokens kept.
 """
 
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from pipeline.benchmark.options import DemoOptions
 from pipeline.demo.scene import HELD_OUT
 from pipeline.demo.scenes import CAPTION_PROMPT, SceneSample, make_sample
 from pipeline.demo.score import F1, caption_f1, is_right
 from pipeline.engines.base import Engine, EngineConfig, Request
 from pipeline.models.checkpoints.fit import check_fit
 from pipeline.models.checkpoints.folders import folders
-from pipeline.models.config import Decoding, Model
+from pipeline.models.config import Decoding, Model, fill_template
 from pipeline.models.encoder import load_encoder
 from pipeline.models.preprocess import preprocessor_of
 from pipeline.models.prompts import load_projector
-from pipeline.stages.encode import identity_of
+from pipeline.run.config import RunConfig
 from pipeline.stages.imaging import Imaging, decode
+from pipeline.stages.reduce import identity_of
 from pipeline.support.intervals import difference
 from pipeline.support.table import Table
 from trim import Full, Random, Reducer, Trim, VisualTokens
 
-AT_ONCE = 16
+AT_ONCE = 16  # pictures
 RESAMPLES = 2000
+_STANDARD = ("full", "trim", "random")
 
 
 @dataclass(frozen=True)
 class DemoArm:
-    """A reducer and how many tokens it keeps: its own number, `budget`, or what the arm it `follows` does."""
+    """A reducer and how many tokens it keeps: its own choice, `budget`, or as many as the arm `follows`."""
 
     reducer: Reducer
     budget: int | None = None
@@ -45,17 +49,55 @@ class DemoArm:
 
 @dataclass(frozen=True)
 class Scored:
-    """One answer: whether it is right, or (of a caption) its attributes."""
+    """One answer: whether it is right or, for a caption, the counts of its attributes."""
 
     picture: int
     kind: str
     held_out: bool
     kept: int
     right: bool = False
-    told: F1 = field(default_factory=F1)
+    attributes: F1 = field(default_factory=F1)
 
 
-def measure(
+class DemoArmFigures(TypedDict):
+    """Shares in [0, 1], of all questions and by kind; `kept` is the mean number of tokens."""
+
+    kept: float
+    accuracy: float
+    held_out: float
+    caption_f1: float
+    kinds: dict[str, float]
+
+
+class DemoFigures(TypedDict):
+    """Figures of every arm, and TRIM's accuracy minus each other arm's."""
+
+    split: str
+    seed: int
+    pictures: int
+    requests: int
+    trim_sign: int
+    arms: dict[str, DemoArmFigures]
+    differences: dict[str, dict[str, float]]
+
+
+def measure(config: RunConfig, options: DemoOptions) -> DemoFigures:
+    """Measure full, trim and random, the arms of `config`, and each of the budgets."""
+    others = {arm.name: arm.reducer for arm in config.arms if arm.name not in _STANDARD}
+    figures = measure_arms(
+        config.model,
+        config.engine,
+        arms_of(config.model, others, options.demo_budgets),
+        split=options.demo_split,
+        seed=0,
+        pictures=options.demo_pictures,
+        progress=lambda done: print(f"\r{done} pictures", end="", file=sys.stderr, flush=True),
+    )
+    print(file=sys.stderr)
+    return figures
+
+
+def measure_arms(
     model: Model,
     engine: EngineConfig,
     arms: Mapping[str, DemoArm],
@@ -64,20 +106,27 @@ def measure(
     seed: int,
     pictures: int,
     progress: Callable[[int], None],
-) -> dict[str, Any]:
-    """Figures of every arm (`full`, `trim` and `random` among them) over the first `pictures` of a split."""
+) -> DemoFigures:
+    """Answer all questions about the first `pictures` of a split under every arm.
+
+    Args:
+        arms: by name; `full`, `trim` and `random` must be among them.
+        progress: called with the number of pictures that are done.
+    """
     loaded = engine.load(model, Decoding(max_new_tokens=64), device="cpu", seed=0)
     answers: dict[str, list[Scored]] = {name: [] for name in arms}
     needs = frozenset[str]().union(*(arm.reducer.needs for arm in arms.values()))
     for first, samples, features in _encoded(model, needs, split, seed, pictures):
-        asked = [(place, question) for place, sample in enumerate(samples) for question in _questions(sample)]
+        requests = [
+            (image, question) for image, sample in enumerate(samples) for question in _questions(sample)
+        ]
         kept: dict[str, list[Tensor]] = {}
         for name, arm in arms.items():
-            budget = None if arm.budget is None else [arm.budget] * len(asked)
+            budget = None if arm.budget is None else [arm.budget] * len(requests)
             if arm.follows is not None:
                 budget = [len(tokens) for tokens in kept[arm.follows]]
-            kept[name] = _reduce(arm.reducer, features, [place for place, _ in asked], budget)
-            answers[name] += _answer(loaded, model, samples, asked, kept[name], first)
+            kept[name] = _reduce(arm.reducer, features, [image for image, _ in requests], budget)
+            answers[name] += _answer(loaded, model, samples, requests, kept[name], first)
         progress(first + len(samples))
     figures = {name: _figures(scored) for name, scored in answers.items()}
     return {
@@ -94,9 +143,10 @@ def measure(
 def arms_of(
     model: Model, others: Mapping[str, Reducer] | None = None, budgets: Sequence[int] = ()
 ) -> dict[str, DemoArm]:
-    """All tokens, TRIM with the model's own sign and with the other, chance at as many tokens as TRIM keeps.
+    """Make the arms: all tokens, TRIM with the model's sign and with the other one, random, and `others`.
 
-    `others` are shown at TRIM's number, request by request; they, TRIM and chance at each of `budgets`, too.
+    Random and the `others` keep as many tokens as TRIM, request by request. Each of `budgets` adds an arm of
+    so many tokens for TRIM, random and the others.
     """
     trim, chance = Trim(sign=model.trim_sign), Random(num_kept=1, seed=0)
     arms = {
@@ -108,20 +158,20 @@ def arms_of(
     others = others or {}
     arms |= {name: DemoArm(reducer, follows="trim") for name, reducer in others.items()}
     for budget in budgets:
-        every: dict[str, Reducer] = {"trim": trim, "random": chance, **others}
-        for name, reducer in every.items():
+        reducers: dict[str, Reducer] = {"trim": trim, "random": chance, **others}
+        for name, reducer in reducers.items():
             arms[f"{name}_{budget}"] = DemoArm(reducer, budget=budget)
     return arms
 
 
-def table(figures: dict[str, Any]) -> Table:
-    """A row for each arm: accuracies in percent."""
+def table(figures: DemoFigures) -> Table:
+    """Show a row for each arm, with accuracies in percent."""
     kinds = list(figures["arms"]["full"]["kinds"])
     rows = [
         (
             name,
             arm["kept"],
-            *(100 * arm[key] for key in ("accuracy", "held_out", "caption_f1")),
+            *(100 * share for share in (arm["accuracy"], arm["held_out"], arm["caption_f1"])),
             *(100 * arm["kinds"][kind] for kind in kinds),
         )
         for name, arm in figures["arms"].items()
@@ -142,14 +192,14 @@ def table(figures: dict[str, Any]) -> Table:
 
 def _questions(sample: SceneSample) -> list[tuple[str, str, tuple[str, ...]]]:
     """Kind, text and answers, the caption first."""
-    told = [(item.kind, item.question, item.answers) for item in sample.asked]
-    return [("caption", CAPTION_PROMPT, (sample.caption,)), *told]
+    questions = [(item.kind, item.question, item.answers) for item in sample.questions]
+    return [("caption", CAPTION_PROMPT, (sample.caption,)), *questions]
 
 
 def _encoded(
     model: Model, needs: frozenset[str], split: str, seed: int, pictures: int
 ) -> Iterator[tuple[int, list[SceneSample], VisualTokens]]:
-    """Batches of samples: what is needed of their images per picture, text and identity per request."""
+    """Encode batches of samples: the fields in `needs` of each picture, text and identity of each request."""
     llava, clip = folders(model)
     preprocess = preprocessor_of(model)
     encoder = load_encoder(model, check_fit(llava, clip), needs=needs | {"text"}, dtype=torch.float32)
@@ -170,46 +220,48 @@ def _encoded(
 
 @torch.inference_mode()
 def _reduce(
-    reducer: Reducer, features: VisualTokens, places: list[int], budget: list[int] | None
+    reducer: Reducer, features: VisualTokens, images: list[int], budget: list[int] | None
 ) -> list[Tensor]:
-    """The tokens [K, D] of each request."""
-    rows = torch.tensor(places)
-    of_images = {
+    """Reduce the tokens of each request's picture; returns [K, D] of each."""
+    rows = torch.tensor(images)
+    image_fields = {
         name: value[rows]
         for name, value in vars(features).items()
         if value is not None and name not in ("text", "identity")
     }
-    given = replace(features, **of_images, budget=None if budget is None else torch.tensor(budget))
-    return [item.tokens for item in reducer(given)]
+    tokens = replace(features, **image_fields, budget=None if budget is None else torch.tensor(budget))
+    return [item.tokens for item in reducer(tokens)]
 
 
 def _answer(
     engine: Engine,
     model: Model,
     samples: list[SceneSample],
-    asked: list[tuple[int, tuple[str, str, tuple[str, ...]]]],
+    requests: list[tuple[int, tuple[str, str, tuple[str, ...]]]],
     tokens: list[Tensor],
     first: int,
 ) -> list[Scored]:
-    requests = [
-        Request(model.template.replace("{question}", text), kept)
-        for (_, (_, text, _)), kept in zip(asked, tokens, strict=True)
+    """Answer the requests about some samples and score the answers; `first` numbers the first picture."""
+    prompts = [
+        Request(fill_template(model.template, text), kept)
+        for (_, (_, text, _)), kept in zip(requests, tokens, strict=True)
     ]
+    answers = engine.generate(prompts)
     scored = []
-    for (place, (kind, _, right)), kept, answer in zip(asked, tokens, engine.generate(requests), strict=True):
-        held_out = any(thing.pair in HELD_OUT for thing in samples[place].scene.things)
-        line = Scored(first + place, kind, held_out, len(kept))
+    for (image, (kind, _, right)), kept, answer in zip(requests, tokens, answers, strict=True):
+        held_out = any(thing.pair in HELD_OUT for thing in samples[image].scene.things)
+        line = Scored(first + image, kind, held_out, len(kept))
         if kind == "caption":
-            scored.append(replace(line, told=caption_f1(answer.text, right[0])))
+            scored.append(replace(line, attributes=caption_f1(answer.text, right[0])))
         else:
             scored.append(replace(line, right=is_right(answer.text, right)))
     return scored
 
 
-def _figures(scored: list[Scored]) -> dict[str, Any]:
+def _figures(scored: list[Scored]) -> DemoArmFigures:
     questions = [item for item in scored if item.kind != "caption"]
     kinds = list(dict.fromkeys(item.kind for item in questions))
-    captions = sum((item.told for item in scored if item.kind == "caption"), F1())
+    captions = sum((item.attributes for item in scored if item.kind == "caption"), F1())
     return {
         "kept": _mean([item.kept for item in scored]),
         "accuracy": _mean([item.right for item in questions]),
@@ -219,12 +271,12 @@ def _figures(scored: list[Scored]) -> dict[str, Any]:
     }
 
 
-def _mean(values: list[Any]) -> float:
+def _mean(values: Sequence[float]) -> float:
     return float(np.mean(values)) if values else float("nan")
 
 
-def _difference(one: list[Scored], other: list[Scored]) -> dict[str, float]:
-    """How much more often `one` is right, with its 95 % interval: paired, drawn by pictures."""
-    pairs = [(a, b) for a, b in zip(one, other, strict=True) if a.kind != "caption"]
+def _difference(trim: list[Scored], other: list[Scored]) -> dict[str, float]:
+    """TRIM's accuracy minus another arm's, with its 95 % interval: paired, resampled by pictures."""
+    pairs = [(a, b) for a, b in zip(trim, other, strict=True) if a.kind != "caption"]
     ours, theirs = np.array([(a.right, b.right) for a, b in pairs], float).T
     return difference(ours, theirs, np.array([a.picture for a, _ in pairs]), resamples=RESAMPLES)

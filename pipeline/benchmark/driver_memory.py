@@ -1,8 +1,7 @@
-"""The driver by the number of requests: its memory, and what a unit costs when nothing is computed for it.
+"""Measures the driver's memory by the number of requests, and the time of a unit without any computation.
 
-Encode and generate are stubs, all else is a whole run.
-
-Each size runs in a driver process of its own: `measure` starts them, `main` is what runs in one.
+Encode and generate are stubs, all else is a whole run. Each size runs in a driver process of its own:
+`measure_driver` starts them, and `measure_one_size` runs in each.
 """
 
 import dataclasses
@@ -12,32 +11,53 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 import pyarrow as pa
 
 from pipeline.benchmark.inputs import write_tars
+from pipeline.benchmark.options import DriverMemoryOptions
 from pipeline.run.cluster.start import start_ray
 from pipeline.run.config import RunConfig
 from pipeline.run.flow import run_flow
 from pipeline.run.prepare import prepare
 from pipeline.sources.task import Task
 from pipeline.sources.webdataset import WebDataset
-from pipeline.stages.rows import pack, peak_memory_bytes, unpack
+from pipeline.stages.rows import pack_unit, peak_memory_bytes, unpack_unit
 from pipeline.support.schema import REQUESTS, TOKENS
 from pipeline.support.table import Table
 
+_QUESTIONS = 20  # of each picture
+
+
+class DriverRun(TypedDict):
+    """One size. `driver_cpu_s`: CPU seconds of the driver for each unit, the planner's driver_unit_s."""
+
+    requests: int
+    units: int
+    peak_bytes: int
+    seconds_a_unit: float
+    driver_cpu_s: float
+
+
+class DriverFigures(TypedDict):
+    """`ratio`: the memory of the last run over that of the first."""
+
+    runs: list[DriverRun]
+    ratio: float
+
 
 class StubEncode:
-    """Opens a unit's requests without CLIP."""
+    """Makes a unit's requests without CLIP."""
 
-    def __init__(self, **_: Any) -> None:
+    def __init__(self, **_: object) -> None:
         pass
 
     def __call__(self, batch: pa.Table) -> pa.Table:
-        """IMAGES to REQUESTS with no tokens."""
-        row = unpack(batch)
+        """Turn IMAGES into REQUESTS without tokens."""
+        row = unpack_unit(batch)
         requests = [
             {
                 **sample,
@@ -51,28 +71,31 @@ class StubEncode:
         known = set(REQUESTS.names)
         lines = [{name: value for name, value in line.items() if name in known} for line in requests]
         tables = {"requests": pa.Table.from_pylist(lines, schema=REQUESTS), "tokens": TOKENS.empty_table()}
-        return pack(row.passed("encode", time.time(), tables))
+        return pack_unit(row.passed("encode", time.time(), tables))
 
 
 class StubGenerate:
     """Passes requests on without an answer."""
 
-    def __init__(self, **_: Any) -> None:
+    def __init__(self, **_: object) -> None:
         pass
 
     def __call__(self, batch: pa.Table) -> pa.Table:
-        """REQUESTS as they are."""
-        row = unpack(batch)
-        return pack(row.passed("generate", time.time(), {"requests": row.tables["requests"]}))
+        """Return REQUESTS as they are."""
+        row = unpack_unit(batch)
+        return pack_unit(row.passed("generate", time.time(), {"requests": row.tables["requests"]}))
 
 
-def measure(config: RunConfig, requests: tuple[int, ...], questions: int) -> dict[str, Any]:
-    """Peak resident bytes of the driver by number of requests, and the ratio of the last to the first.
+def measure(config: RunConfig, options: DriverMemoryOptions) -> DriverFigures:
+    """Measure the driver's peak resident memory by the number of requests."""
+    limits = dataclasses.replace(config.limits, unit_samples=64, unit_requests=512)
+    return measure_driver(dataclasses.replace(config, limits=limits), options.driver_requests, _QUESTIONS)
 
-    `driver_cpu_s` are CPU seconds of the driver's process for each unit: a planner's driver_unit_s.
-    """
+
+def measure_driver(config: RunConfig, requests: Sequence[int], questions: int) -> DriverFigures:
+    """Run each size in a process of its own, with so many questions about each picture."""
     with tempfile.TemporaryDirectory(prefix="trimline-") as folder:
-        sizes = []
+        runs: list[DriverRun] = []
         for number in requests:
             place = Path(folder) / str(number)
             source = WebDataset(path=str(write_tars(place / "in", number // questions, questions, 4, 32)))
@@ -80,18 +103,18 @@ def measure(config: RunConfig, requests: tuple[int, ...], questions: int) -> dic
             run = dataclasses.replace(
                 config, source=source, task=Task(source_questions=True), options=options
             )
-            figures = place / "figures.json"  # Ray may print at any time, until the process is gone
+            figures = place / "figures.json"  # not stdout: Ray may print at any time until the process ends
             subprocess.run(
                 [sys.executable, "-m", "pipeline.benchmark.driver_memory", str(figures)],
                 input=pickle.dumps(run),
                 check=True,
             )
-            sizes.append(json.loads(figures.read_text()))
-    return {"runs": sizes, "ratio": sizes[-1]["peak_bytes"] / sizes[0]["peak_bytes"]}
+            runs.append(json.loads(figures.read_text()))
+    return {"runs": runs, "ratio": runs[-1]["peak_bytes"] / runs[0]["peak_bytes"]}
 
 
-def table(figures: dict[str, Any]) -> Table:
-    """What `measure` found."""
+def table(figures: DriverFigures) -> Table:
+    """Show a row for each size."""
     return Table(
         "driver: encode and generate are stubs",
         ("", "units", "peak MiB", "ms a unit", "CPU ms of the driver"),
@@ -109,25 +132,25 @@ def table(figures: dict[str, Any]) -> Table:
     )
 
 
-def main() -> None:
-    """One run, configured from stdin by the process that measures; figures go to the file that is named."""
+def measure_one_size() -> None:
+    """Measure one run: its configuration comes from stdin, the figures go to the file in argv."""
     config: RunConfig = pickle.loads(sys.stdin.buffer.read())
     prepared = prepare(config)
     start_ray(config.cluster, config.options.device)
-    rows, came = 0, []
+    rows, times = 0, []
     cpu_from = time.process_time()
     for stats in run_flow(config, prepared, "benchmark", encode=StubEncode, generate=StubGenerate):
-        rows += sum(totals["rows"] for totals in stats["totals"])
-        came.append(time.perf_counter())
-    figures = {
+        rows += sum(totals.rows for totals in stats.totals)
+        times.append(time.perf_counter())
+    figures: DriverRun = {
         "requests": rows,
-        "units": len(came),
+        "units": len(times),
         "peak_bytes": peak_memory_bytes(),
-        "seconds_a_unit": (came[-1] - came[0]) / max(1, len(came) - 1),  # after the start
-        "driver_cpu_s": (time.process_time() - cpu_from) / len(came),
+        "seconds_a_unit": (times[-1] - times[0]) / max(1, len(times) - 1),  # after the start
+        "driver_cpu_s": (time.process_time() - cpu_from) / len(times),
     }
     Path(sys.argv[1]).write_text(json.dumps(figures))
 
 
 if __name__ == "__main__":
-    main()
+    measure_one_size()

@@ -1,30 +1,33 @@
-"""How much of a bare loop's speed the pipeline keeps.
+"""Measures how much of a bare loop's speed the pipeline keeps.
 
-The bare loop is one process that calls the very stage functions on the same units, one after the other, with
-all cores as torch threads. The pipeline is a whole run; its steady state is the time between the units
-that end its first and its last tenth. While the models load, units are decoded ahead: what a stage did before
-the steady state must not count for it. So a request counts as the stages that it went through in
-that time, each at its share of the bare loop's seconds.
+The bare loop calls the same stage functions on the same units in one process, one after the other, with all
+cores as torch threads. The pipeline is a whole run; its steady state is the time between the units that end
+its first and its last tenth. Units are decoded ahead while the models load, and that work must not count for
+the steady state. So each stage that a request passes in the steady state counts as that stage's share of the
+bare loop's seconds.
 
-The two take turns; what the pipeline keeps is told round by round, since what else happens on the machine
-changes more slowly than that, and its median is the result. On a machine that others use, too,
-OMP_WAIT_POLICY=PASSIVE makes the bare loop wait as the pipeline's workers do, and not spin.
+The two take turns. Their ratio is taken round by round, since other load on the machine changes more slowly
+than that; the median is the result. On a shared machine set OMP_WAIT_POLICY=PASSIVE: the bare loop's threads
+then wait as the pipeline's workers do, and do not spin.
 """
 
 import dataclasses
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, TypedDict
+
+import pyarrow as pa
 
 from pipeline.benchmark.inputs import write_tars
-from pipeline.output.footers import read_footers
-from pipeline.output.units import Finished
+from pipeline.benchmark.options import EfficiencyOptions
+from pipeline.output.footers import Footer, read_footers
+from pipeline.output.units import finished_units
 from pipeline.run.cluster.start import start_ray
 from pipeline.run.config import RunConfig
 from pipeline.run.flow import run_flow
@@ -35,28 +38,67 @@ from pipeline.stages.decode import decode_unit
 from pipeline.stages.encode import Encode
 from pipeline.stages.generate import Generate
 from pipeline.stages.read import read_shard
-from pipeline.stages.rows import unpack
-from pipeline.storage.uris import list_names
-from pipeline.support.table import SPREAD, Table, spread
+from pipeline.stages.rows import unpack_unit
+from pipeline.support.table import SPREAD, Table, spread_cells
 
 _TRIMMED = 0.1  # of the units at either end: fill and drain
 
 
-def measure(config: RunConfig, samples: int, questions: int, side: int, rounds: int) -> dict[str, Any]:
-    """Requests per second of the bare loop and of the pipeline's steady state, round by round."""
+_Stage = Callable[[pa.Table], pa.Table]
+
+
+class Round(TypedDict):
+    """What both ways of answering have."""
+
+    units: int
+    requests_per_s: float
+
+
+class BareRound(Round):
+    """The bare loop: seconds of each stage, and of all."""
+
+    stages: dict[str, float]
+    seconds: float
+
+
+class PipelineRound(Round):
+    """The pipeline: seconds of its phases."""
+
+    ray_start_s: float
+    start_and_fill_s: float
+    steady_s: float
+    drain_s: float
+
+
+class EfficiencyFigures(TypedDict):
+    """All rounds; `efficiency` is the median ratio of the pipeline's rate to the bare loop's."""
+
+    requests: int
+    units: int
+    bare: list[BareRound]
+    pipeline: list[PipelineRound]
+    bare_requests_per_s: float
+    pipeline_requests_per_s: float
+    efficiency_rounds: list[float]
+    efficiency: float
+
+
+def measure(config: RunConfig, options: EfficiencyOptions) -> EfficiencyFigures:
+    """Measure requests per second of the bare loop and of the pipeline's steady state."""
     with tempfile.TemporaryDirectory(prefix="trimline-") as folder:
-        source = WebDataset(path=str(write_tars(Path(folder) / "in", samples, questions, 4, side)))
+        source = WebDataset(path=str(write_tars(Path(folder) / "in", options.samples, 1, 4, options.side)))
         task = Task(source_questions=True)
-        bare, steady = [], []
-        for number in range(rounds):
-            options = dataclasses.replace(config.options, output=f"{folder}/out{number}", limit=None)
-            run = dataclasses.replace(config, source=source, task=task, options=options)
+        bare: list[BareRound] = []
+        steady: list[PipelineRound] = []
+        for number in range(options.rounds):
+            run_options = dataclasses.replace(config.options, output=f"{folder}/out{number}", limit=None)
+            run = dataclasses.replace(config, source=source, task=task, options=run_options)
             prepared = prepare(run)
             bare.append(_bare(run, prepared))
             steady.append(_pipeline(run, prepared, bare[-1]["stages"]))
-    kept = [now / alone for now, alone in zip(_rates(steady), _rates(bare), strict=True)]
+    kept = [whole / loop for whole, loop in zip(_rates(steady), _rates(bare), strict=True)]
     return {
-        "requests": samples * questions,
+        "requests": options.samples,
         "units": steady[0]["units"],
         "bare": bare,
         "pipeline": steady,
@@ -67,37 +109,43 @@ def measure(config: RunConfig, samples: int, questions: int, side: int, rounds: 
     }
 
 
-def table(figures: dict[str, Any]) -> Table:
-    """What `measure` found."""
+def table(figures: EfficiencyFigures) -> Table:
+    """Show the rates of both, and their ratio."""
     rounds = figures["pipeline"]
-    around = [median(entry[name] for entry in rounds) for name in ("start_and_fill_s", "drain_s")]
+    start_s = median(entry["start_and_fill_s"] for entry in rounds)
+    drain_s = median(entry["drain_s"] for entry in rounds)
     return Table(
         "efficiency: requests per second",
         ("", *SPREAD),
         [
-            ("bare loop", *spread(_rates(figures["bare"]))),
-            ("pipeline", *spread(_rates(rounds))),
-            ("pipeline / bare loop", *spread(figures["efficiency_rounds"])),
+            ("bare loop", *spread_cells(_rates(figures["bare"]))),
+            ("pipeline", *spread_cells(_rates(rounds))),
+            ("pipeline / bare loop", *spread_cells(figures["efficiency_rounds"])),
         ],
         (
             f"{figures['requests']:,} requests in {figures['units']:,} units a round",
-            f"beside the steady state: start and fill {around[0]:.1f} s, drain {around[1]:.1f} s, medians; "
+            f"beside the steady state: start and fill {start_s:.1f} s, drain {drain_s:.1f} s, medians; "
             f"Ray's own start {rounds[0]['ray_start_s']:.1f} s, once",
         ),
     )
 
 
-def _rates(rounds: list[dict[str, Any]]) -> list[float]:
+def _rates(rounds: Sequence[Round]) -> list[float]:
     return [entry["requests_per_s"] for entry in rounds]
 
 
-def _bare(config: RunConfig, prepared: Prepared) -> dict[str, Any]:
-    """All units through decode, encode and generate in this process, its models loaded beforehand."""
-    shared: dict[str, Any] = {"geometry": prepared.geometry, "model": config.model, "arms": config.arms}
-    shared |= {"device": config.options.device, "threads": None}
+def _bare(config: RunConfig, prepared: Prepared) -> BareRound:
+    """Take all units through decode, encode and generate in this process; loading models is not timed."""
+    shared: dict[str, Any] = {  # arguments of two classes, each of its own type
+        "geometry": prepared.geometry,
+        "model": config.model,
+        "arms": config.arms,
+        "device": config.options.device,
+        "threads": None,
+    }
     encode = Encode(clip_text=config.clip_text, suffix=config.task.suffix, **shared)
     generate = Generate(engine=config.engine, decoding=config.decoding, seed=config.options.seed, **shared)
-    stages = {
+    stages: dict[str, _Stage] = {
         "decode": partial(decode_unit, model=config.model, imaging=config.imaging),
         "encode": encode,
         "generate": generate,
@@ -114,18 +162,18 @@ def _bare(config: RunConfig, prepared: Prepared) -> dict[str, Any]:
     }
 
 
-def _answer(batch: Any, stages: dict[str, Any], seconds: dict[str, float] | None = None) -> int:
-    """One unit through the stages; adds up the seconds of each and returns the number of requests."""
+def _answer(batch: pa.Table, stages: Mapping[str, _Stage], seconds: dict[str, float] | None = None) -> int:
+    """Take one unit through the stages; adds up the seconds of each and returns the number of requests."""
     for name, stage in stages.items():
         started = time.perf_counter()
         batch = stage(batch)
         if seconds is not None:
             seconds[name] += time.perf_counter() - started
-    return int(unpack(batch).tables["requests"].num_rows)
+    return int(unpack_unit(batch).tables["requests"].num_rows)
 
 
-def units_of(config: RunConfig, prepared: Prepared, shard: int) -> Any:
-    """A shard's units, read in this process."""
+def units_of(config: RunConfig, prepared: Prepared, shard: int) -> Iterator[pa.Table]:
+    """Read a shard's units in this process."""
     return read_shard(
         config.source,
         prepared.plan.shard(shard, config.storage),
@@ -138,47 +186,46 @@ def units_of(config: RunConfig, prepared: Prepared, shard: int) -> Any:
 
 @dataclass(frozen=True)
 class Whole:
-    """A whole run: times of the clock, and the units' footers."""
+    """A whole run: when it began, when Ray was up and when it ended, in epoch seconds; the units' footers."""
 
     began: float
-    ready: float  # Ray was there
+    ready: float
     ended: float
-    units: list[dict[str, Any]]
+    units: list[Footer]
 
 
 def run_whole(config: RunConfig, prepared: Prepared) -> Whole:
-    """Run all of it."""
+    """Run the whole pipeline and read the footers of its units."""
     began = time.time()
     start_ray(config.cluster, config.options.device)
     ready = time.time()
     for _ in run_flow(config, prepared, attempt="benchmark"):
         pass
     ended = time.time()
-    fs, folder = config.storage.open(prepared.states[0].folder)
-    finished = Finished(list_names(fs, f"{folder}/data"))
-    units = list(read_footers(prepared.states[0].folder, finished, config.storage))
+    folder = prepared.states[0].folder
+    units = list(read_footers(folder, finished_units(folder, config.storage), config.storage))
     return Whole(began, ready, ended, units)
 
 
 def steady_span(ends: Iterable[float]) -> tuple[float, float]:
-    """From the end of the unit that ends the first tenth to that of the one before the last tenth."""
+    """Cut off the first and the last tenth of the ends; returns the first and the last second between."""
     ordered = sorted(ends)
     skip = max(1, round(len(ordered) * _TRIMMED))
     return ordered[skip - 1], ordered[-skip - 1]
 
 
-def _pipeline(config: RunConfig, prepared: Prepared, weights: dict[str, float]) -> dict[str, Any]:
-    """A whole run; start-up, fill and drain are told apart from the steady state.
+def _pipeline(config: RunConfig, prepared: Prepared, weights: dict[str, float]) -> PipelineRound:
+    """Run the whole pipeline and split its time into start-up, fill, steady state and drain.
 
     A stage's work on a request counts by its share of the `weights`.
     """
     whole = run_whole(config, prepared)
-    first, last = steady_span(unit["end_time"] for unit in whole.units)
+    first, last = steady_span(unit.end_time for unit in whole.units)
     work = sum(
-        unit["totals"]["rows"] * weight
+        unit.totals.rows * weight
         for unit in whole.units
         for stage, weight in weights.items()
-        if first < unit["stages"][stage]["end"] <= last
+        if first < unit.stages[stage].end <= last
     )
     return {
         "units": len(whole.units),

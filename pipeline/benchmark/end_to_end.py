@@ -1,21 +1,21 @@
-"""Seconds a request, from the model's squares to answers: Trimline's arms beside the plain transformers loop.
+"""Measures seconds a request, from pixels to answers, of Trimline's arms and of the plain transformers loop.
 
-All arms answer the same requests in one process, with the same weights where the engine is transformers',
-and take turns round by round. Pictures are decoded beforehand; CLIP, reduction and generation are timed,
-apart and together. The loop runs at batch 1, as TRIM's paper measured it, and at others; its best is its
-least median. Each round has pictures of its own: an engine that keeps prefixes would know the last's.
+All arms answer the same requests in one process and take turns round by round; if the engine is
+`transformers`, they share one set of weights. Pictures are decoded beforehand. CLIP with reduction, and
+generation, are timed separately. The loop runs at batch 1, as TRIM's paper measured it, and at others; its
+best is the least median. Each round has new pictures: an engine with a prefix cache would know the last ones.
 
 Legend: B requests, S pixels a side, K tokens kept of one image, D vision width.
 """
 
 import ctypes
 import gc
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from statistics import median
 from time import perf_counter
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 import torch
@@ -23,23 +23,25 @@ from PIL import Image
 from torch import Tensor
 
 from pipeline.benchmark.gauges import gemm_tflops, peak_mib
+from pipeline.benchmark.options import EndToEndOptions
 from pipeline.benchmark.plain_loop import PlainLoop
 from pipeline.engines.base import Engine, EngineConfig, Request
 from pipeline.engines.transformers import Transformers
 from pipeline.models.checkpoints.fit import check_fit
 from pipeline.models.checkpoints.folders import folders
-from pipeline.models.config import Decoding, Model
+from pipeline.models.config import Decoding, Model, fill_template
 from pipeline.models.encoder import load_encoder
 from pipeline.models.llava import LanguageModel
 from pipeline.models.preprocess import preprocessor_of
-from pipeline.stages.encode import identity_of
+from pipeline.run.config import RunConfig
+from pipeline.stages.reduce import identity_of
 from pipeline.support.table import Table
 from trim import Reducer, VisualTokens
 
 
 @dataclass(frozen=True)
 class Job:
-    """What is answered, and how."""
+    """Number of requests and rounds, length of the answers, and batch sizes of encoding and of the loop."""
 
     requests: int
     rounds: int
@@ -48,8 +50,25 @@ class Job:
     loop_batches: tuple[int, ...]
 
 
+Measured = dict[str, float]  # one round of an arm: seconds, tokens, MiB
+ArmFigures = dict[str, Any]  # JSON: the medians of Measured, ratios to baselines, and `rounds`
+
+
+class EndToEndFigures(TypedDict):
+    """Figures of every arm; `best_loop` is the plain loop with the least median."""
+
+    model: str
+    engine: str
+    dtype: str
+    requests: int
+    new_tokens: int
+    best_loop: str
+    gemm_tflops: float
+    arms: dict[str, ArmFigures]
+
+
 class Bench:
-    """One set of weights, and the requests as CLIP and the language model take them."""
+    """Holds one set of weights, and the requests in the form that CLIP and the language model take."""
 
     def __init__(self, model: Model, engine: EngineConfig, job: Job, needs: frozenset[str]):
         llava, clip = folders(model)
@@ -68,10 +87,10 @@ class Bench:
         self.pixels_BSSC = torch.from_numpy(np.stack(squares))
         # Questions of several lengths, as users ask them.
         self.questions = [f"What is thing {i} like{', and why' * (i % 4)}?" for i in range(job.requests)]
-        self.prompts = [model.template.replace("{question}", text) for text in self.questions]
+        self.prompts = [fill_template(model.template, text) for text in self.questions]
 
-    def run(self, reducer: Reducer, number: int) -> dict[str, Any]:
-        """One arm once: seconds of encoding (CLIP and reduction) and of generating, tokens kept, memory."""
+    def run(self, reducer: Reducer, number: int) -> Measured:
+        """Answer all requests once under one arm."""
         pixels_BSSC = self.pictures(number)
         started = perf_counter()
         tokens = [
@@ -95,8 +114,8 @@ class Bench:
             "peak_mib": peak,
         }
 
-    def run_loop(self, batch: int, number: int) -> dict[str, Any]:
-        """The plain loop once, at one batch size."""
+    def run_loop(self, batch: int, number: int) -> Measured:
+        """Answer all requests once with the plain loop, at one batch size."""
         pixels_BCSS = self.encoder.normalize(self.pictures(number))
         answer = self.loop.answer
         peak, (encode_s, rest_s, answers) = peak_mib(
@@ -111,12 +130,12 @@ class Bench:
         }
 
     def pictures(self, number: int) -> Tensor:
-        """A round's pictures, uint8 [B, S, S, 3]: the first round's, moved down."""
+        """Shift the pictures down for one round; returns uint8 [B, S, S, 3]."""
         return self.pixels_BSSC.roll(16 * number, dims=1)
 
     @torch.inference_mode()
     def _encode(self, reducer: Reducer, pixels_BSSC: Tensor, first: int) -> list[Tensor]:
-        """The tokens [K, D] of some requests, a picture each."""
+        """Encode and reduce the pictures of some requests; returns tokens [K, D] of each."""
         chosen = slice(first, first + self.job.images_at_once)
         fields: dict[str, Tensor] = self.encoder.encode_images(pixels_BSSC[chosen], reducer.needs)
         questions = self.questions[chosen]
@@ -129,30 +148,38 @@ class Bench:
         return [item.tokens for item in reducer(VisualTokens(**fields))]
 
     def _prefill_flop(self, length: int) -> float:
-        """Of a prompt's forward pass: two a weight and token, and the attention's half square.
+        """Count the operations of a prompt's forward pass: two a weight and token, and causal attention.
 
-        The embedding table is looked up, the last layer's logits are those of one token: neither counts.
+        The embedding is a look-up, and logits are computed for one token alone: neither counts.
         """
         config = self.language_model.model.config
-        weights = sum(weight.numel() for weight in self.language_model.model.model.layers.parameters())
-        return 2.0 * weights * length + 2.0 * config.num_hidden_layers * config.hidden_size * length**2
+        weights: int = sum(weight.numel() for weight in self.language_model.model.model.layers.parameters())
+        attention: int = config.num_hidden_layers * config.hidden_size * length**2
+        return 2.0 * (weights * length + attention)
 
 
-def measure(model: Model, engine: EngineConfig, arms: Mapping[str, Reducer], job: Job) -> dict[str, Any]:
-    """Figures of every arm and of the loop at every batch size, round by round."""
-    needs = frozenset[str]().union(*(reducer.needs for reducer in arms.values()))
-    bench = Bench(model, engine, job, needs)
-    work: dict[str, Any] = {
+def measure(config: RunConfig, options: EndToEndOptions) -> EndToEndFigures:
+    """Measure every arm of `config` and the loop at every batch size, round by round."""
+    model, engine, arms = config.model, config.engine, config.arms
+    job = Job(
+        requests=options.requests,
+        rounds=options.rounds,
+        new_tokens=config.decoding.max_new_tokens,
+        images_at_once=model.encode_batch_size,
+        loop_batches=tuple(options.loop_batches),
+    )
+    bench = Bench(model, engine, job, frozenset[str]().union(*(arm.reducer.needs for arm in arms)))
+    runs: dict[str, Callable[[int], Measured]] = {
         f"loop, batch {batch}": partial(bench.run_loop, batch) for batch in job.loop_batches
     }
-    work |= {name: partial(bench.run, reducer) for name, reducer in arms.items()}
-    bench.run(next(iter(arms.values())), job.rounds)  # warms up
-    rounds: dict[str, list[dict[str, Any]]] = {name: [] for name in work}
+    runs |= {arm.name: partial(bench.run, arm.reducer) for arm in arms}
+    bench.run(arms[0].reducer, job.rounds)  # warms up
+    rounds: dict[str, list[Measured]] = {name: [] for name in runs}
     for number in range(job.rounds):
-        for name, once in work.items():
-            _give_back_memory()
-            rounds[name].append(once(number))
-    figures = {name: _figures(found, job.requests) for name, found in rounds.items()}
+        for name, run in runs.items():
+            _release_memory()
+            rounds[name].append(run(number))
+    figures = {name: _figures(measured, job.requests) for name, measured in rounds.items()}
     loops = {name: figure for name, figure in figures.items() if name.startswith("loop")}
     best = min(loops, key=lambda name: loops[name]["seconds_a_request"])
     for figure in figures.values():
@@ -171,14 +198,14 @@ def measure(model: Model, engine: EngineConfig, arms: Mapping[str, Reducer], job
     }
 
 
-def table(figures: dict[str, Any]) -> Table:
-    """A row for each arm."""
+def table(figures: EndToEndFigures) -> Table:
+    """Show a row for each arm and for each batch size of the loop."""
     arms = figures["arms"]
     first = next(iter(arms))
     baselines = {
         f"of {first}": "first_loop",
         f"of {figures['best_loop']}": "best_loop",
-    }  # one, if first is best
+    }  # a single one, if the first loop is the best
     rows = [
         (
             name,
@@ -216,16 +243,20 @@ def table(figures: dict[str, Any]) -> Table:
     )
 
 
-def _figures(found: Sequence[dict[str, Any]], requests: int) -> dict[str, Any]:
-    figure = {name: median(entry[name] for entry in found) for name in found[0]}
-    seconds = [(entry["encode_s"] + entry["generate_s"]) / requests for entry in found]
-    return figure | {"seconds_a_request": median(seconds), "rounds": list(found)}
+def _figures(rounds: Sequence[Measured], requests: int) -> ArmFigures:
+    """The medians over the rounds."""
+    medians = {name: median(measured[name] for measured in rounds) for name in rounds[0]}
+    seconds = [(measured["encode_s"] + measured["generate_s"]) / requests for measured in rounds]
+    return {**medians, "seconds_a_request": median(seconds), "rounds": list(rounds)}
 
 
-def _ratio(one: dict[str, Any], other: dict[str, Any], names: tuple[str, ...]) -> float:
-    """The median over rounds of how long one took, as a share of the other in the same round."""
-    pairs = zip(one["rounds"], other["rounds"], strict=True)
-    return median(sum(a[name] for name in names) / sum(b[name] for name in names) for a, b in pairs)
+def _ratio(arm: ArmFigures, baseline: ArmFigures, names: tuple[str, ...]) -> float:
+    """The median over rounds of an arm's seconds, divided by the baseline's in the same round."""
+    pairs = zip(arm["rounds"], baseline["rounds"], strict=True)
+    ratios: list[float] = [
+        sum(ours[name] for name in names) / sum(theirs[name] for name in names) for ours, theirs in pairs
+    ]
+    return median(ratios)
 
 
 def _picture(index: int) -> Image.Image:
@@ -233,8 +264,8 @@ def _picture(index: int) -> Image.Image:
     return Image.fromarray(coarse).resize((640, 480), Image.Resampling.BICUBIC)
 
 
-def _give_back_memory() -> None:
-    """Let go of what an earlier arm has freed, so that it does not stand in for what this one takes."""
+def _release_memory() -> None:
+    """Return freed memory to the system, so that the next arm's peak does not reuse it unseen."""
     gc.collect()
     libc = ctypes.CDLL(None)
     if hasattr(libc, "malloc_trim"):

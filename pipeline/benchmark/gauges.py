@@ -1,4 +1,4 @@
-"""What a figure was measured on."""
+"""Describes the machine that figures were measured on, and measures memory and peak speed."""
 
 import os
 import platform
@@ -6,15 +6,35 @@ import time
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, TypedDict, TypeVar
 
 from pipeline.support.table import console
 
-VERSIONS = ("python", "torch", "transformers", "ray", "pyarrow", "trimline")
+if TYPE_CHECKING:
+    import torch
+
+Result = TypeVar("Result")
+_MIB = 2**20
 
 
-def machine() -> dict[str, Any]:
-    """Processor, cores, memory, versions and how busy it is, for the head of a benchmark."""
+class Machine(TypedDict):
+    """Hardware, versions, and the load average of the last minute."""
+
+    processor: str
+    cores: int
+    memory_gib: float
+    gpu: str | None
+    load: float
+    python: str
+    torch: str
+    transformers: str
+    ray: str
+    pyarrow: str
+    trimline: str
+
+
+def machine() -> Machine:
+    """Describe this machine, for the head of a benchmark."""
     import torch
 
     return {
@@ -22,14 +42,18 @@ def machine() -> dict[str, Any]:
         "cores": len(os.sched_getaffinity(0)),
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-        "load": os.getloadavg()[0],  # processes that wanted a core in the last minute: other people's work
+        "load": os.getloadavg()[0],
         "python": platform.python_version(),
-        **{name: version(name) for name in VERSIONS[1:]},
+        "torch": version("torch"),
+        "transformers": version("transformers"),
+        "ray": version("ray"),
+        "pyarrow": version("pyarrow"),
+        "trimline": version("trimline"),
     }
 
 
-def gemm_tflops(dtype: Any, side: int = 4096, rounds: int = 3) -> float:
-    """The most that matrix products of this machine's CPU reach, in 10^12 operations a second."""
+def gemm_tflops(dtype: "torch.dtype", side: int = 4096, rounds: int = 3) -> float:
+    """Measure the peak of matrix products on this machine's CPU, in 10^12 operations a second."""
     import torch
 
     a, b = torch.randn(2, side, side).to(dtype)
@@ -50,16 +74,10 @@ def _processor() -> str:
     return platform.processor() or platform.machine()
 
 
-_MIB = 2**20
-
-
-Result = TypeVar("Result")
-
-
 def peak_mib(work: Callable[[], Result]) -> tuple[float, Result]:
-    """How far a call raises this process's resident memory above where it began, and what it returns."""
+    """Measure how far a call raises this process's resident memory; returns MiB and the call's result."""
     status = Path("/proc/self/status")
-    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+    Path("/proc/self/clear_refs").write_text("5")  # resets the peak
     before = _status_kib(status, "VmRSS")
     result = work()
     return max(0.0, (_status_kib(status, "VmHWM") - before) * 1024 / _MIB), result
@@ -70,10 +88,11 @@ def _status_kib(file: Path, name: str) -> int:
     return int(line.split()[1])
 
 
-def show_machine(machine: dict[str, Any]) -> None:
-    """Print what all tables below were measured on."""
+def show_machine(machine: Machine) -> None:
+    """Print the machine that all tables below were measured on."""
     gpu = machine["gpu"] or "no GPU"
-    versions = ", ".join(f"{name} {machine[name]}" for name in VERSIONS)
+    names = ("python", "torch", "transformers", "ray", "pyarrow", "trimline")
+    versions = ", ".join(f"{name} {version}" for name, version in machine.items() if name in names)
     out = console()
     out.print(f"{machine['processor']}, {machine['cores']} cores, {machine['memory_gib']:g} GiB, {gpu}")
     out.print(f"{versions}; load {machine['load']:.2f} before the start")

@@ -1,4 +1,4 @@
-"""Input for benchmarks: WebDataset tars of small pictures, made on the spot."""
+"""Makes the input of benchmarks: WebDataset tars of small pictures, a random ViT; times calls."""
 
 import io
 import json
@@ -6,7 +6,6 @@ import tarfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -14,7 +13,7 @@ from PIL import Image
 
 
 def write_tars(folder: Path, samples: int, questions: int, tars: int, side: int) -> Path:
-    """`samples` JPEGs of `side` pixels with `questions` questions each, in `tars` tars; always the same."""
+    """Write JPEGs of `side` pixels with `questions` questions each into `tars` tars, always the same."""
     folder.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(0)
     for number in range(tars):
@@ -23,9 +22,9 @@ def write_tars(folder: Path, samples: int, questions: int, tars: int, side: int)
                 coarse = Image.fromarray(rng.integers(0, 256, (6, 8, 3), np.uint8))
                 picture = io.BytesIO()
                 coarse.resize((side, side), Image.Resampling.BICUBIC).save(picture, "JPEG")
-                asked = [f"what is thing {index} part {part}?" for part in range(questions)]
+                texts = [f"what is thing {index} part {part}?" for part in range(questions)]
                 _add(tar, f"{index:08d}.jpg", picture.getvalue())
-                _add(tar, f"{index:08d}.json", json.dumps({"questions": asked}).encode())
+                _add(tar, f"{index:08d}.json", json.dumps({"questions": texts}).encode())
     return folder
 
 
@@ -35,8 +34,8 @@ def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
     tar.addfile(info, io.BytesIO(data))
 
 
-def vit_l(dtype: torch.dtype) -> Any:
-    """The 23 layers that LLaVA reads, with random weights, which change no time."""
+def vit_l(dtype: torch.dtype) -> torch.nn.Module:
+    """Make the 23 layers of CLIP's ViT-L that LLaVA reads, with random weights."""
     from transformers import CLIPVisionConfig, CLIPVisionModel
 
     config = CLIPVisionConfig(
@@ -47,12 +46,12 @@ def vit_l(dtype: torch.dtype) -> Any:
         image_size=336,
         patch_size=14,
     )
-    tower: Any = CLIPVisionModel(config)
+    tower: torch.nn.Module = CLIPVisionModel(config)
     return tower.to(dtype).eval()
 
 
-def seconds_of(work: Callable[[], Any]) -> float:
-    """How long a call takes."""
+def timed(work: Callable[[], object]) -> float:
+    """Measure the seconds of a call."""
     started = time.perf_counter()
     work()
     return time.perf_counter() - started

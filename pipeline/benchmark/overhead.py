@@ -1,22 +1,31 @@
-"""What a unit costs when it holds next to nothing: Ray's scheduling, the guard, a file."""
+"""Measures the overhead of a unit with one small request: Ray's scheduling, the guard, a file."""
 
 import dataclasses
-from typing import Any
+from typing import TypedDict
 
-from pipeline.benchmark import driver_memory
+from pipeline.benchmark.driver_memory import measure_driver
+from pipeline.benchmark.options import OverheadOptions
 from pipeline.run.config import RunConfig
 from pipeline.support.table import Table
 
 
-def measure(config: RunConfig, units: int) -> dict[str, Any]:
-    """Seconds a unit of one small picture with one question, while encode and generate are stubs."""
+class OverheadFigures(TypedDict):
+    """Number of units, and seconds of each."""
+
+    units: int
+    seconds_a_unit: float
+
+
+def measure(config: RunConfig, options: OverheadOptions) -> OverheadFigures:
+    """Time units of one small picture with one question; encode and generate are stubs."""
     limits = dataclasses.replace(config.limits, unit_samples=1)
-    (run,) = driver_memory.measure(dataclasses.replace(config, limits=limits), (units,), 1)["runs"]
-    return {name: run[name] for name in ("units", "seconds_a_unit")}
+    config = dataclasses.replace(config, limits=limits)
+    (run,) = measure_driver(config, [options.overhead_units], questions=1)["runs"]
+    return {"units": run["units"], "seconds_a_unit": run["seconds_a_unit"]}
 
 
-def table(figures: dict[str, Any]) -> Table:
-    """What `measure` found."""
+def table(figures: OverheadFigures) -> Table:
+    """Show milliseconds a unit."""
     return Table(
         "overhead: units of one request, encode and generate are stubs",
         ("", "ms a unit"),

@@ -1,9 +1,9 @@
-"""The loop that people write without Trimline: LLaVA as transformers has it, all tokens, `generate`.
+"""Runs the loop that users write without Trimline: transformers' LLaVA on all tokens, with `generate`.
 
 Legend: B requests of a batch, S pixels a side.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -13,36 +13,33 @@ from torch import Tensor
 from transformers import (
     AutoConfig,
     AutoProcessor,
-    CLIPVisionModelWithProjection,
     LlavaForConditionalGeneration,
 )
 
-from pipeline.models.checkpoints.kinds import SIGLIP, kind_of
-from pipeline.models.checkpoints.loading import load_part
+from pipeline.models.checkpoints.kinds import kind_of
+from pipeline.models.encoder import encoder_class
 from pipeline.models.llava import LanguageModel
-from pipeline.models.siglip import load_tower
 
 
 class PlainLoop:
-    """`LlavaForConditionalGeneration` over the weights that are loaded already, so that both fit in memory.
+    """Answers with `LlavaForConditionalGeneration`, which shares the weights of the loaded language model.
 
-    Its vision tower is one of its own, whole as the library runs it.
+    Its vision tower is loaded a second time, since the library runs all of its layers.
     """
 
     def __init__(self, folder: Path, clip: Path, language_model: LanguageModel, encode_dtype: torch.dtype):
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
         with torch.device("meta"):
             model = LlavaForConditionalGeneration(config)
-        if kind_of(config.to_dict()) is SIGLIP:
-            tower = load_tower(folder, encode_dtype)
-        else:
-            tower = load_part(CLIPVisionModelWithProjection, "vision tower", clip, encode_dtype).vision_model
+        tower = encoder_class(kind_of(config.to_dict())).library_tower(folder, clip, encode_dtype)
         model.model.vision_tower = tower
         model.model.multi_modal_projector = language_model.projector
         model.model.language_model = language_model.model.model
         model.lm_head = language_model.model.lm_head
-        self._model = model.eval()
-        self._processor: Any = AutoProcessor.from_pretrained(folder, trust_remote_code=False)
+        model.train(False)
+        self._model: Any = model  # the types of `generate` are the library's mixins'
+        load_processor: Callable[..., Any] = AutoProcessor.from_pretrained  # has no types
+        self._processor = load_processor(folder, trust_remote_code=False)
         self._dtype = encode_dtype
         self._encode_s = 0.0
         self._began = 0.0
@@ -52,7 +49,7 @@ class PlainLoop:
     def answer(
         self, prompts: Sequence[str], pixels_BCSS: Tensor, batch: int, new_tokens: int
     ) -> tuple[float, float, list[list[int]]]:
-        """Seconds of the vision tower, of all the rest, and the tokens of each answer."""
+        """Answer all prompts; returns seconds of the vision tower, of the rest, and each answer's tokens."""
         self._encode_s, started = 0.0, perf_counter()
         answers = []
         for first in range(0, len(prompts), batch):
@@ -77,10 +74,11 @@ class PlainLoop:
             min_new_tokens=new_tokens,
             do_sample=False,
         )
-        return tokens_BL[:, inputs.input_ids.shape[1] :].tolist()
+        answers: list[list[int]] = tokens_BL[:, inputs.input_ids.shape[1] :].tolist()
+        return answers
 
-    def _encoding(self, *_: Any) -> None:
+    def _encoding(self, *_: object) -> None:
         self._began = perf_counter()
 
-    def _encoded(self, *_: Any) -> None:
+    def _encoded(self, *_: object) -> None:
         self._encode_s += perf_counter() - self._began

@@ -1,72 +1,116 @@
-"""What each reducer costs beside CLIP's forward pass for the same images: time and memory.
+"""Measures time and memory of each reducer, beside CLIP's forward pass for the same images.
 
 Legend: B images, N patches, D vision width, P joint CLIP width, d width of a head, H language width.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable
 from functools import partial
 from statistics import median
-from typing import Any
+from typing import TypedDict
 
 import torch
 
 from pipeline.benchmark.gauges import peak_mib
-from pipeline.benchmark.inputs import seconds_of, vit_l
+from pipeline.benchmark.inputs import timed, vit_l
 from pipeline.benchmark.merge_loop import merge_loop
+from pipeline.benchmark.options import ReducersOptions
+from pipeline.run.config import RunConfig
 from pipeline.support.table import Table
-from trim import PruMerge, Reducer, VisualTokens
+from trim import PruMerge, VisualTokens
 from trim.cosine import unit_vectors
-from trim.prumerge import merge
+from trim.prumerge import merge_neighbours
 from trim.select import iqr_outliers
 
 _N, _D, _P, _HEAD, _H = 576, 1024, 768, 64, 4096
 
 
-def measure(reducers: Mapping[str, Reducer], batches: list[int], rounds: int, dtype: str) -> dict[str, Any]:
-    """Milliseconds an image and MiB at the peak for each reducer and batch size, on random features.
+class ReducerRow(TypedDict):
+    """One reducer at one batch size."""
 
-    Each image has a tenth of its patches near its text and near what CLS attends to, so that automatic
-    budgets keep about as many patches as on real images. Reducers and the ViT take turns; medians are told.
+    reducer: str
+    batch: int
+    kept: float
+    ms_an_image: float
+    peak_mib: float
+    share_of_vit: float
+
+
+class MergeFigures(TypedDict):
+    """PruMerge's merge beside the published loop."""
+
+    kept: int
+    ms_an_image: float
+    loop_ms_an_image: float
+    times_faster: float
+
+
+class ReducersFigures(TypedDict):
+    """The rows, and milliseconds of the ViT for each image, by batch size."""
+
+    dtype: str
+    patches: int
+    width: int
+    rows: list[ReducerRow]
+    vit_ms_an_image: dict[int, float]
+    merge: MergeFigures
+
+
+def measure(config: RunConfig, options: ReducersOptions) -> ReducersFigures:
+    """Measure milliseconds an image and peak MiB of the reducers of `config.arms`, on random features.
+
+    A tenth of each image's patches lies near its text and near CLS, so that automatic budgets keep about as
+    many patches as on real images. Reducers and the ViT take turns; the figures are medians.
     """
-    kind = getattr(torch, dtype)
+    reducers = {arm.name: arm.reducer for arm in config.arms}
+    rounds, kind = options.rounds, getattr(torch, options.reducer_dtype)
     tower = vit_l(kind)
-    figures: dict[str, Any] = {"dtype": dtype, "patches": _N, "width": _D, "rows": [], "vit_ms_an_image": {}}
-    for batch in batches:
+    rows: list[ReducerRow] = []
+    vit_ms: dict[int, float] = {}
+    for batch in options.reducer_batches:
         times: dict[str, list[float]] = {name: [] for name in reducers}
-        kept, peaks, vit_s = {}, {}, []
-        pixels = torch.randn(min(batch, 4), 3, 336, 336).to(kind)  # more at once are no faster here
+        kept: dict[str, float] = {}
+        peaks: dict[str, float] = {}
+        vit_s: list[float] = []
+        pixels = torch.randn(min(batch, 4), 3, 336, 336).to(kind)  # a larger batch is no faster here
         features = {name: _features(batch, kind, reducer.needs) for name, reducer in reducers.items()}
         for name, reducer in reducers.items():  # warms up, too
-            peaks[name], found = peak_mib(partial(reducer, features[name]))
-            kept[name] = sum(len(item.tokens) for item in found) / batch
+            peaks[name], results = peak_mib(partial(reducer, features[name]))
+            kept[name] = sum(len(item.tokens) for item in results) / batch
         for _ in range(rounds):
             for name, reducer in reducers.items():
-                times[name].append(seconds_of(partial(reducer, features[name])))
+                times[name].append(timed(partial(reducer, features[name])))
             with torch.inference_mode():
-                vit_s.append(seconds_of(partial(tower, pixels)) / len(pixels))
+                vit_s.append(timed(partial(tower, pixels)) / len(pixels))
         for name in reducers:
-            row = {
-                "reducer": name,
-                "batch": batch,
-                "kept": kept[name],
-                "ms_an_image": 1e3 * median(times[name]) / batch,
-                "peak_mib": peaks[name],
-            }
-            row["share_of_vit"] = median(times[name]) / batch / median(vit_s)
-            figures["rows"].append(row)
-        figures["vit_ms_an_image"][batch] = 1e3 * median(vit_s)
-    figures["merge"] = _merging(rounds)
-    return figures
+            rows.append(
+                {
+                    "reducer": name,
+                    "batch": batch,
+                    "kept": kept[name],
+                    "ms_an_image": 1e3 * median(times[name]) / batch,
+                    "peak_mib": peaks[name],
+                    "share_of_vit": median(times[name]) / batch / median(vit_s),
+                }
+            )
+        vit_ms[batch] = 1e3 * median(vit_s)
+    return {
+        "dtype": options.reducer_dtype,
+        "patches": _N,
+        "width": _D,
+        "rows": rows,
+        "vit_ms_an_image": vit_ms,
+        "merge": _measure_merge(rounds),
+    }
 
 
-def _merging(rounds: int) -> dict[str, float]:
-    """PruMerge's merge of one image beside the published loop over its tokens, in float32, taking turns."""
+def _measure_merge(rounds: int) -> MergeFigures:
+    """Time PruMerge's merge of one image and the published loop over its tokens, in float32, in turns."""
     x = _features(1, torch.float32, PruMerge.needs)
     assert x.last_cls_attention is not None and x.last_keys is not None
     scores_N = x.last_cls_attention[0]
     kept_k = scores_N.argsort(descending=True)[: int(iqr_outliers(scores_N[None]).sum())]
     unit_ND = unit_vectors(x.last_keys[0], "last_keys", 0)
-    given = (x.patches[0], scores_N, unit_ND, kept_k, PruMerge().neighbours)
+    arguments = (x.patches[0], scores_N, unit_ND, kept_k, PruMerge().neighbours)
     published = (
         x.patches[0],
         scores_N,
@@ -74,21 +118,22 @@ def _merging(rounds: int) -> dict[str, float]:
         kept_k,
         PruMerge().neighbours,
     )  # no wider than its keys
-    torch.testing.assert_close(merge(*given), merge_loop(*published), rtol=1e-4, atol=1e-4)
-    ours, loop = [], []
+    torch.testing.assert_close(merge_neighbours(*arguments), merge_loop(*published), rtol=1e-4, atol=1e-4)
+    merge_s: list[float] = []
+    loop_s: list[float] = []
     for _ in range(10 * rounds):
-        ours.append(seconds_of(partial(merge, *given)))
-        loop.append(seconds_of(partial(merge_loop, *published)))
+        merge_s.append(timed(partial(merge_neighbours, *arguments)))
+        loop_s.append(timed(partial(merge_loop, *published)))
     return {
         "kept": len(kept_k),
-        "ms_an_image": 1e3 * median(ours),
-        "loop_ms_an_image": 1e3 * median(loop),
-        "times_faster": median(loop) / median(ours),
+        "ms_an_image": 1e3 * median(merge_s),
+        "loop_ms_an_image": 1e3 * median(loop_s),
+        "times_faster": median(loop_s) / median(merge_s),
     }
 
 
-def table(figures: dict[str, Any]) -> Table:
-    """A row for each reducer, columns by batch size."""
+def table(figures: ReducersFigures) -> Table:
+    """Show a row for each reducer, with columns for each batch size."""
     batches = sorted({row["batch"] for row in figures["rows"]})
     names = list(dict.fromkeys(row["reducer"] for row in figures["rows"]))
     cells = {(row["reducer"], row["batch"]): row for row in figures["rows"]}
@@ -97,7 +142,7 @@ def table(figures: dict[str, Any]) -> Table:
         columns += [f"ms/image B={batch}", "MiB", "of ViT"]
     rows = []
     for name in names:
-        line: list[Any] = [name, cells[name, batches[0]]["kept"]]
+        line: list[object] = [name, cells[name, batches[0]]["kept"]]
         for batch in batches:
             cell = cells[name, batch]
             line += [cell["ms_an_image"], cell["peak_mib"], f"{cell['share_of_vit']:.2%}"]
@@ -119,7 +164,7 @@ def table(figures: dict[str, Any]) -> Table:
 
 
 def _features(batch: int, dtype: torch.dtype, needs: frozenset[str]) -> VisualTokens:
-    """Random features of `batch` images; only what is needed is made."""
+    """Make random features of `batch` images, only those in `needs`."""
     generator = torch.Generator().manual_seed(batch)
 
     def normal(*shape: int) -> torch.Tensor:
@@ -128,7 +173,7 @@ def _features(batch: int, dtype: torch.dtype, needs: frozenset[str]) -> VisualTo
     near_BN1 = (torch.rand(batch, _N, 1, generator=generator) < 0.1).float()
     text_BP = normal(batch, _P) * _P**-0.5
     weights_BN = (normal(batch, _N) + 4 * near_BN1[..., 0]).softmax(-1)
-    made = {
+    fields: dict[str, Callable[[], torch.Tensor]] = {
         "metric": lambda: normal(batch, _N, _P) * 0.5 - 8 * near_BN1 * text_BP[:, None],
         "text": lambda: text_BP,
         "cls": lambda: normal(batch, _D).to(dtype),
@@ -139,4 +184,4 @@ def _features(batch: int, dtype: torch.dtype, needs: frozenset[str]) -> VisualTo
         "embeddings": lambda: normal(batch, _N, _H).to(dtype),
         "identity": lambda: torch.randint(2**62, (batch,), generator=generator),
     }
-    return VisualTokens(patches=normal(batch, _N, _D).to(dtype), **{name: made[name]() for name in needs})
+    return VisualTokens(patches=normal(batch, _N, _D).to(dtype), **{name: fields[name]() for name in needs})

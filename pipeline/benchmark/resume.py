@@ -1,13 +1,14 @@
-"""How long a run takes to find out what is missing, beside an output of very many units."""
+"""Measures how long a run takes to find its missing units in an output of very many."""
 
 import dataclasses
 import os
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 from pipeline.benchmark.inputs import write_tars
+from pipeline.benchmark.options import ResumeOptions
 from pipeline.output.units import Unit
 from pipeline.run.config import RunConfig
 from pipeline.run.prepare import prepare
@@ -17,27 +18,37 @@ from pipeline.support.table import Table
 _SHARDS = 100
 
 
-def measure(config: RunConfig, units: int) -> dict[str, Any]:
-    """Seconds from a configuration to the list of missing units, of an output whose last unit is missing.
+class ResumeFigures(TypedDict):
+    """Seconds for an output of `units` finished units, and for one of none (`start_s`)."""
 
-    The units' files are empty: what they hold is not looked at. Beside it, the same of an output of one unit.
+    units: int
+    seconds: float
+    start_s: float
+
+
+def measure(config: RunConfig, options: ResumeOptions) -> ResumeFigures:
+    """Time the way from a configuration to the list of missing units; one unit is missing.
+
+    The units' files are empty: only their names are read.
     """
+    units = options.resume_units
     with tempfile.TemporaryDirectory(prefix="trimline-") as folder:
         source = WebDataset(path=str(write_tars(Path(folder) / "in", _SHARDS, 1, _SHARDS, 32)))
         run = dataclasses.replace(config, source=source)
-        few = _prepared(run, Path(folder) / "few", 0)
-        return {"units": units, "seconds": _prepared(run, Path(folder) / "many", units), "start_s": few}
+        start_s = _seconds(run, Path(folder) / "few", 0)
+        return {"units": units, "seconds": _seconds(run, Path(folder) / "many", units), "start_s": start_s}
 
 
-def _prepared(config: RunConfig, output: Path, units: int) -> float:
+def _seconds(config: RunConfig, output: Path, units: int) -> float:
+    """Make the files of all units but the last, then time what a run does before Ray starts."""
     options = dataclasses.replace(config.options, output=str(output), limit=None)
     config = dataclasses.replace(config, options=options)
     prepare(config)  # freezes the plan
     (output / "data").mkdir(exist_ok=True)
-    each = units // _SHARDS
+    units_per_shard = units // _SHARDS
     for shard in range(_SHARDS):
-        for number in range(each):
-            last = number == each - 1
+        for number in range(units_per_shard):
+            last = number == units_per_shard - 1
             if not (last and shard == _SHARDS - 1):
                 unit = Unit(shard, 64 * number, 64 * (number + 1), last)
                 os.close(os.open(output / "data" / unit.file_name, os.O_CREAT | os.O_WRONLY))
@@ -50,8 +61,8 @@ def _prepared(config: RunConfig, output: Path, units: int) -> float:
     return seconds
 
 
-def table(figures: dict[str, Any]) -> Table:
-    """What `measure` found."""
+def table(figures: ResumeFigures) -> Table:
+    """Show both outputs."""
     return Table(
         "resume: seconds until it is known what is missing",
         ("finished units", "seconds"),

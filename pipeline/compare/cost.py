@@ -1,13 +1,13 @@
-"""Seconds as money."""
+"""Converts seconds of a machine into money."""
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
+from pipeline.compare.comparison import Cost
 from pipeline.compare.machine_time import Provisioned
 from pipeline.support.fields import free, require
-from pipeline.support.intervals import interval, quotient
+from pipeline.support.intervals import Figure, interval, quotient
 
 MILLION = 1_000_000
 _HOUR = 3600.0
@@ -15,7 +15,7 @@ _HOUR = 3600.0
 
 @dataclass(frozen=True)
 class Pricing:
-    """What the hardware costs that a job ran on.
+    """Configures the price of the hardware that a job ran on.
 
     Args:
         hardware: its name, for the report.
@@ -33,8 +33,10 @@ class Pricing:
         require(bool(self.currency), "pricing.currency must not be empty")
 
 
-def seconds_per_success(time: Provisioned, busy: np.ndarray, ok: np.ndarray) -> np.ndarray:
-    """Provisioned seconds as if alone for each request that was answered: failures are charged to them.
+def seconds_per_success(time: Provisioned, busy: Figure, ok: Figure) -> Figure:
+    """Divides an arm's provisioned seconds, as if alone, by its answered requests.
+
+    Failed requests are charged to the answered ones.
 
     Args:
         time: of the whole run.
@@ -46,18 +48,18 @@ def seconds_per_success(time: Provisioned, busy: np.ndarray, ok: np.ndarray) -> 
     return quotient(np.full(len(ok), time.alone), ok)
 
 
-def cost_of(time: Provisioned, per_success: np.ndarray, ok: int, pricing: Pricing) -> dict[str, Any]:
-    """An arm's cost of a million answers, with its interval, and that of starting once, which is not in it.
+def cost_of(time: Provisioned, per_success: Figure, ok: int, pricing: Pricing) -> Cost:
+    """Computes an arm's cost of a million answers, with its interval, and that of starting once.
 
     `per_million` is as if the arm had run alone, `shared_per_million` its part of the job as it ran.
     """
     rate = pricing.price_per_hour / _HOUR
-    return {
-        "currency": pricing.currency,
-        "price_per_hour": pricing.price_per_hour,
-        "hardware": pricing.hardware,
-        "per_million": interval(per_success * rate * MILLION),
-        "shared_per_million": time.shared / ok * rate * MILLION if ok else None,
-        "startup_seconds": time.startup,
-        "startup_cost": time.startup * rate,
-    }
+    return Cost(
+        currency=pricing.currency,
+        price_per_hour=pricing.price_per_hour,
+        hardware=pricing.hardware,
+        per_million=interval(per_success * rate * MILLION),
+        shared_per_million=time.shared / ok * rate * MILLION if ok else None,
+        startup_seconds=time.startup,
+        startup_cost=time.startup * rate,
+    )

@@ -1,97 +1,96 @@
-"""The arms' outputs, unit by unit: the same requests in the same order, or an error that names one."""
+"""Joins the arms' outputs unit by unit: the same requests in the same order, or an error naming one."""
 
-import json
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipeline.output.footers import FOOTER
-from pipeline.output.opened import finished_files
-from pipeline.output.units import Finished
-from pipeline.storage.uris import Storage, list_names
+from pipeline.output.footers import Footer, footer_in
+from pipeline.output.layout import DATA
+from pipeline.output.opened import Output, open_output
+from pipeline.storage.uris import Storage
 from pipeline.support.errors import ConfigError
 from pipeline.support.schema import ARM_COLUMNS, SHARED_COLUMNS
 
-IMAGE = "image_sha256"  # null in an arm that never came to read the image
-# What a request is, whatever arm answers it.
+IMAGE = "image_sha256"  # null in an arm that did not read the image
+# the columns that define a request, the same in every arm
 REQUEST = tuple(name for name in SHARED_COLUMNS if name != IMAGE)
 _COLUMNS = [*SHARED_COLUMNS, *ARM_COLUMNS, "model"]
 
 
 @dataclass(frozen=True)
 class JoinedUnit:
-    """One unit of every arm: line by line the same requests, and the files' footers."""
+    """Holds one unit of every arm: row by row the same requests, and the files' footers."""
 
     tables: dict[str, pa.Table]
-    footers: dict[str, dict[str, Any]]
+    footers: dict[str, Footer]
 
 
-def joined_units(outputs: Mapping[str, str], storage: Storage) -> Iterator[JoinedUnit]:
-    """The units of finished outputs in the order of the plan; one of each arm is in memory at a time.
+def open_arms(outputs: Mapping[str, str], storage: Storage) -> dict[str, Output]:
+    """Opens the arms' outputs; ConfigError, which names the arm, if one is missing or damaged."""
+    arms = {}
+    for arm, folder in outputs.items():
+        try:
+            arms[arm] = open_output(folder, storage)
+        except ConfigError as error:
+            raise ConfigError(f"arm {arm}: {error}") from None
+    return arms
+
+
+def joined_units(outputs: Mapping[str, Output]) -> Iterator[JoinedUnit]:
+    """Reads the units of finished outputs in the order of the plan, one of each arm at a time.
 
     Raises:
-        ConfigError: an output is not there, not finished or damaged, or any unit or key of one arm is
-            missing, doubled or elsewhere in another; the arm and the file or key are named.
+        ConfigError: an output is not finished or damaged, or any unit or key of one arm is missing, doubled
+            or elsewhere in another; the message names the arm and the file or key.
     """
-    names = same_units(outputs, storage)
+    names = same_units(outputs)
     with ThreadPoolExecutor(len(outputs)) as pool:
         for name in names:
-            reading = {arm: pool.submit(_read, arm, output, name, storage) for arm, output in outputs.items()}
+            reading = {arm: pool.submit(_read, arm, output, name) for arm, output in outputs.items()}
             tables = {arm: table.result() for arm, table in reading.items()}
             require_same_requests(tables, name)
             yield JoinedUnit(tables, {arm: _footer(arm, table, name) for arm, table in tables.items()})
 
 
-def same_units(outputs: Mapping[str, str], storage: Storage) -> list[str]:
-    """The names of the unit files, in order; ConfigError if the arms do not have the same, or not all."""
-    found = {arm: _unit_names(arm, output, storage) for arm, output in outputs.items()}
-    first, *others = found
+def same_units(outputs: Mapping[str, Output]) -> list[str]:
+    """Lists the names of the unit files, in order; ConfigError unless all arms have the same."""
+    names = {arm: dict.fromkeys(output.names()) for arm, output in outputs.items()}
+    first, *others = names
     for arm in others:
         for lacking, having in ((arm, first), (first, arm)):
-            missing = [name for name in found[having] if name not in found[lacking]]
+            missing = [name for name in names[having] if name not in names[lacking]]
             if missing:
                 more = f", and {len(missing) - 1} more," if len(missing) > 1 else ""
                 raise ConfigError(f"arm {lacking} lacks data/{missing[0]},{more} which arm {having} has")
     for output in outputs.values():
-        finished_files(output, storage)
-    return list(found[first])
+        output.require_finished()
+    return list(names[first])
 
 
-def _unit_names(arm: str, output: str, storage: Storage) -> dict[str, None]:
-    """In order, as the keys of a dictionary."""
-    fs, folder = storage.open(output)
-    with storage.reaching(f"arm {arm}", output):
-        names = list(list_names(fs, f"{folder}/data"))
+def _read(arm: str, output: Output, name: str) -> pa.Table:
+    storage = output.storage
+    fs, path = storage.open(output.folder)
     try:
-        return {unit.file_name: None for unit in Finished(names)}
-    except ConfigError as error:
-        raise ConfigError(f"arm {arm}: {error}") from None
-
-
-def _read(arm: str, output: str, name: str, storage: Storage) -> pa.Table:
-    fs, folder = storage.open(output)
-    try:
-        with storage.reaching(f"arm {arm}", output), fs.open(f"{folder}/data/{name}", "rb") as file:
+        with storage.reaching(f"arm {arm}", output.folder), fs.open(f"{path}/{DATA}/{name}", "rb") as file:
             return pq.read_table(file, columns=_COLUMNS, page_checksum_verification=True)
     except pa.ArrowException as error:
         raise ConfigError(f"arm {arm}: data/{name}: {storage.redact(str(error))[:200]}") from None
 
 
-def _footer(arm: str, table: pa.Table, name: str) -> dict[str, Any]:
-    metadata = table.schema.metadata or {}
-    if FOOTER not in metadata:
+def _footer(arm: str, table: pa.Table, name: str) -> Footer:
+    footer = footer_in(table.schema.metadata)
+    if footer is None:
         raise ConfigError(f"arm {arm}: data/{name} was not written by Trimline")
-    return dict(json.loads(metadata[FOOTER]))
+    return footer
 
 
 def require_same_requests(tables: Mapping[str, pa.Table], name: str) -> None:
-    """ConfigError, naming arm and key, unless line i of every arm's unit is the same request."""
+    """Raises ConfigError, naming arm and key, unless row i of every arm's unit is the same request."""
     first, *others = tables
     keys = {arm: table["key"].to_pylist() for arm, table in tables.items()}
     for arm in tables:
@@ -109,12 +108,14 @@ def _require_unique(arm: str, keys: list[str], name: str) -> None:
         raise ConfigError(f"arm {arm}: data/{name} holds {doubled[0]} twice")
 
 
-def _key_fault(first: str, keys: list[str], arm: str, own: list[str], name: str) -> str:
-    for lacking, there, having, wanted in ((arm, set(own), first, keys), (first, set(keys), arm, own)):
-        missing = [key for key in wanted if key not in there]
+def _key_fault(first: str, first_keys: list[str], arm: str, keys: list[str], name: str) -> str:
+    of_arm = {first: first_keys, arm: keys}
+    for lacking, having in ((arm, first), (first, arm)):
+        existing = set(of_arm[lacking])
+        missing = [key for key in of_arm[having] if key not in existing]
         if missing:
             return f"arm {lacking} lacks {missing[0]}, which arm {having} has in data/{name}"
-    moved = next(ours for ours, theirs in zip(own, keys, strict=True) if ours != theirs)
+    moved = next(key for key, first_key in zip(keys, first_keys, strict=True) if key != first_key)
     return f"arm {arm}: data/{name} holds its rows in another order than arm {first}, from {moved} on"
 
 

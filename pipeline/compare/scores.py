@@ -1,45 +1,55 @@
-"""The arms' answers against a dataset's references: figures for each arm, and paired differences."""
+"""Scores the arms' answers against a dataset's references, and computes paired differences."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import fields
-from typing import Any
+from dataclasses import dataclass, fields
 
 import numpy as np
 import pyarrow as pa
 
-from pipeline.evaluate.base import Answered, Dataset, Metric
-from pipeline.evaluate.evaluate import figures_of
+from pipeline.compare.comparison import McNemar
+from pipeline.evaluate.base import Answered, Dataset, Metric, Numbers
 from pipeline.evaluate.join import Join, choose_join
-from pipeline.evaluate.tally import Kept
+from pipeline.evaluate.score_intervals import ScoresJson, scores_of
+from pipeline.evaluate.tally import Tally
+from pipeline.output.opened import Output
 from pipeline.storage.uris import Storage
 from pipeline.support.errors import ConfigError
-from pipeline.support.intervals import interval, resampled_sums
+from pipeline.support.intervals import Figure, Interval, interval, resampled_sums
 
 _COLUMNS = [column.name for column in fields(Answered)]
 
 
+@dataclass(frozen=True)
+class ScoreDifference:
+    """Holds an arm's scores less the baseline's, with paired intervals; the first is the main figure's."""
+
+    score_difference: Interval | None
+    mcnemar: McNemar | None
+    figure_differences: dict[str, Interval]
+
+
 class Scores:
-    """Scores joined units as they come; every request must be one of the references."""
+    """Scores joined units one by one; every request must be one of the references."""
 
     def __init__(self, metric: Metric, join: Join, arms: Iterable[str]) -> None:
-        self.kept = {arm: Kept(metric) for arm in arms}
+        self.tallies = {arm: Tally(metric) for arm in arms}
         self._metric, self._join = metric, join
 
     def add(self, tables: Mapping[str, pa.Table]) -> dict[str, list[float | None]]:
-        """Each arm's score of each of a unit's requests; None where the answer is not known.
+        """Scores a unit's requests, by arm; None where the right answer is not known.
 
         Raises:
-            ConfigError: a request is not among the references, or is there twice.
+            ConfigError: a request is not among the references, or occurs twice.
         """
         rows = {arm: _answered(table) for arm, table in tables.items()}
         references = [self._join.match(row) for row in next(iter(rows.values()))]
         return {
             arm: [
-                self._score(self.kept[arm].add(row, reference))
-                for row, reference in zip(own, references, strict=True)
+                self._score(self.tallies[arm].add(row, reference))
+                for row, reference in zip(of_arm, references, strict=True)
             ]
-            for arm, own in rows.items()
+            for arm, of_arm in rows.items()
         }
 
     def _score(self, observed: Sequence[float] | None) -> float | None:
@@ -51,69 +61,69 @@ class Scores:
         figures = self._metric.figures(np.array([*unit, 1.0])).values()
         return next((float(value) for value in figures if not math.isnan(value)), None)
 
-    def figures(self, arm: str, *, resamples: int, seed: int) -> dict[str, Any] | None:
-        """An arm's figures as evaluation.json has them; None if no request has a known answer."""
-        kept = self.kept[arm]
-        return figures_of(self._metric, kept, resamples=resamples, seed=seed) if kept.count else None
+    def figures(self, arm: str, *, resamples: int, seed: int) -> ScoresJson | None:
+        """Returns an arm's scores as in evaluation.json; None if no request has a known answer."""
+        tally = self.tallies[arm]
+        return scores_of(self._metric, tally, resamples=resamples, seed=seed) if tally.count else None
 
-    def differences(self, baseline: str, *, resamples: int, seed: int) -> dict[str, dict[str, Any]]:
-        """For each other arm: `score_difference`, `mcnemar`, and `figure_differences` (arm less baseline).
+    def differences(self, baseline: str, *, resamples: int, seed: int) -> dict[str, ScoreDifference]:
+        """Compares each other arm's scores with the baseline's; empty if no answer is known.
 
         The first figure of the metric is the score. Its difference is that of the figures over all units with
-        a paired interval; McNemar's test is over the units for which it is defined and 0 or 1 in both arms.
+        a paired interval; McNemar's test is over the units where it is defined and 0 or 1 in both arms.
         """
-        if not self.kept[baseline].count:
+        if not self.tallies[baseline].count:
             return {}
-        units = {arm: kept.units() for arm, kept in self.kept.items()}
+        units = {arm: tally.units() for arm, tally in self.tallies.items()}
         drawn = self._resampled(units, resamples=resamples, seed=seed)
-        found = {}
+        compared = {}
         for arm in units:
             if arm != baseline:
                 differences = {
                     name: interval(drawn[arm][name] - drawn[baseline][name]) for name in drawn[arm]
                 }
-                found[arm] = {
-                    "score_difference": next(iter(differences.values())),
-                    "mcnemar": mcnemar(self._first(units[baseline]), self._first(units[arm])),
-                    "figure_differences": {name: told for name, told in differences.items() if told},
-                }
-        return found
+                compared[arm] = ScoreDifference(
+                    next(iter(differences.values())),
+                    mcnemar(self._first(units[baseline]), self._first(units[arm])),
+                    {name: figure for name, figure in differences.items() if figure},
+                )
+        return compared
 
     def _resampled(
-        self, units: Mapping[str, np.ndarray], *, resamples: int, seed: int
-    ) -> dict[str, dict[str, np.ndarray]]:
+        self, units: Mapping[str, Numbers], *, resamples: int, seed: int
+    ) -> dict[str, dict[str, Figure]]:
         """Each arm's figures, [R + 1] each, under the same draws of units."""
         columns = {
             (arm, place): (numbers,) for arm, rows in units.items() for place, numbers in enumerate(rows.T)
         }
         sums = resampled_sums(columns, resamples=resamples, seed=seed)
-        found = {}
+        figures_of = {}
         for arm, rows in units.items():
             width = rows.shape[1]
-            told = list(map(self._metric.figures, np.stack([sums[arm, place] for place in range(width)], 1)))
-            found[arm] = {name: np.array([figures[name] for figures in told]) for name in told[0]}
-        return found
+            draws = list(map(self._metric.figures, np.stack([sums[arm, place] for place in range(width)], 1)))
+            figures_of[arm] = {name: np.array([figures[name] for figures in draws]) for name in draws[0]}
+        return figures_of
 
-    def _first(self, units: np.ndarray) -> np.ndarray:
+    def _first(self, units: Numbers) -> Numbers:
         """The metric's first figure of each unit by itself, NaN where it is not defined."""
         return np.array([next(iter(self._metric.figures(row).values())) for row in units])
 
     def notes(self) -> list[str]:
-        """What a reader of the figures should know."""
-        kept = next(iter(self.kept.values()))
-        rows, asked = sum(kept.status.values()), len(self._join.references)
-        found = list(self._metric.notes)
-        if rows < asked:
-            found.append(f"A part of the dataset: {rows:,} of {asked:,} questions.")
-        if kept.without_truth:
-            found.append(f"{kept.without_truth:,} requests have no known answer and are not scored.")
-        return found
+        """Returns what a reader of the figures should know."""
+        tally = next(iter(self.tallies.values()))
+        rows, questions = sum(tally.status.values()), len(self._join.references)
+        notes = list(self._metric.notes)
+        if rows < questions:
+            notes.append(f"A part of the dataset: {rows:,} of {questions:,} questions.")
+        if tally.without_truth:
+            notes.append(f"{tally.without_truth:,} requests have no known answer and are not scored.")
+        return notes
 
 
 def open_scores(
-    dataset: Dataset | None, outputs: Mapping[str, str], storage: Storage
+    dataset: Dataset | None, outputs: Mapping[str, Output], storage: Storage
 ) -> tuple[Scores | None, list[str]]:
-    """What scores the arms, or None, and notes that say why there is none.
+    """Opens a dataset's scores of the arms; None, with notes that say why, if it has none.
 
     Raises:
         ConfigError: an official file is missing or damaged, or holds no question.
@@ -126,7 +136,7 @@ def open_scores(
     metric = dataset.metric(references) if any(reference.answers for reference in references) else None
     if metric is None:
         return None, ["The dataset's answers are not public or need a judge: there is no score."]
-    join = choose_join(references, dataset.joint, next(iter(outputs.values())), storage)
+    join = choose_join(references, dataset.joint, next(iter(outputs.values())))
     return Scores(metric, join, outputs), []
 
 
@@ -134,23 +144,18 @@ def _answered(table: pa.Table) -> list[Answered]:
     return [Answered(**row) for row in table.select(_COLUMNS).to_pylist()]
 
 
-def mcnemar(base: np.ndarray, other: np.ndarray) -> dict[str, float] | None:
-    """The exact two-sided test of paired scores; None if a score is neither 0, 1 nor NaN (not scored).
-
-    Returns:
-        b: right in the baseline alone; c: right in the other arm alone; p: the probability, under a fair
-        coin, of a split of b + c at least as uneven.
-    """
+def mcnemar(base: Numbers, other: Numbers) -> McNemar | None:
+    """Tests paired scores exactly and two-sided; None if a score is neither 0, 1 nor NaN (not scored)."""
     scored = ~(np.isnan(base) | np.isnan(other))
     base, other = base[scored], other[scored]
     if not len(base) or not np.isin([base, other], (0.0, 1.0)).all():
         return None
     b, c = int((base > other).sum()), int((other > base).sum())
-    return {"b": b, "c": c, "p": sign_test(b, c)}
+    return McNemar(b, c, sign_test(b, c))
 
 
 def sign_test(b: int, c: int) -> float:
-    """The exact two-sided binomial probability of a split as uneven as b to c; 1 if both are 0."""
+    """Computes the two-sided binomial probability of a split as uneven as b to c; 1 if both are 0."""
     n, fewer = b + c, min(b, c)
     logs = [_log_choose(n, k) - n * math.log(2) for k in range(fewer + 1)]
     return min(1.0, 2 * math.fsum(map(math.exp, logs)))

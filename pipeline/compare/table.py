@@ -1,24 +1,23 @@
-"""comparison.parquet: one row a request, every arm's answer beside the others'."""
+"""Writes comparison.parquet: one row a request, every arm's answer beside the others'."""
 
 import tempfile
 from collections.abc import Mapping, Sequence
 from types import TracebackType
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline.compare.join import IMAGE
+from pipeline.output.layout import COMPARISON_TABLE
 from pipeline.storage.uris import Storage, put_atomic
 from pipeline.support.schema import ARM_COLUMNS, PREDICTIONS, SHARED_COLUMNS
 
-NAME = "comparison.parquet"
 _ROWS_AT_ONCE = 16384
 
 
 def comparison_schema(arms: Sequence[str]) -> pa.Schema:
-    """The request's columns, then arm by arm `<column>.<arm>`, closed by `score.<arm>`."""
+    """Returns the request's columns, then, arm by arm, `<column>.<arm>` and last `score.<arm>`."""
     fields = [PREDICTIONS.field(name) for name in SHARED_COLUMNS]
     for arm in arms:
         fields += [PREDICTIONS.field(name).with_name(f"{name}.{arm}") for name in ARM_COLUMNS]
@@ -27,9 +26,9 @@ def comparison_schema(arms: Sequence[str]) -> pa.Schema:
 
 
 def joined_table(tables: Mapping[str, pa.Table], scores: Mapping[str, Sequence[float | None]]) -> pa.Table:
-    """One unit's rows. An arm's `scores` are null without ground truth."""
-    some = next(iter(tables.values()))
-    columns = [some[name] for name in SHARED_COLUMNS]
+    """Joins one unit's rows. An arm's `scores` are null without ground truth."""
+    first = next(iter(tables.values()))
+    columns = [first[name] for name in SHARED_COLUMNS]
     columns[SHARED_COLUMNS.index(IMAGE)] = pc.coalesce(*(table[IMAGE] for table in tables.values()))
     for arm, table in tables.items():
         columns += [table[name] for name in ARM_COLUMNS]
@@ -38,9 +37,9 @@ def joined_table(tables: Mapping[str, pa.Table], scores: Mapping[str, Sequence[f
 
 
 class ComparisonWriter:
-    """Writes `<place>/comparison.parquet`, which is seen whole once the block has ended without an error.
+    """Writes `<place>/comparison.parquet`, which appears, complete, when the block ends without an error.
 
-    Rows are spooled to a temporary file; no more than 16,384 of them and one unit are in memory.
+    Rows are spooled to a temporary file; memory holds at most 16,384 of them and one unit.
     """
 
     def __init__(self, place: str, arms: Sequence[str], storage: Storage) -> None:
@@ -49,14 +48,14 @@ class ComparisonWriter:
         self._waiting: list[pa.Table] = []
 
     def __enter__(self) -> "ComparisonWriter":
-        self._spool: Any = tempfile.NamedTemporaryFile(suffix=".parquet")
+        self._spool = tempfile.NamedTemporaryFile(suffix=".parquet")
         self._writer = pq.ParquetWriter(
             self._spool, self._schema, compression="zstd", write_page_checksum=True
         )
         return self
 
     def add(self, table: pa.Table) -> None:
-        """Some rows, as `joined_table` makes them."""
+        """Adds rows that `joined_table` made."""
         self._waiting.append(table)
         if sum(part.num_rows for part in self._waiting) >= _ROWS_AT_ONCE:
             self._flush()
@@ -78,4 +77,4 @@ class ComparisonWriter:
             if kind is None:
                 fs, folder = self._storage.open(self._place)
                 with self._storage.reaching("output", self._place):
-                    put_atomic(fs, f"{folder}/{NAME}", self._spool.name)
+                    put_atomic(fs, f"{folder}/{COMPARISON_TABLE}", self._spool.name)

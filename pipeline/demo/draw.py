@@ -1,8 +1,9 @@
-"""Scenes as pixels: flat or striped shapes on noisy, gradient or textured backgrounds."""
+"""Draws scenes: flat or striped shapes on noisy, gradient or textured backgrounds."""
 
 import math
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from pipeline.demo.scene import SIDE, Scene, Thing
@@ -17,13 +18,13 @@ RGB = {
     "black": (20, 20, 22),
     "white": (248, 248, 246),
 }
-JITTER = 12  # how far a channel may be off its colour
+JITTER = 12  # largest difference of a channel from its colour
 STRIPE_PX = 4.0
 OVERSAMPLING = 4
 
 
 def draw(scene: Scene, rng: np.random.Generator) -> Image.Image:
-    """The picture of a scene in RGB, with the middle square holding its things."""
+    """Draw a scene in RGB; its things lie in the middle square."""
     width, height = scene.canvas
     scale = min(width, height) / SIDE
     picture = Image.fromarray(_background(scene.background, width, height, rng))
@@ -33,17 +34,18 @@ def draw(scene: Scene, rng: np.random.Generator) -> Image.Image:
     return picture
 
 
-def silhouette(scene: Scene, cells: int) -> np.ndarray:
-    """How much of each cell of the middle square its things cover: float32 [cells, cells] in [0, 1]."""
+def silhouette(scene: Scene, cells: int) -> NDArray[np.float32]:
+    """Draw how much of each cell of the middle square things cover: [cells, cells] in [0, 1]."""
     mask = Image.new("L", (cells * OVERSAMPLING, cells * OVERSAMPLING))
     scale = mask.width / SIDE
     for thing in scene.things:
         _outline(ImageDraw.Draw(mask), thing, (thing.x * scale, thing.y * scale), thing.radius * scale)
-    return np.asarray(mask.resize((cells, cells), Image.Resampling.BOX), np.float32) / 255
+    covered: NDArray[np.float32] = np.asarray(mask.resize((cells, cells), Image.Resampling.BOX), np.float32)
+    return covered / np.float32(255)
 
 
-def _background(kind: str, width: int, height: int, rng: np.random.Generator) -> np.ndarray:
-    """uint8 [height, width, 3] of a greyish colour, with what the kind adds and a little noise."""
+def _background(kind: str, width: int, height: int, rng: np.random.Generator) -> NDArray[np.uint8]:
+    """Draw a greyish background of one of the BACKGROUNDS with a little noise: [height, width, 3]."""
     base = (rng.uniform(95, 185) + rng.uniform(-18, 18, 3)).astype(np.float32)
     noise = rng.standard_normal((height, width, 1), np.float32)
     if kind == "gradient":
@@ -58,13 +60,14 @@ def _background(kind: str, width: int, height: int, rng: np.random.Generator) ->
         field = 3 * noise + coarse.repeat(cell, 0).repeat(cell, 1)[:height, :width]
     else:
         field = np.float32(rng.uniform(8, 20)) * noise
-    return (base + field).clip(0, 255).astype(np.uint8)
+    pixels: NDArray[np.uint8] = (base + field).clip(0, 255).astype(np.uint8)
+    return pixels
 
 
 def _paste(
     picture: Image.Image, thing: Thing, center: tuple[float, float], scale: float, rng: np.random.Generator
 ) -> None:
-    """Draw a thing at four times its size, shrink it and lay it onto the picture."""
+    """Draw a thing at OVERSAMPLING times its size, shrink it and paste it into the picture."""
     half = math.ceil(thing.radius * scale) + 2
     left, top = round(center[0]) - half, round(center[1]) - half
     size = 2 * half * OVERSAMPLING
@@ -103,7 +106,7 @@ def _outline(pen: ImageDraw.ImageDraw, thing: Thing, middle: tuple[float, float]
 
 
 def _corners(shape: str) -> list[tuple[float, float]]:
-    """Corners on or in the unit circle, clockwise."""
+    """List the corners of a shape, on or in the unit circle, clockwise."""
     if shape == "square":
         side = 0.85
         return [(-side, -side), (side, -side), (side, side), (-side, side)]
@@ -138,7 +141,7 @@ def _jittered(color: tuple[int, int, int], rng: np.random.Generator) -> tuple[in
 
 
 def _other_tone(name: str, color: tuple[int, ...]) -> tuple[int, ...]:
-    """The colour of the stripes: darker, and for black lighter."""
+    """Pick the colour of the stripes: darker, and for black lighter."""
     if name == "black":
         return tuple(channel + 75 for channel in color)
     return tuple(int(channel * 0.55) for channel in color)

@@ -1,45 +1,46 @@
-"""The pictures behind `demo:pictures`: drawn scenes and photographs, with questions."""
+"""Makes the pictures behind `demo:pictures`: drawn scenes and photographs, with questions."""
 
 import dataclasses
 import importlib.util
 import json
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
-from pipeline.support.cache import cache_folder, made_once
+from pipeline.support.cache import cache_folder, make_once
 from pipeline.support.errors import ConfigError
+
+if TYPE_CHECKING:
+    from pipeline.sources.base import Source
 
 PICTURES = "demo:pictures"
 SCENES = 24  # of the test split, beside the photographs
 _PICTURES_VERSION = 4
-
-
 _QUESTIONS = Path(__file__).with_name("photographs.json")
 
 
-def resolve_source(source: Any) -> Any:
-    """The source with a `demo:` path replaced by the folder that it stands for."""
+def resolve_source(source: "Source") -> "Source":
+    """Replace the path `demo:pictures` of a source by the folder of the pictures."""
     if source.path == PICTURES:
         return dataclasses.replace(source, path=str(pictures()))
     return source
 
 
 def pictures() -> Path:
-    """A folder of `scenes/` (test split) and `photographs/` (scikit-image's), with questions; made once.
+    """Make the folder of `scenes/` (test split) and `photographs/` (scikit-image's), once.
 
     Raises:
         ConfigError: scikit-image is not installed.
     """
-    return made_once(cache_folder() / f"pictures-v{_PICTURES_VERSION}", _make_pictures)
+    return make_once(cache_folder() / f"pictures-v{_PICTURES_VERSION}", _make_pictures)
 
 
 def _make_pictures(folder: Path) -> None:
     photographs = _photographs()
     (folder / "photographs").mkdir()
-    for name, asked in json.loads(_QUESTIONS.read_text()).items():
+    for name, questions in json.loads(_QUESTIONS.read_text()).items():
         shutil.copyfile(photographs / name, folder / "photographs" / name)
-        (folder / "photographs" / name).with_suffix(".json").write_text(json.dumps({"questions": asked}))
+        (folder / "photographs" / name).with_suffix(".json").write_text(json.dumps({"questions": questions}))
     from pipeline.demo.scenes import make_sample
 
     (folder / "scenes").mkdir()

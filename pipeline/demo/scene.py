@@ -1,4 +1,4 @@
-"""What may stand in a scene, and how scenes are drawn by lot: objects with known attributes and places.
+"""Composes random scenes of objects with known attributes and places.
 
 Lengths are in pixels of a picture whose short side is 336; `draw` scales them to the real size.
 """
@@ -13,16 +13,16 @@ COLORS = ("red", "green", "blue", "yellow", "purple", "orange", "black", "white"
 SIZES = ("small", "large")
 TEXTURES = ("solid", "striped")
 BACKGROUNDS = ("gradient", "noise", "texture")
-# Never shown, described or asked about as present, outside the test split.
+# Outside the test split these are never shown, described or asked about as present.
 HELD_OUT = (("red", "star"), ("blue", "cross"), ("yellow", "triangle"), ("purple", "ring"))
 HELD_OUT_SHARE = 0.25  # of the test scenes that show one of them
 
 SIDE = 336
 RADII = {"small": (18.0, 22.0), "large": (34.0, 41.0)}
 GAP = 6.0
-TRIES = 30  # to place a disc, before all are placed anew
+TRIES = 30  # to place a disc, before all are placed again
 MAX_OBJECTS = 4
-DENSE_OBJECTS = (7, 9)  # in pictures that only a tower is trained on: more to learn from each
+DENSE_OBJECTS = (7, 9)  # in pictures that only the tower is trained on
 # Width and height; every second picture is square, as the model sees it.
 CANVASES = ((336, 336), (480, 360), (360, 480), (640, 427), (427, 640), (256, 256), (500, 333))
 
@@ -50,11 +50,12 @@ class Thing:
 
     @property
     def phrase(self) -> str:
-        """Every attribute in words: "small striped red circle"; solid goes without saying."""
+        """Every attribute in words: "small striped red circle"; "solid" is left out."""
         return phrase_of(self.color, self.shape, self.size, self.texture)
 
 
 def phrase_of(color: str, shape: str, size: str, texture: str) -> str:
+    """Write attributes in words, in the order that questions and captions use."""
     return f"{size} {'striped ' if texture == 'striped' else ''}{color} {shape}"
 
 
@@ -68,7 +69,7 @@ class Scene:
 
 
 def compose(rng: np.random.Generator, *, held_out: bool, dense: bool = False) -> Scene:
-    """A scene by lot; `held_out` lets the pairs that training never shows in, for some of the scenes."""
+    """Compose a random scene; with `held_out` some scenes show a pair that training never shows."""
     fewest, most = DENSE_OBJECTS if dense else (1, MAX_OBJECTS)
     pairs = _pairs(rng, int(rng.integers(fewest, most + 1)), held_out and rng.random() < HELD_OUT_SHARE)
     sizes = [SIZES[int(rng.integers(2))] for _ in pairs]
@@ -93,22 +94,22 @@ def compose(rng: np.random.Generator, *, held_out: bool, dense: bool = False) ->
 
 
 def _pairs(rng: np.random.Generator, count: int, with_held_out: bool) -> list[tuple[str, str]]:
-    """Different (colour, shape) pairs; often some share one of the two, or there were nothing to count."""
+    """Draw different (colour, shape) pairs; many scenes share a colour or a shape, so that one can count."""
     allowed = [pair for pair in product(COLORS, SHAPES) if pair not in HELD_OUT]
     chosen = [HELD_OUT[int(rng.integers(len(HELD_OUT)))]] if with_held_out else []
-    theme = int(rng.integers(3))  # 0: all by lot, 1: a common colour, 2: a common shape
+    theme = int(rng.integers(3))  # 0: none, 1: a common colour, 2: a common shape
     first = chosen[0] if chosen else allowed[int(rng.integers(len(allowed)))]
     chosen = [first]
     while len(chosen) < count:
-        left = [pair for pair in allowed if pair not in chosen]
-        alike = [pair for pair in left if pair[theme - 1] == first[theme - 1]] if theme else []
-        among = alike if theme and rng.random() < 0.7 and alike else left
-        chosen.append(among[int(rng.integers(len(among)))])
+        unused = [pair for pair in allowed if pair not in chosen]
+        alike = [pair for pair in unused if pair[theme - 1] == first[theme - 1]] if theme else []
+        pool = alike if theme and rng.random() < 0.7 and alike else unused
+        chosen.append(pool[int(rng.integers(len(pool)))])
     return chosen
 
 
 def _places(rng: np.random.Generator, radii: list[float]) -> list[tuple[float, float]]:
-    """Centres of discs that neither touch each other nor the edge; two never have the same x."""
+    """Draw centres of discs that touch neither each other nor the edge; two never have the same x."""
     while True:
         places: list[tuple[float, float]] = []
         for radius in radii:

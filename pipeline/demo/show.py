@@ -1,4 +1,4 @@
-"""What `make demo` prints: answers beside the truth, and what reduced tokens saved and cost.
+"""Prints the end of `make demo`: answers beside the truth, and what reduced tokens saved and cost.
 
 `python -m pipeline.demo.show REDUCED FULL` takes two finished outputs of the demo pictures.
 """
@@ -7,7 +7,7 @@ import json
 import sys
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 import pyarrow.parquet as pq
 
@@ -20,7 +20,25 @@ SHOWN = 4  # scenes whose answers are printed
 QUESTIONS = 3  # of each
 
 
-def main(reduced: str, full: str) -> None:
+Key = tuple[str, str]  # of a request: sample_key and question_id
+
+
+class AnswerRow(TypedDict):
+    """One row, its COLUMNS."""
+
+    sample_key: str
+    question_id: str
+    question: str
+    prediction: str | None
+    visual_tokens_kept: int
+    visual_tokens_full: int
+
+
+Arms = dict[str, dict[Key, AnswerRow]]
+
+
+def show_answers(reduced: str, full: str) -> None:
+    """Print both tables of two outputs of the demo pictures."""
     arms = {"reduced": _rows(reduced), "all tokens": _rows(full)}
     truth = _truth(pictures())
     show(_some_answers(arms, truth))
@@ -28,14 +46,14 @@ def main(reduced: str, full: str) -> None:
     print("\nThe photographs are answered, too, but the demo model knows nothing beyond coloured shapes.")
 
 
-def _rows(output: str) -> dict[tuple[str, str], dict[str, Any]]:
+def _rows(output: str) -> dict[Key, AnswerRow]:
     rows = pq.read_table(Path(output) / "data", columns=COLUMNS).to_pylist()
     return {(row["sample_key"], row["question_id"]): row for row in rows}
 
 
-def _truth(folder: Path) -> dict[tuple[str, str], tuple[str, ...]]:
-    """The right answers by sample and question; a caption's question is called 0, as the task does."""
-    truth: dict[tuple[str, str], tuple[str, ...]] = {}
+def _truth(folder: Path) -> dict[Key, tuple[str, ...]]:
+    """Read the right answers; the question for a caption has the id 0, as the task gives it."""
+    truth: dict[Key, tuple[str, ...]] = {}
     for file in sorted(folder.glob("scenes/*.json")):
         sidecar = json.loads(file.read_text())
         key = f"scenes/{file.stem}.jpg"
@@ -44,21 +62,21 @@ def _truth(folder: Path) -> dict[tuple[str, str], tuple[str, ...]]:
     return truth
 
 
-def _some_answers(arms: dict[str, Any], truth: dict[tuple[str, str], tuple[str, ...]]) -> Table:
-    asked: Counter[str] = Counter()
+def _some_answers(arms: Arms, truth: dict[Key, tuple[str, ...]]) -> Table:
+    shown: Counter[str] = Counter()  # questions of each sample
     rows = []
     for (sample, question), answers in truth.items():
-        if question == "0" or asked[sample] == QUESTIONS or (sample not in asked and len(asked) == SHOWN):
+        if question == "0" or shown[sample] == QUESTIONS or (sample not in shown and len(shown) == SHOWN):
             continue
-        asked[sample] += 1
-        answered = [arm[sample, question] for arm in arms.values()]
-        told = (f"{row['prediction']} ({row['visual_tokens_kept']})" for row in answered)
-        rows.append((sample, answered[0]["question"], answers[0], *told))
+        shown[sample] += 1
+        predicted = [arm[sample, question] for arm in arms.values()]
+        predictions = (f"{row['prediction']} ({row['visual_tokens_kept']})" for row in predicted)
+        rows.append((sample, predicted[0]["question"], answers[0], *predictions))
     title = "Some answers, with the visual tokens they were given from"
     return Table(title, ("picture", "question", "truth", *arms), rows)
 
 
-def _totals(arms: dict[str, Any], truth: dict[tuple[str, str], tuple[str, ...]]) -> Table:
+def _totals(arms: Arms, truth: dict[Key, tuple[str, ...]]) -> Table:
     rows = []
     for name, arm in arms.items():
         right = [is_right(arm[key]["prediction"], answers) for key, answers in truth.items() if key[1] != "0"]
@@ -67,8 +85,8 @@ def _totals(arms: dict[str, Any], truth: dict[tuple[str, str], tuple[str, ...]])
         ]
         kept = sum(arm[key]["visual_tokens_kept"] for key in truth)
         whole = sum(arm[key]["visual_tokens_full"] for key in truth)
-        accuracy, told = 100 * sum(right) / len(right), 100 * sum(captions, F1()).value
-        rows.append((name, accuracy, told, kept / len(truth), 100 * (1 - kept / whole)))
+        accuracy, caption_score = 100 * sum(right) / len(right), 100 * sum(captions, F1()).value
+        rows.append((name, accuracy, caption_score, kept / len(truth), 100 * (1 - kept / whole)))
     return Table(
         f"All {len(truth)} requests about scenes",
         ("", "answers right, %", "captions, F1 %", "tokens kept", "tokens saved, %"),
@@ -77,4 +95,4 @@ def _totals(arms: dict[str, Any], truth: dict[tuple[str, str], tuple[str, ...]])
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    show_answers(*sys.argv[1:])

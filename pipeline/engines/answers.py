@@ -1,4 +1,4 @@
-"""What engines do alike: refuse what does not fit, find an answer's end, share out seconds."""
+"""Shared by the engines: checks prompt lengths, cuts answers at their end, divides seconds among requests."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,8 +9,11 @@ from pipeline.models.prompts import Prompts
 
 
 @dataclass(frozen=True)
-class Asked:
-    """A request that fits: its token ids, and how many tokens its prompt has, visual ones included."""
+class EncodedRequest:
+    """A request that fits the model, with its prompt's token ids.
+
+    `length` counts the prompt's tokens, visual ones included; among `token_ids` one id stands for the image.
+    """
 
     request: Request
     token_ids: list[int]
@@ -18,46 +21,56 @@ class Asked:
 
     @property
     def prompt_tokens(self) -> int:
-        """Of text alone: one of the ids stands for the image."""
+        """The number of text tokens, without the id that stands for the image."""
         return len(self.token_ids) - 1
 
 
 def admit(
     requests: Sequence[Request], prompts: Prompts, *, max_new_tokens: int, positions: int
-) -> tuple[dict[int, Asked], dict[int, Answer]]:
-    """The requests that fit `positions` tokens with their answers, and why the others do not; by place."""
-    fit, refused = {}, {}
-    for place, request in enumerate(requests):
+) -> tuple[dict[int, EncodedRequest], dict[int, Answer]]:
+    """Encode the requests that fit the model, and refuse the others.
+
+    Args:
+        positions: tokens that the model takes, those of the answer included.
+
+    Returns:
+        The encoded requests, and the answers (with `error`) of the refused ones, both by index in `requests`.
+    """
+    fitting, refused = {}, {}
+    for index, request in enumerate(requests):
         token_ids = prompts.tokenize(request.prompt)
-        asked = Asked(request, token_ids, len(token_ids) - 1 + len(request.tokens_KD))
-        if asked.length + max_new_tokens <= positions:
-            fit[place] = asked
+        encoded = EncodedRequest(request, token_ids, len(token_ids) - 1 + len(request.tokens_KD))
+        if encoded.length + max_new_tokens <= positions:
+            fitting[index] = encoded
             continue
         error = (
-            f"{asked.length} input tokens and max_new_tokens {max_new_tokens} exceed the model's "
+            f"{encoded.length} input tokens and max_new_tokens {max_new_tokens} exceed the model's "
             f"{positions} positions"
         )
-        refused[place] = Answer(text=None, finish_reason=None, prompt_tokens=asked.prompt_tokens, error=error)
-    return fit, refused
+        refused[index] = Answer(
+            text=None, finish_reason=None, prompt_tokens=encoded.prompt_tokens, error=error
+        )
+    return fitting, refused
 
 
-def answered(
-    asked: Asked,
-    row: Sequence[int],
+def make_answer(
+    encoded: EncodedRequest,
+    generated_ids: Sequence[int],
     prompts: Prompts,
     decoding: Decoding,
     *,
     prefill_s: float,
     decode_s: float,
 ) -> Answer:
-    """The answer in a row of generated tokens: what stands before the first EOS, and before a stop string."""
-    ids = tuple(row[: length_of(row, prompts)])
-    text = prompts.tokenizer.decode(ids, skip_special_tokens=True)
-    cut = min((at for at in map(text.find, decoding.stop) if at >= 0), default=None)
+    """Make the answer from generated token ids: the text before the first EOS and before any stop string."""
+    ids = tuple(generated_ids[: tokens_before_eos(generated_ids, prompts)])
+    text = prompts.tokenizer.decode(list(ids), skip_special_tokens=True)
+    assert isinstance(text, str), "one row of ids is one text"
+    cut = min((position for position in map(text.find, decoding.stop) if position >= 0), default=None)
     return Answer(
         text=text[:cut].strip(),
-        finish_reason="length" if len(ids) == len(row) and cut is None else "stop",
-        prompt_tokens=asked.prompt_tokens,
+        finish_reason="length" if len(ids) == len(generated_ids) and cut is None else "stop",
+        prompt_tokens=encoded.prompt_tokens,
         generated_tokens=len(ids),
         prefill_s=prefill_s,
         generate_s=prefill_s + decode_s,
@@ -65,12 +78,12 @@ def answered(
     )
 
 
-def length_of(row: Sequence[int], prompts: Prompts) -> int:
-    """How many tokens stand before the first EOS."""
-    return next((at for at, token in enumerate(row) if token in prompts.eos_token_ids), len(row))
+def tokens_before_eos(ids: Sequence[int], prompts: Prompts) -> int:
+    """Count the tokens before the first EOS; all of them if there is none."""
+    return next((index for index, token in enumerate(ids) if token in prompts.eos_token_ids), len(ids))
 
 
-def share(total: float, parts: Sequence[int]) -> list[float]:
-    """`total` in proportion to `parts`; in equal shares if all of them are zero."""
-    whole = sum(parts)
-    return [total * part / whole if whole else total / len(parts) for part in parts]
+def share(total: float, weights: Sequence[int]) -> list[float]:
+    """Divide `total` in proportion to `weights`; equally if all of them are zero."""
+    whole = sum(weights)
+    return [total * weight / whole if whole else total / len(weights) for weight in weights]

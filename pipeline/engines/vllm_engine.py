@@ -1,4 +1,4 @@
-"""Answers by vLLM, which is given input embeddings and a checkpoint of the language model alone.
+"""Generates answers with vLLM, from input embeddings and a checkpoint of the language model alone.
 
 Legend: K visual tokens kept, L tokens of a prompt (visual ones included), H language width.
 """
@@ -12,29 +12,33 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import count
 from pathlib import Path
 from time import perf_counter
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 
-from pipeline.engines.answers import Asked, admit, answered
+from pipeline.engines.answers import EncodedRequest, admit, make_answer
 from pipeline.engines.base import Answer, Request
-from pipeline.engines.vllm_steps import Steps, Task
+from pipeline.engines.vllm_steps import Generation, Steps
 from pipeline.models.checkpoints.language_only import language_only
 from pipeline.models.config import Decoding
 from pipeline.models.prompts import Prompts, load_table
 from pipeline.support.errors import ConfigError
 
-# Read when vLLM is imported; who has set one himself keeps what he set.
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+    from vllm import LLMEngine, SamplingParams
+
+# vLLM reads these when it is imported. A variable that is already set is kept.
 _ENVIRONMENT = {
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # the engine lives and dies with this process, and has all cores
     "VLLM_LOGGING_LEVEL": "ERROR",
     "VLLM_NO_USAGE_STATS": "1",
 }
-# vLLM's EngineArgs whatever is configured.
+# Arguments of vLLM's EngineArgs that no configuration changes.
 _ALWAYS = {
     "skip_tokenizer_init": True,
     "enable_prompt_embeds": True,
-    "generation_config": "vllm",  # none of the checkpoint's own
+    "generation_config": "vllm",  # ignore the one in the checkpoint
     "enable_chunked_prefill": True,
     "distributed_executor_backend": "uni",
     "disable_log_stats": True,
@@ -43,9 +47,9 @@ _ALWAYS = {
 
 
 class VllmEngine:
-    """An Engine (pipeline.engines.base) that several threads may call at once: they share its batches.
+    """An Engine (pipeline.engines.base) that several threads may call at once; they share its batches.
 
-    The prefix cache works on embeddings, too (seen with vLLM 0.32): it knows a block by a hash of its bytes.
+    The prefix cache works on embeddings, too: vLLM (0.32) identifies a block by a hash of its bytes.
     """
 
     def __init__(
@@ -53,21 +57,22 @@ class VllmEngine:
         folder: Path,
         decoding: Decoding,
         *,
-        arguments: Mapping[str, Any],
+        arguments: Mapping[str, object],
+        max_num_seqs: int,
         max_model_len: int | None,
         dtype: str,
         device: str,
         seed: int,
     ) -> None:
-        """Load the language model of a checkpoint; `arguments` are more of vLLM's EngineArgs."""
+        """Load the language model of a checkpoint; `arguments` are further arguments of vLLM's EngineArgs."""
         _require_platform(device)
         self.decoding = decoding
         self.seed = seed
         self._prompts = Prompts(folder, load_table(folder), device=device, dtype=getattr(torch, dtype))
         self.positions = min(self._prompts.max_positions, max_model_len or self._prompts.max_positions)
         self._callers = count()
-        # embedded prompts are large: as many may wait as are under way
-        self._room = threading.Semaphore(2 * int(arguments["max_num_seqs"]))
+        # embedded prompts are large: at most as many may wait as are being generated
+        self._slots = threading.Semaphore(2 * max_num_seqs)
         of_model = {
             "model": str(language_only(folder)),
             "dtype": dtype,
@@ -75,78 +80,80 @@ class VllmEngine:
             "max_model_len": self.positions,
         }
         threads = torch.get_num_threads()
-        stopped = _stop_strings(self._prompts.tokenizer, decoding.stop)
-        self._steps = Steps(lambda: _make(_ALWAYS | of_model | dict(arguments), threads), stopped, _forget)
+        stopped = _stop_test(self._prompts.tokenizer, decoding.stop)
+        every: dict[str, object] = {**_ALWAYS, **of_model, **arguments, "max_num_seqs": max_num_seqs}
+        self._steps = Steps(lambda: _make_engine(every, threads), stopped, _clean_up)
         self.close = weakref.finalize(self, self._steps.close)
 
     @property
     def most_callers(self) -> int:
-        """The most calls of `generate`, of different units, that had requests in one step of the engine."""
+        """The largest number of `generate` calls whose requests were computed in one step of the engine."""
         return self._steps.most_callers
 
     def generate(self, requests: Sequence[Request]) -> list[Answer]:
-        """One answer for each request, in order; one that is too long for the model gets an error instead."""
-        fit, answers = admit(
+        """Return one answer for each request, in order; a request too long for the model gets an error."""
+        fitting, answers = admit(
             requests, self._prompts, max_new_tokens=self.decoding.max_new_tokens, positions=self.positions
         )
         caller = next(self._callers)
-        under_way = [(place, asked, self._begin(asked, caller)) for place, asked in fit.items()]
-        for place, asked, (task, embed_s) in under_way:
-            task.done.result()
-            answers[place] = answered(
-                asked,
-                task.ids,
+        submitted = [(index, encoded, self._submit(encoded, caller)) for index, encoded in fitting.items()]
+        for index, encoded, (generation, embed_s) in submitted:
+            generation.done.result()
+            answers[index] = make_answer(
+                encoded,
+                generation.ids,
                 self._prompts,
                 self.decoding,
-                prefill_s=embed_s + task.prefill_s,
-                decode_s=task.decode_s,
+                prefill_s=embed_s + generation.prefill_s,
+                decode_s=generation.decode_s,
             )
-        return [answers[place] for place in range(len(requests))]
+        return [answers[index] for index in range(len(requests))]
 
-    def _begin(self, asked: Asked, caller: int) -> tuple[Task, float]:
-        """Hand a request to the engine, as soon as there is room for it; and how long embedding it took."""
-        self._room.acquire()
+    def _submit(self, encoded: EncodedRequest, caller: int) -> tuple[Generation, float]:
+        """Embed a request and submit it once a slot is free; also returns the embedding's seconds."""
+        self._slots.acquire()
         started = perf_counter()
-        embeds_LH = self._prompts.embed_ids(asked.token_ids, asked.request.tokens_KD).cpu()
+        embeds_LH = self._prompts.embed_ids(encoded.token_ids, encoded.request.tokens_KD).cpu()
         embed_s = perf_counter() - started
-        task = Task(embeds_LH, self._sampling(asked.request), caller)
-        task.done.add_done_callback(lambda _: self._room.release())
-        self._steps.submit(task)
-        return task, embed_s
+        generation = Generation(embeds_LH, self._sampling(encoded.request), caller)
+        generation.done.add_done_callback(lambda _: self._slots.release())
+        self._steps.submit(generation)
+        return generation, embed_s
 
-    def _sampling(self, request: Request) -> Any:
-        """How to decode; when sampling, with a seed that is a function of the run's and the request alone."""
+    def _sampling(self, request: Request) -> "SamplingParams":
+        """Make vLLM's decoding parameters, seeded with a hash of the run's seed and the request."""
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind
 
-        sampled: dict[str, Any] = {}
+        top_p, seed = 1.0, None  # vLLM's defaults
         if self.decoding.temperature > 0:
-            told = json.dumps([self.seed, request.prompt]).encode()
+            text = json.dumps([self.seed, request.prompt]).encode()
             visual = request.tokens_KD.to("cpu", torch.float32).contiguous().numpy()
-            digest = hashlib.sha256(told + hashlib.sha256(visual.tobytes()).digest()).digest()
-            sampled = {"top_p": self.decoding.top_p, "seed": int.from_bytes(digest[:8], "big") >> 1}
+            digest = hashlib.sha256(text + hashlib.sha256(visual.tobytes()).digest()).digest()
+            top_p, seed = self.decoding.top_p, int.from_bytes(digest[:8], "big") >> 1
         return SamplingParams(
             temperature=self.decoding.temperature,
             max_tokens=self.decoding.max_new_tokens,
             stop_token_ids=list(self._prompts.eos_token_ids),
             detokenize=False,
             output_kind=RequestOutputKind.DELTA,
-            **sampled,
+            top_p=top_p,
+            seed=seed,
         )
 
 
-def _stop_strings(tokenizer: Any, stop: Sequence[str]) -> Callable[[Sequence[int]], bool]:
-    """Whether a stop string has been generated."""
+def _stop_test(tokenizer: "PreTrainedTokenizerBase", stop: Sequence[str]) -> Callable[[Sequence[int]], bool]:
+    """Make a function that checks whether token ids contain one of the stop strings."""
 
     def stopped(ids: Sequence[int]) -> bool:
-        text = tokenizer.decode(ids, skip_special_tokens=True) if stop else ""
-        return any(one in text for one in stop)
+        text = tokenizer.decode(list(ids), skip_special_tokens=True) if stop else ""
+        return any(string in text for string in stop)
 
     return stopped
 
 
 def _require_platform(device: str) -> None:
-    """Raises ConfigError if the vLLM that is installed is made for something else than the device."""
+    """Raise ConfigError if the installed vLLM was built for another device."""
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     from vllm.platforms import current_platform
@@ -159,16 +166,16 @@ def _require_platform(device: str) -> None:
         )
 
 
-def _make(arguments: dict[str, Any], threads: int) -> Any:
-    """vLLM's engine in the thread that calls."""
+def _make_engine(arguments: Mapping[str, object], threads: int) -> "LLMEngine":
+    """Make vLLM's engine in the calling thread."""
     from vllm import EngineArgs, LLMEngine
 
     torch.set_num_threads(threads)
     return LLMEngine.from_engine_args(EngineArgs(**arguments))
 
 
-def _forget() -> None:
-    """Take down what vLLM has set up for the process, so that another engine can be made in it."""
+def _clean_up() -> None:
+    """Undo vLLM's process-wide setup, so that this process can make another engine."""
     from vllm.distributed.parallel_state import cleanup_dist_env_and_memory
 
     cleanup_dist_env_and_memory()

@@ -1,7 +1,7 @@
-"""vLLM's engine in a thread of its own, which steps as long as anyone's requests are in it.
+"""Runs vLLM's engine in a thread, which makes steps as long as the engine has requests.
 
-Whoever has requests hands them over from his own thread and waits for their futures; so one caller's last
-answers and the next one's first prompts are computed in the same steps.
+Callers submit their requests from other threads and wait for the futures. So one caller's last answers and
+the next caller's first prompts are computed in the same steps.
 
 Legend: L tokens of a prompt (visual ones included), H language width.
 """
@@ -12,26 +12,29 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from time import perf_counter
-from typing import Any
+from typing import TYPE_CHECKING
 
 from torch import Tensor
 
 from pipeline.engines.answers import share
 
+if TYPE_CHECKING:
+    from vllm import LLMEngine, RequestOutput, SamplingParams
+
 
 @dataclass
-class Task:
-    """A prompt for the engine, and, once `done`, what was generated.
+class Generation:
+    """A prompt for the engine and, once `done`, the generated token ids.
 
-    `prefill_s` and `decode_s` are its shares of the steps' seconds: a step's are shared out by the tokens
-    that it computed, a prompt's all at the step that completed it.
+    `prefill_s` and `decode_s` are its share of the steps' seconds. A step's seconds are divided by the number
+    of tokens computed for each prompt; a prompt's own tokens count in the step that completes the prompt.
     """
 
     embeds_LH: Tensor
-    sampling: Any  # vllm.SamplingParams
-    caller: int  # which call of `generate` it belongs to
+    sampling: "SamplingParams"
+    caller: int  # the number of the `generate` call that it belongs to
     ids: list[int] = field(default_factory=list)
-    cached_tokens: int = 0  # of the prompt, found in the prefix cache
+    cached_tokens: int = 0  # tokens of the prompt that the prefix cache held
     prefill_s: float = 0.0
     decode_s: float = 0.0
     done: "Future[None]" = field(default_factory=Future)
@@ -41,24 +44,27 @@ class Task:
 
 
 class Steps:
-    """The thread with the engine.
+    """The thread that runs the engine's steps.
 
     Args:
-        make: makes vLLM's LLMEngine, in the thread: on a CPU its threads belong to that one.
-        stopped: whether what has been generated so far is enough.
-        close: gives back what making the engine has taken of the process.
+        make: makes vLLM's LLMEngine; called in the thread, since on a CPU OpenMP ties its threads to it.
+        stopped: tells from the token ids generated so far whether the answer is complete.
+        close: undoes the process-wide setup that `make` has done.
 
     Attributes:
-        most_callers: the most callers whose requests were computed in one step.
+        most_callers: the largest number of callers whose requests were computed in one step.
     """
 
     def __init__(
-        self, make: Callable[[], Any], stopped: Callable[[Sequence[int]], bool], close: Callable[[], None]
+        self,
+        make: Callable[[], "LLMEngine"],
+        stopped: Callable[[Sequence[int]], bool],
+        close: Callable[[], None],
     ) -> None:
         self.most_callers = 0
         self._make, self._stopped, self._close = make, stopped, close
-        self._inbox: queue.SimpleQueue[Task | None] = queue.SimpleQueue()
-        self._open: dict[str, Task] = {}
+        self._inbox: queue.SimpleQueue[Generation | None] = queue.SimpleQueue()
+        self._open: dict[str, Generation] = {}
         self._number = 0
         self._unaccounted_s = 0.0
         self._lock = threading.Lock()
@@ -68,83 +74,88 @@ class Steps:
         self._thread.start()
         self._ready.result()
 
-    def submit(self, task: Task) -> None:
-        """Hand over a task; its future ends when it is generated, or with what ended the engine."""
+    def submit(self, generation: Generation) -> None:
+        """Queue a prompt; its future ends with the answer, or with the error that ended the engine."""
         with self._lock:
             if self._error is not None:
                 raise self._error
-            self._inbox.put(task)
+            self._inbox.put(generation)
 
     def close(self) -> None:
-        """End the thread and free what it holds; tasks under way end with an error."""
+        """End the thread and free the engine; unfinished prompts end with an error."""
         self._inbox.put(None)
         self._thread.join()
 
     def _run(self) -> None:
         try:
             engine = self._make()
-        except BaseException as error:  # noqa: BLE001 - it is raised in the thread that waits
+        except BaseException as error:  # noqa: BLE001 - raised again in the waiting thread
             self._ready.set_exception(error)
             return
         self._ready.set_result(None)
         try:
-            while self._take(engine):
+            while self._add_requests(engine):
                 self._step(engine)
             self._end(RuntimeError("the engine was closed"))
-        except BaseException as error:  # noqa: BLE001 - it is raised in the threads that wait
+        except BaseException as error:  # noqa: BLE001 - raised again in the waiting threads
             self._end(error)
         finally:
             del engine
             self._close()
 
-    def _take(self, engine: Any) -> bool:
-        """Give the engine what has come, and wait if it has nothing; whether to go on."""
+    def _add_requests(self, engine: "LLMEngine") -> bool:
+        """Add queued prompts to the engine, waiting for one if it has none; False once `close` was called."""
         while not self._open or not self._inbox.empty():
-            task = self._inbox.get()
-            if task is None:
+            generation = self._inbox.get()
+            if generation is None:
                 return False
             self._number += 1
             name = str(self._number)
-            self._open[name] = task
-            engine.add_request(name, {"prompt_embeds": task.embeds_LH}, task.sampling)
+            self._open[name] = generation
+            engine.add_request(name, {"prompt_embeds": generation.embeds_LH}, generation.sampling)
         return True
 
-    def _step(self, engine: Any) -> None:
+    def _step(self, engine: "LLMEngine") -> None:
+        """Run one step: append its tokens to their generations, and finish those that are complete."""
         started = perf_counter()
         outputs = engine.step()
         self._unaccounted_s += perf_counter() - started
-        moved = [(output, self._open[output.request_id]) for output in outputs]
-        if not moved:  # the beginning of a long prompt: it is paid for when the prompt is through
+        pairs = [(output, self._open[output.request_id]) for output in outputs]
+        if not pairs:  # a part of a long prompt: its seconds are shared out once the prompt is complete
             return
-        self.most_callers = max(self.most_callers, len({task.caller for _, task in moved}))
-        self._account([(task, len(output.outputs[0].token_ids)) for output, task in moved], outputs)
-        for output, task in moved:
-            task.ids += output.outputs[0].token_ids
-            if output.finished or self._stopped(task.ids):
+        self.most_callers = max(self.most_callers, len({generation.caller for _, generation in pairs}))
+        self._share_seconds(pairs)
+        for output, generation in pairs:
+            generation.ids += output.outputs[0].token_ids
+            if output.finished or self._stopped(generation.ids):
                 if not output.finished:
                     engine.abort_request([output.request_id])
                 del self._open[output.request_id]
-                task.done.set_result(None)
+                generation.done.set_result(None)
 
-    def _account(self, moved: list[tuple[Task, int]], outputs: Sequence[Any]) -> None:
-        for (task, _), output in zip(moved, outputs, strict=True):
-            if not task.ids:
-                task.cached_tokens = output.num_cached_tokens or 0
-        computed = [count if task.ids else task.length - task.cached_tokens for task, count in moved]
-        for (task, _), seconds in zip(moved, share(self._unaccounted_s, computed), strict=True):
-            if task.ids:
-                task.decode_s += seconds
+    def _share_seconds(self, pairs: Sequence[tuple["RequestOutput", Generation]]) -> None:
+        """Divide the steps' seconds among the generations by the tokens that were computed for each."""
+        computed = []
+        for output, generation in pairs:
+            if generation.ids:
+                computed.append(len(output.outputs[0].token_ids))
+            else:  # its first output: the prompt was computed, except for the cached tokens
+                generation.cached_tokens = output.num_cached_tokens or 0
+                computed.append(generation.length - generation.cached_tokens)
+        for (_, generation), seconds in zip(pairs, share(self._unaccounted_s, computed), strict=True):
+            if generation.ids:
+                generation.decode_s += seconds
             else:
-                task.prefill_s += seconds
+                generation.prefill_s += seconds
         self._unaccounted_s = 0.0
 
     def _end(self, error: BaseException) -> None:
         with self._lock:
             self._error = error
         while not self._inbox.empty():
-            task = self._inbox.get()
-            if task is not None:
-                task.done.set_exception(error)
-        for task in self._open.values():
-            task.done.set_exception(error)
+            generation = self._inbox.get()
+            if generation is not None:
+                generation.done.set_exception(error)
+        for generation in self._open.values():
+            generation.done.set_exception(error)
         self._open.clear()

@@ -1,10 +1,11 @@
-"""What a dataset gives, and what a metric is made of."""
+"""Declares what a dataset provides and what a metric consists of."""
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pipeline.sources.base import Source
 from pipeline.sources.task import Task
@@ -15,14 +16,14 @@ UNANSWERABLE = "unanswerable"
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """One question as a dataset's official files tell it, with its right answers.
+    """Holds one question of a dataset's official files with its right answers.
 
     Args:
         question_id, sample_key: as an output names them; `sample_key` is the image.
-        answers: none where the split's answers are not public, or where the truth is not known.
-        groups: the subtasks, categories or answer types that are told apart in the figures.
-        unit: what counts as one, where several requests are scored together (an image of MME, a circle of
-            MMBench); "": the request by itself.
+        answers: empty where the split's answers are not public, or where the truth is not known.
+        groups: the subtasks, categories or answer types that have figures of their own.
+        unit: names the requests that are scored together (an image of MME, a circle of MMBench); "": the
+            request is scored by itself.
         choices: the options of a multiple-choice question, in the order of their letters.
     """
 
@@ -35,17 +36,8 @@ class Reference:
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
-    """One question to ask: `image` is relative to the dataset's folder of images."""
-
-    question_id: str
-    image: str
-    text: str
-
-
-@dataclass(frozen=True, slots=True)
 class Answered:
-    """One row of an output; `prediction` is None unless its status is `ok`."""
+    """Holds one row of an output; `prediction` is None unless its status is `ok`."""
 
     key: str
     question_id: str
@@ -57,35 +49,36 @@ class Answered:
 
 
 Figures = dict[str, float]
+Numbers = NDArray[np.float64]
 
 
 def no_summary(groups: Mapping[str, Figures]) -> Figures:
-    """Nothing beyond the figures of all requests together."""
+    """Adds nothing to the figures of all requests together."""
     return {}
 
 
 @dataclass(frozen=True)
 class Metric:
-    """A score that can be resampled: every figure is a function of sums over units.
+    """Computes a score that can be resampled: every figure is a function of sums over units.
 
     Args:
-        observe: what is kept of one request, [c] numbers; a prediction of None is wrong.
-        figures: figures from the sums over units, [c + 1]: `observe`'s or `pool`'s numbers and, last, how
-            many units there are. NaN where a figure is not defined.
-        pool: a unit's numbers [p] from those of its requests, [k, c], where a unit has several.
-        summary: more figures from those of the groups, such as a total.
+        observe: turns one request into [c] numbers; a prediction of None is wrong.
+        figures: computes figures from the sums over units, [c + 1]: `observe`'s or `pool`'s numbers and,
+            last, the number of units. NaN where a figure is not defined.
+        pool: computes a unit's numbers [p] from those of its requests, [k, c], where a unit has several.
+        summary: computes more figures from those of the groups, such as a total.
         notes: the deviations that a reader of the figures should know.
     """
 
     observe: Callable[[str | None, Reference], Sequence[float]]
-    figures: Callable[[np.ndarray], Figures]
-    pool: Callable[[np.ndarray], Sequence[float]] | None = None
+    figures: Callable[[Numbers], Figures]
+    pool: Callable[[Numbers], Sequence[float]] | None = None
     summary: Callable[[Mapping[str, Figures]], Figures] = no_summary
     notes: tuple[str, ...] = ()
 
 
 class Dataset(Protocol):
-    """An evaluation set; an implementation is a frozen dataclass plus a YAML in `conf/dataset`.
+    """Reads an evaluation set; an implementation is a frozen dataclass plus a YAML in `conf/dataset`.
 
     `root` is the folder, local or a URI, that holds the official files under their official names; nothing is
     ever written into it. `joint` tells whether a question is known by its `question_id` alone, or only
@@ -94,43 +87,43 @@ class Dataset(Protocol):
 
     @property
     def root(self) -> str:
-        """Where the official files are."""
+        """The folder of the official files."""
 
     @property
     def joint(self) -> bool:
         """Whether `question_id` names a question only together with `sample_key`."""
 
     def references(self, storage: Storage) -> Iterator[Reference]:
-        """Every question with its answers; raises ConfigError, naming the file, if one cannot be read."""
+        """Reads every question with its answers; a file that cannot be read is a ConfigError naming it."""
 
     def metric(self, references: Collection[Reference]) -> Metric | None:
-        """How its predictions are scored; None if the answers are not public or need a judge."""
+        """Returns the metric of the dataset; None if the answers are not public or need a judge."""
 
     def submission(self, rows: Iterator[Answered]) -> Iterator[str]:
-        """The pieces of a file in the official submission format; raises ConfigError if there is none."""
+        """Writes the official submission format piece by piece; raises ConfigError if there is none."""
 
     def source(self, folder: str, storage: Storage) -> Source:
-        """A source of its questions and images; what has to be converted is written into `folder`."""
+        """Returns a source of its questions and images; converted files are written into `folder`."""
 
     def task(self) -> Task:
-        """What is asked, with the suffix under which the set is usually evaluated."""
+        """Returns the questions to ask, with the suffix that published evaluations of the set use."""
 
 
-def rates(*names: str) -> Callable[[np.ndarray], Figures]:
-    """Figures that are means over the units of what `observe` gives."""
+def rates(*names: str) -> Callable[[Numbers], Figures]:
+    """Makes figures that are means over the units of the numbers that `observe` returns."""
 
-    def figures(sums: np.ndarray) -> Figures:
+    def figures(sums: Numbers) -> Figures:
         return {name: ratio(sums[index], sums[-1]) for index, name in enumerate(names)}
 
     return figures
 
 
 def ratio(part: float, whole: float) -> float:
-    """A share, NaN of nothing."""
+    """Computes part / whole; NaN if whole is 0."""
     return float(part) / float(whole) if whole else float("nan")
 
 
 def f1(precision: float, recall: float) -> float:
-    """The harmonic mean of two rates; 0 if both are 0 or one is not defined."""
+    """Computes the harmonic mean of two rates; 0 if both are 0 or one is not defined."""
     both = precision + recall
     return 2 * precision * recall / both if both > 0 else 0.0

@@ -1,24 +1,25 @@
-"""`evaluation.json` of an output: figures with their intervals, and what was not answered."""
+"""Writes `evaluation.json` of an output: figures with intervals, and the number of unanswered rows."""
 
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 from pipeline.evaluate.base import Answered, Dataset, Metric, Reference
 from pipeline.evaluate.join import Join, choose_join, read_rows
-from pipeline.evaluate.score_intervals import figures_of
-from pipeline.evaluate.tally import Kept
-from pipeline.output.manifest import load_manifest
+from pipeline.evaluate.score_intervals import ScoresJson, scores_of
+from pipeline.evaluate.tally import Tally
+from pipeline.output.layout import EVALUATION
+from pipeline.output.opened import Output, open_output
 from pipeline.storage.uris import Storage, write_atomic
 from pipeline.support.errors import ConfigError
 from pipeline.support.fields import free, require
+from pipeline.support.intervals import Interval
 from pipeline.support.table import Table
 
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """What is scored, and where the figures go.
+    """Configures what is scored, and where the figures go.
 
     Args:
         output: of `annotate`, finished.
@@ -40,23 +41,36 @@ class Evaluation:
         require(self.seed >= 0, "seed must not be negative")
 
 
-def evaluate(dataset: Dataset, options: Evaluation, storage: Storage) -> dict[str, Any]:
-    """Score an output and write what was asked for.
+class EvaluationJson(ScoresJson, total=False):
+    """The content of evaluation.json."""
+
+    dataset: str
+    root: str
+    output: str
+    run_id: str
+    fingerprint: str
+    questions: int
+    status: dict[str, int]
+    without_truth: int
+
+
+def evaluate(dataset: Dataset, options: Evaluation, storage: Storage) -> EvaluationJson:
+    """Scores an output and writes evaluation.json and, if asked for, the submission.
 
     Returns:
         The content of evaluation.json; its `figures` are empty if the answers are not public or need a judge.
 
     Raises:
         ConfigError: the output is not finished, an official file is missing or damaged, or rows and
-            references do not meet one to one.
+            references do not match one to one.
     """
-    manifest = load_manifest(options.output, storage)
+    output = open_output(options.output, storage).require_finished()
     references = list(dataset.references(storage))
     if not references:
         raise ConfigError(f"dataset: no question in {storage.redact(dataset.root)}")
-    join = choose_join(references, dataset.joint, options.output, storage)
+    join = choose_join(references, dataset.joint, output)
     if options.submission is not None:
-        _submit(dataset, join, options, storage)
+        _submit(dataset, join, options.submission, output, options.partial)
         join.seen.clear()
     metric = dataset.metric(references) if any(reference.answers for reference in references) else None
     if metric is None and options.submission is None:
@@ -64,67 +78,68 @@ def evaluate(dataset: Dataset, options: Evaluation, storage: Storage) -> dict[st
             f"dataset: the answers in {storage.redact(dataset.root)} are not public or need a judge: "
             "submission=FILE writes the predictions in the official format"
         )
-    kept = Kept(metric or _nothing())
-    for row, reference in _met(join, options, storage):
-        kept.add(row, reference)
-    found = {
+    tally = Tally(metric or _no_metric())
+    for row, reference in _matched_rows(join, output, options.partial):
+        tally.add(row, reference)
+    scores: ScoresJson = {"figures": {}, "groups": {}}
+    if metric:
+        scores = scores_of(metric, tally, resamples=options.resamples, seed=options.seed)
+    evaluation: EvaluationJson = {
         "dataset": type(dataset).__name__,
         "root": storage.redact(dataset.root),
         "output": storage.redact(options.output),
-        **{name: getattr(manifest, name) for name in ("run_id", "fingerprint")},
+        "run_id": output.manifest.run_id,
+        "fingerprint": output.manifest.fingerprint,
         "questions": len(join.references),
-        "status": dict(sorted(kept.status.items())),
-        "without_truth": kept.without_truth,
-        **(
-            figures_of(metric, kept, resamples=options.resamples, seed=options.seed)
-            if metric
-            else {"figures": {}, "groups": {}}
-        ),
+        "status": dict(sorted(tally.status.items())),
+        "without_truth": tally.without_truth,
+        **scores,
     }
-    _write(options.json or f"{options.output.rstrip('/')}/evaluation.json", found, storage)
-    return found
+    _write(options.json or f"{options.output.rstrip('/')}/{EVALUATION}", evaluation, storage)
+    return evaluation
 
 
-def _nothing() -> Metric:
+def _no_metric() -> Metric:
     return Metric(lambda prediction, reference: (), lambda sums: {})
 
 
-def _met(join: Join, options: Evaluation, storage: Storage) -> Iterator[tuple[Answered, Reference]]:
-    for row in read_rows(options.output, storage):
+def _matched_rows(join: Join, output: Output, partial: bool) -> Iterator[tuple[Answered, Reference]]:
+    for row in read_rows(output):
         yield row, join.match(row)
-    if not options.partial:
+    if not partial:
         join.require_all()
 
 
-def _submit(dataset: Dataset, join: Join, options: Evaluation, storage: Storage) -> None:
-    rows = (row for row, _ in _met(join, options, storage))
+def _submit(dataset: Dataset, join: Join, uri: str, output: Output, partial: bool) -> None:
+    rows = (row for row, _ in _matched_rows(join, output, partial))
     text = "".join(dataset.submission(rows))
-    assert options.submission is not None
-    with storage.reaching("submission", options.submission):
-        write_atomic(*storage.open(options.submission), text.encode())
+    with output.storage.reaching("submission", uri):
+        write_atomic(*output.storage.open(uri), text.encode())
 
 
-def _write(place: str, found: dict[str, Any], storage: Storage) -> None:
-    with storage.reaching("json", place):
-        fs, path = storage.open(place)
-        write_atomic(fs, path, storage.hide(json.dumps(found, indent=2)).encode())
+def _write(uri: str, evaluation: EvaluationJson, storage: Storage) -> None:
+    with storage.reaching("json", uri):
+        fs, path = storage.open(uri)
+        write_atomic(fs, path, storage.hide(json.dumps(evaluation, indent=2)).encode())
 
 
-def table(found: dict[str, Any]) -> Table:
-    """The figures of an evaluation for people: one line a figure, those of the groups below."""
-    rows = [_line(name, figure, found["units"]) for name, figure in found["figures"].items()]
-    for group, told in found["groups"].items():
-        rows += [_line(f"{group}: {name}", figure, told["units"]) for name, figure in told["figures"].items()]
-    lost = {status: count for status, count in found["status"].items() if status != "ok"}
-    notes = [f"{count:,} rows {status}: counted as wrong" for status, count in lost.items()]
-    if found["without_truth"]:
-        notes.append(f"{found['without_truth']:,} rows have no known answer and are not scored")
-    answered = sum(found["status"].values())
-    if answered < found["questions"]:
-        notes.append(f"a part of the dataset: {answered:,} of {found['questions']:,} questions")
-    title = f"{found['dataset']}: {found['scored']:,} requests"
-    return Table(title, ("", "value", "95 % from", "to", "of"), rows, (*notes, *found["notes"]))
+def evaluation_table(evaluation: EvaluationJson) -> Table:
+    """Lists the figures of an evaluation, one line each, those of the groups below."""
+    rows = [_line(name, figure, evaluation["units"]) for name, figure in evaluation["figures"].items()]
+    for group, scores in evaluation["groups"].items():
+        rows += [
+            _line(f"{group}: {name}", figure, scores["units"]) for name, figure in scores["figures"].items()
+        ]
+    failed = {status: count for status, count in evaluation["status"].items() if status != "ok"}
+    notes = [f"{count:,} rows {status}: counted as wrong" for status, count in failed.items()]
+    if evaluation["without_truth"]:
+        notes.append(f"{evaluation['without_truth']:,} rows have no known answer and are not scored")
+    answered = sum(evaluation["status"].values())
+    if answered < evaluation["questions"]:
+        notes.append(f"a part of the dataset: {answered:,} of {evaluation['questions']:,} questions")
+    title = f"{evaluation['dataset']}: {evaluation['scored']:,} requests"
+    return Table(title, ("", "value", "95 % from", "to", "of"), rows, (*notes, *evaluation["notes"]))
 
 
-def _line(name: str, figure: dict[str, float], units: int) -> tuple[Any, ...]:
+def _line(name: str, figure: Interval, units: int) -> tuple[object, ...]:
     return name, figure["value"], figure.get("low", ""), figure.get("high", ""), units

@@ -1,19 +1,21 @@
-"""A dataset's official files: read as streams, and told by name if they are missing or damaged."""
+"""Reads a dataset's official files as streams, and names a file that is missing or damaged."""
 
 import csv
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, TextIO
+from typing import Any, BinaryIO, TextIO, cast
 
 from pipeline.sources.base import MAX_IMAGE_BYTES
 from pipeline.storage.uris import Storage
 from pipeline.support.errors import ConfigError
 
+Json = Any  # of a form that each dataset knows: a wrong one is a ConfigError of `official_file`
+
 
 @contextmanager
-def telling(root: str, name: str, storage: Storage) -> Iterator[str]:
-    """The URI of a file below `root`; whatever is wrong with it is a ConfigError that names it."""
+def official_file(root: str, name: str, storage: Storage) -> Iterator[str]:
+    """Yields the URI of a file below `root`; any error in the block becomes a ConfigError naming it."""
     import ijson
 
     uri = f"{root.rstrip('/')}/{name}"
@@ -29,50 +31,49 @@ def telling(root: str, name: str, storage: Storage) -> Iterator[str]:
         raise ConfigError(f"{shown} is not of the official form: {str(error)[:200]}") from None
 
 
-def json_items(root: str, name: str, where: str, storage: Storage) -> Iterator[Any]:
-    """The items of the list at `where` (as ijson writes paths) of a JSON file, one in memory at a time."""
+def json_items(root: str, name: str, path: str, storage: Storage) -> Iterator[Json]:
+    """Reads the items of a JSON file's list at `path` (in ijson's syntax), one in memory at a time."""
     import ijson
 
-    with telling(root, name, storage) as uri, _binary(uri, storage) as file:
-        yield from ijson.items(file, where, use_float=True)
+    with official_file(root, name, storage) as uri, _open_binary(uri, storage) as file:
+        yield from ijson.items(file, path, use_float=True)
 
 
-def json_pairs(root: str, name: str, where: str, storage: Storage) -> Iterator[tuple[str, Any]]:
-    """The keys and values of the object at `where` of a JSON file, one in memory at a time."""
+def json_pairs(root: str, name: str, path: str, storage: Storage) -> Iterator[tuple[str, Json]]:
+    """Reads the keys and values of the object at `path` of a JSON file, one in memory at a time."""
     import ijson
 
-    with telling(root, name, storage) as uri, _binary(uri, storage) as file:
-        yield from ijson.kvitems(file, where, use_float=True)
+    with official_file(root, name, storage) as uri, _open_binary(uri, storage) as file:
+        yield from ijson.kvitems(file, path, use_float=True)
 
 
-def json_lines(root: str, name: str, storage: Storage) -> Iterator[dict[str, Any]]:
-    """The objects of a JSONL file; blank lines are passed over."""
-    with telling(root, name, storage) as uri, text_of(uri, storage) as file:
+def jsonl_items(root: str, name: str, storage: Storage) -> Iterator[dict[str, Json]]:
+    """Reads the objects of a JSONL file; blank lines are skipped."""
+    with official_file(root, name, storage) as uri, open_text(uri, storage) as file:
         for number, line in enumerate(file, 1):
             if line.strip():
                 try:
-                    found = json.loads(line)
+                    item = json.loads(line)
                 except ValueError as error:
                     raise ValueError(f"line {number}: {error}") from None
-                if not isinstance(found, dict):
+                if not isinstance(item, dict):
                     raise ValueError(f"line {number} is no JSON object")
-                yield found
+                yield item
 
 
 def table_rows(root: str, name: str, storage: Storage) -> Iterator[dict[str, str]]:
-    """The rows of a TSV file by their column names; a cell may hold an image."""
+    """Reads the rows of a TSV file by their column names; a cell may hold an image."""
     csv.field_size_limit(2 * MAX_IMAGE_BYTES)
-    with telling(root, name, storage) as uri, text_of(uri, storage) as file:
+    with official_file(root, name, storage) as uri, open_text(uri, storage) as file:
         yield from csv.DictReader(file, delimiter="\t")
 
 
-def text_of(uri: str, storage: Storage) -> TextIO:
-    """A text file, opened: UTF-8 with or without its mark, line breaks as they are."""
+def open_text(uri: str, storage: Storage) -> TextIO:
+    """Opens a text file: UTF-8 with or without its byte order mark, line breaks unchanged."""
     fs, path = storage.open(uri)
-    opened: TextIO = fs.open(path, "r", encoding="utf-8-sig", newline="")
-    return opened
+    return cast(TextIO, fs.open(path, "r", encoding="utf-8-sig", newline=""))
 
 
-def _binary(uri: str, storage: Storage) -> Any:
+def _open_binary(uri: str, storage: Storage) -> BinaryIO:
     fs, path = storage.open(uri)
-    return fs.open(path, "rb")
+    return cast(BinaryIO, fs.open(path, "rb"))

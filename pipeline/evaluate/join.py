@@ -1,4 +1,4 @@
-"""Predictions of a finished output, met with their references: one to one, or an error that names the key."""
+"""Matches predictions of a finished output with references: one to one, or an error naming the key."""
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
@@ -8,25 +8,23 @@ import pyarrow.dataset as ds
 from pyarrow.fs import FSSpecHandler, PyFileSystem
 
 from pipeline.evaluate.base import Answered, Reference
-from pipeline.output.opened import finished_files
-from pipeline.storage.uris import Storage
+from pipeline.output.opened import Output
 from pipeline.support.errors import ConfigError
 from pipeline.support.schema import PREDICTIONS
 
 _COLUMNS = [column.name for column in fields(Answered)]
 _ROWS_AT_ONCE = 4096
-_NAMED = 3
+_MOST_NAMED = 3
 
 Key = str | tuple[str, str]
 
 
-def read_rows(output: str, storage: Storage) -> Iterator[Answered]:
-    """The rows of a finished output in the order of its files; a batch of them is in memory at a time."""
-    paths = finished_files(output, storage)
-    fs, _ = storage.open(output)
+def read_rows(output: Output) -> Iterator[Answered]:
+    """Reads the rows of a finished output in the order of its files, a batch in memory at a time."""
+    fs, _ = output.storage.open(output.folder)
     try:
         table = ds.dataset(
-            paths, format="parquet", schema=PREDICTIONS, filesystem=PyFileSystem(FSSpecHandler(fs))
+            output.paths(), format="parquet", schema=PREDICTIONS, filesystem=PyFileSystem(FSSpecHandler(fs))
         )
         batches = table.to_batches(
             columns=_COLUMNS, batch_size=_ROWS_AT_ONCE, batch_readahead=1, fragment_readahead=1
@@ -34,15 +32,15 @@ def read_rows(output: str, storage: Storage) -> Iterator[Answered]:
         for batch in batches:
             yield from (Answered(**row) for row in batch.to_pylist())
     except (pa.ArrowException, OSError) as error:
-        raise ConfigError(f"output: {storage.redact(f'{output}: {error}')[:300]}") from None
+        raise ConfigError(f"output: {output.storage.redact(f'{output.folder}: {error}')[:300]}") from None
 
 
 @dataclass
 class Join:
-    """Rows by their references.
+    """Matches rows with references by a key.
 
-    A question is known by its question_id. Where rows share one (a fixed prompt is always called 0), they are
-    known by their images instead, as long as each image has but one question; `joint` takes both together.
+    The key is the question_id. Where rows share one (a fixed prompt always has the id 0), it is the image's
+    key instead, provided that each image has only one question; `joint` datasets use both together.
     """
 
     references: Mapping[Key, Reference]
@@ -50,7 +48,7 @@ class Join:
     seen: set[Key] = field(default_factory=set)
 
     def match(self, row: Answered) -> Reference:
-        """The row's reference. Raises ConfigError if there is none, or if another row had it."""
+        """Finds a row's reference; ConfigError if there is none, or if another row had it."""
         key = self.key(row)
         reference = self.references.get(key)
         if reference is None:
@@ -61,30 +59,30 @@ class Join:
         return reference
 
     def require_all(self) -> None:
-        """ConfigError, naming the first ones, if references have no row."""
+        """Raises ConfigError, naming the first ones, if references have no row."""
         missing = [key for key in self.references if key not in self.seen]
         if missing:
-            named = ", ".join(_shown(key) for key in missing[:_NAMED])
+            named = ", ".join(_shown(key) for key in missing[:_MOST_NAMED])
             raise ConfigError(
                 f"output: {len(missing)} of {len(self.references)} questions have no row: {named}"
-                f"{', ...' if len(missing) > _NAMED else ''}; partial=true scores those that have one"
+                f"{', ...' if len(missing) > _MOST_NAMED else ''}; partial=true scores those that have one"
             )
 
 
-def choose_join(references: list[Reference], joint: bool, output: str, storage: Storage) -> Join:
-    """How an output's rows are to be met; ConfigError if the references themselves are not unique."""
+def choose_join(references: list[Reference], joint: bool, output: Output) -> Join:
+    """Chooses the key of an output's rows; ConfigError if the references themselves are not unique."""
     if joint:
         return Join(_indexed(references, _both), _both)
     by_id = _indexed(references, _by_id)
-    one_an_image = len({reference.sample_key for reference in references}) == len(references)
-    if one_an_image and not _ids_are_unique(output, storage):
+    one_per_image = len({reference.sample_key for reference in references}) == len(references)
+    if one_per_image and not _has_unique_ids(output):
         return Join(_indexed(references, _by_sample), _by_sample)
     return Join(by_id, _by_id)
 
 
-def _ids_are_unique(output: str, storage: Storage) -> bool:
+def _has_unique_ids(output: Output) -> bool:
     seen: set[str] = set()
-    for row in read_rows(output, storage):
+    for row in read_rows(output):
         if row.question_id in seen:
             return False
         seen.add(row.question_id)
@@ -92,11 +90,11 @@ def _ids_are_unique(output: str, storage: Storage) -> bool:
 
 
 def _indexed(references: list[Reference], key: Callable[[Reference], Key]) -> dict[Key, Reference]:
-    found: dict[Key, Reference] = {}
+    index: dict[Key, Reference] = {}
     for reference in references:
-        if found.setdefault(key(reference), reference) is not reference:
+        if index.setdefault(key(reference), reference) is not reference:
             raise ConfigError(f"dataset: the official files hold {_shown(key(reference))} twice")
-    return found
+    return index
 
 
 def _by_id(row: Answered | Reference) -> Key:

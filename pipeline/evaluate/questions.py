@@ -1,7 +1,7 @@
-"""A dataset's questions as a source of a run: converted into a folder of one's own, never into the dataset's.
+"""Converts a dataset's questions into a source of a run, in a folder of its own, never in the dataset's.
 
-A file's name tells its content, and its time is always the same: a run that is started again finds the source
-that its plan holds, also if the converted file had to be made anew.
+A file's name holds a digest of its content, and its modification time is fixed: a restarted run finds the
+source that its plan holds, even if the converted file had to be written anew.
 """
 
 import hashlib
@@ -19,40 +19,42 @@ from pipeline.storage.uris import Storage, put_atomic, write_atomic
 
 _QUESTIONS_TOGETHER = 64  # of one image; more would be a sample that max_questions refuses
 
-Asked = tuple[Reference, str]
+Question = tuple[Reference, str]  # and the text to ask
 
 
-def request_lines(asked: Iterable[Asked]) -> Iterator[str]:
-    """LLaVA's JSONL: the questions of an image follow one another, so that it is decoded and encoded once."""
+def request_lines(questions: Iterable[Question]) -> Iterator[str]:
+    """Writes LLaVA's JSONL with the questions of an image together: it is decoded and encoded once."""
     by_image: dict[str, list[tuple[str, str]]] = defaultdict(list)
-    for reference, text in asked:
+    for reference, text in questions:
         by_image[reference.sample_key].append((reference.question_id, text))
-    waiting = {image: iter(questions) for image, questions in by_image.items()}
+    waiting = {image: iter(of_image) for image, of_image in by_image.items()}
     while waiting:
         for image in list(waiting):
-            some = list(islice(waiting[image], _QUESTIONS_TOGETHER))
-            for question_id, text in some:
+            together = list(islice(waiting[image], _QUESTIONS_TOGETHER))
+            for question_id, text in together:
                 yield json.dumps({"question_id": question_id, "image": image, "text": text}) + "\n"
-            if len(some) < _QUESTIONS_TOGETHER:
+            if len(together) < _QUESTIONS_TOGETHER:
                 del waiting[image]
 
 
-def jsonl_source(name: str, asked: Iterable[Asked], images: str, folder: str, storage: Storage) -> Jsonl:
-    """The source of `<folder>/<name>-<digest>.jsonl`, which it writes, and of the images below `images`."""
-    data = "".join(request_lines(asked)).encode()
-    place = f"{folder.rstrip('/')}/{name}-{digest_name(data)}.jsonl"
-    keep(place, data, storage)
-    return Jsonl(path=place, image_root=images)
+def jsonl_source(
+    name: str, questions: Iterable[Question], images: str, folder: str, storage: Storage
+) -> Jsonl:
+    """Writes `<folder>/<name>-<digest>.jsonl` and returns the source of it and the images below `images`."""
+    data = "".join(request_lines(questions)).encode()
+    uri = f"{folder.rstrip('/')}/{name}-{short_digest(data)}.jsonl"
+    write_once(uri, data, storage)
+    return Jsonl(path=uri, image_root=images)
 
 
-def digest_name(data: bytes) -> str:
-    """A short name for a content."""
+def short_digest(data: bytes) -> str:
+    """Computes a short name for a content."""
     return hashlib.sha256(data).hexdigest()[:16]
 
 
-def keep(place: str, content: bytes | str, storage: Storage) -> None:
-    """Write bytes, or the content of a local file, unless the file is there: its name tells its content."""
-    fs, path = storage.open(place)
+def write_once(uri: str, content: bytes | str, storage: Storage) -> None:
+    """Writes bytes, or the content of a local file, unless the file exists: its name holds the digest."""
+    fs, path = storage.open(uri)
     if fs.exists(path):
         return
     if isinstance(content, bytes):

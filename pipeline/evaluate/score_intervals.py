@@ -1,43 +1,70 @@
-"""A metric's figures of what was kept, with the intervals that drawing units again gives them.
+"""Computes a metric's figures with bootstrap intervals over units.
 
 U units, c numbers of each, G groups, R resamples.
 """
 
-from typing import Any
+from collections.abc import Mapping
+from typing import TypedDict
 
 import numpy as np
+from numpy.typing import NDArray
 
-from pipeline.evaluate.base import Figures, Metric
-from pipeline.evaluate.tally import Kept
+from pipeline.evaluate.base import Figures, Metric, Numbers
+from pipeline.evaluate.tally import Tally
 from pipeline.support.errors import ConfigError
-from pipeline.support.intervals import LEVEL, interval, resampled_sums
+from pipeline.support.intervals import LEVEL, Interval, interval, resampled_sums
 
 _ALL = ""  # beside the groups, whose names are not empty
 
 
-def figures_of(metric: Metric, kept: Kept, *, resamples: int, seed: int) -> dict[str, Any]:
-    """Figures with intervals, of all units and of each group; ConfigError if nothing could be scored."""
-    if not kept.count:
+class GroupScores(TypedDict):
+    """The figures of one subtask, category or answer type in evaluation.json."""
+
+    units: int
+    figures: dict[str, Interval]
+
+
+class ScoresJson(TypedDict, total=False):
+    """The figures of evaluation.json; only `figures` and `groups`, both empty, where nothing is scored."""
+
+    scored: int
+    units: int
+    bootstrap: dict[str, float]
+    figures: dict[str, Interval]
+    groups: dict[str, GroupScores]
+    notes: list[str]
+
+
+def scores_of(metric: Metric, tally: Tally, *, resamples: int, seed: int) -> ScoresJson:
+    """Computes figures with intervals over all units and each group; ConfigError if nothing was scored."""
+    if not tally.count:
         raise ConfigError("output: none of its questions has a known answer")
-    units, groups = kept.units(), kept.groups()
-    told = spread(metric, units, groups, resamples=resamples, seed=seed)
+    units, groups = tally.units(), tally.groups()
+    by_group = group_intervals(metric, units, groups, resamples=resamples, seed=seed)
     return {
-        "scored": kept.count,
+        "scored": tally.count,
         "units": len(units),
         "bootstrap": {"resamples": resamples, "seed": seed, "level": LEVEL},
-        "figures": told.pop(_ALL),
-        "groups": {name: {"units": len(groups[name]), "figures": figures} for name, figures in told.items()},
+        "figures": by_group.pop(_ALL),
+        "groups": {
+            name: {"units": len(groups[name]), "figures": figures} for name, figures in by_group.items()
+        },
         "notes": list(metric.notes),
     }
 
 
-def spread(
-    metric: Metric, units: np.ndarray, groups: dict[str, np.ndarray], *, resamples: int, seed: int
-) -> dict[str, dict[str, Any]]:
-    """The figures of each group, and under "" those of everything, as `interval` tells them.
+def group_intervals(
+    metric: Metric,
+    units: Numbers,
+    groups: Mapping[str, NDArray[np.int64]],
+    *,
+    resamples: int,
+    seed: int,
+) -> dict[str, dict[str, Interval]]:
+    """Computes the figures of each group, and under "" those of all units, with their intervals.
 
     Args:
-        units: [U, c + 1] what is kept of each unit, the last column being 1.
+        units: [U, c + 1] the numbers of each unit, the last column being 1.
         groups: the units of each group, by their rows in `units`.
     """
     masks = {_ALL: np.ones(len(units), np.uint8)} | {
@@ -51,15 +78,15 @@ def spread(
     sums = resampled_sums(columns, resamples=resamples, seed=seed)
     drawn: dict[str, list[Figures]] = {name: [] for name in masks}
     for draw in range(resamples + 1):
-        for name, seen in drawn.items():
-            seen.append(
+        for name, of_group in drawn.items():
+            of_group.append(
                 metric.figures(np.array([sums[name, number][draw] for number in range(units.shape[1])]))
             )
         drawn[_ALL][-1] |= metric.summary({name: drawn[name][-1] for name in groups})
-    return {name: _intervals(seen) for name, seen in drawn.items()}
+    return {name: _intervals(of_group) for name, of_group in drawn.items()}
 
 
-def _intervals(drawn: list[Figures]) -> dict[str, Any]:
+def _intervals(drawn: list[Figures]) -> dict[str, Interval]:
     """Each figure that is defined, with the middle 95 % of the draws."""
-    found = {name: interval(np.array([figures[name] for figures in drawn])) for name in drawn[0]}
-    return {name: figure for name, figure in found.items() if figure is not None}
+    figures = {name: interval(np.array([draw[name] for draw in drawn])) for name in drawn[0]}
+    return {name: figure for name, figure in figures.items() if figure is not None}

@@ -1,33 +1,32 @@
-"""Predictions in the formats that evaluation servers and judges take."""
+"""Writes predictions in the formats that evaluation servers and judges take."""
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
 
 
-def json_list(items: Iterable[Mapping[str, Any]]) -> Iterator[str]:
-    """A JSON list, piece by piece."""
-    before = "["
+def json_list(items: Iterable[Mapping[str, object]]) -> Iterator[str]:
+    """Writes a JSON list, piece by piece."""
+    separator = "["
     for item in items:
-        yield f"{before}{json.dumps(item)}"
-        before = ",\n"
-    yield "]\n" if before != "[" else "[]\n"
+        yield f"{separator}{json.dumps(item)}"
+        separator = ",\n"
+    yield "]\n" if separator != "[" else "[]\n"
 
 
-def json_object(pairs: Iterable[tuple[str, Any]]) -> Iterator[str]:
-    """A JSON object, piece by piece."""
-    before = "{"
+def json_object(pairs: Iterable[tuple[str, object]]) -> Iterator[str]:
+    """Writes a JSON object, piece by piece."""
+    separator = "{"
     for name, value in pairs:
-        yield f"{before}{json.dumps(name)}: {json.dumps(value)}"
-        before = ",\n"
-    yield "}\n" if before != "{" else "{}\n"
+        yield f"{separator}{json.dumps(name)}: {json.dumps(value)}"
+        separator = ",\n"
+    yield "}\n" if separator != "{" else "{}\n"
 
 
-def json_lines(items: Iterable[Mapping[str, Any]]) -> Iterator[str]:
-    """JSONL."""
+def json_lines(items: Iterable[Mapping[str, object]]) -> Iterator[str]:
+    """Writes JSONL, line by line."""
     return (f"{json.dumps(item)}\n" for item in items)
 
 
-def number(name: str) -> int | str:
-    """A question_id as the official files have it: a number where it is one."""
-    return int(name) if name.isdecimal() else name
+def official_id(question_id: str) -> int | str:
+    """Converts a question_id to its form in the official files: a number where it is one."""
+    return int(question_id) if question_id.isdecimal() else question_id

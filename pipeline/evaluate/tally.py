@@ -1,16 +1,17 @@
-"""What is kept of the rows that are scored: some numbers each, whatever their texts."""
+"""Collects per-row scores by unit and category, so that texts need not stay in memory."""
 
 from collections import Counter
 
 import numpy as np
+from numpy.typing import NDArray
 
-from pipeline.evaluate.base import Answered, Metric, Reference
+from pipeline.evaluate.base import Answered, Metric, Numbers, Reference
 
 _ROWS_AT_ONCE = 65536
 
 
-class Kept:
-    """Numbers of rows, and which unit and which groups each row belongs to.
+class Tally:
+    """Collects the numbers of scored rows, with the unit and the groups of each.
 
     `status` counts all rows by their status, `without_truth` those whose answer is not known, `count` those
     that are scored.
@@ -21,14 +22,14 @@ class Kept:
         self.without_truth = 0
         self.count = 0
         self._metric = metric
-        self._full: list[np.ndarray] = []
+        self._full: list[Numbers] = []
         self._rows: list[tuple[float, ...]] = []
         self._units: dict[str, int] = {}
         self._unit_of: list[int] = []
         self._groups: dict[str, dict[int, None]] = {}
 
     def add(self, row: Answered, reference: Reference) -> tuple[float, ...] | None:
-        """Score one row; whatever is not `ok` is wrong. Returns its numbers, None if it is not scored."""
+        """Scores one row; a status other than `ok` is wrong. Returns its numbers, None if not scored."""
         self.status[row.status] += 1
         if not reference.answers:
             self.without_truth += 1
@@ -56,8 +57,8 @@ class Kept:
             self._full.append(np.array(self._rows))
             self._rows = []
 
-    def units(self) -> np.ndarray:
-        """[U, c + 1]: a row a unit, closed by a 1."""
+    def units(self) -> Numbers:
+        """Returns [U, c + 1]: a row a unit, its last number being 1."""
         self._flush()
         rows = np.concatenate(self._full)
         if self._metric.pool is not None:
@@ -66,6 +67,6 @@ class Kept:
             rows = np.array([self._metric.pool(part) for part in np.split(rows[order], starts)])
         return np.column_stack([rows, np.ones(len(rows))])
 
-    def groups(self) -> dict[str, np.ndarray]:
-        """The units of each group, the groups in alphabetical order."""
+    def groups(self) -> dict[str, NDArray[np.int64]]:
+        """Returns the units of each group, the groups in alphabetical order."""
         return {name: np.fromiter(self._groups[name], np.int64) for name in sorted(self._groups)}

@@ -1,11 +1,11 @@
-"""CLIP as the encode stage needs it: the patches of one layer, and the space in which TRIM compares.
+"""Runs CLIP for the encode stage: patches of one layer, and patches and texts in the joint space.
 
 Legend: B images or texts, S pixels a side, C channels, N patches, D vision width, P joint CLIP width.
 """
 
 import copy
 from pathlib import Path
-from typing import Any
+from typing import Self, Unpack
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +14,7 @@ from transformers import AutoTokenizer, CLIPTextModelWithProjection, CLIPVisionM
 from pipeline.models.attention import LastLayer, Tap, single_head_attention
 from pipeline.models.checkpoints.loading import load_part
 from pipeline.models.preprocess import Normalization
-from pipeline.models.towers import Towers
+from pipeline.models.towers import TowerOptions, Towers
 
 OWN_LAYER = frozenset({"cls_attention", "head_mean_keys"})
 LAST_LAYER = frozenset({"last_cls_attention", "last_keys"})
@@ -28,9 +28,9 @@ class ClipEncoder(Towers):
         folder: a CLIPModel checkpoint.
         feature_layer: vision layers to run (`Geometry.feature_layer`); those after it are dropped.
         normalization: makes pixel_values of pixels (`Preprocessor.normalization`).
-        needs: the fields of VisualTokens that will be asked for; without "text" the text tower stays out.
+        needs: the fields of VisualTokens that will be read; without "text" no text tower is loaded.
         device, dtype: of the towers. The projections into the joint space are float32 whatever the dtype:
-            outlier rules read them, and bfloat16's rounding would decide which patches stay.
+            outlier rules read them, and bfloat16's rounding would decide which patches are kept.
 
     Raises ConfigError if the folder lacks weights of a tower.
     """
@@ -61,9 +61,20 @@ class ClipEncoder(Towers):
             text = load_part(CLIPTextModelWithProjection, "text tower", folder, torch.float32)
             self._text_head = text.text_projection.to(self.device)
             self._text_tower = text.text_model.to(self.device, dtype)
-            tokenizer: Any = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+            tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
             ends = [tokenizer.bos_token_id], [tokenizer.eos_token_id]
-            self._read_texts(tokenizer, text.config.max_position_embeddings, *ends)
+            self._set_tokenizer(tokenizer, text.config.max_position_embeddings, *ends)
+
+    @classmethod
+    def of_model(cls, llava: Path, clip: Path, **options: Unpack[TowerOptions]) -> Self:
+        """See `Towers.of_model`: both towers are the CLIP's."""
+        return cls(clip, **options)
+
+    @staticmethod
+    def library_tower(llava: Path, clip: Path, dtype: torch.dtype) -> nn.Module:
+        """See `Towers.library_tower`."""
+        tower: nn.Module = load_part(CLIPVisionModelWithProjection, "vision tower", clip, dtype).vision_model
+        return tower
 
     @torch.inference_mode()
     def encode_images(self, pixels_BSSC: Tensor, needs: frozenset[str]) -> dict[str, Tensor]:
@@ -98,11 +109,13 @@ class ClipEncoder(Towers):
 
     @torch.inference_mode()
     def metric(self, patches_BND: Tensor) -> Tensor:
-        """Patches in the joint space: float32 [B, N, P]."""
-        return self._vision_head(patches_BND.float())
+        """See `Towers.metric`."""
+        metric_BNP: Tensor = self._vision_head(patches_BND.float())
+        return metric_BNP
 
     def _embed(self, pieces: list[list[int]]) -> Tensor:
-        """CLIP's text_embeds."""
+        """Return CLIP's text_embeds."""
         tokens = self._tokenizer.pad({"input_ids": pieces}, padding=True, return_tensors="pt").to(self.device)
         pooled = self._text_tower(tokens.input_ids, attention_mask=tokens.attention_mask).pooler_output
-        return self._text_head(pooled.float())
+        embeds_BP: Tensor = self._text_head(pooled.float())
+        return embeds_BP

@@ -1,4 +1,4 @@
-"""Configuration of a model and of decoding."""
+"""Configures a model, its prompt template, and decoding."""
 
 from dataclasses import dataclass
 
@@ -10,7 +10,7 @@ DEVICES = ("auto", "cpu", "cuda")
 
 @dataclass(frozen=True, kw_only=True)
 class Model:
-    """Which checkpoints answer, and in which words they are asked.
+    """The checkpoints that answer, and the prompt template for questions.
 
     `path` is a LLaVA checkpoint, in the Hugging Face layout or in the original one, and `clip` the CLIP or
     SigLIP whose vision tower it was built on: a local folder, a hub id, or a `demo:` name. Without `clip`,
@@ -18,15 +18,15 @@ class Model:
     """
 
     name: str = free()
-    path: str = free()  # the weights' digest counts, not where they lie
+    path: str = free()  # the fingerprint has the weights' digest instead
     clip: str | None = free()
     template: str = counted()
-    trim_sign: int = free(-1)  # counts through the reducer that reads it
+    trim_sign: int = free(-1)  # the fingerprint has it in the reducer's fields
     encode_dtype: str = counted("float32")
     generate_dtype: str = counted("float32")
-    encode_batch_size: int = counted(16)  # images in one pass of CLIP; rounding depends on it
-    check_memory: bool = free(True)  # refuse what does not fit the memory there is, before it is loaded
-    allow_pickle: bool = free(False)  # also read weights that are a pickle (pytorch_model.bin); only tensors
+    encode_batch_size: int = counted(16)  # images in one pass of CLIP; it changes rounding
+    check_memory: bool = free(True)  # refuse a model that does not fit into free memory
+    allow_pickle: bool = free(False)  # also read tensors of a pickle (pytorch_model.bin)
 
     def __post_init__(self) -> None:
         for key in ("encode_dtype", "generate_dtype"):
@@ -36,9 +36,14 @@ class Model:
             require(self.template.count(part) == 1, f"model.template must hold {part} exactly once")
 
 
+def fill_template(template: str, question: str) -> str:
+    """Put a question into a model's prompt template; `<image>` stays."""
+    return template.replace("{question}", question)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Decoding:
-    """How answers are decoded: greedy at temperature 0, else nucleus sampling."""
+    """Configures decoding: greedy at temperature 0, else nucleus sampling."""
 
     max_new_tokens: int = counted(64)
     temperature: float = counted(0.0)

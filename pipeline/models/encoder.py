@@ -1,12 +1,12 @@
-"""The encoder of a model: which family's, and with which of its two checkpoints."""
+"""Loads the encoder of a model: the one that its family of vision towers names."""
 
-from typing import Any
+import importlib
 
 import torch
 
 from pipeline.models.checkpoints.fit import Geometry
 from pipeline.models.checkpoints.folders import folders
-from pipeline.models.checkpoints.kinds import SIGLIP
+from pipeline.models.checkpoints.kinds import KINDS, Kind
 from pipeline.models.config import Model
 from pipeline.models.preprocess import preprocessor_of
 from pipeline.models.towers import Towers
@@ -20,22 +20,24 @@ def load_encoder(
     device: torch.device | str = "cpu",
     dtype: torch.dtype | None = None,
 ) -> Towers:
-    """Both towers of a model, in `dtype` or else the model's own `encode_dtype`.
+    """Load both towers of a model, in `dtype` or else in the model's `encode_dtype`.
 
-    `needs`: the fields of VisualTokens that will be asked for. Raises ConfigError if weights are missing.
+    `needs`: the fields of VisualTokens that will be read. Raises ConfigError if weights are missing.
     """
     llava, clip = folders(model)
-    given: dict[str, Any] = {
-        "feature_layer": geometry.feature_layer,
-        "normalization": preprocessor_of(model).normalization,
-        "needs": needs,
-        "device": device,
-        "dtype": dtype or getattr(torch, model.encode_dtype),
-    }
-    if geometry.kind == SIGLIP.name:
-        from pipeline.models.siglip import SiglipEncoder
+    return encoder_class(KINDS[geometry.kind]).of_model(
+        llava,
+        clip,
+        feature_layer=geometry.feature_layer,
+        normalization=preprocessor_of(model).normalization,
+        needs=needs,
+        device=device,
+        dtype=dtype or getattr(torch, model.encode_dtype),
+    )
 
-        return SiglipEncoder(clip, tower=llava, **given)
-    from pipeline.models.clip import ClipEncoder
 
-    return ClipEncoder(clip, **given)
+def encoder_class(kind: Kind) -> type[Towers]:
+    """Import the encoder that a family names."""
+    module, _, name = kind.encoder.rpartition(".")
+    encoder: type[Towers] = getattr(importlib.import_module(module), name)
+    return encoder

@@ -1,9 +1,8 @@
-"""How much memory a model takes, estimated from the headers of its weights before any is loaded."""
+"""Estimates the memory that a model takes from the headers of its weights, before loading any."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from pipeline.models.checkpoints.kinds import kind_of
 from pipeline.models.checkpoints.layouts import language_name, projector_name, tower_name
@@ -20,7 +19,7 @@ _PROMPT = 256  # text tokens of a request: a guess, small beside its image
 
 @dataclass(frozen=True)
 class Footprint:
-    """Bytes that an actor takes at least: its weights, and the keys and values of what it answers at once."""
+    """Bytes that an actor takes at least: weights, and keys and values of the requests in work."""
 
     weights: int
     cache: int = 0
@@ -31,17 +30,16 @@ class Footprint:
 
 
 def of_generate(llava: Path, dtype: str, cache_bytes: int = 0) -> Footprint:
-    """Language model and projector in `dtype`, loaded tensor by tensor; beside them keys and values."""
+    """Estimate language model and projector in `dtype`, and `cache_bytes` of keys and values."""
     count = _count(llava, lambda name: (language_name(name) or projector_name(name)) is not None)
     return Footprint(count * BYTES_OF[dtype], cache_bytes)
 
 
 def of_encode(llava: Path, clip: Path, needs: frozenset[str]) -> Footprint:
-    """The towers as they are loaded, in float32, and the projector if a reducer reads embeddings."""
-    if kind_of(read_config(llava)).tuned:
-        count = _count(llava, tower_name) + _count(clip, lambda name: name.startswith("vision_model.head."))
-    else:
-        count = _count(clip, lambda name: tower_name(name) or name.startswith("visual_projection."))
+    """Estimate the towers in float32, as they are loaded, and the projector if a reducer reads embeddings."""
+    kind = kind_of(read_config(llava))
+    count = _count(llava if kind.tuned else clip, lambda name: tower_name(name) is not None)
+    count += _count(clip, lambda name: name.startswith(kind.head))
     if "text" in needs:
         count += _count(clip, lambda name: name.startswith("text_"))
     if "embeddings" in needs:
@@ -59,26 +57,26 @@ def of_run(
     cache_gib: float | None,
     actors: dict[str, int],
 ) -> dict[str, Footprint]:
-    """What the actors of a run on one machine take at least, by stage.
+    """Estimate what the actors of a run on one machine take at least, by stage.
 
     Args:
         needs: the fields of VisualTokens that the reducers read.
-        tokens: of the longest request's image and answer. The transformers engine holds keys and values of
-            that at least; how many requests share a batch is its own configuration.
-        cache_gib: what the engine sets aside for keys and values, if it does.
+        tokens: of the longest request's image and answer. The transformers engine holds the keys and values
+            of one such request at least; the size of its batches is its own configuration.
+        cache_gib: what the engine reserves for keys and values, if it does.
         actors: their number by stage.
     """
     per_token = shape_of_config(read_config(llava)).kv_bytes(dtype)
     cache = (tokens + _PROMPT) * per_token if cache_gib is None else int(cache_gib * GIB)
-    one = {"encode": of_encode(llava, clip, needs), "generate": of_generate(llava, dtype, cache)}
+    single = {"encode": of_encode(llava, clip, needs), "generate": of_generate(llava, dtype, cache)}
     return {
         name: Footprint(actors[name] * (part.weights + PROCESS_BYTES), actors[name] * part.cache)
-        for name, part in one.items()
+        for name, part in single.items()
     }
 
 
 def room_of(device: str) -> tuple[int | None, str]:
-    """Bytes that are free where `device` (`auto`, `cpu`, `cuda`) is, and what has them."""
+    """Return the free bytes of a `device` (`auto`, `cpu`, `cuda`), and that memory's name."""
     import torch
 
     if device == "cpu" or not torch.cuda.is_available():
@@ -87,31 +85,29 @@ def room_of(device: str) -> tuple[int | None, str]:
 
 
 def require_room(model: Model, parts: dict[str, Footprint], room: int | None, where: str) -> None:
-    """Refuse what does not fit.
+    """Raise ConfigError if the parts need more memory than there is, unless `model.check_memory` is false.
 
     Args:
-        parts: what takes it, by the name that the message shall have for it.
-        room: bytes; None if it is not known.
-        where: what has that much: "this machine", "the GPU".
-
-    Raises ConfigError in one line, unless `model.check_memory` is false.
+        parts: by the names that the message gives them.
+        room: free bytes; None if unknown.
+        where: whose memory it is: "this machine", "the GPU".
     """
     needed = sum(part.total for part in parts.values())
     if not model.check_memory or room is None or needed <= room:
         return
-    listed = ", ".join(f"{name} {_told(part)}" for name, part in parts.items())
+    listed = ", ".join(f"{name} {_shown(part)}" for name, part in parts.items())
     raise ConfigError(
         f"model.path={model.path}: some {needed / GIB:.1f} GiB of memory are needed ({listed}), but {where} "
         f"has {room / GIB:.1f} GiB left; model.check_memory=false tries all the same"
     )
 
 
-def _told(part: Footprint) -> str:
-    """`13.2 GiB`, or `13.2 + 0.4 GiB` with the cache apart."""
+def _shown(part: Footprint) -> str:
+    """Format as `13.2 GiB`, or as `13.2 + 0.4 GiB` with a cache."""
     cache = f" + {part.cache / GIB:.1f}" if part.cache else ""
     return f"{part.weights / GIB:.1f}{cache} GiB"
 
 
-def _count(folder: Path, wanted: Callable[[str], Any]) -> int:
-    """The numbers in the tensors whose names are wanted."""
+def _count(folder: Path, wanted: Callable[[str], bool]) -> int:
+    """Count the numbers in the tensors whose names are wanted."""
     return sum(where.count for name, where in locate(folder).items() if wanted(name))

@@ -1,10 +1,9 @@
-"""LLaVA without its eyes: projector, language model and tokenizer.
+"""Loads LLaVA's projector, language model and tokenizer, without the vision tower.
 
 Legend: K visual tokens kept, L tokens of a prompt (visual ones included), D vision width, H language width.
 """
 
 from pathlib import Path
-from typing import Any
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, Cache, GenerationConfig
@@ -15,7 +14,7 @@ from pipeline.models.prompts import Prompts
 
 
 class LanguageModel(Prompts):
-    """What answers: made from a LLaVA folder in any layout, in one file or in shards.
+    """The part of a LLaVA that answers, from a folder in any layout.
 
     The vision tower is never read; memory peaks near the language model's own weights.
     Raises ConfigError if weights of the projector or of the language model are missing.
@@ -37,21 +36,22 @@ class LanguageModel(Prompts):
             key_mapping=LANGUAGE_KEYS,
         ).to(device)
         self.model.get_output_embeddings().register_forward_pre_hook(_contiguous)
-        # How to decode is the run's configuration alone; checkpoints come with temperatures of their own.
-        self.model.generation_config = GenerationConfig()
+        # The run's configuration alone decides how to decode; checkpoints bring temperatures of their own.
+        self.model.generation_config = GenerationConfig()  # type: ignore[no-untyped-call]
         super().__init__(folder, self.model.get_input_embeddings(), device=device, dtype=dtype)
 
     @torch.inference_mode()
     def prefill(self, token_ids: list[int]) -> Cache:
-        """The keys and values of text at the beginning of a prompt, of a batch of one."""
+        """Compute keys and values of the text at the beginning of a prompt, for a batch of one."""
         ids_1L = torch.tensor([token_ids], device=self.device)
         cache = self.model(input_ids=ids_1L, use_cache=True, logits_to_keep=1).past_key_values
         assert isinstance(cache, Cache)
         return cache
 
 
-def _contiguous(_: Any, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
-    """As the last positions of a prefill's batch do not lie: torch would make a product for each of them, and
-    for each, on a CPU, a copy of all of the output weights.
+def _contiguous(_: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+    """Make the last hidden states of a prefill's batch contiguous before the output layer.
+
+    Otherwise torch multiplies row by row, and on a CPU copies the output weights each time.
     """
     return tuple(hidden.contiguous() for hidden in inputs)

@@ -1,4 +1,4 @@
-"""An image as the vision tower sees it, but for rescaling and normalising, which the device does later.
+"""Resizes and crops images for the vision tower; rescaling and normalising happen later, on the device.
 
 Legend: S pixels a side.
 """
@@ -6,17 +6,22 @@ Legend: S pixels a side.
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
+from pipeline.models.checkpoints.kinds import CLIP, KINDS, Squares, is_original
+from pipeline.models.checkpoints.tensors import Json
 from pipeline.models.config import Model
 from pipeline.support.errors import ConfigError
 
+if TYPE_CHECKING:
+    from transformers.image_processing_utils import BaseImageProcessor
+
 _MAX_RATIO = 16
 _MAX_PADDED_PX = 8192
-_CLIP_MEAN, _CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 
 
 @dataclass(frozen=True)
@@ -31,51 +36,41 @@ class Normalization:
 class Preprocessor:
     """The resizing and cropping of a checkpoint's own image processor, in its Pillow version.
 
-    Always the Pillow version, torchvision or not: the two differ in their rounding. CLIP's processor, the
-    one of LLaVA-1.5, LLaVA's own, which may pad, and SigLIP's, which stretches images to squares, are done
-    here in calls of Pillow, bit for bit as transformers does it: a decoding worker would need seconds and
-    300 MB to import that. Any other processor is the library's own.
+    Always the Pillow version, torchvision or not: the two round differently. The processors of the families
+    in `KINDS` (CLIP's, which is LLaVA-1.5's, LLaVA's own, which may pad, and SigLIP's) are done here in calls
+    of Pillow, bit for bit as transformers does it: importing that would cost a decoding worker seconds and
+    300 MB. Any other processor is the library's own.
 
     Args:
         folder: of a LLaVA or a CLIP.
-        pad: first make a square of the image, with the mean colour on both sides of it.
+        pad: first pad the image to a square, with the mean colour on both sides.
 
     Raises ConfigError if the folder has no image processor, or one that does not make square crops.
     """
 
     def __init__(self, folder: Path, pad: bool = False):
         settings = settings_of(folder)
-        side, self._stretches = _clip_side(settings), False
-        if pad and side is None:
+        squares = _squares_of(settings)
+        side = _side(settings, squares) if squares else None
+        if pad and (side is None or not squares or not squares.crops):
             raise ConfigError(f"{folder}: only CLIP's image processor can be given squares with padding")
-        if side is None and (side := _siglip_side(settings)) is not None:
-            self._stretches = True
-            settings = {"image_mean": (0.5,) * 3, "image_std": (0.5,) * 3} | settings
-        if side is not None:
+        if side is not None and squares:
             self.image_size = side
             self._resample = Image.Resampling(settings.get("resample", Image.Resampling.BICUBIC))
-            self._library = None
+            self._library: BaseImageProcessor | None = None
         else:
+            squares = CLIP.squares
             self._library = _library_processor(folder)
             self.image_size = _crop_side(folder, self._library)
             settings = self._library.to_dict()
-        given = (
-            settings
-            if settings.get("do_normalize", True)
-            else {"image_mean": (0,) * 3, "image_std": (1,) * 3}
-        )
-        self.normalization = Normalization(
-            rescale_factor=settings.get("rescale_factor", 1 / 255)
-            if settings.get("do_rescale", True)
-            else 1.0,
-            mean=tuple(map(float, given.get("image_mean", _CLIP_MEAN))),
-            std=tuple(map(float, given.get("image_std", _CLIP_STD))),
-        )
+        assert squares is not None
+        self._stretches = not squares.crops
+        self.normalization = _normalization(settings, squares)
         padded = pad or (_kind(settings).startswith("Llava") and settings.get("do_pad", False))
         self._background = tuple(int(255 * mean) for mean in self.normalization.mean) if padded else None
 
-    def __call__(self, rgb: Image.Image) -> np.ndarray:
-        """Resize an RGB image and crop it, if the processor does: uint8 [S, S, 3].
+    def __call__(self, rgb: Image.Image) -> NDArray[np.uint8]:
+        """Resize an RGB image, and crop it if the processor does: uint8 [S, S, 3].
 
         What lies beyond an aspect ratio of 16 is cut off before resizing, not after it: a processor that
         scales the short edge to S pixels would make hundreds of megabytes of a picture of 20000 x 10. Where
@@ -94,13 +89,13 @@ class Preprocessor:
 
 
 def preprocessor_of(model: Model) -> Preprocessor:
-    """How a model's images are prepared; of its checkpoints, only small files are read.
+    """Make the preprocessor of a model; of its checkpoints, only small files are read.
 
-    A LLaVA in the original layout has no image processor of its own, but its CLIP's, and says in its
-    config.json (`image_aspect_ratio`) whether images are padded first.
+    A LLaVA in the original layout has no image processor of its own: it uses its CLIP's, and its config.json
+    (`image_aspect_ratio`) says whether images are padded first.
     """
     from pipeline.models.checkpoints.folders import clip_of, resolve
-    from pipeline.models.checkpoints.original import is_original, pads
+    from pipeline.models.checkpoints.original import pads
     from pipeline.models.checkpoints.tensors import read_config
 
     llava = resolve(model.path)
@@ -110,42 +105,62 @@ def preprocessor_of(model: Model) -> Preprocessor:
     return Preprocessor(resolve(clip_of(model, llava)), pad=pads(llava, config))
 
 
-def settings_of(folder: Path) -> dict[str, Any]:
-    """The image processor's settings as the checkpoint's files hold them; empty if none are found."""
+def settings_of(folder: Path) -> Json:
+    """Read the image processor's settings from a checkpoint's files; empty if there are none."""
     for name in ("preprocessor_config.json", "processor_config.json"):
         if (folder / name).is_file():
             content = json.loads((folder / name).read_bytes())
-            found = content.get("image_processor", content)
-            if isinstance(found, dict) and (
-                "image_processor_type" in found or "feature_extractor_type" in found
+            settings = content.get("image_processor", content)
+            if isinstance(settings, dict) and (
+                "image_processor_type" in settings or "feature_extractor_type" in settings
             ):
-                return found
+                return settings
     return {}
 
 
-def _clip_side(settings: dict[str, Any]) -> int | None:
-    """S, if this is CLIP's or LLaVA's processor: the short edge scaled to S, the middle S x S cut out."""
+def _squares_of(settings: Json) -> Squares | None:
+    """Find the family whose image processor these are the settings of."""
+    families = (kind.squares for kind in KINDS.values() if kind.squares)
+    return next((squares for squares in families if _kind(settings).startswith(squares.processors)), None)
+
+
+def _side(settings: Json, squares: Squares) -> int | None:
+    """Return S, or None if these settings do more, or less, than the family's processor does by itself."""
+    return _crop_to(settings) if squares.crops else _stretch_to(settings)
+
+
+def _crop_to(settings: Json) -> int | None:
+    """Return S of a processor that scales the short edge to S and cuts out the middle S x S."""
     size, crop = settings.get("size"), settings.get("crop_size")
     edge = size.get("shortest_edge") if isinstance(size, dict) and len(size) == 1 else size
     square = {"height": edge, "width": edge}
     switches = ("do_resize", "do_center_crop", "do_convert_rgb")
-    if not _kind(settings).startswith(("CLIP", "LlavaImage")) or not all(
-        settings.get(name, True) for name in switches
-    ):
+    if not all(settings.get(name, True) for name in switches):
         return None
     return edge if isinstance(edge, int) and crop in (edge, square) else None
 
 
-def _siglip_side(settings: dict[str, Any]) -> int | None:
-    """S, if this is SigLIP's processor: width and height both scaled to S, whatever they were."""
+def _stretch_to(settings: Json) -> int | None:
+    """Return S of a processor that scales both width and height to S."""
     size = settings.get("size")
     edge = size.get("height") if isinstance(size, dict) else None
     plain = settings.get("do_resize", True) and not (settings.get("do_center_crop") or settings.get("do_pad"))
     square = isinstance(edge, int) and size == {"height": edge, "width": edge}
-    return edge if _kind(settings).startswith("SiglipImage") and plain and square else None
+    return edge if plain and square else None
+
+
+def _normalization(settings: Json, squares: Squares) -> Normalization:
+    rescales, normalizes = settings.get("do_rescale", True), settings.get("do_normalize", True)
+    mean, std = settings.get("image_mean", squares.mean), settings.get("image_std", squares.std)
+    return Normalization(
+        rescale_factor=settings.get("rescale_factor", 1 / 255) if rescales else 1.0,
+        mean=tuple(map(float, mean if normalizes else (0,) * 3)),
+        std=tuple(map(float, std if normalizes else (1,) * 3)),
+    )
 
 
 def resize_and_crop(image: Image.Image, side: int, resample: Image.Resampling) -> Image.Image:
+    """Scale the short edge to `side` and cut out the middle square."""
     width, height = image.size
     long = int(side * max(width, height) / min(width, height))
     new_width, new_height = (side, long) if width <= height else (long, side)
@@ -154,7 +169,7 @@ def resize_and_crop(image: Image.Image, side: int, resample: Image.Resampling) -
 
 
 def pad_to_square(image: Image.Image, background: tuple[int, ...]) -> Image.Image:
-    """The image in the middle of a square of its longer side, as LLaVA's `expand2square` has it."""
+    """Put the image in the middle of a square of its longer side, as LLaVA's `expand2square` does."""
     too_long = -(-max(image.size) // _MAX_PADDED_PX)
     if too_long > 1:
         image = image.reduce(too_long)
@@ -164,21 +179,25 @@ def pad_to_square(image: Image.Image, background: tuple[int, ...]) -> Image.Imag
     return square
 
 
-def _kind(settings: dict[str, Any]) -> str:
+def _kind(settings: Json) -> str:
+    """Return the class name of the image processor."""
     return str(settings.get("image_processor_type") or settings.get("feature_extractor_type") or "")
 
 
-def _library_processor(folder: Path) -> Any:
+def _library_processor(folder: Path) -> "BaseImageProcessor":
     from transformers import AutoImageProcessor
 
     try:
-        return AutoImageProcessor.from_pretrained(folder, backend="pil", trust_remote_code=False)
+        processor: BaseImageProcessor = AutoImageProcessor.from_pretrained(  # type: ignore[no-untyped-call]
+            folder, backend="pil", trust_remote_code=False
+        )
+        return processor
     except (OSError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise ConfigError(f"{folder} holds no image processor that can be loaded: {reason}") from error
 
 
-def _crop_side(folder: Path, processor: Any) -> int:
+def _crop_side(folder: Path, processor: Any) -> int:  # its sizes are attributes of subclasses alone
     crop = processor.crop_size if processor.do_center_crop else processor.size
     if not crop or not crop.get("height") or crop["height"] != crop.get("width"):
         raise ConfigError(f"{folder}: the image processor makes no square crops, but {crop}")
@@ -186,7 +205,7 @@ def _crop_side(folder: Path, processor: Any) -> int:
 
 
 def _within_ratio(image: Image.Image) -> Image.Image:
-    """The middle of an image that is longer than `_MAX_RATIO` times its width."""
+    """Cut an image down to an aspect ratio of `_MAX_RATIO` at most, keeping its middle."""
     width, height = image.size
     limit = _MAX_RATIO * min(width, height)
     if max(width, height) <= limit:

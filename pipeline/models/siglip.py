@@ -1,25 +1,31 @@
-"""SigLIP as the encode stage needs it: the patches of one layer, and the space in which TRIM compares.
+"""Runs SigLIP for the encode stage: patches of one layer, and patches and texts in the joint space.
 
-Its towers have no CLS token and no projection (arXiv 2303.15343). An image's embedding is what a head gives
-that pools all patches by attention; a patch's is what the same head gives of that patch alone.
+Its towers have no CLS token and no projection (arXiv 2303.15343). Its head pools all patches by attention
+into an image's embedding; here a patch's embedding is the head's output for that patch alone.
 
 Legend: B images or texts, N patches, D vision width, P joint width, L positions of the text tower.
 """
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Self, Unpack
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoTokenizer, SiglipTextModel, SiglipVisionModel
+from transformers import (
+    AutoConfig,
+    AutoTokenizer,
+    SiglipTextModel,
+    SiglipVisionConfig,
+    SiglipVisionModel,
+)
 from transformers.models.siglip.modeling_siglip import SiglipMultiheadAttentionPoolingHead
 
 from pipeline.models.checkpoints.layouts import TOWER_KEYS
 from pipeline.models.checkpoints.loading import fill, load_part
 from pipeline.models.preprocess import Normalization
-from pipeline.models.towers import Towers
+from pipeline.models.towers import TowerOptions, Towers
 
-_HEAD = "vision_model."  # where the head and the norm before it lie in a SiglipModel
+_PREFIX = "vision_model."  # of the head and of the norm before it, in a SiglipModel
 
 
 class SiglipEncoder(Towers):
@@ -27,10 +33,10 @@ class SiglipEncoder(Towers):
 
     Args:
         folder: a SiglipModel checkpoint.
-        tower: the LLaVA checkpoint, whose training may have gone on with its vision tower.
+        tower: the LLaVA checkpoint, whose training may have changed its vision tower.
         feature_layer: vision layers to run (`Geometry.feature_layer`); those after it are dropped.
         normalization: makes pixel_values of pixels (`Preprocessor.normalization`).
-        needs: the fields of VisualTokens that will be asked for; without "text" the text tower stays out.
+        needs: the fields of VisualTokens that will be read; without "text" no text tower is loaded.
         device, dtype: of the towers. Norm, head and the text's last projection are float32 whatever the
             dtype, as CLIP's projections are.
 
@@ -48,9 +54,9 @@ class SiglipEncoder(Towers):
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
     ):
-        config: Any = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
         super().__init__(normalization, config.vision_config.hidden_size, device)
-        vision = load_tower(tower, torch.float32)
+        vision = _load_tower(tower, torch.float32)
         vision.encoder.layers = vision.encoder.layers[:feature_layer]
         vision.post_layernorm = nn.Identity()  # LLaVA reads what is before it
         self._vision_tower = vision.to(self.device, dtype)
@@ -60,9 +66,20 @@ class SiglipEncoder(Towers):
             self._text_head = text.head.to(self.device)
             text.head = nn.Identity()
             self._text_tower = text.to(self.device, dtype)
-            tokenizer: Any = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+            tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
             self._max_tokens: int = text.config.max_position_embeddings
-            self._read_texts(tokenizer, self._max_tokens, [], [tokenizer.eos_token_id])
+            self._set_tokenizer(tokenizer, self._max_tokens, [], [tokenizer.eos_token_id])
+
+    @classmethod
+    def of_model(cls, llava: Path, clip: Path, **options: Unpack[TowerOptions]) -> Self:
+        """See `Towers.of_model`: the vision tower is the LLaVA's, head and text tower are the SigLIP's."""
+        return cls(clip, tower=llava, **options)
+
+    @staticmethod
+    def library_tower(llava: Path, clip: Path, dtype: torch.dtype) -> nn.Module:
+        """See `Towers.library_tower`."""
+        tower: nn.Module = _load_tower(llava, dtype)
+        return tower
 
     @torch.inference_mode()
     def encode_images(self, pixels_BSSC: Tensor, needs: frozenset[str]) -> dict[str, Tensor]:
@@ -75,7 +92,7 @@ class SiglipEncoder(Towers):
 
     @torch.inference_mode()
     def metric(self, patches_BND: Tensor) -> Tensor:
-        """Each patch alone through norm and pooling head: float32 [B, N, P].
+        """Run norm and pooling head on each patch alone: float32 [B, N, P].
 
         Attention over one token gives its value whatever the query, so neither query nor key is computed.
         """
@@ -84,32 +101,35 @@ class SiglipEncoder(Towers):
         weight_DD, bias_D = (
             x.chunk(3)[2] for x in (head.attention.in_proj_weight, head.attention.in_proj_bias)
         )
-        pooled_BND = head.attention.out_proj(nn.functional.linear(normed_BND, weight_DD, bias_D))
-        return pooled_BND + head.mlp(head.layernorm(pooled_BND))
+        pooled_BND: Tensor = head.attention.out_proj(nn.functional.linear(normed_BND, weight_DD, bias_D))
+        mixed_BND: Tensor = head.mlp(head.layernorm(pooled_BND))
+        return pooled_BND + mixed_BND
 
     def _embed(self, pieces: list[list[int]]) -> Tensor:
-        """SigLIP's text embeddings: read at the last of L positions, padded up to there, without a mask."""
-        padding: int = self._tokenizer.pad_token_id
+        """Return SigLIP's text embeddings: the last of L positions, after padding without a mask."""
+        padding = self._tokenizer.pad_token_id
         ids_BL = [piece + [padding] * (self._max_tokens - len(piece)) for piece in pieces]
         pooled = self._text_tower(torch.tensor(ids_BL, device=self.device)).pooler_output
-        return self._text_head(pooled.float())
+        embeds_BP: Tensor = self._text_head(pooled.float())
+        return embeds_BP
 
 
-def load_tower(llava: Path, dtype: torch.dtype) -> Any:
-    """The vision tower of a LLaVA that stands on SigLIP, as the library has it, without a head."""
-    config: Any = AutoConfig.from_pretrained(llava, trust_remote_code=False).vision_config
+def _load_tower(llava: Path, dtype: torch.dtype) -> Any:  # see load_part
+    """Load a LLaVA's vision tower, without a head."""
+    config = AutoConfig.from_pretrained(llava, trust_remote_code=False).vision_config
     config.vision_use_head = False
     return load_part(SiglipVisionModel, "vision tower", llava, dtype, config=config, key_mapping=TOWER_KEYS)
 
 
-def _load_head(folder: Path, config: Any) -> Any:
-    """A SigLIP's norm and pooling head, in float32; its layers are not read."""
+# Any: the attributes of a module within a ModuleDict have no types.
+def _load_head(folder: Path, config: SiglipVisionConfig) -> Any:
+    """Load a SigLIP's norm and pooling head in float32; its layers are not read."""
     with torch.device("meta"):
         norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         parts = nn.ModuleDict({"post_layernorm": norm, "head": SiglipMultiheadAttentionPoolingHead(config)})
-    named = tuple(f"{_HEAD}{part}." for part in parts)
+    named = tuple(f"{_PREFIX}{part}." for part in parts)
 
     def short(name: str) -> str | None:
-        return name.removeprefix(_HEAD) if name.startswith(named) else None
+        return name.removeprefix(_PREFIX) if name.startswith(named) else None
 
     return fill(parts, "pooling head", folder, short, torch.float32)

@@ -1,13 +1,12 @@
-"""What a request's tokens weigh, computed from the checkpoint's shapes."""
+"""Computes the bytes of a request's tokens from the sizes in a checkpoint's config.json."""
 
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from pipeline.models.checkpoints.folders import HUB_ID, resolve
-from pipeline.models.checkpoints.kinds import language_sizes, vision_sizes
-from pipeline.models.checkpoints.original import is_original
+from pipeline.models.checkpoints.kinds import is_original, language_sizes, vision_sizes
+from pipeline.models.checkpoints.tensors import Json
 from pipeline.support.errors import ConfigError
 
 BYTES_OF = {"float32": 4, "bfloat16": 2, "float16": 2}
@@ -15,7 +14,7 @@ BYTES_OF = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 @dataclass(frozen=True)
 class Shape:
-    """The sizes of a LLaVA that decide what its tokens take.
+    """The sizes in a LLaVA's config.json that decide how many bytes its tokens take.
 
     Args:
         layers, kv_heads, head_dim: of the language model.
@@ -30,21 +29,21 @@ class Shape:
     image_size: int
 
     def kv_bytes(self, dtype: str) -> int:
-        """Bytes that one token takes in the KV cache: a key and a value in each layer."""
+        """Return the bytes of one token in the KV cache: a key and a value in each layer."""
         return self.layers * 2 * self.kv_heads * self.head_dim * BYTES_OF[dtype]
 
     def token_bytes(self, dtype: str) -> int:
-        """Bytes of one visual token on its way from `encode` to `generate`."""
+        """Return the bytes of one visual token between `encode` and `generate`."""
         return self.vision_width * BYTES_OF[dtype]
 
     @property
     def pixel_bytes(self) -> int:
-        """Bytes of a decoded image on its way from `decode` to `encode`: RGB, 8 bits each."""
+        """Bytes of a decoded image between `decode` and `encode`: RGB, 8 bits each."""
         return 3 * self.image_size**2
 
 
 def read_shape(path: str) -> Shape:
-    """The shape of a LLaVA checkpoint: a folder, a `demo:` name or a hub id, of which no weights are read.
+    """Read the shape of a LLaVA: a folder, a `demo:` name or a hub id; no weights are read.
 
     Raises:
         ConfigError: there is no config.json, or it is not that of a LLaVA.
@@ -59,8 +58,8 @@ def read_shape(path: str) -> Shape:
         raise ConfigError(f"{file} is no configuration of a LLaVA: {error}") from None
 
 
-def shape_of_config(config: dict[str, Any]) -> Shape:
-    """The shape that the content of a LLaVA's config.json describes."""
+def shape_of_config(config: Json) -> Shape:
+    """Return the shape that a LLaVA's config.json describes."""
     original = is_original(config)  # one flat object
     language = language_sizes(config if original else config.get("text_config"))
     vision = vision_sizes(config)

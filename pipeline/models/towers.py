@@ -1,22 +1,39 @@
-"""What CLIP and SigLIP have in common as the encode stage needs them: pixels in, and texts by the piece.
+"""The base class of encoders: a vision tower for images, and a text tower of the same joint space.
 
 Legend: B images or texts, S pixels a side, C channels, N patches, D vision width, P joint width.
 """
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Self, TypedDict, Unpack
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pipeline.models.preprocess import Normalization
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 TEXTS_AT_ONCE = 256
 
 
+class TowerOptions(TypedDict):
+    """How to load an encoder; see `Towers`."""
+
+    feature_layer: int
+    normalization: Normalization
+    needs: frozenset[str]
+    device: torch.device | str
+    dtype: torch.dtype
+
+
 class Towers(ABC):
     """A vision tower that ends at the layer LLaVA reads, and the text tower of the same joint space.
+
+    A subclass is the encoder of one family (pipeline/models/checkpoints/kinds.py). It loads its towers, calls
+    `_set_tokenizer` if it loads a text tower, and implements the abstract methods.
 
     Args:
         normalization: makes pixel_values of pixels (`Preprocessor.normalization`).
@@ -31,8 +48,20 @@ class Towers(ABC):
         self._mean_C = torch.tensor(normalization.mean, device=self.device)
         self._std_C = torch.tensor(normalization.std, device=self.device)
 
-    def _read_texts(self, tokenizer: Any, max_tokens: int, before: list[int], after: list[int]) -> None:
-        """How a text becomes tokens: at most `max_tokens`, `before` and `after` among them."""
+    @classmethod
+    @abstractmethod
+    def of_model(cls, llava: Path, clip: Path, **options: Unpack[TowerOptions]) -> Self:
+        """Load the encoder of a LLaVA and its CLIP (or SigLIP); ConfigError if weights are missing."""
+
+    @staticmethod
+    @abstractmethod
+    def library_tower(llava: Path, clip: Path, dtype: torch.dtype) -> nn.Module:
+        """Load the vision tower as transformers' LLaVA has it, to compare with."""
+
+    def _set_tokenizer(
+        self, tokenizer: "PreTrainedTokenizerBase", max_tokens: int, before: list[int], after: list[int]
+    ) -> None:
+        """Set how a text becomes at most `max_tokens` tokens, with the tokens `before` and `after` it."""
         self._tokenizer, self._before, self._after = tokenizer, before, after
         self._room = max_tokens - len(before) - len(after)
 
@@ -46,39 +75,40 @@ class Towers(ABC):
 
     @abstractmethod
     def metric(self, patches_BND: Tensor) -> Tensor:
-        """Patches in the joint space: float32 [B, N, P]."""
+        """Project patches into the joint space: float32 [B, N, P]."""
 
     @abstractmethod
     def _embed(self, pieces: list[list[int]]) -> Tensor:
-        """Token ids of texts, at most TEXTS_AT_ONCE of them -> float32 [B, P], not normalised."""
+        """Embed at most TEXTS_AT_ONCE lists of token ids: float32 [B, P], not normalised."""
 
     @torch.inference_mode()
     def encode_texts(self, texts: Sequence[str], *, windows: bool = False) -> Tensor:
-        """The texts in the joint space, not normalised: float32 [B, P] on the encoder's device.
+        """Embed texts in the joint space, not normalised: float32 [B, P] on the encoder's device.
 
         A text is cut at the tower's positions (CLIP's 77 tokens, the end token among them); with `windows`
-        it is split there instead, and the mean of its pieces' embeddings given. The encoder must have been
-        made with "text" in its `needs`.
+        it is split there instead, and its embedding is the mean over the pieces. The encoder must have been
+        loaded with "text" in its `needs`.
         """
         pieces = [self._pieces(text, windows) for text in texts]
-        every = [piece for several in pieces for piece in several]
+        flat = [piece for of_text in pieces for piece in of_text]
         chunks = [torch.empty(0, self.joint_width, device=self.device)]
-        for first in range(0, len(every), TEXTS_AT_ONCE):
-            chunks.append(self._embed(every[first : first + TEXTS_AT_ONCE]))
+        for first in range(0, len(flat), TEXTS_AT_ONCE):
+            chunks.append(self._embed(flat[first : first + TEXTS_AT_ONCE]))
         embeds_BP = torch.cat(chunks)
-        if len(every) == len(texts):
+        if len(flat) == len(texts):
             return embeds_BP
-        return torch.stack([part.mean(0) for part in embeds_BP.split([len(several) for several in pieces])])
+        parts = torch.split(embeds_BP, [len(of_text) for of_text in pieces])
+        return torch.stack([part.mean(0) for part in parts])
 
     def _pieces(self, text: str, windows: bool) -> list[list[int]]:
-        """A text's token ids between start and end token, in one piece or in as many as it takes."""
+        """Split a text's token ids into pieces of the tower's length; without `windows`, the first alone."""
         room = self._room
-        ids = self._tokenizer(text, add_special_tokens=False)["input_ids"]
+        ids: list[int] = self._tokenizer(text, add_special_tokens=False)["input_ids"]
         stop = len(ids) if windows else room
         parts = [ids[at : at + room] for at in range(0, max(1, min(len(ids), stop)), room)]
         return [[*self._before, *part, *self._after] for part in parts]
 
     def normalize(self, pixels_BSSC: Tensor) -> Tensor:
-        """pixel_values [B, C, S, S] float32; uint8 crosses to the device, a quarter of the bytes."""
+        """Make pixel_values [B, C, S, S], float32; uint8 crosses to the device, a quarter of the bytes."""
         values = pixels_BSSC.to(self.device, non_blocking=True).float() * self.normalization.rescale_factor
         return ((values - self._mean_C) / self._std_C).permute(0, 3, 1, 2)

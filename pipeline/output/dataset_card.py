@@ -2,33 +2,32 @@
 
 import json
 from collections.abc import Iterator
-from typing import Any
 
+from pipeline.output.layout import CARD
 from pipeline.output.manifest import Manifest
+from pipeline.output.summary import Summary
 from pipeline.storage.uris import Storage, write_atomic
 from pipeline.support.schema import COLUMNS
 
-NAME = "README.md"
 
-
-def write_card(folder: str, manifest: Manifest, summary: dict[str, Any], storage: Storage) -> None:
+def write_card(folder: str, manifest: Manifest, summary: Summary, storage: Storage) -> None:
     """Write the card of an output that is finished."""
     fs, path = storage.open(folder)
     text = storage.hide("\n".join(_lines(manifest, summary)) + "\n")
-    write_atomic(fs, f"{path}/{NAME}", text.encode())
+    write_atomic(fs, f"{path}/{CARD}", text.encode())
 
 
-def _lines(manifest: Manifest, summary: dict[str, Any]) -> Iterator[str]:
+def _lines(manifest: Manifest, summary: Summary) -> Iterator[str]:
     yield from ("---", "configs:", "- config_name: default", "  data_files: data/*.parquet")
     yield from ("task_categories:", "- visual-question-answering", "- image-to-text", "---", "")
     yield from ("# Answers about images, by Trimline", "")
-    yield f"{summary['rows']:,} rows about {summary['samples']:,} samples of `{summary['source']}`: "
-    yield ", ".join(f"{count:,} {status}" for status, count in sorted(summary["status"].items())) + "."
-    tokens = summary["tokens"]
-    if tokens["kept_fraction"] is not None:
+    yield f"{summary.rows:,} rows about {summary.samples:,} samples of `{summary.source}`: "
+    yield ", ".join(f"{count:,} {status}" for status, count in sorted(summary.status.items())) + "."
+    tokens = summary.tokens
+    if summary.kept_fraction is not None:
         yield (
             f"The language model saw {tokens['visual_tokens_kept']:,} of {tokens['visual_tokens_full']:,} "
-            f"visual tokens ({tokens['kept_fraction']:.1%})."
+            f"visual tokens ({summary.kept_fraction:.1%})."
         )
     yield from (
         "",

@@ -1,15 +1,21 @@
-"""The footer of a unit's file: what it counts, and how it is read."""
+"""Describes one unit's file: the JSON in its Parquet footer that says what the file holds and who made it.
+
+Every key that a footer has had from the beginning is required. Keys that came later are None in a footer
+that lacks them.
+"""
 
 import json
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipeline.output.units import Finished
+from pipeline.output.layout import DATA
+from pipeline.output.units import Finished, Unit
 from pipeline.storage.uris import Storage
 from pipeline.support.errors import RunError
 from pipeline.support.parallel import THREADS, each
@@ -17,29 +23,180 @@ from pipeline.support.schema import COUNTS, SECONDS
 
 FOOTER = b"trimline"
 
-
-def totals_of(table: pa.Table) -> dict[str, Any]:
-    """Counts by status and sums of tokens and seconds over a table of predictions."""
-    sums = {name: pc.sum(table[name]).as_py() or 0 for name in (*COUNTS, *SECONDS)}
-    return {
-        "rows": table.num_rows,
-        "samples": pc.count_distinct(table["sample"]).as_py(),
-        "status": dict(Counter(table["status"].to_pylist())),
-        **sums,
-    }
+Json = dict[str, Any]  # parsed JSON: `from_json` checks its keys
 
 
-def read_footer(folder: str, name: str, storage: Storage) -> dict[str, Any]:
-    """The footer of a unit's file; RunError if Trimline did not write it."""
+def known_fields(kind: type, data: Mapping[str, Any]) -> Json:
+    """Pick the values of a dataclass's fields, others are passed over.
+
+    Raises:
+        KeyError: a field without the default None has no value.
+    """
+    optional = {field.name for field in fields(kind) if field.default is None}
+    names = [field.name for field in fields(kind)]
+    return {name: data[name] for name in names if name in data or name not in optional}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Totals:
+    """Counts of a unit's rows.
+
+    Args:
+        status: number of rows by status.
+        tokens: sums of the columns in `schema.COUNTS`.
+        seconds: sums of the columns in `schema.SECONDS`.
+    """
+
+    rows: int
+    samples: int
+    status: dict[str, int]
+    tokens: dict[str, int]
+    seconds: dict[str, float]
+
+    @property
+    def ok(self) -> int:
+        """The number of answered requests."""
+        return self.status.get("ok", 0)
+
+    def to_json(self) -> Json:
+        """The totals as one flat object."""
+        own = {"rows": self.rows, "samples": self.samples, "status": self.status}
+        return {**own, **self.tokens, **self.seconds}
+
+    @classmethod
+    def from_json(cls, data: Json) -> "Totals":
+        """Read totals; KeyError if a key is missing."""
+        return cls(
+            rows=data["rows"],
+            samples=data["samples"],
+            status=data["status"],
+            tokens={name: data[name] for name in COUNTS},
+            seconds={name: data[name] for name in SECONDS},
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Visit:
+    """One stage's work on a unit: in which process, when, and with which resources.
+
+    Args:
+        start, end: seconds since the epoch.
+        cpu_s: CPU seconds of the whole process between them; None if the stage did not measure them.
+        cores: cores that the process could use.
+        peak_memory_bytes, peak_gpu_memory_bytes: of the process until then; None on GPUs: it used none.
+        startup_s: how long the process loaded its models before its first unit.
+    """
+
+    node: str
+    pid: int
+    start: float
+    end: float
+    cpu_s: float | None = None
+    cores: int | None = None
+    peak_memory_bytes: int
+    peak_gpu_memory_bytes: int | None = None
+    startup_s: float
+
+    @property
+    def seconds(self) -> float:
+        """How long the stage had the unit."""
+        return max(0.0, self.end - self.start)
+
+    @property
+    def process(self) -> tuple[str, int]:
+        """Node and process id, which together identify a process."""
+        return self.node, self.pid
+
+    @classmethod
+    def from_json(cls, data: Json) -> "Visit":
+        """Read a visit; KeyError if a key is missing that was always written."""
+        return cls(**known_fields(cls, data))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Footer:
+    """The description of one unit's file.
+
+    Args:
+        shard, first, stop, end: the unit, as its file name says it.
+        source_size, source_etag: the shard's, as the plan had them.
+        source_bytes, image_bytes: how much the unit read of the source, and how much of that is images.
+        shard_error: why the shard could not be read beyond this unit; None: it could.
+        attempt: when the job that wrote the file was started, in seconds since the epoch, as text.
+        start, end_time: when the unit was begun and written, in seconds since the epoch.
+        stages: the visits by the names of the stages, in the order of the unit's way.
+    """
+
+    schema_version: int
+    fingerprint: str
+    shard: int
+    first: int
+    stop: int
+    end: bool
+    source_size: int
+    source_etag: str
+    source_bytes: int
+    image_bytes: int | None = None
+    shard_error: str | None
+    totals: Totals
+    attempt: str
+    start: float
+    end_time: float
+    stages: dict[str, Visit]
+
+    @property
+    def unit(self) -> Unit:
+        """The unit that the file holds."""
+        return Unit(self.shard, self.first, self.stop, self.end)
+
+    @property
+    def samples(self) -> int:
+        """The number of samples in the unit."""
+        return self.stop - self.first
+
+    def to_json(self) -> Json:
+        """The footer as it is written, its keys in the order of the fields."""
+        return {**asdict(self), "totals": self.totals.to_json()}
+
+    @classmethod
+    def from_json(cls, data: Json) -> "Footer":
+        """Read a footer; unknown keys are passed over.
+
+        Raises:
+            KeyError, TypeError: a key that was always written is missing, or something is no object.
+        """
+        stages = {stage: Visit.from_json(visit) for stage, visit in data["stages"].items()}
+        own = {**data, "totals": Totals.from_json(data["totals"]), "stages": stages}
+        return cls(**known_fields(cls, own))
+
+
+def totals_of(table: pa.Table) -> Totals:
+    """Count the rows of a table of predictions by status, and sum up their tokens and seconds."""
+    return Totals(
+        rows=table.num_rows,
+        samples=pc.count_distinct(table["sample"]).as_py(),
+        status=dict(Counter(table["status"].to_pylist())),
+        tokens={name: pc.sum(table[name]).as_py() or 0 for name in COUNTS},
+        seconds={name: pc.sum(table[name]).as_py() or 0 for name in SECONDS},
+    )
+
+
+def footer_in(metadata: Mapping[bytes, bytes] | None) -> Footer | None:
+    """Read the footer out of a Parquet file's metadata; None if Trimline did not write the file."""
+    return Footer.from_json(json.loads(metadata[FOOTER])) if metadata and FOOTER in metadata else None
+
+
+def read_footer(folder: str, name: str, storage: Storage) -> Footer:
+    """Read the footer of a unit's file; RunError if Trimline did not write it."""
     fs, path = storage.open(folder)
-    with fs.open(f"{path}/data/{name}", "rb") as file:
-        metadata = pq.read_metadata(file).metadata
-    if not metadata or FOOTER not in metadata:
+    with fs.open(f"{path}/{DATA}/{name}", "rb") as file:
+        footer = footer_in(pq.read_metadata(file).metadata)
+    if footer is None:
         raise RunError(f"data/{name} was not written by Trimline")
-    return dict(json.loads(metadata[FOOTER]))
+    return footer
 
 
-def read_footers(folder: str, finished: Finished, storage: Storage) -> Iterable[dict[str, Any]]:
-    """The footer of every finished unit's file, in their order; a few of them are in memory at a time."""
+def read_footers(folder: str, finished: Finished, storage: Storage) -> Iterable[Footer]:
+    """Read the footers of all finished units in their order; a few of them are in memory at a time."""
     names = (unit.file_name for unit in finished)
     return each(lambda name: read_footer(folder, name, storage), names, THREADS)

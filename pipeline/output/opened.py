@@ -1,60 +1,104 @@
-"""Opens what Trimline wrote: a finished output, the arms below a comparison, and what an output was asked."""
+"""Opens an output, the arms of a comparison, and the source of an output's questions."""
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from typing import Self
 
-from pipeline.output.manifest import Manifest, remade
-from pipeline.output.plan import Plan, load_plan
-from pipeline.output.units import Finished
+from pipeline.output.footers import Footer, read_footers
+from pipeline.output.layout import COMPARISON, DATA, MANIFEST, PLAN
+from pipeline.output.manifest import Manifest, load_manifest, rebuild
+from pipeline.output.plan import Plan, require_plan
+from pipeline.output.units import Finished, finished_units
 from pipeline.sources.base import Shard, Source
 from pipeline.sources.task import Task
 from pipeline.storage.listing import File
 from pipeline.storage.uris import Storage, canonical, list_names, read_bytes
 from pipeline.support.errors import ConfigError
 
-COMPARISON = "comparison.json"
 _WILDCARD = re.compile(r"[*?\[]")
 
 
-def finished_files(output: str, storage: Storage) -> list[str]:
-    """The paths of an output's files; ConfigError if the output is not there or not finished."""
-    with storage.reaching("output", output):
-        plan = load_plan(output, storage)
-        fs, folder = storage.open(output)
-        found = Finished(list_names(fs, f"{folder}/data"))
-    if plan is None:
-        raise ConfigError(f"output: {storage.redact(output)} is no output of Trimline: it has no plan")
-    missing = [shard for shard in range(len(plan)) if not found.has_shard(shard)]
-    if missing:
-        raise ConfigError(
-            f"output: {storage.redact(output)} is not finished: {len(missing)} of {len(plan)} shards "
-            f"are not, the first is {missing[0]}; run the command that makes it again"
-        )
-    return [f"{folder}/data/{unit.file_name}" for unit in found]
+@dataclass(frozen=True)
+class Output:
+    """An output folder as it was when it was opened: its run.json, its plan and its finished units."""
+
+    folder: str  # URI
+    storage: Storage
+    manifest: Manifest
+    plan: Plan
+    finished: Finished
+
+    def require_finished(self) -> Self:
+        """Return the output itself; ConfigError if a shard of its plan is not finished."""
+        missing = [shard for shard in range(len(self.plan)) if not self.finished.has_shard(shard)]
+        if missing:
+            raise ConfigError(
+                f"output: {self.storage.redact(self.folder)} is not finished: {len(missing)} of "
+                f"{len(self.plan)} shards are not, the first is {missing[0]}; "
+                "run the command that makes it again"
+            )
+        return self
+
+    def names(self) -> list[str]:
+        """List the names of the units' files below data/, in order."""
+        return [unit.file_name for unit in self.finished]
+
+    def paths(self) -> list[str]:
+        """List the paths of the units' files, in order, as the output's file system names them."""
+        _, path = self.storage.open(self.folder)
+        return [f"{path}/{DATA}/{name}" for name in self.names()]
+
+    def footers(self) -> Iterable[Footer]:
+        """Read the footers of all finished units, in order."""
+        return read_footers(self.folder, self.finished, self.storage)
+
+    def questions(self, source_path: str | None = None) -> "Questions":
+        """Describe where the output's questions come from; see `questions_of`."""
+        return questions_of(self.folder, self.manifest, self.plan, source_path, self.storage)
+
+
+def open_output(
+    folder: str, storage: Storage, *, key: str = "output", names: Iterable[str] | None = None
+) -> Output:
+    """Open an output, finished or not.
+
+    Args:
+        folder: a path or URI.
+        key: what an error calls the output if its store cannot be reached.
+        names: those of the files below data/, if the caller has just listed them.
+
+    Raises:
+        ConfigError: there is no output, it cannot be reached or is damaged.
+    """
+    manifest = load_manifest(folder, storage, key)
+    with storage.reaching(key, folder):
+        plan = require_plan(folder, storage)
+        finished = finished_units(folder, storage) if names is None else Finished(names)
+    return Output(folder, storage, manifest, plan, finished)
 
 
 def outputs_at(place: str, storage: Storage) -> list[str]:
-    """The output at a place, or those of the arms below it; ConfigError if there is neither."""
+    """List the output at a place, or those of the arms below it; ConfigError if there is neither."""
     fs, folder = storage.open(place)
     with storage.reaching("output", place):
         names = sorted(list_names(fs, folder))
-        if {"run.json", "plan", "data"} & set(names):
+        if {MANIFEST, PLAN, DATA} & set(names):
             return [place]
-        arms = [name for name in names if fs.exists(f"{folder}/{name}/run.json")]
-        compared = read_bytes(fs, f"{folder}/{COMPARISON}")
-    arms += [] if compared is None else [arm for arm in json.loads(compared)["arms"] if arm not in arms]
+        arms = [name for name in names if fs.exists(f"{folder}/{name}/{MANIFEST}")]
+        comparison = read_bytes(fs, f"{folder}/{COMPARISON}")
+    arms += [] if comparison is None else [arm for arm in json.loads(comparison)["arms"] if arm not in arms]
     if not arms:
         raise ConfigError(f"output: {storage.redact(place)} is no output of Trimline: it has no run.json")
     return [f"{place.rstrip('/')}/{arm}" for arm in arms]
 
 
 @dataclass(frozen=True)
-class Asked:
-    """Where an output's questions come from, as its run.json tells it.
+class Questions:
+    """The source and the task of an output, as its run.json has them.
 
-    `here` is where the source lies now if it has moved: what stands for the plan's own `source` in its URIs.
+    `source_path` is where the source lies now: it replaces the plan's own `source` in the plan's URIs.
     """
 
     folder: str
@@ -63,20 +107,38 @@ class Asked:
     task: Task
     max_questions: int
     storage: Storage
-    here: str
+    source_path: str
 
     def entries(self) -> Iterator[File]:
-        """The source's files as they are now, under the names that the plan has for them."""
+        """List the source's files as they are now, under the names that the plan has for them."""
         for file in self.source.entries(self.storage):
-            yield replace(file, uri=_moved(file.uri, self.here, self.plan.source))
+            yield replace(file, uri=_moved(file.uri, self.source_path, self.plan.source))
 
     def moved(self, shard: Shard) -> Shard:
-        """A shard of the plan where it lies now."""
+        """Return a shard of the plan with the URIs that its files have now."""
         files = tuple(replace(file, uri=self._now(file.uri)) for file in shard.files)
         return replace(shard, uri=self._now(shard.uri), files=files)
 
     def _now(self, uri: str) -> str:
-        return _moved(uri, self.plan.source, self.here)
+        return _moved(uri, self.plan.source, self.source_path)
+
+
+def questions_of(
+    folder: str, manifest: Manifest, plan: Plan, source_path: str | None, storage: Storage
+) -> Questions:
+    """Make the source and the task of an output again, from its run.json.
+
+    Args:
+        source_path: where the source lies now; None: where it did.
+
+    Raises:
+        ConfigError: run.json is of another version.
+    """
+    path = plan.source if source_path is None else canonical(source_path, storage)
+    with manifest.explaining_errors(folder, storage) as settings:
+        source: Source = rebuild(settings["source"]).relocated(path)
+        task = rebuild(settings["task"], Task)
+        return Questions(folder, plan, source, task, int(settings["max_questions"]), storage, path)
 
 
 def _moved(uri: str, old: str, new: str) -> str:
@@ -88,16 +150,3 @@ def _root(source: str) -> str:
     """What the names of a source's files begin with: all of it, or what is before its first wildcard."""
     match = _WILDCARD.search(source)
     return source[: match.start()].rpartition("/")[0] if match else source.rstrip("/")
-
-
-def asked_of(folder: str, manifest: Manifest, plan: Plan, path: str | None, storage: Storage) -> Asked:
-    """What an output was asked; `path` is where its source lies now, if not where it did.
-
-    Raises:
-        ConfigError: run.json does not tell.
-    """
-    here = plan.source if path is None else canonical(path, storage)
-    with manifest.describing(folder, storage) as settings:
-        source = replace(remade(settings["source"]), path=here)
-        task = remade(settings["task"], Task)
-        return Asked(folder, plan, source, task, int(settings["max_questions"]), storage, here)

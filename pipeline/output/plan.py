@@ -17,6 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipeline.output.layout import PLAN
 from pipeline.sources.base import Shard, Source, Want
 from pipeline.storage.listing import File, list_files
 from pipeline.storage.uris import Storage, canonical, list_names, put_atomic, write_atomic
@@ -52,7 +53,7 @@ class Plan:
         part = max((name for name in self.parts if _first_shard(name) <= ordinal), key=_first_shard)
         first = _first_shard(part)
         fs, folder = storage.open(self.folder)
-        with fs.open(f"{folder}/plan/{part}", "rb") as file:
+        with fs.open(f"{folder}/{PLAN}/{part}", "rb") as file:
             reader = pq.ParquetFile(file)
             for group in range(reader.num_row_groups):
                 rows = reader.metadata.row_group(group).num_rows
@@ -68,7 +69,7 @@ class Plan:
 
     def _of_part(self, part: str, storage: Storage) -> Iterator[Shard]:
         fs, folder = storage.open(self.folder)
-        with fs.open(f"{folder}/plan/{part}", "rb") as file:
+        with fs.open(f"{folder}/{PLAN}/{part}", "rb") as file:
             reader = pq.ParquetFile(file)
             for group in range(reader.num_row_groups):
                 yield from map(_shard, reader.read_row_group(group).to_pylist())
@@ -85,13 +86,25 @@ class Plan:
 def load_plan(output: str, storage: Storage) -> Plan | None:
     """The plan of an output, or None if it has none yet."""
     fs, folder = storage.open(output)
-    names = (name for name in list_names(fs, f"{folder}/plan") if re.fullmatch(r"\d+\.parquet", name))
+    names = (name for name in list_names(fs, f"{folder}/{PLAN}") if re.fullmatch(r"\d+\.parquet", name))
     parts = sorted(names, key=_first_shard)
     if not parts:
         return None
-    tables = [_read_light(fs, f"{folder}/plan/{name}") for name in parts]
+    tables = [_read_light(fs, f"{folder}/{PLAN}/{name}") for name in parts]
     source = tables[0].schema.metadata[_SOURCE].decode()
     return Plan(output, source, pa.concat_tables(tables), tuple(parts))
+
+
+def require_plan(output: str, storage: Storage) -> Plan:
+    """Read the plan of an output; ConfigError if it has none, or it is damaged."""
+    try:
+        plan = load_plan(output, storage)
+    except (pa.ArrowException, LookupError, TypeError) as error:
+        message = storage.redact(f"{output}/{PLAN} cannot be read: {error}")[:300]
+        raise ConfigError(f"output: {message}") from None
+    if plan is None:
+        raise ConfigError(f"output: {storage.redact(output)} is no output of Trimline: it has no plan")
+    return plan
 
 
 def _first_shard(part: str) -> int:
@@ -158,7 +171,9 @@ def share_plan(plan: Plan, folder: str, storage: Storage) -> Plan:
         )
     for part in plan.parts[len(known) :]:
         with storage.reaching("output", folder):
-            write_atomic(to_fs, f"{to_folder}/plan/{part}", from_fs.cat_file(f"{from_folder}/plan/{part}"))
+            write_atomic(
+                to_fs, f"{to_folder}/{PLAN}/{part}", from_fs.cat_file(f"{from_folder}/{PLAN}/{part}")
+            )
     return dataclasses.replace(plan, folder=folder)
 
 
@@ -252,7 +267,7 @@ def _write_part(output: str, source: str, first: Shard, more: Iterator[Shard], s
         spool.flush()
         fs, folder = storage.open(output)
         with storage.reaching("output", output):
-            put_atomic(fs, f"{folder}/plan/{first.shard:06d}.parquet", spool.name)
+            put_atomic(fs, f"{folder}/{PLAN}/{first.shard:06d}.parquet", spool.name)
 
 
 def _shard(row: dict[str, Any]) -> Shard:

@@ -1,18 +1,84 @@
-"""summary.json: what an output holds, read from its footers alone."""
+"""Sums up an output: summary.json, read from the footers alone, and the mark that a run ended well."""
 
 import json
 from collections import Counter
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import asdict, dataclass, field
 
-from pipeline.output.footers import read_footers
+from pipeline.output.footers import Footer, Json, known_fields, read_footers
+from pipeline.output.layout import SUCCESS, SUMMARY
 from pipeline.output.plan import Plan
 from pipeline.output.units import Finished
-from pipeline.storage.uris import Storage, write_atomic
+from pipeline.storage.uris import Storage, read_bytes, write_atomic
 from pipeline.support.errors import RunError
-from pipeline.support.schema import COUNTS, SECONDS
 
 _MOST_SHARDS_NAMED = 100
+
+
+@dataclass(frozen=True)
+class FailedShard:
+    """A shard that could not be read whole, and why."""
+
+    shard: int
+    error: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Summary:
+    """The content of summary.json.
+
+    Args:
+        status: number of rows by status.
+        tokens: sums of the columns in `schema.COUNTS`.
+        kept_fraction: visual tokens kept / all; None if there are none.
+        mean_visual_tokens_kept: per answered request; None if there is none.
+        stage_seconds: sums of the columns in `schema.SECONDS`.
+        active_seconds: from the first unit's start to the last one's end, summed over the job's starts.
+        starts: how often the job was started.
+        rows_by_node: number of rows by the node that generated them.
+        failed_shards: how many shards could not be read whole; `failed_shards_named` are the first of them.
+    """
+
+    source: str
+    shards: int
+    shards_finished: int
+    units: int
+    samples: int
+    rows: int
+    status: dict[str, int]
+    tokens: dict[str, int]
+    kept_fraction: float | None
+    mean_visual_tokens_kept: float | None
+    stage_seconds: dict[str, float]
+    active_seconds: float
+    samples_per_s: float | None
+    requests_per_s: float | None
+    starts: int
+    rows_by_node: dict[str, int]
+    failed_shards: int
+    failed_shards_named: list[FailedShard]
+
+    @property
+    def ok(self) -> int:
+        """The number of answered requests."""
+        return self.status.get("ok", 0)
+
+    def to_json(self) -> Json:
+        """The summary as it is written."""
+        data = asdict(self)
+        kept_fraction = data.pop("kept_fraction")
+        return {**data, "tokens": {**self.tokens, "kept_fraction": kept_fraction}}
+
+    @classmethod
+    def from_json(cls, data: Json) -> "Summary":
+        """Read a summary; ValueError if it is not of the form that `to_json` writes."""
+        try:
+            tokens = dict(data["tokens"])
+            kept_fraction = tokens.pop("kept_fraction")
+            failed_shards = [FailedShard(**shard) for shard in data["failed_shards_named"]]
+            own = {"tokens": tokens, "kept_fraction": kept_fraction, "failed_shards_named": failed_shards}
+            return cls(**known_fields(cls, {**data, **own}))
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"it is no summary: {error!r}") from None
 
 
 @dataclass
@@ -22,73 +88,105 @@ class _Sums:
     rows: int = 0
     status: Counter[str] = field(default_factory=Counter)
     tokens: Counter[str] = field(default_factory=Counter)
-    seconds: Counter[str] = field(default_factory=Counter)
+    seconds: dict[str, float] = field(default_factory=dict)
     nodes: Counter[str] = field(default_factory=Counter)
-    spans: dict[str, tuple[float, float]] = field(default_factory=dict)
-    failed_shards: list[dict[str, Any]] = field(default_factory=list)
+    spans: dict[str, tuple[float, float]] = field(default_factory=dict)  # of the job's starts
+    failed_shards: list[FailedShard] = field(default_factory=list)
 
-    def add(self, footer: dict[str, Any]) -> None:
-        totals = footer["totals"]
+    def add(self, footer: Footer) -> None:
+        totals = footer.totals
         self.units += 1
-        self.samples += footer["stop"] - footer["first"]
-        self.rows += totals["rows"]
-        self.status.update(totals["status"])
-        self.tokens.update({name: totals[name] for name in COUNTS})
-        self.seconds.update({name: totals[name] for name in SECONDS})
-        self.nodes[footer["stages"]["generate"]["node"]] += totals["rows"]
-        begin, end = self.spans.get(footer["attempt"], (footer["start"], footer["end_time"]))
-        self.spans[footer["attempt"]] = (min(begin, footer["start"]), max(end, footer["end_time"]))
-        if footer["shard_error"]:
-            self.failed_shards.append({"shard": footer["shard"], "error": footer["shard_error"]})
+        self.samples += footer.samples
+        self.rows += totals.rows
+        self.status.update(totals.status)
+        self.tokens.update(totals.tokens)
+        for name, seconds in totals.seconds.items():
+            self.seconds[name] = self.seconds.get(name, 0) + seconds
+        self.nodes[footer.stages["generate"].node] += totals.rows
+        begin, end = self.spans.get(footer.attempt, (footer.start, footer.end_time))
+        self.spans[footer.attempt] = (min(begin, footer.start), max(end, footer.end_time))
+        if footer.shard_error:
+            self.failed_shards.append(FailedShard(footer.shard, footer.shard_error))
 
-
-def take_back_success(output: str, storage: Storage) -> None:
-    """Remove the mark of an earlier end: the output has grown since, lost a file, or is measured anew."""
-    fs, folder = storage.open(output)
-    if fs.exists(f"{folder}/_SUCCESS"):
-        fs.rm_file(f"{folder}/_SUCCESS")
-
-
-def _require_same_shard(footer: dict[str, Any], plan: Plan) -> None:
-    """Refuse a unit of a shard that was mended since: a retry was stopped before it could delete it."""
-    shard = footer["shard"]
-    line = plan.line(shard) if shard < len(plan) else {"size": None, "etag": None}
-    if (footer["source_size"], footer["source_etag"]) != (line["size"], line["etag"]):
-        raise RunError(
-            f"samples {footer['first']} to {footer['stop']} of shard {shard} are of another state of it than "
-            "the plan's: `trimline verify output=... repair=true` removes them, a rerun makes them again"
+    def summary(self, plan: Plan, finished: Finished) -> Summary:
+        active_s = sum(end - begin for begin, end in self.spans.values())
+        ok = self.status["ok"]
+        full, kept = self.tokens["visual_tokens_full"], self.tokens["visual_tokens_kept"]
+        return Summary(
+            source=plan.source,
+            shards=len(plan),
+            shards_finished=sum(finished.has_shard(ordinal) for ordinal in range(len(plan))),
+            units=self.units,
+            samples=self.samples,
+            rows=self.rows,
+            status=dict(self.status),
+            tokens=dict(self.tokens),
+            kept_fraction=kept / full if full else None,
+            mean_visual_tokens_kept=kept / ok if ok else None,
+            stage_seconds=self.seconds,
+            active_seconds=active_s,
+            samples_per_s=self.samples / active_s if active_s else None,
+            requests_per_s=self.rows / active_s if active_s else None,
+            starts=len(self.spans),
+            rows_by_node=dict(self.nodes),
+            failed_shards=len(self.failed_shards),
+            failed_shards_named=self.failed_shards[:_MOST_SHARDS_NAMED],
         )
 
 
-def summarise(folder: str, plan: Plan, finished: Finished, storage: Storage) -> dict[str, Any]:
+def summarise(folder: str, plan: Plan, finished: Finished, storage: Storage) -> Summary:
     """Build summary.json of an output and write it; RunError if a unit is not of the plan's shard."""
     sums = _Sums()
     for footer in read_footers(folder, finished, storage):
         _require_same_shard(footer, plan)
         sums.add(footer)
-    active_s = sum(end - begin for begin, end in sums.spans.values())
-    ok = sums.status["ok"]
-    shards_done = sum(finished.has_shard(ordinal) for ordinal in range(len(plan)))
-    full, kept = sums.tokens["visual_tokens_full"], sums.tokens["visual_tokens_kept"]
-    summary = {
-        "source": plan.source,
-        "shards": len(plan),
-        "shards_finished": shards_done,
-        "units": sums.units,
-        "samples": sums.samples,
-        "rows": sums.rows,
-        "status": dict(sums.status),
-        "tokens": {**sums.tokens, "kept_fraction": kept / full if full else None},
-        "mean_visual_tokens_kept": kept / ok if ok else None,
-        "stage_seconds": dict(sums.seconds),
-        "active_seconds": active_s,
-        "samples_per_s": sums.samples / active_s if active_s else None,
-        "requests_per_s": sums.rows / active_s if active_s else None,
-        "starts": len(sums.spans),
-        "rows_by_node": dict(sums.nodes),
-        "failed_shards": len(sums.failed_shards),
-        "failed_shards_named": sums.failed_shards[:_MOST_SHARDS_NAMED],
-    }
+    summary = sums.summary(plan, finished)
     fs, path = storage.open(folder)
-    write_atomic(fs, f"{path}/summary.json", storage.hide(json.dumps(summary, indent=2)).encode())
+    write_atomic(fs, f"{path}/{SUMMARY}", storage.hide(json.dumps(summary.to_json(), indent=2)).encode())
     return summary
+
+
+def _require_same_shard(footer: Footer, plan: Plan) -> None:
+    """Refuse a unit made of an earlier state of its shard: a retry was killed before it deleted the unit."""
+    shard = footer.shard
+    line = plan.line(shard) if shard < len(plan) else {"size": None, "etag": None}
+    if (footer.source_size, footer.source_etag) != (line["size"], line["etag"]):
+        raise RunError(
+            f"samples {footer.first} to {footer.stop} of shard {shard} are of another state of it than "
+            "the plan's: `trimline verify output=... repair=true` removes them, a rerun makes them again"
+        )
+
+
+def read_summary(folder: str, storage: Storage) -> Summary | None:
+    """Read summary.json of an output; None if there is none, ValueError if it is damaged."""
+    fs, path = storage.open(folder)
+    data = read_bytes(fs, f"{path}/{SUMMARY}")
+    return None if data is None else Summary.from_json(json.loads(data))
+
+
+def summary_of(folder: str, units: int, storage: Storage) -> Summary | None:
+    """Read summary.json if it is sound and of so many units; None for that of an earlier end of the run."""
+    try:
+        summary = read_summary(folder, storage)
+    except ValueError:
+        return None
+    return summary if summary and units and summary.units == units else None
+
+
+def is_successful(folder: str, storage: Storage) -> bool:
+    """Whether the last run of an output ended well."""
+    fs, path = storage.open(folder)
+    return bool(fs.exists(f"{path}/{SUCCESS}"))
+
+
+def mark_success(folder: str, storage: Storage) -> None:
+    """Write the mark that a run ended well: the last file of a run."""
+    fs, path = storage.open(folder)
+    write_atomic(fs, f"{path}/{SUCCESS}", b"")
+
+
+def take_back_success(folder: str, storage: Storage) -> None:
+    """Remove the mark of an earlier end: the output has grown since, lost a file, or is measured anew."""
+    fs, path = storage.open(folder)
+    if fs.exists(f"{path}/{SUCCESS}"):
+        fs.rm_file(f"{path}/{SUCCESS}")

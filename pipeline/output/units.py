@@ -12,6 +12,7 @@ from pathlib import Path
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
+from pipeline.output.layout import DATA
 from pipeline.storage.uris import Storage, list_names, name_of, s3_pages
 from pipeline.support.errors import ConfigError
 from pipeline.support.fields import counted, require
@@ -104,13 +105,13 @@ class Finished:
 def finished_units(output: str, storage: Storage) -> Finished:
     """The finished ranges of an output, as its listing tells them now."""
     fs, folder = storage.open(output)
-    return Finished(list_names(fs, f"{folder}/data"))
+    return Finished(list_names(fs, f"{folder}/{DATA}"))
 
 
 def units_and_times(output: str, storage: Storage) -> dict[Unit, float]:
     """Each finished unit and when its file was written, in seconds since the epoch; no file is opened."""
     fs, folder = storage.open(output)
-    named = ((Unit.of_file(name), time) for name, time in _files(fs, f"{folder}/data"))
+    named = ((Unit.of_file(name), time) for name, time in _files(fs, f"{folder}/{DATA}"))
     return {unit: time for unit, time in named if unit is not None}
 
 

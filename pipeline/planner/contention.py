@@ -1,32 +1,33 @@
-"""What a visit would have taken alone: the profile's seconds without what others had of the cores.
+"""Estimates how long each visit would have taken without contention for the CPU cores.
 
-A visit is a stage's work on a unit: from `start` to `end`, in which its process took `cpu_s` of the cores.
-If its stage keeps p cores busy, and at some second all that was under way wanted D > C of the C cores, it
-went on at C / D of its speed then. So a visit's time alone is the sum of its seconds, each at that speed, and
-p is CPU seconds by time alone. Each follows from the other; iteration finds both, from p = cpu_s by the
-time that the visit took.
+A visit is a stage's work on a unit, from `start` to `end`; its process used `cpu_s` CPU seconds meanwhile.
+When all visits under way together want D cores and there are only C < D, each runs at C / D of its full
+speed. So a visit's time alone is the sum of its seconds, each multiplied by the speed at that time. The
+number of cores that a stage keeps busy is its CPU seconds divided by its time alone. Each follows from the
+other; fixed-point iteration finds both, starting from the measured time.
 """
 
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 _ROUNDS = 100
 
 
 def without_contention(
-    start_VS: np.ndarray,
-    end_VS: np.ndarray,
-    cpu_VS: np.ndarray,
+    start_VS: NDArray[np.float64],
+    end_VS: NDArray[np.float64],
+    cpu_VS: NDArray[np.float64],
     cores: float,
     loading: Sequence[tuple[float, float]] = (),
-) -> tuple[np.ndarray, np.ndarray]:
-    """Each visit's seconds alone, [V, S], and each stage's demand of cores, [S].
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Estimate each visit's seconds alone, [V, S], and the cores that each stage wants, [S].
 
     Args:
         start_VS, end_VS, cpu_VS: [V, S] seconds of V units' visits to S stages.
         cores: C.
-        loading: when models were loaded, a core each.
+        loading: start and end of each loading of a model, which takes one core.
     """
     spans = np.array(loading).reshape(-1, 2)
     begins = np.concatenate([start_VS.ravel(), spans[:, 0]])
@@ -36,14 +37,16 @@ def without_contention(
     ticks = times[order]
     alone_VS = end_VS - start_VS
     for _ in range(_ROUNDS):
-        demand_S = _ratio(cpu_VS.sum(0), alone_VS.sum(0), cores)
+        demand_S = _demand(cpu_VS.sum(0), alone_VS.sum(0), cores)
         wanted = np.concatenate([np.broadcast_to(demand_S, start_VS.shape).ravel(), np.ones(len(spans))])
         at_once = np.cumsum(np.concatenate([wanted, -wanted])[order])
-        rate = np.minimum(1.0, cores / np.maximum(at_once, 1e-9))
-        done = np.concatenate([[0.0], np.cumsum(rate[:-1] * np.diff(ticks))])
-        alone_VS = np.interp(end_VS, ticks, done) - np.interp(start_VS, ticks, done)
+        speed = np.minimum(1.0, cores / np.maximum(at_once, 1e-9))
+        progress = np.concatenate([[0.0], np.cumsum(speed[:-1] * np.diff(ticks))])
+        alone_VS = np.interp(end_VS, ticks, progress) - np.interp(start_VS, ticks, progress)
     return alone_VS, demand_S
 
 
-def _ratio(cpu_S: np.ndarray, alone_S: np.ndarray, cores: float) -> np.ndarray:
-    return np.minimum(cores, np.divide(cpu_S, alone_S, out=np.zeros(len(cpu_S)), where=alone_S > 0))
+def _demand(cpu_S: NDArray[np.float64], alone_S: NDArray[np.float64], cores: float) -> NDArray[np.float64]:
+    """Cores that stages want: at most all, none for a stage that took no time."""
+    demand_S: NDArray[np.float64] = np.divide(cpu_S, alone_S, out=np.zeros(len(cpu_S)), where=alone_S > 0)
+    return np.minimum(cores, demand_S)

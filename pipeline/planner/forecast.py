@@ -1,9 +1,9 @@
-"""From a profile to hours: units drawn from it are let pass through simulated workers.
+"""Forecasts the hours of a job: simulates workers on units that are drawn from a profile.
 
-A unit's seconds at all stages are drawn together, since a unit that is long for one is long for others.
-Each of the resamples draws its units from a bootstrap of the profile's (Efron, 1979). Where a worker's part
-is more units than are simulated, it goes on at the steady state's rate. W workers take a part each; the
-driver hands out the units of all.
+A unit's seconds at all stages are drawn together, since a unit that is slow in one stage is slow in others.
+Each resample draws its units from a bootstrap sample of the profile's units (Efron, 1979). Units beyond those
+simulated are added at the rate of the steady state. Each worker takes an equal part of the units; one driver
+serves them all.
 """
 
 import math
@@ -11,24 +11,25 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pipeline.planner.profile import Profile
 from pipeline.planner.simulate import Simulated, Worker, simulate
 from pipeline.planner.timeline import ACTORS, STAGES
 from pipeline.support.intervals import interval
 
-_QUICK = 0.1  # the part of a stage's tasks whose hand-overs tell what the quick ones take
+_QUICK = 0.1  # quantile of a stage's hand-overs that stands for a task with a process ready
 
 
 @dataclass(frozen=True)
 class Forecast:
-    """What a number of workers make of a job.
+    """The forecast for one number of workers.
 
     Args:
         hours: value, low, high (95 %), from the job's start to the last unit's end.
-        bound: what binds: a stage's servers, the `cores`, the `driver`, or the `start-up`.
-        busy: how large a part of each stage's servers and of the cores was busy in the steady state.
-        worker_units_per_s: in the steady state of one of them, whatever the driver does.
+        bound: the bottleneck: the name of a stage, `cores`, `driver`, or `start-up`.
+        busy: the busy share of each stage's servers and of the cores in the steady state, and of the driver.
+        worker_units_per_s: of one worker in the steady state, without the driver's limit.
     """
 
     workers: int
@@ -40,11 +41,11 @@ class Forecast:
 
 
 @dataclass(frozen=True)
-class Plant:
-    """What is simulated: workers like `worker`, of whose units those of the profile are drawn.
+class Simulator:
+    """Simulates workers like `worker` on units drawn from the profile.
 
     Args:
-        driver_unit_s: seconds of the driver for each unit, whichever worker has it.
+        driver_unit_s: CPU seconds of the driver for each unit of any worker.
         resamples, most_units, seed: of the simulation.
     """
 
@@ -56,30 +57,32 @@ class Plant:
     seed: int = 0
 
     def forecast(self, requests: int, workers: int) -> Forecast:
-        """The job of so many requests on so many workers."""
+        """Forecast a job of so many requests on so many workers."""
         units = math.ceil(requests / self.profile.requests_per_unit)
-        own = math.ceil(units / workers)
+        worker_units = math.ceil(units / workers)
         rng = np.random.default_rng(self.seed)
         runs = [
-            self._simulated(rng, min(own, self.most_units), whole=not n) for n in range(self.resamples + 1)
+            self._simulate(rng, min(worker_units, self.most_units), bootstrap=bool(resample))
+            for resample in range(self.resamples + 1)
         ]
-        seconds = np.array([_extended(run, own) for run in runs])
+        seconds = np.array([_extended(run, worker_units) for run in runs])
         driver_s = self._started + units * self.driver_unit_s
-        usual = float(np.median(seconds))
-        busy = runs[0].busy | {"driver": min(1.0, units * self.driver_unit_s / usual)}
-        hours = interval(np.maximum([usual, *seconds], driver_s) / 3600)
+        typical = float(np.median(seconds))
+        busy = runs[0].busy | {"driver": min(1.0, units * self.driver_unit_s / typical)}
+        hours = interval(np.maximum([typical, *seconds], driver_s) / 3600)
         assert hours is not None
         return Forecast(
             workers=workers,
             hours=hours,
             requests_per_s=requests / hours["value"] / 3600,
-            bound=self._bound(busy, usual, driver_s),
+            bound=self._bound(busy, typical, driver_s),
             busy=busy,
             worker_units_per_s=runs[0].units_per_s,
         )
 
     @property
     def _started(self) -> float:
+        """Seconds until every stage has a server up."""
         return max(min(station.ready) for station in self.worker.stations)
 
     def _bound(self, busy: dict[str, float], seconds: float, driver_s: float) -> str:
@@ -89,38 +92,38 @@ class Plant:
             return "start-up"
         return max((name for name in busy if name != "driver"), key=lambda name: busy[name])
 
-    def _simulated(self, rng: np.random.Generator, units: int, *, whole: bool) -> Simulated:
-        """A worker with units of the `whole` profile, or of a bootstrap of it."""
+    def _simulate(self, rng: np.random.Generator, units: int, *, bootstrap: bool) -> Simulated:
+        """Simulate a worker on units of the profile, or of a bootstrap sample of it."""
         profile = self.profile
         pool = np.flatnonzero(profile.warm_V)
         if not len(pool):
             pool = np.arange(len(profile.warm_V))
-        if not whole:
+        if bootstrap:
             pool = rng.choice(pool, len(pool))
         drawn = rng.choice(pool, units)
-        gaps = np.column_stack([rng.choice(found, units) for found in profile.handover])
+        gaps = np.column_stack([rng.choice(seconds, units) for seconds in profile.handover])
         handover = np.minimum(
-            gaps, [_of_server(*both) for both in zip(STAGES, profile.handover, strict=True)]
+            gaps, [_blocking(stage, seconds) for stage, seconds in zip(STAGES, profile.handover, strict=True)]
         )
         return simulate(self.worker, profile.alone_VS[drawn], handover, gaps - handover)
 
 
-def _of_server(stage: str, gaps: np.ndarray) -> float:
-    """The most seconds of a hand-over that keep a server: an actor waits for its unit.
+def _blocking(stage: str, gaps: NDArray[np.float64]) -> float:
+    """The most seconds of a hand-over during which a server is blocked.
 
-    A task is started whenever a process is there for it: one that has to be started first holds up nothing
-    but its own unit.
+    An actor is blocked all the time that it waits for its unit. A task that must start a process first delays
+    its own unit alone, so only the time of a quick hand-over blocks.
     """
     return float("inf") if stage in ACTORS else float(np.quantile(gaps, _QUICK))
 
 
 def _extended(run: Simulated, units: int) -> float:
-    """The seconds of more units than were simulated: at the steady state's rate."""
+    """Extend the simulated seconds to more units, at the rate of the steady state."""
     return run.seconds + (units - len(run.ended)) / run.units_per_s
 
 
 def with_room(worker: Worker, room: Sequence[int]) -> Worker:
-    """A worker whose stations hold no more units than that."""
+    """Copy a worker with limits on how many units its stations hold."""
     stations = tuple(
         replace(station, room=max(1, number)) for station, number in zip(worker.stations, room, strict=True)
     )

@@ -1,4 +1,4 @@
-"""`trimline benchmark plan`: what a job takes, by the number of workers."""
+"""Forecasts a larger job from a profile, for each number of workers."""
 
 import math
 import os
@@ -6,17 +6,19 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from pipeline.compare.cost import Pricing
-from pipeline.planner.forecast import Forecast, Plant, with_room
+from pipeline.planner.forecast import Forecast, Simulator, with_room
 from pipeline.planner.profile import Profile, read_profile
 from pipeline.planner.timeline import STAGES
 from pipeline.planner.traffic import Traffic, moved_bytes, traffic_of
 from pipeline.storage.uris import Storage
 from pipeline.support.fields import free, require
 
-_MOST_ROOM = 256  # units; more of them waiting change no rate
-# Ray takes 30 % of a machine's memory for its object store unless it is told otherwise, and Ray Data lets its
-# stages have half of that (`ResourceManager.DEFAULT_OBJECT_STORE_MEMORY_LIMIT_FRACTION`).
+_MOST_ROOM = 256  # units; more of them waiting do not change the rate
+# By default Ray takes 30 % of a machine's memory for its object store, and Ray Data lets its stages use half
+# of that (`ResourceManager.DEFAULT_OBJECT_STORE_MEMORY_LIMIT_FRACTION`).
 _OF_STORE, _OF_MEMORY = 0.5, 0.3
+
+Json = dict[str, Any]  # JSON for users to read
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,11 +38,11 @@ class Planning:
     validate_with: list[str] = free(default_factory=list)
 
     def __post_init__(self) -> None:
-        given = self.requests
-        require(given is not None or bool(self.validate), "requests must be given, as in requests=1e9")
+        requests = self.requests
+        require(requests is not None or bool(self.validate), "requests must be given, as in requests=1e9")
         require(
-            given is None or (math.isfinite(given) and given >= 1 and given == int(given)),
-            f"requests: {given} is no whole number of at least 1",
+            requests is None or (math.isfinite(requests) and requests >= 1 and requests == int(requests)),
+            f"requests: {requests} is no whole number of at least 1",
         )
         require(bool(self.workers), "workers must not be empty: [1, 8, 64]")
         require(min(self.workers) >= 1, "workers must be at least 1 each")
@@ -52,8 +54,8 @@ class Planning:
 
 
 @dataclass(frozen=True)
-class Plan:
-    """What was found: a forecast for each number of workers, and what does not depend on it."""
+class JobForecast:
+    """A forecast for each number of workers, and the figures that do not depend on it."""
 
     requests: int
     profile: Profile
@@ -63,18 +65,18 @@ class Plan:
     pricing: Pricing | None
 
     def money(self, forecast: Forecast) -> float | None:
-        """All workers, as long as the job holds them."""
+        """The price of all workers for the whole job."""
         if self.pricing is None:
             return None
         return forecast.hours["value"] * forecast.workers * self.pricing.price_per_hour
 
     @property
     def startup_s(self) -> float:
-        """From the job's start until the last of the models was loaded."""
+        """Seconds from the job's start until every stage had a server up."""
         return max(min(station.ready) for station in self.profile.worker.stations)
 
-    def told(self) -> dict[str, Any]:
-        """As JSON."""
+    def to_json(self) -> Json:
+        """Convert the forecast to JSON."""
         profile, worker = self.profile, self.profile.worker
         return {
             "requests": self.requests,
@@ -98,35 +100,35 @@ class Plan:
             },
             "startup_s": self.startup_s,
             "driver_unit_s": self.driver_unit_s,
-            "workers": [{**asdict(found), "money": self.money(found)} for found in self.forecasts],
-            "traffic": self.traffic.told(),
+            "workers": [{**asdict(forecast), "money": self.money(forecast)} for forecast in self.forecasts],
+            "traffic": asdict(self.traffic),
             "pricing": None if self.pricing is None else vars(self.pricing),
         }
 
 
-def plan(options: Planning, storage: Storage, pricing: Pricing | None) -> Plan:
-    """The plan of a job that is like the profile.
+def forecast_job(options: Planning, storage: Storage, pricing: Pricing | None) -> JobForecast:
+    """Forecast a job whose units are like those of the profile.
 
     Raises:
-        ConfigError: there is no such profile, or it does not tell what is needed.
+        ConfigError: there is no such profile, or it lacks a figure.
     """
     assert options.requests is not None
     requests, folder = int(options.requests), options.profile.rstrip("/")
     profile = read_profile(folder, storage)
-    plant = plant_of(profile, options)
-    return Plan(
+    simulator = simulator_of(profile, options)
+    return JobForecast(
         requests=requests,
         profile=profile,
         driver_unit_s=options.driver_unit_s,
-        forecasts=tuple(plant.forecast(requests, number) for number in options.workers),
+        forecasts=tuple(simulator.forecast(requests, number) for number in options.workers),
         traffic=traffic_of(profile, folder, storage, requests),
         pricing=pricing,
     )
 
 
-def plant_of(profile: Profile, options: Planning) -> Plant:
-    """What is simulated of a profile."""
-    return Plant(
+def simulator_of(profile: Profile, options: Planning) -> Simulator:
+    """Make the simulator of a profile's worker."""
+    return Simulator(
         with_room(profile.worker, _room(profile)),
         profile,
         options.driver_unit_s,
@@ -137,11 +139,11 @@ def plant_of(profile: Profile, options: Planning) -> Plant:
 
 
 def _room(profile: Profile) -> list[int]:
-    """How many units each stage may have at hand or behind it, by what they take in the object store."""
+    """Compute how many units fit into each stage's share of the object store."""
     store = profile.cluster.object_store_bytes
     if store is None:
         store = int(_OF_MEMORY * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
-    own = _OF_STORE * store / len(STAGES)
+    share = _OF_STORE * store / len(STAGES)
     moved = moved_bytes(profile.footers, profile.manifest)
     sizes = [(moved.get(stage) or 0.0) / len(profile.footers) for stage in STAGES]
-    return [_MOST_ROOM if not size else max(2, min(_MOST_ROOM, int(own / size))) for size in sizes]
+    return [_MOST_ROOM if not size else max(2, min(_MOST_ROOM, int(share / size))) for size in sizes]

@@ -1,6 +1,6 @@
-"""A profile: what an output tells of the job that made it.
+"""Reads a profile: the times of the job that made an output.
 
-Of an output that took several starts, the one that made the most units. V units, S stages.
+If the job was started several times, the start that made the most units is profiled. V units, S stages.
 """
 
 import math
@@ -11,10 +11,11 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
-from pipeline.output.footers import read_footers
-from pipeline.output.manifest import Manifest, load_manifest, remade
-from pipeline.output.units import finished_units
+from pipeline.output.footers import Footer
+from pipeline.output.manifest import Manifest, rebuild
+from pipeline.output.opened import open_output
 from pipeline.planner.contention import without_contention
 from pipeline.planner.simulate import Station, Worker
 from pipeline.planner.timeline import ACTORS, STAGES, Timeline, timeline_of
@@ -22,30 +23,30 @@ from pipeline.run.cluster.resources import GPU_SHARES, ActorResources, Cluster, 
 from pipeline.storage.uris import Storage
 from pipeline.support.errors import ConfigError
 
-_FEWEST = 4  # units: of fewer there is no steady state at all
-Footer = Mapping[str, Any]
+_FEWEST = 4  # units; fewer have no steady state
 
 
 @dataclass(frozen=True)
 class Profile:
-    """One worker, and what its units took.
+    """One worker, and the times of its units.
 
     Args:
-        worker: its stations, each ready when it was after the profile's start; without limits to their room.
+        worker: its stations with the seconds at which their servers were up; their room is not limited.
         requests_V: requests of each unit.
-        alone_VS: seconds of each unit at each stage, if it had had all the cores that it wanted.
-        handover: for each stage some seconds that it took until a free server had its unit at work.
-        warm_V: whether a unit was no process's first one after the start.
+        alone_VS: seconds of each unit at each stage without contention for cores.
+        handover: for each stage, samples of the seconds between a free server and its next unit's work.
+        warm_V: False for the first unit of a process after the start.
         seconds: from the job's start to the last unit's end.
-        cores, gpus: of a worker.
-        footers: those of the start that is profiled; `everything`: of all units.
+        gpus: of a worker.
+        footers: those of the profiled start.
+        everything: the footers of all units.
     """
 
     worker: Worker
-    requests_V: np.ndarray
-    alone_VS: np.ndarray
-    handover: tuple[np.ndarray, ...]
-    warm_V: np.ndarray
+    requests_V: NDArray[np.float64]
+    alone_VS: NDArray[np.float64]
+    handover: tuple[NDArray[np.float64], ...]
+    warm_V: NDArray[np.bool_]
     seconds: float
     gpus: float
     manifest: Manifest
@@ -55,24 +56,26 @@ class Profile:
 
     @property
     def requests_per_unit(self) -> float:
+        """The mean number of requests of a unit."""
         return float(self.requests_V.mean())
 
 
 def read_profile(folder: str, storage: Storage) -> Profile:
-    """The profile that an output of `annotate` is; it need not be finished.
+    """Read the profile of an output of `annotate`, finished or not.
 
     Raises:
-        ConfigError: there is no such output, it has too few units, or it does not tell what is needed.
+        ConfigError: there is no such output, or it lacks units or figures.
     """
     name = storage.redact(folder)
-    manifest = load_manifest(folder, storage)
+    output = open_output(folder, storage, key="profile")
+    manifest = output.manifest
     if "arms" in manifest.configuration:
         raise ConfigError(
             f"profile: {name} is an arm of a comparison, whose stages worked for all of its arms"
         )
     try:
         with storage.reaching("profile", folder):
-            everything = tuple(read_footers(folder, finished_units(folder, storage), storage))
+            everything = tuple(output.footers())
     except pa.ArrowException:
         raise ConfigError(f"profile: a file of {name} is damaged; `trimline verify` tells which") from None
     footers = _of_one_start(everything)
@@ -81,7 +84,7 @@ def read_profile(folder: str, storage: Storage) -> Profile:
             f"profile: {name} has {len(footers)} units of one start, fewer than {_FEWEST}: let it go on, or "
             "make one with smaller units (unit_samples)"
         )
-    with manifest.describing(folder, storage) as settings:
+    with manifest.explaining_errors(folder, storage) as settings:
         cluster = _cluster(settings["cluster"], footers)
         at_once = int(settings["engine"].get("units_at_once", 1))
     try:
@@ -119,14 +122,14 @@ def _profile(
         for place, stage in enumerate(STAGES)
     )
     starting = [timeline.starting(place, servers[place]) for place in range(len(STAGES))]
-    ordered = sorted(footers, key=lambda footer: footer["end_time"])
+    ordered = sorted(footers, key=lambda footer: footer.end_time)
     return Profile(
         worker=Worker(stations, float(cores), loading),
-        requests_V=np.array([footer["totals"]["rows"] for footer in ordered], float),
+        requests_V=np.array([footer.totals.rows for footer in ordered], float),
         alone_VS=alone_VS,
         handover=tuple(timeline.handovers(place, servers[place]) for place in range(len(STAGES))),
         warm_V=~np.any(starting, axis=0),
-        seconds=ordered[-1]["end_time"] - float(ordered[-1]["attempt"]),
+        seconds=ordered[-1].end_time - float(ordered[-1].attempt),
         gpus=gpus,
         manifest=manifest,
         cluster=cluster,
@@ -135,62 +138,62 @@ def _profile(
     )
 
 
-def _ready(timeline: Timeline, place: int, servers: int, alone_VS: np.ndarray) -> tuple[float, ...]:
-    """When each server was up: at its process's first unit, less what only the first one takes.
+def _ready(timeline: Timeline, place: int, servers: int, alone_VS: NDArray[np.float64]) -> tuple[float, ...]:
+    """Estimate when each server was up: its process's first unit, plus what this unit took more than usual.
 
-    What no process tells of, since it had no unit, was up with the last.
+    A server whose process had no unit counts as up together with the last one.
     """
     first = timeline.first[:, place]
-    usual = float(np.median(alone_VS[:, place]))
-    more = np.maximum(0.0, alone_VS[first, place] - usual)
-    found = sorted((timeline.start_VS[first, place] + more).tolist())
+    typical = float(np.median(alone_VS[:, place]))
+    extra = np.maximum(0.0, alone_VS[first, place] - typical)
+    ready = sorted((timeline.start_VS[first, place] + extra).tolist())
     if STAGES[place] in ACTORS:  # an actor may have several units under way
-        found = sorted(found * math.ceil(servers / len(found)))
-    return tuple((found + found[-1:] * servers)[:servers])
+        ready = sorted(ready * math.ceil(servers / len(ready)))
+    return tuple((ready + ready[-1:] * servers)[:servers])
 
 
 def _of_one_start(footers: Iterable[Footer]) -> tuple[Footer, ...]:
+    """The footers of the start that made the most units."""
     starts: dict[str, list[Footer]] = defaultdict(list)
     for footer in footers:
-        starts[footer["attempt"]].append(footer)
+        starts[footer.attempt].append(footer)
     most = max(starts, key=lambda attempt: len(starts[attempt]), default=None)
     return tuple(starts[most]) if most is not None else ()
 
 
 def _cluster(settings: Mapping[str, Any], footers: Sequence[Footer]) -> Cluster:
-    """As it was configured, with as many actors as were seen where their number was left open."""
+    """Rebuild the configured cluster; an open number of actors becomes the number that was seen."""
     parts = {name: _resources(name, value) for name, value in settings.items()}
-    # whether it fits this machine is not the question
-    cluster: Cluster = remade({**parts, "address": "profiled"}, Cluster)
-    open_ones = [stage for stage in ACTORS if getattr(cluster, stage).num_actors is None]
-    seen = {
-        stage: replace(getattr(cluster, stage), num_actors=_processes(footers, stage)) for stage in open_ones
-    }
+    # any address but "local", which would check that the cluster fits this machine
+    cluster: Cluster = rebuild({**parts, "address": "profiled"}, Cluster)
+    unset = [stage for stage in ACTORS if getattr(cluster, stage).num_actors is None]
+    seen = {stage: replace(getattr(cluster, stage), num_actors=_processes(footers, stage)) for stage in unset}
     return replace(cluster, **seen)
 
 
-def _resources(name: str, value: Any) -> Any:
+def _resources(name: str, value: Any) -> Any:  # JSON of run.json
+    """Rebuild the resources of a stage; other values stay as they are."""
     if name not in STAGES:
         return value
-    return remade(value, ActorResources if name in ACTORS else TaskResources)
+    return rebuild(value, ActorResources if name in ACTORS else TaskResources)
 
 
 def _processes(footers: Sequence[Footer], stage: str) -> int:
-    visits = [unit["stages"].get(stage, {}) for unit in footers]
-    return len({(visit.get("node"), visit.get("pid")) for visit in visits})
+    return len({unit.stages[stage].process for unit in footers if stage in unit.stages})
 
 
 def _cores(footers: Iterable[Footer]) -> int:
-    """The cores of all nodes that had a part in it."""
-    nodes = {visit["node"]: int(visit["cores"]) for unit in footers for visit in unit["stages"].values()}
-    return sum(nodes.values())
+    """Sum the cores of all nodes that worked on units."""
+    nodes = {visit.node: visit.cores for unit in footers for visit in unit.stages.values()}
+    counts = [cores for cores in nodes.values() if cores is not None]
+    if len(counts) < len(nodes):
+        raise KeyError("cores")
+    return sum(counts)
 
 
 def _gpus(footers: Iterable[Footer], cluster: Cluster) -> float:
-    """The GPUs that the actors booked; none if torch used none."""
-    used = any(
-        visit["peak_gpu_memory_bytes"] is not None for unit in footers for visit in unit["stages"].values()
-    )
+    """Sum the GPUs that the actors booked; 0 if torch used none."""
+    used = any(visit.peak_gpu_memory_bytes is not None for unit in footers for visit in unit.stages.values())
     booked = {stage: getattr(cluster, stage).num_gpus for stage in ACTORS}
-    shares = {stage: GPU_SHARES[stage] if own is None else own for stage, own in booked.items()}
+    shares = {stage: GPU_SHARES[stage] if gpus is None else gpus for stage, gpus in booked.items()}
     return sum(getattr(cluster, stage).num_actors * share for stage, share in shares.items()) if used else 0.0

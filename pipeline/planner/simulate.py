@@ -1,11 +1,15 @@
-"""The stages as stations in a row: a discrete-event simulation of one worker.
+"""Simulates one worker: a discrete-event simulation of the stages as stations in a row.
 
-A worker is the hardware and the actors on which the profile was measured. Each station has servers (actors,
-times the units that one has under way; or task slots). A server that is free takes the next unit, is handed
-it for some seconds, and works on it for what it takes alone, in which it keeps `demand` cores busy. When all
-stations together want more cores than there are, everybody's work goes on slower by the same factor, as
-under a fair scheduler (processor sharing). A station does not begin a unit while `room` others are in it or
-wait behind it: Ray Data's backpressure.
+A worker is the hardware and the actors on which the profile was measured. Each station has servers: actors,
+times the units that one actor works on at once, or task slots. A free server takes the next waiting unit.
+First comes the hand-over, some seconds without work; then the work, which keeps `demand` cores busy. When all
+work under way wants more cores than there are, all of it slows down by the same factor, as under a fair
+scheduler (processor sharing). A station starts no unit while `room` units are in it or wait behind it: Ray
+Data's backpressure.
+
+So there are two clocks. Hand-overs end at a time of the real clock (`_timers`). Work ends at a time of the
+work clock (`_work`), which advances by `speed` x real seconds. `_step` takes whichever comes first, then
+gives waiting units to free servers.
 
 N units, S stations.
 """
@@ -15,10 +19,12 @@ from collections import deque
 from dataclasses import dataclass, field
 
 import numpy as np
+from numpy.typing import NDArray
 
-# The steady state lies between the ends of these parts of the units: fill and drain are outside.
+# The steady state lies between the ends of these shares of the units, without fill and drain.
 STEADY = (0.4, 0.9)
-_LOADS, _UP, _GOES, _COMES = range(4)
+# Kinds of timers: a model's loading begins or ends, a server is up, work begins, a unit arrives.
+_LOADING, _SERVER_UP, _WORK_BEGINS, _UNIT_ARRIVES = range(4)
 
 
 @dataclass(frozen=True)
@@ -26,9 +32,9 @@ class Station:
     """One stage.
 
     Args:
-        ready: for each server the second from which it is up.
-        demand: cores that a server keeps busy while it works, if it gets them.
-        room: units that may be in it, or be through with it and wait for the next station.
+        ready: for each server the second at which it is up.
+        demand: cores that a server wants while it works.
+        room: the most units that may be in the station or wait behind it for the next one.
     """
 
     name: str
@@ -39,7 +45,7 @@ class Station:
 
 @dataclass(frozen=True)
 class Worker:
-    """Stations in a row on so many cores; `loading`: from when to when each model's loading takes a core."""
+    """Stations in a row that share cores; `loading`: start and end of each model's loading, on one core."""
 
     stations: tuple[Station, ...]
     cores: float = float("inf")
@@ -48,16 +54,16 @@ class Worker:
 
 @dataclass(frozen=True)
 class Simulated:
-    """What became of N units.
+    """The simulated times of N units.
 
     Args:
         begun, ended: [N, S] seconds at which the work on a unit began and ended at a station.
         steady: the first and the last second of the steady state.
-        busy: how large a part of its servers each station kept busy in the steady state, and of the cores.
+        busy: the busy share of each station's servers, and of the cores, in the steady state.
     """
 
-    begun: np.ndarray
-    ended: np.ndarray
+    begun: NDArray[np.float64]
+    ended: NDArray[np.float64]
     steady: tuple[float, float]
     busy: dict[str, float]
 
@@ -68,7 +74,7 @@ class Simulated:
 
     @property
     def units_per_s(self) -> float:
-        """In the steady state; all units over all seconds where there are too few for one."""
+        """The rate in the steady state; of the whole simulation if there are too few units."""
         first, last = self.steady
         if last <= first:
             return len(self.ended) / self.seconds
@@ -78,7 +84,7 @@ class Simulated:
 
 @dataclass
 class _Clock:
-    """Real seconds, and those that work has advanced by: the same unless cores are short."""
+    """The real clock (`now`) and the work clock (`worked`), which is slower while cores are short."""
 
     cores: float
     now: float = 0.0
@@ -86,17 +92,26 @@ class _Clock:
     demand: float = 0.0
 
     @property
-    def rate(self) -> float:
+    def speed(self) -> float:
+        """Work seconds for each real second, at most 1."""
         return min(1.0, self.cores / self.demand) if self.demand > 0 else 1.0
 
     def advance(self, to: float) -> None:
-        self.worked += (to - self.now) * self.rate
+        """Move both clocks on; `to` is a time of the real clock."""
+        self.worked += (to - self.now) * self.speed
         self.now = to
 
 
 @dataclass
 class _State:
-    """Stations while units pass: what is free, in work and waiting, and the areas under them so far."""
+    """The state of each station.
+
+    Args:
+        free: servers without a unit.
+        inside: units in the station.
+        waiting: units that wait before the station; the last queue has the finished ones.
+        busy_s: server seconds so far; the last entry has core seconds.
+    """
 
     free: list[int]
     inside: list[int]
@@ -108,24 +123,31 @@ class _State:
 
 
 def simulate(
-    worker: Worker, alone_NS: np.ndarray, handover_NS: np.ndarray, delay_NS: np.ndarray | None = None
+    worker: Worker,
+    alone_NS: NDArray[np.float64],
+    handover_NS: NDArray[np.float64],
+    delay_NS: NDArray[np.float64] | None = None,
 ) -> Simulated:
-    """Let N units pass, in their order.
+    """Simulate N units in their order.
 
     Args:
-        alone_NS: [N, S] seconds that each takes at each station with all the cores that it wants.
-        handover_NS: [N, S] seconds before that in which a server has the unit and no work is done.
-        delay_NS: [N, S] seconds on the way to a station, which keep none of its servers; null: none.
+        alone_NS: [N, S] seconds of work at each station with all the cores that it wants.
+        handover_NS: [N, S] seconds before the work during which the unit blocks a server.
+        delay_NS: [N, S] seconds on the way to a station, which block no server; None: no delay.
     """
     delay_NS = np.zeros(alone_NS.shape) if delay_NS is None else delay_NS
     return _Simulation(worker, alone_NS, handover_NS, delay_NS).run()
 
 
 class _Simulation:
-    """The events of one simulation: timers in real seconds, ends of work in seconds of the shared cores."""
+    """Runs one simulation; see the module's text for its two clocks."""
 
     def __init__(
-        self, worker: Worker, alone_NS: np.ndarray, handover_NS: np.ndarray, delay_NS: np.ndarray
+        self,
+        worker: Worker,
+        alone_NS: NDArray[np.float64],
+        handover_NS: NDArray[np.float64],
+        delay_NS: NDArray[np.float64],
     ) -> None:
         self._stations, self._count = worker.stations, len(alone_NS)
         self._alone, self._handover = alone_NS.tolist(), handover_NS.tolist()
@@ -140,14 +162,15 @@ class _Simulation:
             self._arrive(0, unit)
         for place, station in enumerate(worker.stations):
             for ready in station.ready:
-                heapq.heappush(self._timers, (ready, _UP, place, 0))
+                heapq.heappush(self._timers, (ready, _SERVER_UP, place, 0))
         for first, last in worker.loading:
-            heapq.heappush(self._timers, (first, _LOADS, 1, 0))
-            heapq.heappush(self._timers, (last, _LOADS, -1, 0))
+            heapq.heappush(self._timers, (first, _LOADING, 1, 0))
+            heapq.heappush(self._timers, (last, _LOADING, -1, 0))
 
     def run(self) -> Simulated:
+        """Simulate until the last unit is through."""
         marks = [max(1, int(part * self._count)) for part in STEADY]
-        seen: list[tuple[float, np.ndarray]] = []
+        seen: list[tuple[float, NDArray[np.float64]]] = []
         while len(self._state.waiting[-1]) < self._count:
             self._step()
             while len(seen) < len(marks) and len(self._state.waiting[-1]) >= marks[len(seen)]:
@@ -161,27 +184,28 @@ class _Simulation:
         )
 
     def _step(self) -> None:
-        """To the next event, and what follows from it."""
+        """Advance to the next event and handle it."""
         clock = self._clock
         timer = self._timers[0][0] if self._timers else float("inf")
-        work = clock.now + (self._work[0][0] - clock.worked) / clock.rate if self._work else float("inf")
+        work = clock.now + (self._work[0][0] - clock.worked) / clock.speed if self._work else float("inf")
         self._pass_time(min(timer, work))
         if work <= timer:
             _, place, unit = heapq.heappop(self._work)
             self._end(place, unit)
         else:
             _, kind, place, unit = heapq.heappop(self._timers)
-            if kind == _LOADS:
+            if kind == _LOADING:
                 clock.demand += place
-            elif kind == _UP:
+            elif kind == _SERVER_UP:
                 self._state.free[place] += 1
-            elif kind == _COMES:
+            elif kind == _UNIT_ARRIVES:
                 self._state.waiting[place].append(unit)
             else:
                 self._begin(place, unit)
         self._hand_out()
 
     def _pass_time(self, to: float) -> None:
+        """Advance the clocks and add up the busy seconds until then."""
         state, clock = self._state, self._clock
         span = to - clock.now
         if span > 0:
@@ -191,34 +215,32 @@ class _Simulation:
         clock.advance(to)
 
     def _hand_out(self) -> None:
-        """Give units to free servers, the last station first."""
+        """Give waiting units to free servers, the last station first."""
         state = self._state
         for place in range(len(self._stations) - 1, -1, -1):
-            room = self._stations[place].room
-            while (
-                state.free[place]
-                and state.waiting[place]
-                and state.inside[place] + (len(state.waiting[place + 1]) if self._is_held(place) else 0)
-                < room
-            ):
+            while state.free[place] and state.waiting[place] and self._has_room(place):
                 unit = state.waiting[place].popleft()
                 state.free[place] -= 1
                 state.inside[place] += 1
                 heapq.heappush(
-                    self._timers, (self._clock.now + self._handover[unit][place], _GOES, place, unit)
+                    self._timers, (self._clock.now + self._handover[unit][place], _WORK_BEGINS, place, unit)
                 )
 
-    def _is_held(self, place: int) -> bool:
-        """Whether what is through with a station waits for another one."""
-        return place + 1 < len(self._stations)
+    def _has_room(self, place: int) -> bool:
+        """Whether a station may start a unit; units behind the last station do not wait for anything."""
+        is_last = place + 1 == len(self._stations)
+        behind = 0 if is_last else len(self._state.waiting[place + 1])
+        return self._state.inside[place] + behind < self._stations[place].room
 
     def _begin(self, place: int, unit: int) -> None:
+        """Begin the work on a unit whose hand-over is done."""
         clock = self._clock
         self._begun[unit, place] = clock.now
         clock.demand += self._stations[place].demand
         heapq.heappush(self._work, (clock.worked + self._alone[unit][place], place, unit))
 
     def _end(self, place: int, unit: int) -> None:
+        """End the work on a unit and send it to the next station."""
         state = self._state
         self._ended[unit, place] = self._clock.now
         self._clock.demand = max(0.0, self._clock.demand - self._stations[place].demand)
@@ -227,8 +249,8 @@ class _Simulation:
         self._arrive(place + 1, unit)
 
     def _arrive(self, place: int, unit: int) -> None:
-        """At a station, or on the way there; after the last station there is none to go."""
+        """Queue a unit before a station, after its delay; past the last station it is finished."""
         if delay := self._delay[unit][place]:
-            heapq.heappush(self._timers, (self._clock.now + delay, _COMES, place, unit))
+            heapq.heappush(self._timers, (self._clock.now + delay, _UNIT_ARRIVES, place, unit))
         else:
             self._state.waiting[place].append(unit)

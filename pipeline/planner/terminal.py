@@ -1,94 +1,93 @@
-"""A plan as tables for people."""
+"""Shows a forecast of a job as tables."""
 
-from pipeline.planner.planner import Plan
+from pipeline.planner.planner import JobForecast
 from pipeline.support.table import Table
 from pipeline.support.words import DASH, duration, number, percent, size
 
 _LARGER = 4  # times as large units, in the advice
 
 
-def tables(plan: Plan) -> list[Table]:
-    """By the number of workers; what does not depend on it; how busy the stages of one are."""
-    return [_by_workers(plan), _totals(plan), _stations(plan)]
+def tables(job: JobForecast) -> list[Table]:
+    """Make three tables: by the number of workers, the totals, and the stages of one worker."""
+    return [_by_workers(job), _totals(job), _stations(job)]
 
 
-def _by_workers(plan: Plan) -> Table:
-    profile, pricing = plan.profile, plan.pricing
+def _by_workers(job: JobForecast) -> Table:
+    profile, pricing = job.profile, job.pricing
     unit, each = ("GPUs", profile.gpus) if profile.gpus else ("cores", profile.worker.cores)
     rows = [
         (
-            number(found.workers),
-            found.workers * each,
-            found.hours["value"],
-            f"{found.hours.get('low', found.hours['value']):.3g} to "
-            f"{found.hours.get('high', found.hours['value']):.3g}",
-            found.requests_per_s,
-            found.bound,
-            *([plan.money(found)] if pricing else []),
+            number(forecast.workers),
+            forecast.workers * each,
+            forecast.hours["value"],
+            f"{forecast.hours.get('low', forecast.hours['value']):.3g} to "
+            f"{forecast.hours.get('high', forecast.hours['value']):.3g}",
+            forecast.requests_per_s,
+            forecast.bound,
+            *([job.money(forecast)] if pricing else []),
         )
-        for found in plan.forecasts
+        for forecast in job.forecasts
     ]
     money = (pricing.currency,) if pricing else ()
     columns = ("workers", unit, "hours", "95 %", "requests/s", "bound by")
-    return Table(f"{plan.requests:,} requests", (*columns, *money), rows, (*_about(plan), *_advice(plan)))
+    return Table(f"{job.requests:,} requests", (*columns, *money), rows, (*_about(job), *_advice(job)))
 
 
-def _about(plan: Plan) -> tuple[str, ...]:
-    profile = plan.profile
+def _about(job: JobForecast) -> tuple[str, ...]:
+    profile = job.profile
     gpus = f" and {profile.gpus:g} GPUs" if profile.gpus else ""
-    told = (
+    worker = (
         f"a worker: {profile.worker.cores:g} cores{gpus}, as in the profile of "
         f"{profile.requests_V.sum():,.0f} requests in {len(profile.footers)} units that took "
         f"{profile.seconds:,.0f} s",
     )
-    if plan.pricing is None:
-        return (*told, "money: pricing=custom pricing.hardware='one worker' pricing.price_per_hour=...")
+    if job.pricing is None:
+        return (*worker, "money: pricing=custom pricing.hardware='one worker' pricing.price_per_hour=...")
     return (
-        *told,
-        f"money: {plan.pricing.price_per_hour:g} an hour for each worker ({plan.pricing.hardware})",
+        *worker,
+        f"money: {job.pricing.price_per_hour:g} an hour for each worker ({job.pricing.hardware})",
     )
 
 
-def _advice(plan: Plan) -> tuple[str, ...]:
-    """From how many workers on the driver binds, and what helps."""
-    first = plan.forecasts[0]
-    alone = 1 / (plan.driver_unit_s * _units_per_s(plan)) if plan.driver_unit_s else float("inf")
-    if all(found.bound != "driver" for found in plan.forecasts) and first.workers < alone:
+def _advice(job: JobForecast) -> tuple[str, ...]:
+    """Say from how many workers on the driver is the bottleneck, and what helps."""
+    first = job.forecasts[0]
+    alone = 1 / (job.driver_unit_s * _units_per_s(job)) if job.driver_unit_s else float("inf")
+    if all(forecast.bound != "driver" for forecast in job.forecasts) and first.workers < alone:
         return ()
     return (
-        f"the driver takes {duration(plan.driver_unit_s)} for each unit of "
-        f"{plan.profile.requests_per_unit:.0f} requests, and binds from about {alone:,.0f} workers on; "
+        f"the driver takes {duration(job.driver_unit_s)} for each unit of "
+        f"{job.profile.requests_per_unit:.0f} requests, and binds from about {alone:,.0f} workers on; "
         f"with units {_LARGER} times as large (unit_samples, unit_requests, unit_bytes) from "
         f"{_LARGER * alone:,.0f}",
     )
 
 
-def _units_per_s(plan: Plan) -> float:
-    """Of one worker."""
-    found = min(plan.forecasts, key=lambda found: found.workers)
-    return found.worker_units_per_s
+def _units_per_s(job: JobForecast) -> float:
+    """The rate of one worker."""
+    return min(job.forecasts, key=lambda forecast: forecast.workers).worker_units_per_s
 
 
-def _totals(plan: Plan) -> Table:
-    traffic = plan.traffic
+def _totals(job: JobForecast) -> Table:
+    traffic = job.traffic
     moved = {stage: DASH if total is None else size(total) for stage, total in traffic.moved_bytes.items()}
     gets = DASH if traffic.source_gets is None else number(traffic.source_gets)
     rows = [
         ("units, one file each", number(traffic.units)),
         ("read from the source", size(traffic.source_bytes)),
         ("its GETs and HEADs", gets),
-        *((f"from {stage} to the next stage", told) for stage, told in moved.items()),
+        *((f"from {stage} to the next stage", text) for stage, text in moved.items()),
         ("written", size(traffic.output_bytes)),
         ("its PUTs", number(traffic.output_puts)),
         ("its GETs and HEADs, for the summary", number(traffic.output_gets)),
-        ("start-up of each worker", duration(plan.startup_s)),
+        ("start-up of each worker", duration(job.startup_s)),
     ]
     return Table("whatever the number of workers", ("", "in all"), rows)
 
 
-def _stations(plan: Plan) -> Table:
-    profile = plan.profile
-    busy = max(plan.forecasts, key=lambda found: -found.workers).busy
+def _stations(job: JobForecast) -> Table:
+    profile = job.profile
+    busy = max(job.forecasts, key=lambda forecast: -forecast.workers).busy
     rows = [
         (
             station.name,

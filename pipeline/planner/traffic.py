@@ -1,42 +1,38 @@
-"""Bytes and requests to the object store that a job takes, whatever the number of its workers.
+"""Estimates the bytes and the requests to the object store of a job; workers do not change them.
 
-Bytes are the profile's own, request by request. Requests to the store are counted by what the code does:
+Bytes are those of the profile, for each request. Requests to the store are counted by what the code does:
 
-    source      a tar: one look whether it is still the plan's, one as it is opened, then ranges of
-                `source.read_bytes`; images: each file (with its sidecars) once; JSONL: two looks, the text in
-                ranges of s3fs's block, and each image once; Parquet: as JSONL, and its footer
-    outputs     two looks a shard, to find it in the plan; one PUT a unit; at the end a look at its file and
-                its footer, for summary.json; before and after the run a listing, a page for every thousand
-                units
+    source      see `Source.store_reads`
+    outputs     2 GETs a shard, to find it in the plan; 1 PUT a unit; at the end 2 GETs a unit, to read its
+                footer; 3 listings, each with a page for every thousand units
 """
 
 import math
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
-from typing import Any
+from collections.abc import Iterable
+from dataclasses import dataclass
 
 from pipeline.compare.figures import shape_of
-from pipeline.output.manifest import Manifest, remade
-from pipeline.output.plan import load_plan
+from pipeline.output.footers import Footer
+from pipeline.output.manifest import Manifest, rebuild
+from pipeline.output.plan import require_plan
 from pipeline.output.units import Unit
-from pipeline.planner.profile import Footer, Profile
+from pipeline.planner.profile import Profile
+from pipeline.sources.base import ReadTotals, Source
 from pipeline.stages.arms import Arm
 from pipeline.storage.listing import list_files
 from pipeline.storage.uris import Storage, name_of
-from pipeline.support.errors import ConfigError
 
 _PAGE = 1000  # keys in a page of a listing
 _LISTINGS = 3
-_BLOCK_BYTES = 50 << 20  # that s3fs reads ahead (`S3FileSystem.default_block_size`)
 
 
 @dataclass(frozen=True)
 class Traffic:
-    """Of a whole job, or of what a profile has. None: the profile does not tell.
+    """The traffic of a whole job. None: it cannot be derived from the profile.
 
     Args:
         source_bytes, source_gets: read from the source; HEADs and listings count as GETs.
-        moved_bytes: from a stage to the next one, by the stage that it comes from.
+        moved_bytes: from each stage to the next one.
         output_bytes, output_puts, output_gets: of the units' files.
     """
 
@@ -49,18 +45,15 @@ class Traffic:
     output_puts: float
     output_gets: float
 
-    def told(self) -> dict[str, Any]:
-        """As JSON."""
-        return asdict(self)
-
 
 def traffic_of(profile: Profile, folder: str, storage: Storage, requests: int) -> Traffic:
-    """What a job of so many requests takes, if it is like the profile."""
+    """Estimate a job of so many requests whose units are like those of the profile."""
     footers, manifest = profile.everything, profile.manifest
-    rows = _sum(footers, "rows")
-    times = requests / rows
-    units = math.ceil(len(footers) * times)
-    source_bytes, gets = _source(footers, manifest, folder, storage)
+    rows = float(sum(footer.totals.rows for footer in footers))
+    scale = requests / rows
+    units = math.ceil(len(footers) * scale)
+    source: Source = rebuild(manifest.configuration["source"])
+    source_bytes, gets = source.store_reads(_read_totals(footers, folder, storage))
     sizes = sum(
         file.size for file in list_files(f"{folder}/data", storage) if Unit.of_file(name_of(file.uri))
     )
@@ -68,85 +61,57 @@ def traffic_of(profile: Profile, folder: str, storage: Storage, requests: int) -
     return Traffic(
         requests=requests,
         units=units,
-        source_bytes=source_bytes * times,
-        source_gets=None if gets is None else math.ceil(gets * times),
-        moved_bytes={stage: None if size is None else size * times for stage, size in moved.items()},
-        output_bytes=sizes * times,
+        source_bytes=source_bytes * scale,
+        source_gets=None if gets is None else math.ceil(gets * scale),
+        moved_bytes={stage: None if size is None else size * scale for stage, size in moved.items()},
+        output_bytes=sizes * scale,
         output_puts=units,
         output_gets=2 * units
-        + 2 * math.ceil(_shards(footers) * times)
+        + 2 * math.ceil(_shards(footers) * scale)
         + _LISTINGS * math.ceil(units / _PAGE),
     )
 
 
 def moved_bytes(footers: Iterable[Footer], manifest: Manifest) -> dict[str, float | None]:
-    """Bytes that some units took from a stage to the next one: images, their pixels, the tokens kept."""
+    """Sum the bytes that units carried from each stage to the next: images, their pixels, the kept tokens."""
     footers = list(footers)
-    images = sum(footer["image_bytes"] for footer in footers)
-    samples, rows = (_sum(footers, name) for name in ("samples", "rows"))
+    images = sum(footer.image_bytes or 0 for footer in footers)
+    samples = sum(footer.totals.samples for footer in footers)
+    rows = sum(footer.totals.rows for footer in footers)
+    tokens = sum(footer.totals.tokens["visual_tokens_kept"] for footer in footers)
     shape = shape_of(manifest)
     if shape is None:
         return {"read": images, "decode": None, "encode": None}
     token_bytes = shape.token_bytes(manifest.configuration["model"]["encode_dtype"])
-    sent = 1.0 if _reads_request(manifest) else samples / max(1, rows)
+    copies = 1.0 if _reads_request(manifest) else samples / max(1, rows)  # of a request's tokens
     return {
         "read": images,
         "decode": samples * shape.pixel_bytes,
-        "encode": _sum(footers, "visual_tokens_kept") * token_bytes * sent,
+        "encode": tokens * token_bytes * copies,
     }
 
 
 def _reads_request(manifest: Manifest) -> bool:
-    """Whether an image's tokens are sent once for each of its questions."""
+    """Whether the tokens depend on the question, so that each question has its own."""
     settings = manifest.configuration["reducer"]
-    return Arm("own", remade(settings), settings).reads_request
+    return Arm("profiled", rebuild(settings), settings).reads_request
 
 
-def _source(
-    footers: Iterable[Footer], manifest: Manifest, folder: str, storage: Storage
-) -> tuple[float, float | None]:
-    """Bytes and GETs of the units' source; a shard that is not read to its end counts by its part."""
+def _read_totals(footers: Iterable[Footer], folder: str, storage: Storage) -> ReadTotals:
+    """Sum what the units read of their source; a shard counts by the part that was read."""
     footers = list(footers)
-    source = manifest.configuration["source"]
-    kind = str(source["_target_"]).rpartition(".")[2]
-    images, bytes_read = (sum(footer[name] for footer in footers) for name in ("image_bytes", "source_bytes"))
-    samples = sum(footer["stop"] - footer["first"] for footer in footers)
-    shards = _shards(footers)
-    if kind == "WebDataset":
-        return bytes_read, 2 * shards + _ranges(footers, source["read_bytes"])
-    if kind == "Images":
-        return bytes_read, samples * _files_of_image(folder, storage)
-    if kind == "Jsonl":
-        return bytes_read + images, 2 * shards + _ranges(footers, _BLOCK_BYTES) + samples
-    if kind == "Parquet":
-        apart = images > bytes_read  # the table names its images by their paths
-        gets = 3 * shards + _ranges(footers, _BLOCK_BYTES) + (samples if apart else 0)
-        return bytes_read + (images if apart else 0), gets
-    return bytes_read, None
+    shard_bytes: dict[int, int] = {}
+    for footer in footers:
+        shard_bytes[footer.shard] = shard_bytes.get(footer.shard, 0) + footer.source_bytes
+    return ReadTotals(
+        samples=sum(footer.samples for footer in footers),
+        complete_shards=_shards(footers),
+        shard_bytes=tuple(shard_bytes.values()),
+        image_bytes=sum(footer.image_bytes or 0 for footer in footers),
+        first_shard=require_plan(folder, storage).shard(0, storage),
+    )
 
 
 def _shards(footers: Iterable[Footer]) -> int:
-    """Shards that were read to their ends."""
-    return sum(footer["end"] for footer in footers)
-
-
-def _ranges(footers: Iterable[Footer], size: int) -> int:
-    """Reads of `size` bytes, shard by shard."""
-    shards: dict[int, int] = {}
-    for footer in footers:
-        shards[footer["shard"]] = shards.get(footer["shard"], 0) + footer["source_bytes"]
-    return sum(math.ceil(found / size) for found in shards.values())
-
-
-def _files_of_image(folder: str, storage: Storage) -> float:
-    """An image's file and its sidecars, in the plan's first shard."""
-    plan = load_plan(folder, storage)
-    if plan is None:
-        raise ConfigError(f"profile: {storage.redact(folder)} has no plan")
-    shard = plan.shard(0, storage)
-    every = sum(1 for name in shard.files if not name.uri.lower().endswith((".json", ".txt")))
-    return len(shard.files) / max(1, every)
-
-
-def _sum(footers: Iterable[Mapping[str, Any]], name: str) -> float:
-    return float(sum(footer["totals"][name] for footer in footers))
+    """Count the shards that were read to their ends."""
+    return sum(footer.end for footer in footers)

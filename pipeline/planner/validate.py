@@ -1,8 +1,8 @@
-"""Plans held against runs: a profile is made on this machine, other sizes are planned, and then run.
+"""Compares forecasts with runs: makes a profile on this machine, forecasts other sizes, and runs them.
 
 The runs are whole commands, `trimline annotate`, over tars of pictures like those of the other benchmarks.
-Their seconds count from the start of the job (Ray's own start included) to the end of the last unit, as those
-of a plan do; the command's own, with Python's start and end, stand beside them.
+Their seconds count from the start of the job (Ray's own start included) to the end of the last unit, as in a
+forecast. The seconds of the whole command, with Python's start and end, are reported, too.
 """
 
 import subprocess
@@ -11,11 +11,11 @@ import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
-from pipeline.benchmark.gauges import machine
+from pipeline.benchmark.gauges import Machine, machine
 from pipeline.benchmark.inputs import write_tars
-from pipeline.planner.planner import Planning, plant_of
+from pipeline.planner.planner import Planning, simulator_of
 from pipeline.planner.profile import read_profile
 from pipeline.storage.uris import Storage
 from pipeline.support.errors import RunError
@@ -27,43 +27,63 @@ _SIDE = 200
 _COMMON = ("source=webdataset", "task=vqa", "unit_samples=16", "decoding.max_new_tokens=16")
 
 
-def measure(options: Planning) -> dict[str, Any]:
-    """Run the profile; plan and run each size of `options.validate`.
+class ValidationRun(TypedDict):
+    """One size: seconds forecast and measured; `error` is forecast / measured - 1."""
+
+    requests: int
+    units: int
+    planned_s: float
+    low_s: float
+    high_s: float
+    measured_s: float
+    command_s: float
+    error: float
+
+
+class Validation(TypedDict):
+    """The profile's own run, then one for each size."""
+
+    machine: Machine
+    runs: list[ValidationRun]
+
+
+def validate(options: Planning) -> Validation:
+    """Run the profile; forecast and run each size of `options.validate`.
 
     Raises:
         RunError: a run failed.
     """
     with tempfile.TemporaryDirectory(prefix="trimline-") as place:
         folder = Path(place)
-        took = {"profile": _run(folder / "profile", options.validate_profile, options.validate_with)}
+        command_s = {"profile": _run(folder / "profile", options.validate_profile, options.validate_with)}
         profile = read_profile(str(folder / "profile" / "out"), Storage())
-        plant = plant_of(profile, options)
+        simulator = simulator_of(profile, options)
         sizes = [options.validate_profile, *options.validate]
-        planned = [plant.forecast(size, 1) for size in sizes]
-        rows: list[dict[str, Any]] = []
-        for size, forecast in zip(sizes, planned, strict=True):
+        forecasts = [simulator.forecast(size, 1) for size in sizes]
+        rows: list[ValidationRun] = []
+        for size, forecast in zip(sizes, forecasts, strict=True):
             name = "profile" if not rows else str(len(rows))
             if rows:
-                took[name] = _run(folder / name, size, options.validate_with)
-            made = read_profile(str(folder / name / "out"), Storage())
+                command_s[name] = _run(folder / name, size, options.validate_with)
+            measured = read_profile(str(folder / name / "out"), Storage())
             hours = forecast.hours
             rows.append(
                 {
                     "requests": size,
-                    "units": len(made.footers),
+                    "units": len(measured.footers),
                     "planned_s": hours["value"] * 3600,
                     "low_s": hours.get("low", hours["value"]) * 3600,
                     "high_s": hours.get("high", hours["value"]) * 3600,
-                    "measured_s": made.seconds,
-                    "command_s": took[name],
-                    "error": hours["value"] * 3600 / made.seconds - 1,
+                    "measured_s": measured.seconds,
+                    "command_s": command_s[name],
+                    "error": hours["value"] * 3600 / measured.seconds - 1,
                 }
             )
     return {"machine": machine(), "runs": rows}
 
 
-def table(figures: dict[str, Any]) -> Table:
-    """What `measure` found."""
+def validation_table(figures: Validation) -> Table:
+    """Show a row for each run."""
     head = figures["machine"]
     columns = ("requests", "units", "planned s", "95 %", "measured s", "planned / measured", "command s")
     rows = [
@@ -90,18 +110,18 @@ def table(figures: dict[str, Any]) -> Table:
 
 
 def _run(folder: Path, requests: int, overrides: Sequence[str]) -> float:
-    """A whole command over so many pictures with one question each; its seconds."""
+    """Run a whole command over so many pictures with one question each; returns its seconds."""
     tars = write_tars(folder / "in", requests, 1, -(-requests // _OF_TAR), _SIDE)
-    given = [*_COMMON, *overrides, f"source.path='{tars}'", f"output='{folder / 'out'}'"]
+    arguments = [*_COMMON, *overrides, f"source.path='{tars}'", f"output='{folder / 'out'}'"]
     started = time.perf_counter()
-    ended = subprocess.run(
-        [sys.executable, "-m", "jobs.main", "annotate", *given],
+    done = subprocess.run(
+        [sys.executable, "-m", "jobs.main", "annotate", *arguments],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
         check=False,
     )
-    if ended.returncode:
-        told = (ended.stderr.strip().splitlines() or ["it says nothing"])[-1]
-        raise RunError(f"a run of {requests} requests ended with status {ended.returncode}: {told}")
+    if done.returncode:
+        last_line = (done.stderr.strip().splitlines() or ["it says nothing"])[-1]
+        raise RunError(f"a run of {requests} requests ended with status {done.returncode}: {last_line}")
     return time.perf_counter() - started

@@ -1,4 +1,4 @@
-"""Which requests are shown: a seeded sample that prefers failures and disagreements."""
+"""Selects the requests to show: a seeded sample that prefers failures and disagreements."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 from pipeline.evaluate.metrics.text import vqa_normal
 from pipeline.report.rows import Requests
@@ -14,14 +15,16 @@ from pipeline.storage.uris import Storage
 
 FAILED, DIFFERS, SAME = "failed", "differs", "same"
 KINDS = (FAILED, DIFFERS, SAME)
-_SHARES = {FAILED: 0.25, DIFFERS: 0.5, SAME: 0.25}  # of the gallery, where there are enough of each
+Keys = NDArray[np.object_]  # of strings
+Mask = NDArray[np.bool_]  # a row each
+_SHARES = {FAILED: 0.25, DIFFERS: 0.5, SAME: 0.25}  # of the gallery, if there are enough of each
 _EXAMPLES = 5
-_SHARDS = 32  # whose images are taken first: an image far down a tar costs as much as the way to it
+_SHARDS = 32  # preferred: reading an image far down a tar means reading all before it
 
 
 @dataclass(frozen=True)
 class Example:
-    """One request that has no answer."""
+    """Holds one request without an answer."""
 
     arm: str
     status: str
@@ -32,8 +35,8 @@ class Example:
 
 
 @dataclass(frozen=True)
-class Sample:
-    """The keys to show, best first; how many requests there are of each kind; failures by (arm, status)."""
+class Selection:
+    """Holds the keys to show, best first; counts of requests by kind; failures by (arm, status)."""
 
     keys: list[str]
     kinds: Counter[str]
@@ -42,35 +45,35 @@ class Sample:
 
 @dataclass
 class _Lowest:
-    """The keys of the lowest ranks seen so far."""
+    """Keeps the keys of the lowest ranks so far."""
 
     most: int
-    keys: np.ndarray = field(default_factory=lambda: np.array([], object))
-    ranks: np.ndarray = field(default_factory=lambda: np.array([]))
+    keys: Keys = field(default_factory=lambda: np.array([], object))
+    ranks: NDArray[np.float64] = field(default_factory=lambda: np.array([]))
 
-    def add(self, keys: np.ndarray, ranks: np.ndarray) -> None:
+    def add(self, keys: Keys, ranks: NDArray[np.float64]) -> None:
         self.keys = np.concatenate([self.keys, keys])
         self.ranks = np.concatenate([self.ranks, ranks])
         order = np.argsort(self.ranks, kind="stable")[: self.most]
         self.keys, self.ranks = self.keys[order], self.ranks[order]
 
 
-def choose(
+def select_requests(
     requests: Requests, storage: Storage, *, most: int, seed: int, shards: int, first: Sequence[str] = ()
-) -> Sample:
-    """Sample `most` requests in one pass over all of them.
+) -> Selection:
+    """Samples `most` requests in one pass over all of them.
 
-    A request is failed if any arm has no answer, differs if an arm answers unlike the first, is the same
-    otherwise.
+    A request is `failed` if any arm has no answer, `differs` if an arm's answer differs from the first arm's,
+    otherwise `same`.
 
     Args:
-        shards: how many the plan has.
-        first: keys to prefer among those of their kind, as the worst disagreements.
+        shards: the number of shards in the plan.
+        first: keys to prefer within their kind, such as the worst disagreements.
     """
     rng = np.random.default_rng(seed)
     near = rng.permutation(shards)[:_SHARDS]
     lowest = {kind: _Lowest(most) for kind in KINDS}
-    found = Sample([], Counter(), {})
+    selection = Selection([], Counter(), {})
     for table in requests.tables(
         ("key", "sample_key", "question"), ("status", "prediction", "error"), storage
     ):
@@ -79,40 +82,40 @@ def choose(
         ranks = rng.random(len(keys)) + _distant(keys, near) - 2 * np.isin(keys, list(first))
         for number, kind in enumerate(KINDS):
             chosen = kinds == number
-            found.kinds[kind] += int(chosen.sum())
+            selection.kinds[kind] += int(chosen.sum())
             lowest[kind].add(keys[chosen], ranks[chosen])
-        _add_examples(found.examples, table, requests.arms)
-    found.keys.extend(_mixed({kind: list(lowest[kind].keys) for kind in KINDS}, most))
-    return found
+        _add_examples(selection.examples, table, requests.arms)
+    selection.keys.extend(_mixed({kind: list(lowest[kind].keys) for kind in KINDS}, most))
+    return selection
 
 
-def _kinds(table: pa.Table, arms: Sequence[str]) -> np.ndarray:
-    """Of each row, its kind by its place in KINDS."""
+def _kinds(table: pa.Table, arms: Sequence[str]) -> NDArray[np.int64]:
+    """The kind of each row, as an index into KINDS."""
     failed = ~np.logical_and.reduce([_is_ok(table, arm) for arm in arms])
     differs = np.logical_or.reduce(list(differing(table, arms).values()))
     return np.where(failed, 0, np.where(differs, 1, 2))
 
 
-def differing(table: pa.Table, arms: Sequence[str]) -> dict[str, np.ndarray]:
-    """Of each row, whether an arm and the first one both answered, and not alike by VQA's rules."""
+def differing(table: pa.Table, arms: Sequence[str]) -> dict[str, Mask]:
+    """Finds, by arm, the rows whose answer differs from the first arm's by VQA's rules; both must be ok."""
     base = table[f"prediction.{arms[0]}"]
-    found = {}
+    differs = {}
     for arm in arms:
-        own = table[f"prediction.{arm}"]
-        unequal = pc.fill_null(pc.not_equal(own, base), False).to_numpy()
+        predictions = table[f"prediction.{arm}"]
+        unequal = pc.fill_null(pc.not_equal(predictions, base), False).to_numpy()
         unequal = unequal & _is_ok(table, arms[0]) & _is_ok(table, arm)
         for row in np.flatnonzero(unequal):
-            unequal[row] = vqa_normal(own[row].as_py()) != vqa_normal(base[row].as_py())
-        found[arm] = unequal
-    return found
+            unequal[row] = vqa_normal(predictions[row].as_py()) != vqa_normal(base[row].as_py())
+        differs[arm] = unequal
+    return differs
 
 
-def _is_ok(table: pa.Table, arm: str) -> np.ndarray:
-    return pc.equal(table[f"status.{arm}"], "ok").to_numpy()
+def _is_ok(table: pa.Table, arm: str) -> Mask:
+    return np.asarray(pc.equal(table[f"status.{arm}"], "ok").to_numpy())
 
 
-def _distant(keys: np.ndarray, near: np.ndarray) -> np.ndarray:
-    """1 for requests of other shards: they are taken only if these have too few, else 0."""
+def _distant(keys: Keys, near: NDArray[np.int64]) -> Mask:
+    """Whether a request is not of the near shards: it is chosen only if these have too few."""
     shards = np.fromiter((int(key.split("-", 1)[0]) for key in keys), np.int64, len(keys))
     return np.isin(shards, near, invert=True)
 
@@ -134,9 +137,9 @@ def _add_examples(
 
 
 def _mixed(by_kind: dict[str, list[str]], most: int) -> list[str]:
-    """`most` keys with the kinds' shares; what one kind lacks, the others fill up, failures last.
+    """`most` keys in the kinds' shares; other kinds fill up what one lacks, failures last.
 
-    The kinds take turns, so that any beginning of the list is mixed, too.
+    The kinds alternate, so that any beginning of the list is mixed, too.
     """
     quota = {kind: min(len(keys), round(_SHARES[kind] * most)) for kind, keys in by_kind.items()}
     for kind in (DIFFERS, SAME, FAILED):

@@ -1,15 +1,15 @@
-"""The gallery's requests as data for the page, within a budget of bytes."""
+"""Makes the gallery's requests into data for the page, within a budget of bytes."""
 
 import base64
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypedDict
 
 import pyarrow as pa
 
 from pipeline.report.choose import DIFFERS, FAILED, SAME, differing
-from pipeline.report.pictures import Opened, Place, parse_key, thumbnails
+from pipeline.report.pictures import OutputImages, Place, parse_key, thumbnails
 from pipeline.report.rows import Requests
 from pipeline.storage.uris import Storage
 from pipeline.support.schema import ARM_COLUMNS
@@ -18,57 +18,96 @@ MOST_BYTES = 4 << 20  # beside the plotting library's 4.8 MB, in a page below 10
 _MOST_LETTERS = 2000
 _SHARED = ("key", "sample_key", "question", "image_sha256")
 _OF_ARMS = (*ARM_COLUMNS, "score")
+Row = Mapping[str, Any]  # of an Arrow table, a value of another type in each column
+
+
+class GalleryAnswer(TypedDict):
+    """One arm's answer for the page: `patches` is a bitmap in base64, `score` null without a truth."""
+
+    status: str
+    text: str | None
+    error: str | None
+    cut: bool
+    full: int | None
+    kept: int | None
+    prompt: int | None
+    generated: int | None
+    seconds: float | None
+    score: float | None
+    differs: bool
+    patches: str | None
+
+
+class GalleryItem(TypedDict):
+    """One request for the page; `picture` is its image's index in the gallery's pictures, -1: none."""
+
+    key: str
+    sample: str | None
+    question: str | None
+    kind: str
+    answers: list[GalleryAnswer]
+    picture: int
 
 
 @dataclass(frozen=True)
 class Gallery:
-    """`items` name their picture by its place in `pictures`, data URIs; -1: there is none."""
+    """Holds the requests of the page and their pictures.
 
-    items: list[dict[str, Any]]
+    Args:
+        pictures: data URIs.
+        asked: the number of requests that were selected; fewer may fit.
+    """
+
+    items: list[GalleryItem]
     pictures: list[str]
-    asked: int  # how many requests should have been shown
+    asked: int
 
 
 def make_gallery(
-    requests: Requests, keys: Sequence[str], opened: Opened, storage: Storage, most_bytes: int = MOST_BYTES
+    requests: Requests,
+    keys: Sequence[str],
+    images: OutputImages,
+    storage: Storage,
+    most_bytes: int = MOST_BYTES,
 ) -> Gallery:
-    """The requests `keys` in this order, as many of the first ones as fit into `most_bytes`."""
+    """Makes items of the requests `keys` in this order, as many of the first ones as fit."""
     rows = _rows(requests, keys, storage)
-    images = {
+    places = {
         parse_key(row["key"]): row["image_sha256"]
         for row in rows
         if any(row[f"status.{arm}"] not in ("bad_sample", "bad_image") for arm in requests.arms)
     }
-    drawn = thumbnails(opened, images, storage)
+    drawn = thumbnails(images, places)
     gallery = Gallery([], [], len(keys))
-    places: dict[Place, int] = {}
+    drawn_at: dict[Place, int] = {}
     for row in rows:
         place = parse_key(row["key"])
-        picture = _data_uri(drawn[place]) if place in drawn and place not in places else ""
+        picture = _data_uri(drawn[place]) if place in drawn and place not in drawn_at else ""
         item = _item(row, requests.arms)
         most_bytes -= len(json.dumps(item)) + len(picture)
         if most_bytes < 0:
             break
         if picture:
-            places[place] = len(gallery.pictures)
+            drawn_at[place] = len(gallery.pictures)
             gallery.pictures.append(picture)
-        gallery.items.append({**item, "picture": places.get(place, -1)})
+        item["picture"] = drawn_at.get(place, -1)
+        gallery.items.append(item)
     return gallery
 
 
-def _rows(requests: Requests, keys: Sequence[str], storage: Storage) -> list[dict[str, Any]]:
+def _rows(requests: Requests, keys: Sequence[str], storage: Storage) -> list[Row]:
     """The rows of `keys` in their order, `differs.<arm>` added."""
     if not keys:
         return []
     table = pa.concat_tables(requests.tables(_SHARED, _OF_ARMS, storage, keys))
     differs = differing(table, requests.arms)
-    by_key = {}
+    by_key: dict[str, Row] = {}
     for number, row in enumerate(table.to_pylist()):
-        by_key[row["key"]] = row | {f"differs.{arm}": bool(own[number]) for arm, own in differs.items()}
+        by_key[row["key"]] = row | {f"differs.{arm}": bool(rows[number]) for arm, rows in differs.items()}
     return [by_key[key] for key in keys]
 
 
-def _item(row: Mapping[str, Any], arms: Sequence[str]) -> dict[str, Any]:
+def _item(row: Row, arms: Sequence[str]) -> GalleryItem:
     answers = [_answer({name: row.get(f"{name}.{arm}") for name in (*_OF_ARMS, "differs")}) for arm in arms]
     failed = any(answer["status"] != "ok" for answer in answers)
     differs = any(answer["differs"] for answer in answers)
@@ -78,12 +117,12 @@ def _item(row: Mapping[str, Any], arms: Sequence[str]) -> dict[str, Any]:
         "question": _cut(row["question"]),
         "kind": FAILED if failed else DIFFERS if differs else SAME,
         "answers": answers,
+        "picture": -1,
     }
 
 
-def _answer(row: Mapping[str, Any]) -> dict[str, Any]:
-    """What one arm made of a request; `patches` is its bitmap in base64, `score` null without a truth."""
-    spent = [row[name] for name in ("image_decode_s", "encode_s", "reduce_s", "generate_s")]
+def _answer(row: Row) -> GalleryAnswer:
+    seconds = [row[name] for name in ("image_decode_s", "encode_s", "reduce_s", "generate_s")]
     bitmap = row["kept_patches"]
     return {
         "status": row["status"],
@@ -94,7 +133,7 @@ def _answer(row: Mapping[str, Any]) -> dict[str, Any]:
         "kept": row["visual_tokens_kept"],
         "prompt": row["prompt_tokens"],
         "generated": row["generated_tokens"],
-        "seconds": None if None in spent else round(sum(spent), 6),
+        "seconds": None if None in seconds else round(sum(seconds), 6),
         "score": row["score"],
         "differs": row["differs"],
         "patches": None if bitmap is None else base64.b64encode(bitmap).decode(),

@@ -1,26 +1,27 @@
-"""The first thing to read: what each arm kept, took, cost, and whether it answers as all tokens do."""
+"""Makes the report's headline: what each arm kept, took, cost, and whether it answers as all tokens do."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from pipeline.compare.agreement import AGREEMENTS, SAME_ANSWER
+from pipeline.compare.comparison import ArmFigures, Comparison, PairFigures
+from pipeline.support.intervals import Interval
 from pipeline.support.words import (
     duration,
-    interval,
+    figure_text,
+    interval_text,
     number,
-    of_score,
     percent,
-    plain,
-    spread,
+    score_formats,
     times,
     value_of,
+    value_text,
 )
 
 
 @dataclass(frozen=True)
 class Fact:
-    """One figure of the headline, with what explains it in small letters."""
+    """Holds one figure of the headline, with its explanation in small letters."""
 
     label: str
     value: str
@@ -29,7 +30,7 @@ class Fact:
 
 @dataclass(frozen=True)
 class Card:
-    """One arm in a sentence and a few figures."""
+    """Holds one arm's headline: a sentence and a few figures."""
 
     title: str
     sentence: str
@@ -37,147 +38,136 @@ class Card:
     is_baseline: bool = False
 
 
-def cards(figures: Mapping[str, Any]) -> list[Card]:
-    """A card an arm: the others first, the baseline last."""
-    baseline = figures.get("baseline")
-    names = sorted(figures["arms"], key=lambda name: name == baseline)
-    return [_card(name, figures) for name in names]
+def cards(comparison: Comparison) -> list[Card]:
+    """Makes a card for each arm, the baseline's last."""
+    names = sorted(comparison.arms, key=lambda name: name == comparison.baseline)
+    return [_card(name, comparison) for name in names]
 
 
-def _card(name: str, figures: Mapping[str, Any]) -> Card:
-    arm, pair = figures["arms"][name], figures.get("pairs", {}).get(name)
-    facts = [_tokens(arm), _seconds(arm, pair), _money(arm, pair)]
-    if pair:
-        facts.append(_agreement(pair))
-    facts += [_score(arm, pair)] if arm.get("figures") else []
-    facts += [] if pair else [_answered(arm)]
-    is_baseline = name == figures.get("baseline")
-    return Card(name, _sentence(arm, pair, is_baseline), tuple(filter(None, facts)), is_baseline)
+def _card(name: str, comparison: Comparison) -> Card:
+    arm, pair = comparison.arms[name], comparison.pairs.get(name)
+    is_baseline = name == comparison.baseline
+    sentence = (
+        "The baseline: what every other arm is measured against." if is_baseline else _sentence(arm, pair)
+    )
+    return Card(name, sentence, tuple(_facts(arm, pair)), is_baseline)
 
 
-def _sentence(arm: Mapping[str, Any], pair: Mapping[str, Any] | None, is_baseline: bool) -> str:
-    if is_baseline:
-        return "The baseline: what every other arm is measured against."
+def _sentence(arm: ArmFigures, pair: PairFigures | None) -> str:
     kept = kept_fraction(arm)
     tokens = f"{percent(kept)} of the visual tokens" if kept is not None else "its visual tokens"
     if not pair:
         return f"Answered from {tokens}." if kept is not None else "No request was answered."
-    agreed, ratio = value_of(pair.get(SAME_ANSWER)), value_of(pair.get("seconds_ratio"))
-    told = f"From {tokens}"
+    same, ratio = value_of(getattr(pair, SAME_ANSWER)), value_of(pair.seconds_ratio)
+    sentence = f"From {tokens}"
     if ratio is not None:
-        told += f" and in {times(ratio)} the time of {pair['against']}"
-    return told + (f": the same answer to {percent(agreed)} of the requests." if agreed is not None else ".")
+        sentence += f" and in {times(ratio)} the time of {pair.against}"
+    return sentence + (f": the same answer to {percent(same)} of the requests." if same is not None else ".")
 
 
-def kept_fraction(arm: Mapping[str, Any]) -> float | None:
-    """Mean visual tokens kept by those there are; None if nothing was answered."""
-    full, kept = value_of(arm["tokens"].get("visual_tokens_full")), mean(arm, "tokens", "visual_tokens_kept")
-    value = value_of(kept)
-    return value / full if full and value is not None else None
+def kept_fraction(arm: ArmFigures) -> float | None:
+    """Divides mean visual tokens kept by all visual tokens; None if nothing was answered."""
+    full, kept = arm.tokens.visual_tokens_full, value_of(arm.tokens.visual_tokens_kept.mean)
+    return kept / full if full and kept is not None else None
 
 
-def mean(arm: Mapping[str, Any], group: str, name: str) -> Any:
-    """The mean of one of an arm's quantities, with its interval if it has one; None if it has none."""
-    return ((arm.get(group) or {}).get(name) or {}).get("mean")
+def _facts(arm: ArmFigures, pair: PairFigures | None) -> Iterator[Fact]:
+    yield from _tokens(arm)
+    yield from _seconds(arm, pair)
+    yield from _money(arm, pair)
+    if pair:
+        yield _agreement(pair)
+    yield from _score(arm, pair)
+    if not pair:
+        yield _answered(arm)
 
 
-def _tokens(arm: Mapping[str, Any]) -> Fact | None:
-    kept, full = mean(arm, "tokens", "visual_tokens_kept"), value_of(arm["tokens"].get("visual_tokens_full"))
-    if value_of(kept) is None:
-        return None
-    limits = arm["tokens"]["visual_tokens_kept"]
-    ends = limits.get("p5"), limits.get("p95")
-    same = (
-        "every request the same"
-        if ends[0] == ends[1]
-        else f"90 % of requests: {_round(ends[0])} to {_round(ends[1])}"
-    )
-    return Fact("visual tokens kept", f"{plain(kept, _round)} of {_round(full or 0)}", same)
+def _tokens(arm: ArmFigures) -> Iterator[Fact]:
+    kept = arm.tokens.visual_tokens_kept
+    if kept.mean is None:
+        return
+    detail = "every request the same"
+    if kept.p5 is not None and kept.p95 is not None and kept.p5 != kept.p95:
+        detail = f"90 % of requests: {_whole(kept.p5)} to {_whole(kept.p95)}"
+    full = _whole(arm.tokens.visual_tokens_full or 0)
+    yield Fact("visual tokens kept", f"{value_text(kept.mean, _whole)} of {full}", detail)
 
 
-def _round(value: float) -> str:
+def _whole(value: float) -> str:
     return f"{value:,.0f}"
 
 
-def _seconds(arm: Mapping[str, Any], pair: Mapping[str, Any] | None) -> Fact | None:
-    total = mean(arm, "seconds", "total_s")
-    if value_of(total) is None:
-        return None
-    return Fact("time a request", plain(total, duration), _ratio(pair, "seconds_ratio") or _per_second(arm))
+def _seconds(arm: ArmFigures, pair: PairFigures | None) -> Iterator[Fact]:
+    total = arm.seconds.total_s.mean
+    if total is None:
+        return
+    rate = arm.requests_per_s
+    detail = _against(pair, pair.seconds_ratio) if pair else ""
+    if not detail and rate:
+        detail = f"{number(rate['value'])} requests a second"
+    yield Fact("time a request", value_text(total, duration), detail)
 
 
-def _per_second(arm: Mapping[str, Any]) -> str:
-    rate = value_of(arm.get("requests_per_s"))
-    return "" if rate is None else f"{number(rate)} requests a second"
-
-
-def _ratio(pair: Mapping[str, Any] | None, name: str) -> str:
-    ratio = (pair or {}).get(name)
-    if pair is None or value_of(ratio) is None:
+def _against(pair: PairFigures, ratio: Interval | None) -> str:
+    if ratio is None:
         return ""
-    limits = interval(ratio, times)
-    return f"{plain(ratio, times)} {pair['against']}" + (f" ({limits})" if limits else "")
+    limits = interval_text(ratio, times)
+    return f"{value_text(ratio, times)} {pair.against}" + (f" ({limits})" if limits else "")
 
 
-def _money(arm: Mapping[str, Any], pair: Mapping[str, Any] | None) -> Fact | None:
-    cost = arm.get("cost") or {}
-    if value_of(cost.get("per_million")) is None:
-        return None
-    value = f"{plain(cost['per_million'])} {cost.get('currency', '')}".strip()
-    return Fact("cost of a million requests", value, _ratio(pair, "cost_ratio") or cost.get("hardware") or "")
+def _money(arm: ArmFigures, pair: PairFigures | None) -> Iterator[Fact]:
+    if arm.cost is None or arm.cost.per_million is None:
+        return
+    value = f"{value_text(arm.cost.per_million)} {arm.cost.currency}".strip()
+    detail = _against(pair, pair.cost_ratio) if pair else ""
+    yield Fact("cost of a million requests", value, detail or arm.cost.hardware)
 
 
-def _agreement(pair: Mapping[str, Any]) -> Fact:
-    same, exact = (plain(pair.get(name), percent) for name in (SAME_ANSWER, "exact_agreement"))
-    title = f"{AGREEMENTS[SAME_ANSWER]} as {pair['against']}"
+def _agreement(pair: PairFigures) -> Fact:
+    same, exact = (value_text(getattr(pair, name), percent) for name in (SAME_ANSWER, "exact_agreement"))
+    title = f"{AGREEMENTS[SAME_ANSWER]} as {pair.against}"
     return Fact(title, same, f"{AGREEMENTS['exact_agreement']}: {exact}")
 
 
-def main_figure(arm: Mapping[str, Any]) -> tuple[str, Any] | None:
-    """The first of an arm's scores by its dataset's rules, if it was scored."""
-    return next(iter(((arm.get("figures") or {}).get("figures") or {}).items()), None)
+def _score(arm: ArmFigures, pair: PairFigures | None) -> Iterator[Fact]:
+    """The first of an arm's scores, which is the dataset's main one."""
+    for name, score in list(arm.scores.items())[:1]:
+        score_format, difference_format = score_formats(score)
+        difference = pair.score_difference if pair else None
+        detail = (
+            figure_text(difference, difference_format) if difference else interval_text(score, score_format)
+        )
+        yield Fact(name.replace("_", " "), value_text(score, score_format), detail)
 
 
-def _score(arm: Mapping[str, Any], pair: Mapping[str, Any] | None) -> Fact | None:
-    found = main_figure(arm)
-    if found is None:
-        return None
-    difference = (pair or {}).get("score_difference")
-    show, show_difference = of_score(found[1])
-    told = value_of(difference) is not None
-    detail = spread(difference, show_difference) if told else interval(found[1], show)
-    return Fact(found[0].replace("_", " "), plain(found[1], show), detail)
+def _answered(arm: ArmFigures) -> Fact:
+    total, ok = sum(arm.status.values()), arm.status.get("ok", 0)
+    detail = "every request" if ok == total else f"{total - ok:,} without an answer"
+    return Fact("requests answered", f"{ok:,} of {total:,}", detail)
 
 
-def _answered(arm: Mapping[str, Any]) -> Fact:
-    status = arm.get("status") or {}
-    total, ok = sum(status.values()), status.get("ok", 0)
-    lost = "every request" if ok == total else f"{total - ok:,} without an answer"
-    return Fact("requests answered", f"{ok:,} of {total:,}", lost)
+def reducer_labels(arms: Mapping[str, ArmFigures]) -> dict[str, str]:
+    """Labels each arm's reducer: its class, with the switches that are on if others differ in them.
 
-
-def reducer_names(arms: Mapping[str, Any]) -> dict[str, str]:
-    """What each arm's reducer is called: its class, with what is switched on if others differ in that.
-
-    Arms that differ in numbers alone, as those of a sweep do, have one name.
+    Arms that differ only in numbers, as those of a sweep, have the same label.
     """
-    settings = {name: arm.get("reducer") or name for name, arm in arms.items()}
-    classes = {name: _class(own) for name, own in settings.items()}
-    switches = {name: _switched_on(own) for name, own in settings.items()}
-    found = {}
+    settings = {name: arm.reducer or name for name, arm in arms.items()}
+    classes = {name: _class(of_arm) for name, of_arm in settings.items()}
+    switches = {name: _switched_on(of_arm) for name, of_arm in settings.items()}
+    labels = {}
     for name, kind in classes.items():
         alike = {switches[other] for other in classes if classes[other] == kind}
-        found[name] = " ".join([kind, *switches[name]]) if len(alike) > 1 else kind
-    return found
+        labels[name] = " ".join([kind, *switches[name]]) if len(alike) > 1 else kind
+    return labels
 
 
-def _class(settings: Mapping[str, Any] | str) -> str:
+def _class(settings: Mapping[str, object] | str) -> str:
     if isinstance(settings, str):
         return settings
     return str(settings.get("_target_") or settings.get("name") or "?").rpartition(".")[2]
 
 
-def _switched_on(settings: Mapping[str, Any] | str) -> tuple[str, ...]:
+def _switched_on(settings: Mapping[str, object] | str) -> tuple[str, ...]:
     if isinstance(settings, str):
         return ()
     return tuple(name for name, value in sorted(settings.items()) if value is True)

@@ -1,4 +1,4 @@
-"""Which patches were kept, as a picture: one panel an output, kept patches lit and the others dimmed."""
+"""Draws which patches were kept: one panel an output, kept patches lit and the others dimmed."""
 
 import math
 from collections.abc import Sequence
@@ -7,14 +7,14 @@ from typing import Any
 import numpy as np
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from pipeline.models.preprocess import preprocessor_of
-from pipeline.output.plan import load_plan
-from pipeline.output.units import Finished
-from pipeline.report.pictures import Opened, parse_key, read_images
+from pipeline.output.layout import DATA
+from pipeline.output.opened import Output
+from pipeline.report.pictures import OutputImages, images_of, parse_key, read_images
 from pipeline.stages.imaging import decode
-from pipeline.storage.uris import Storage, list_names
 from pipeline.support.errors import ConfigError, ShardError
 
 DIMMED = 0.22
@@ -30,16 +30,18 @@ COLUMNS = [
     "visual_tokens_kept",
     "kept_patches",
 ]
+Row = dict[str, Any]  # of an Arrow table, a value of another type in each column
+Pixels = NDArray[np.uint8]
 
 
-def draw_kept(outputs: Sequence[Opened], key: str, storage: Storage) -> Image.Image:
-    """The image of request `key` as the model saw it, a panel for each output, with what each answered.
+def draw_kept(outputs: Sequence[Output], key: str) -> Image.Image:
+    """Draws the image of request `key` as the model saw it, with a panel and the answer of each output.
 
     Raises:
-        ConfigError: an output has no such request, or the image cannot be read from the source any more.
+        ConfigError: an output has no such request, or the source no longer has the image.
     """
-    rows = [find_row(output, key, storage) for output in outputs]
-    square = _square(outputs[0], key, storage)
+    rows = [find_row(output, key) for output in outputs]
+    square = _square(images_of(outputs[0]), key)
     panels = [_panel(square, row) for row in rows]
     width = sum(panel.width for panel in panels) + GAP_PX * (len(panels) + 1)
     question = _wrapped(rows[0]["question"], width - 2 * GAP_PX)
@@ -51,35 +53,32 @@ def draw_kept(outputs: Sequence[Opened], key: str, storage: Storage) -> Image.Im
     return picture
 
 
-def find_row(output: Opened, key: str, storage: Storage) -> dict[str, Any]:
-    """One row of an output by its key; ConfigError if it is not there."""
+def find_row(output: Output, key: str) -> Row:
+    """Finds a row of an output by its key; ConfigError if it is not there."""
     shard, sample = parse_key(key)
-    fs, folder = storage.open(output.folder)
-    finished = Finished(list_names(fs, f"{folder}/data"))
-    for unit in finished.units(shard):
+    fs, path = output.storage.open(output.folder)
+    for unit in output.finished.units(shard):
         if unit.first <= sample < unit.stop:
-            with fs.open(f"{folder}/data/{unit.file_name}", "rb") as file:
+            with fs.open(f"{path}/{DATA}/{unit.file_name}", "rb") as file:
                 table = pq.read_table(file, columns=COLUMNS)
             for row in table.filter(pc.field("key") == key).to_pylist():
                 return dict(row)
-    raise ConfigError(f"key: {storage.redact(output.folder)} has no request {key}")
+    raise ConfigError(f"key: {output.storage.redact(output.folder)} has no request {key}")
 
 
-def _square(output: Opened, key: str, storage: Storage) -> np.ndarray:
-    """The pixels that CLIP was given: uint8 [S, S, 3]."""
+def _square(images: OutputImages, key: str) -> Pixels:
+    """The pixels that the vision tower saw: uint8 [S, S, 3]."""
     shard, sample = parse_key(key)
-    plan = load_plan(output.folder, storage)
-    assert plan is not None, "an output with rows has a plan"
     try:
-        found = dict(read_images(output, plan, shard, [sample], storage))
+        data = dict(read_images(images, shard, [sample]))
     except ShardError as error:
         raise ConfigError(f"key: the image of {key} cannot be read any more: {error}") from None
-    if sample not in found:
+    if sample not in data:
         raise ConfigError(f"key: the image of {key} cannot be read any more")
-    return preprocessor_of(output.model)(decode(found[sample], output.imaging)[0])
+    return np.asarray(preprocessor_of(images.model)(decode(data[sample], images.imaging)[0]))
 
 
-def _panel(square: np.ndarray, row: dict[str, Any]) -> Image.Image:
+def _panel(square: Pixels, row: Row) -> Image.Image:
     side = len(square)
     text = row["error"] if row["kept_patches"] is None else row["prediction"]
     kept = row["visual_tokens_kept"] or 0
@@ -90,28 +89,28 @@ def _panel(square: np.ndarray, row: dict[str, Any]) -> Image.Image:
     return panel
 
 
-def _lit(square: np.ndarray, bitmap: bytes | None, num_patches: int | None) -> np.ndarray:
-    """Darken the patches of a picture that a bitmap lacks; all of them if there is no bitmap.
+def _lit(square: Pixels, bitmap: bytes | None, num_patches: int | None) -> Pixels:
+    """Darkens the patches of a picture that a bitmap lacks; all of them if there is no bitmap.
 
     Args:
-        num_patches: how many of the bitmap's bits stand for a patch; the last byte may have more bits.
+        num_patches: the number of the bitmap's bits that are patches; its last byte may have more bits.
     """
     grey = square.mean(-1, keepdims=True).repeat(3, -1)
     if bitmap is None or num_patches is None:
-        return (DIMMED * grey).astype(np.uint8)
+        return np.asarray((DIMMED * grey).astype(np.uint8))
     grid = math.isqrt(num_patches)
     bits = np.unpackbits(np.frombuffer(bitmap, np.uint8), count=grid**2).astype(bool)
     edges = np.arange(len(square)) * grid // len(square)
     lit = bits.reshape(grid, grid)[edges][:, edges]
-    return np.where(lit[..., None], square, DIMMED * grey).astype(np.uint8)
+    return np.asarray(np.where(lit[..., None], square, DIMMED * grey).astype(np.uint8))
 
 
-def _font() -> Any:
+def _font() -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
     return ImageFont.load_default(size=TEXT_PX)
 
 
 def _wrapped(text: str, width: int) -> list[str]:
-    """Lines no wider than `width` pixels, broken between words where that is possible."""
+    """Lines no wider than `width` pixels, broken between words where possible."""
     font, lines = _font(), [""]
     for word in text.split():
         longer = f"{lines[-1]} {word}".strip()

@@ -1,54 +1,53 @@
-"""A single run's figures, in the shape in which comparison.json holds those of its arms."""
+"""Measures a single run in the form of a comparison with one arm."""
 
 import json
-from typing import Any
+from dataclasses import replace
+from typing import cast
 
-from pipeline.compare.columns import Numbers
-from pipeline.compare.figures import bytes_of, histogram_of, seconds_of, shape_of, time_of, tokens_of, told_of
+from pipeline.compare.columns import RequestNumbers, column_sums
+from pipeline.compare.comparison import Comparison
+from pipeline.compare.figures import arm_figures, made_with, shape_of
 from pipeline.compare.join import joined_units
-from pipeline.compare.machine_time import Clock
-from pipeline.output.manifest import load_manifest
+from pipeline.compare.machine_time import MachineTime
+from pipeline.evaluate.score_intervals import ScoresJson
+from pipeline.output.layout import EVALUATION
+from pipeline.output.opened import Output
 from pipeline.report.rows import Requests
-from pipeline.storage.uris import Storage, read_bytes
-from pipeline.support.intervals import resampled_sums
+from pipeline.storage.uris import read_bytes
 
 _RESAMPLES, _MOST_DRAWS = (50, 1000), 10**8
 
 
-def measure(requests: Requests, source: str, storage: Storage) -> dict[str, Any]:
-    """One arm, with no other to compare it with; some numbers of each request are in memory.
+def measure_run(requests: Requests, output: Output) -> Comparison:
+    """Measures an output as one arm without others; some numbers of each request are in memory.
 
     Raises:
         ConfigError: the output is not finished, or damaged.
     """
     (arm,) = requests.arms
-    manifest = load_manifest(requests.folder, storage)
-    numbers, clock, notes = Numbers([arm], arm), Clock(), []
-    for unit in joined_units({arm: requests.folder}, storage):
+    numbers, time, notes = RequestNumbers([arm], arm), MachineTime(), []
+    for unit in joined_units({arm: output}):
         numbers.add(unit.tables)
-        clock.add(unit.footers)
-        if fault := unit.footers[arm]["shard_error"]:
-            notes.append(f"shard {unit.footers[arm]['shard']} could not be read whole: {fault}")
-    told = {**told_of(manifest), "status": dict(sorted(numbers.status[arm].items()))}
+        time.add(unit.footers)
+        footer = unit.footers[arm]
+        if fault := footer.shard_error:
+            notes.append(f"shard {footer.shard} could not be read whole: {fault}")
+    manifest, scores = output.manifest, _scores(output)
+    figures = replace(made_with(manifest), figures=scores)
     if numbers.count:
         fewest, most = _RESAMPLES
         resamples = max(fewest, min(most, _MOST_DRAWS // numbers.count))
-        sums = resampled_sums(numbers.columns(), resamples=resamples, seed=0)
-        told |= {"tokens": tokens_of(arm, numbers, sums), "seconds": seconds_of(arm, sums)}
-        told |= time_of(arm, sums, clock, None) | bytes_of(arm, sums, shape_of(manifest), manifest)
-        told |= {"histogram": histogram_of(arm, numbers)}
-    return {
-        "source": source,
-        "requests": numbers.count,
-        "baseline": None,
-        "arms": {arm: {"tokens": {}, "seconds": {}, **told, "figures": _scores(requests.folder, storage)}},
-        "pairs": {},
-        "notes": notes,
-    }
+        sums = column_sums(numbers.columns(), resamples=resamples, seed=0)
+        shape = shape_of(manifest)
+        figures = arm_figures(
+            arm, manifest, numbers, sums, sums, time, shape=shape, pricing=None, scores=scores
+        )
+    return Comparison(
+        source=output.plan.source, requests=numbers.count, baseline=None, arms={arm: figures}, notes=notes
+    )
 
 
-def _scores(folder: str, storage: Storage) -> dict[str, Any] | None:
-    """What `trimline evaluate` left in the output; None if it has not been evaluated."""
-    fs, path = storage.open(folder)
-    scores: dict[str, Any] | None = json.loads(read_bytes(fs, f"{path}/evaluation.json") or b"null")
-    return scores
+def _scores(output: Output) -> ScoresJson | None:
+    """The scores that `trimline evaluate` left in the output; None if it has not been evaluated."""
+    fs, path = output.storage.open(output.folder)
+    return cast(ScoresJson | None, json.loads(read_bytes(fs, f"{path}/{EVALUATION}") or b"null"))

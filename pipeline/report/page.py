@@ -1,4 +1,4 @@
-"""report.html and report.txt: the same content for a browser and for a terminal."""
+"""Renders report.html and report.txt: the same content for a browser and for a terminal."""
 
 import io
 import json
@@ -7,35 +7,40 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pipeline.compare.agreement import AGREEMENTS
+from pipeline.compare.comparison import Comparison
 from pipeline.report.gallery import Gallery
-from pipeline.report.headline import Card, reducer_names
+from pipeline.report.headline import Card, reducer_labels
 from pipeline.report.tables import Grid
 
+if TYPE_CHECKING:
+    from rich.console import Console
+
 _TEXT_WIDTH = 10_000  # a file has no edge that a line must be folded at
+Json = Any  # any tree that json.dumps takes
 
 
 @dataclass(frozen=True)
 class Report:
-    """Everything that is shown. `figures` has the shape of comparison.json; its arms stand in that order."""
+    """Holds the content of a report; the arms appear in the order of `comparison`."""
 
     title: str
     about: str
     cards: Sequence[Card]
-    figures: Mapping[str, Any]
+    comparison: Comparison
     tables: Sequence[Grid]
     status: Grid
     failures: Sequence[Grid]
     worst: Sequence[Grid]
     gallery: Gallery
-    kinds: Mapping[str, int]  # how many requests there are of each kind that the gallery samples
+    kinds: Mapping[str, int]  # the number of requests of each kind that the gallery samples
     notes: Sequence[str]
 
 
 def to_html(report: Report) -> str:
-    """One file that needs nothing else: styles, scripts, plotting library, data and pictures are within."""
+    """Renders one file that needs no other: it holds styles, scripts, plotting library, data and pictures."""
     import jinja2
     from plotly.offline import get_plotlyjs
 
@@ -43,25 +48,26 @@ def to_html(report: Report) -> str:
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
     environment.filters["bound"] = lambda text: re.sub(r"(?<=\d) (?=[%×]|[a-zµ]?s\b|pp\b)", "\u00a0", text)
     template = environment.from_string((parts / "report.html").read_text("utf-8"))
-    own = {
+    texts = {
         name.replace(".", "_"): (parts / name).read_text("utf-8")
         for name in ("report.css", "plots.js", "gallery.js")
     }
+    figures = report.comparison.to_json()
     data = {
-        "figures": {key: report.figures.get(key) for key in ("baseline", "arms", "pairs")},
-        "reducers": reducer_names(report.figures["arms"]),
+        "figures": {key: figures[key] for key in ("baseline", "arms", "pairs")},
+        "reducers": reducer_labels(report.comparison.arms),
         "agreements": AGREEMENTS,
         "gallery": {"items": report.gallery.items, "pictures": report.gallery.pictures},
     }
-    return template.render(report=report, data=embedded(data), plotly=get_plotlyjs(), **own)
+    return template.render(report=report, data=embedded(data), plotly=get_plotlyjs(), **texts)
 
 
-def embedded(data: Any) -> str:
-    """JSON that stays data within a script element: no `<` can end the element, and NaN is null."""
+def embedded(data: Json) -> str:
+    """Writes JSON that is safe in a script element: no `<` can end the element, and NaN is null."""
     return json.dumps(_finite(data), separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
 
 
-def _finite(tree: Any) -> Any:
+def _finite(tree: Json) -> Json:
     if isinstance(tree, Mapping):
         return {str(name): _finite(value) for name, value in tree.items()}
     if isinstance(tree, list | tuple):
@@ -70,7 +76,7 @@ def _finite(tree: Any) -> Any:
 
 
 def to_text(report: Report) -> str:
-    """The headline, the figures and the failures, without markup."""
+    """Renders the headline, the figures and the failures, without markup."""
     from rich.console import Console
 
     sink = io.StringIO()
@@ -95,7 +101,7 @@ def to_text(report: Report) -> str:
     return "\n".join(line.rstrip() for line in sink.getvalue().splitlines()) + "\n"
 
 
-def _print(console: Any, grid: Grid) -> None:
+def _print(console: "Console", grid: Grid) -> None:
     from rich.table import Table
     from rich.text import Text
 
@@ -110,5 +116,5 @@ def _print(console: Any, grid: Grid) -> None:
 
 
 def _printable(text: str) -> str:
-    """Without what could command a terminal."""
+    """The text without control characters, which could command a terminal."""
     return "".join(letter if letter.isprintable() else "�" for letter in text)

@@ -1,4 +1,4 @@
-"""The images of an output's samples, read once more from the source through the plan."""
+"""Reads the images of an output's samples from the source again, through the plan."""
 
 import hashlib
 import io
@@ -12,11 +12,10 @@ from PIL import Image
 from pipeline.demo.pictures import resolve_source
 from pipeline.models.config import Model
 from pipeline.models.preprocess import Preprocessor, preprocessor_of
-from pipeline.output.manifest import load_manifest, remade
-from pipeline.output.plan import Plan, load_plan
+from pipeline.output.manifest import rebuild
+from pipeline.output.opened import Output
 from pipeline.sources.base import Source, Want
 from pipeline.stages.imaging import Imaging, decode
-from pipeline.storage.uris import Storage
 from pipeline.support.errors import BadImage, ConfigError, ShardError
 
 THUMBNAIL_PX = 240
@@ -27,29 +26,28 @@ Place = tuple[int, int]  # shard, sample
 
 
 @dataclass(frozen=True, kw_only=True)
-class Opened:
-    """A finished or unfinished output with what its run.json says it was made of."""
+class OutputImages:
+    """The images of an output: where they lie, and how the model's pixels are made of them."""
 
-    folder: str
+    output: Output
     source: Source
     model: Model
     imaging: Imaging
 
 
-def open_output(folder: str, storage: Storage) -> Opened:
-    """An output as its run.json describes it; ConfigError if there is none, or it describes no output."""
-    made_with = load_manifest(folder, storage)
-    with made_with.describing(folder, storage) as settings:
-        return Opened(
-            folder=folder,
-            source=resolve_source(remade(settings["source"])),
-            model=remade(settings["model"], Model),
-            imaging=remade(settings["image"], Imaging),
+def images_of(output: Output) -> OutputImages:
+    """Rebuilds an output's source, model and image settings; ConfigError if run.json has another form."""
+    with output.manifest.explaining_errors(output.folder, output.storage) as settings:
+        return OutputImages(
+            output=output,
+            source=resolve_source(rebuild(settings["source"])),
+            model=rebuild(settings["model"], Model),
+            imaging=rebuild(settings["image"], Imaging),
         )
 
 
 def parse_key(key: str) -> Place:
-    """The shard and the sample of a request; ConfigError if the key is not of the documented form."""
+    """Parses a request's key into shard and sample; ConfigError if it is not of the documented form."""
     try:
         shard, sample, _ = map(int, key.split("-"))
     except ValueError:
@@ -57,54 +55,50 @@ def parse_key(key: str) -> Place:
     return shard, sample
 
 
-def read_images(
-    output: Opened, plan: Plan, shard: int, samples: Iterable[int], storage: Storage
-) -> Iterator[tuple[int, bytes]]:
-    """Those of one shard's samples that have an image, with its encoded bytes, in one pass over the shard.
+def read_images(images: OutputImages, shard: int, samples: Iterable[int]) -> Iterator[tuple[int, bytes]]:
+    """Reads the encoded images of some samples of one shard, in one pass over it; not all have an image.
 
     Raises:
         ShardError: the rest of the shard cannot be read.
         ConfigError: the source cannot be reached.
     """
     wanted = frozenset(samples)
+    plan, storage = images.output.plan, images.output.storage
     with storage.reaching("source.path", plan.source):
-        found = output.source.samples(
+        read = images.source.samples(
             plan.shard(shard, storage), storage, lambda number: Want.ALL if number in wanted else Want.NOTHING
         )
-        for number, sample in zip(range(max(wanted) + 1), found, strict=False):
+        for number, sample in zip(range(max(wanted) + 1), read, strict=False):
             if number in wanted and sample is not None and sample.image is not None:
                 yield number, sample.image
 
 
-def thumbnails(output: Opened, images: Mapping[Place, str | None], storage: Storage) -> dict[Place, bytes]:
-    """What the model saw of each image, as a WebP of at most THUMBNAIL_PX a side.
+def thumbnails(images: OutputImages, places: Mapping[Place, str | None]) -> dict[Place, bytes]:
+    """Makes a WebP, of at most THUMBNAIL_PX a side, of the part of each image that the model saw.
 
-    An image that is gone, damaged or another one than it was by now is left out; so are all images if the
-    model's folder or the source is gone.
+    Images that have been removed, damaged or changed since are left out; so are all images if the model's
+    folder or the source is gone.
 
     Args:
-        images: places in the plan, each with the SHA-256 of the bytes that were there.
+        places: in the plan, each with the SHA-256 of the image's bytes at the time of the run.
     """
     by_shard: dict[int, set[int]] = defaultdict(set)
-    for shard, sample in images:
+    for shard, sample in places:
         by_shard[shard].add(sample)
-    plan = load_plan(output.folder, storage)
     try:
-        preprocess = preprocessor_of(output.model)
+        preprocess = preprocessor_of(images.model)
     except ConfigError:
-        return {}
-    if plan is None:
         return {}
 
     def of_shard(shard: int) -> dict[Place, bytes]:
         made = {}
         try:
-            for sample, data in read_images(output, plan, shard, by_shard[shard], storage):
-                same = hashlib.sha256(data).hexdigest() == images[shard, sample]
-                if same and (thumbnail := _thumbnail(data, preprocess, output.imaging)):
+            for sample, data in read_images(images, shard, by_shard[shard]):
+                same = hashlib.sha256(data).hexdigest() == places[shard, sample]
+                if same and (thumbnail := _thumbnail(data, preprocess, images.imaging)):
                     made[shard, sample] = thumbnail
         except (ShardError, ConfigError):
-            pass  # those that were read before are shown
+            pass  # the images read before the error are shown
         return made
 
     with ThreadPoolExecutor(_SHARDS_AT_ONCE) as pool:

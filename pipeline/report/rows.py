@@ -1,4 +1,4 @@
-"""The requests of a run or a comparison as one table: what was asked, and what every arm answered."""
+"""Reads the requests of a run or a comparison as one table: the question, and every arm's answer."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -8,7 +8,8 @@ import pyarrow.compute as pc
 import pyarrow.dataset as ds
 from pyarrow.fs import FSSpecHandler, PyFileSystem
 
-from pipeline.output.opened import finished_files
+from pipeline.output.layout import COMPARISON_TABLE
+from pipeline.output.opened import Output
 from pipeline.storage.uris import Storage
 from pipeline.support.errors import ConfigError
 from pipeline.support.schema import PREDICTIONS
@@ -18,7 +19,7 @@ _ROWS_AT_ONCE = 16384
 
 @dataclass(frozen=True)
 class Requests:
-    """Where the rows lie. A column of an arm is called `<column>.<arm>`, in a single run, too."""
+    """Reads the rows of a run or comparison; an arm's column is `<column>.<arm>`, in a single run, too."""
 
     folder: str
     paths: tuple[str, ...]
@@ -32,11 +33,11 @@ class Requests:
         storage: Storage,
         keys: Sequence[str] | None = None,
     ) -> Iterator[pa.Table]:
-        """Some rows at a time, in the order of the files; a column that the files lack is left out.
+        """Reads batches of rows, in the order of the files; a column that the files lack is left out.
 
         Args:
             shared: columns of the request itself.
-            of_arms: columns that every arm has of its own.
+            of_arms: columns that each arm has.
             keys: only these requests; None: all.
 
         Raises:
@@ -50,14 +51,14 @@ class Requests:
                 schema=None if self.joined else PREDICTIONS,
                 filesystem=PyFileSystem(FSSpecHandler(fs)),
             )
-            there = set(data.schema.names)
+            existing = set(data.schema.names)
             named = [(name, name) for name in shared]
             named += [
                 (f"{name}.{arm}", f"{name}.{arm}" if self.joined else name)
                 for arm in self.arms
                 for name in of_arms
             ]
-            columns = {name: ds.field(own) for name, own in named if own in there}
+            columns = {name: ds.field(column) for name, column in named if column in existing}
             chosen = None if keys is None else pc.field("key").isin(list(keys))
             for batch in data.to_batches(columns=columns, filter=chosen, batch_size=_ROWS_AT_ONCE):
                 yield pa.Table.from_batches([batch])
@@ -65,22 +66,18 @@ class Requests:
             raise ConfigError(f"output: {storage.redact(f'{self.folder}: {error}')[:300]}") from None
 
 
-def of_run(folder: str, storage: Storage) -> Requests:
-    """The requests of a finished output, whose only arm is called as its reducer.
-
-    Raises:
-        ConfigError: it is no output, or is not finished.
-    """
-    paths = tuple(finished_files(folder, storage))
-    fs, _ = storage.open(folder)
+def requests_of_run(output: Output) -> Requests:
+    """Returns the requests of a finished output, whose only arm has the name of its reducer."""
+    paths = tuple(output.paths())
+    fs, _ = output.storage.open(output.folder)
     rows = ds.dataset(
         list(paths), format="parquet", schema=PREDICTIONS, filesystem=PyFileSystem(FSSpecHandler(fs))
     )
     names = rows.head(1, columns=["reducer"], batch_readahead=0, fragment_readahead=1)["reducer"].to_pylist()
-    return Requests(folder, paths, (names[0] if names else "answers",), joined=False)
+    return Requests(output.folder, paths, (names[0] if names else "answers",), joined=False)
 
 
-def of_comparison(folder: str, arms: Sequence[str], storage: Storage) -> Requests:
-    """The requests of a comparison, as its comparison.parquet joins them."""
+def requests_of_comparison(folder: str, arms: Sequence[str], storage: Storage) -> Requests:
+    """Returns the requests of a comparison, from its comparison.parquet."""
     _, path = storage.open(folder)
-    return Requests(folder, (f"{path}/comparison.parquet",), tuple(arms), joined=True)
+    return Requests(folder, (f"{path}/{COMPARISON_TABLE}",), tuple(arms), joined=True)

@@ -1,41 +1,45 @@
-"""All figures of a report as tables of texts, for the page and for terminals."""
+"""Makes all figures of a report into tables of texts, for the page and for terminals."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from operator import attrgetter
+from typing import Literal, TypeVar
 
 from pipeline.compare.agreement import AGREEMENTS, SAME_ANSWER
+from pipeline.compare.comparison import ArmFigures, Comparison, Mean, PairFigures, WorstAnswer
 from pipeline.report.choose import Example
-from pipeline.report.headline import mean, reducer_names
+from pipeline.report.headline import reducer_labels
 from pipeline.support.words import (
     DASH,
+    Format,
     duration,
+    figure_text,
     number,
-    of_score,
     percent,
-    plain,
+    score_formats,
     size,
-    spread,
     times,
+    value_text,
 )
 
-_STAGES = (
-    ("decode the image", "image_decode_s"),
-    ("encode", "encode_s"),
-    ("reduce", "reduce_s"),
-    ("prefill", "prefill_s"),
-    ("decode", "decode_s"),
-    ("all", "total_s"),
-)
+_STAGES = {
+    "decode the image": "image_decode_s",
+    "encode": "encode_s",
+    "reduce": "reduce_s",
+    "prefill": "prefill_s",
+    "decode": "decode_s",
+    "all": "total_s",
+}
 _WORST = 10
 
-Arms = Mapping[str, Mapping[str, Any]]
-Columns = Mapping[str, Callable[[Mapping[str, Any]], str]]
+Row = TypeVar("Row")
+Arms = Mapping[str, ArmFigures]
+Pairs = Mapping[str, PairFigures]
 
 
 @dataclass(frozen=True)
 class Grid:
-    """A table of texts. `prose`: its columns are read, not compared, and stand to the left."""
+    """Holds a table of texts. `prose`: its columns are sentences, aligned to the left."""
 
     title: str
     columns: tuple[str, ...]
@@ -44,10 +48,10 @@ class Grid:
     prose: bool = False
 
 
-def figure_tables(figures: Mapping[str, Any]) -> list[Grid]:
-    """The tables of figures that there are; those without a row are left out."""
-    arms, pairs = figures["arms"], figures.get("pairs") or {}
-    found = [
+def figure_tables(comparison: Comparison) -> list[Grid]:
+    """Makes the tables of figures; those without a row are left out."""
+    arms, pairs = comparison.arms, comparison.pairs
+    grids = [
         _tokens(arms),
         _rates(arms),
         _stages(arms),
@@ -55,200 +59,182 @@ def figure_tables(figures: Mapping[str, Any]) -> list[Grid]:
         _scores(arms),
         _differences(pairs, arms),
         _memory(arms),
-        _made(arms),
+        _made_with(arms),
     ]
-    return [table for table in found if table.rows]
+    return [grid for grid in grids if grid.rows]
+
+
+def _column(path: str, show: Format = number) -> Callable[[object], str]:
+    """A cell with the figure at an attribute path of a row, with its interval."""
+    return lambda row: figure_text(attrgetter(path)(row), show)
 
 
 def _tokens(arms: Arms) -> Grid:
-    columns: Columns = {
-        "visual tokens kept": lambda arm: spread(mean(arm, "tokens", "visual_tokens_kept")),
+    columns: dict[str, Callable[[ArmFigures], str]] = {
+        "visual tokens kept": _column("tokens.visual_tokens_kept.mean"),
         "p5 / p50 / p95": _percentiles,
-        "prompt tokens": lambda arm: plain(mean(arm, "tokens", "prompt_tokens")),
-        "generated tokens": lambda arm: plain(mean(arm, "tokens", "generated_tokens")),
-        "KV cache": lambda arm: plain((arm.get("kv_cache_bytes") or {}).get("mean"), size),
-        "moved between stages": lambda arm: plain((arm.get("moved_bytes") or {}).get("mean"), size),
+        "prompt tokens": lambda arm: value_text(arm.tokens.prompt_tokens.mean),
+        "generated tokens": lambda arm: value_text(arm.tokens.generated_tokens.mean),
+        "KV cache": lambda arm: _size(arm.kv_cache_bytes),
+        "moved between stages": lambda arm: _size(arm.moved_bytes),
     }
-    return _by_arm("Tokens a request", arms, columns, "Means over answered requests, with 95 % intervals.")
+    return _grid("Tokens a request", arms, columns, "Means over answered requests, with 95 % intervals.")
+
+
+def _size(mean: Mean | None) -> str:
+    return value_text(mean.mean if mean else None, size)
+
+
+def _percentiles(arm: ArmFigures) -> str:
+    kept = arm.tokens.visual_tokens_kept
+    percentiles = [value for value in (kept.p5, kept.p50, kept.p95) if value is not None]
+    return " / ".join(map(number, percentiles)) or DASH
 
 
 def _rates(arms: Arms) -> Grid:
-    columns: Columns = {
-        "requests a second": lambda arm: spread(arm.get("requests_per_s")),
-        "with work shared": lambda arm: plain(arm.get("shared_requests_per_s")),
+    columns: dict[str, Callable[[ArmFigures], str]] = {
+        "requests a second": _column("requests_per_s"),
+        "with work shared": lambda arm: value_text(arm.shared_requests_per_s),
         "cost of a million": lambda arm: _money(arm, "per_million"),
         "with its work shared": lambda arm: _money(arm, "shared_per_million"),
         "start-up, once": lambda arm: _money(arm, "startup_cost"),
     }
     note = "As if each arm ran alone; with work shared: as the arms ran together, common stages paid once."
-    return _by_arm("Throughput and cost", arms, columns, note)
+    return _grid("Throughput and cost", arms, columns, note)
 
 
-def _percentiles(arm: Mapping[str, Any]) -> str:
-    kept = arm["tokens"].get("visual_tokens_kept") or {}
-    return " / ".join(number(kept[name]) for name in ("p5", "p50", "p95")) if "p5" in kept else DASH
-
-
-def _money(arm: Mapping[str, Any], name: str) -> str:
-    cost = arm.get("cost") or {}
-    text = spread(cost.get(name))
-    return text if text == DASH else f"{text} {cost.get('currency', '')}".rstrip()
+def _money(arm: ArmFigures, name: Literal["per_million", "shared_per_million", "startup_cost"]) -> str:
+    text = figure_text(getattr(arm.cost, name)) if arm.cost else DASH
+    return text if arm.cost is None or text == DASH else f"{text} {arm.cost.currency}".rstrip()
 
 
 def _stages(arms: Arms) -> Grid:
-    def column(name: str) -> Callable[[Mapping[str, Any]], str]:
-        return lambda arm: spread(mean(arm, "seconds", name), duration)
-
+    columns = {title: _column(f"seconds.{name}.mean", duration) for title, name in _STAGES.items()}
     note = "A request's share of each stage, as if its arm ran alone."
-    return _by_arm("Time a request, by stage", arms, {title: column(name) for title, name in _STAGES}, note)
+    return _grid("Time a request, by stage", arms, columns, note)
 
 
-def _pairs(pairs: Arms) -> Grid:
-    def column(name: str, show: Callable[[float], str]) -> Callable[[Mapping[str, Any]], str]:
-        return lambda pair: spread(pair.get(name), show)
-
+def _pairs(pairs: Pairs) -> Grid:
     columns = {
-        AGREEMENTS[SAME_ANSWER]: column(SAME_ANSWER, percent),
-        AGREEMENTS["exact_agreement"]: column("exact_agreement", percent),
-        AGREEMENTS["rouge_l"]: column("rouge_l", number),
-        AGREEMENTS["chrf"]: column("chrf", number),
-        "tokens": column("tokens_ratio", times),
-        "time": column("seconds_ratio", times),
-        "cost": column("cost_ratio", times),
+        AGREEMENTS[SAME_ANSWER]: _column(SAME_ANSWER, percent),
+        AGREEMENTS["exact_agreement"]: _column("exact_agreement", percent),
+        AGREEMENTS["rouge_l"]: _column("rouge_l"),
+        AGREEMENTS["chrf"]: _column("chrf"),
+        "tokens": _column("tokens_ratio", times),
+        "time": _column("seconds_ratio", times),
+        "cost": _column("cost_ratio", times),
     }
-    against = next((str(pair["against"]) for pair in pairs.values()), "")
-    return _by_arm(f"Against {against}", pairs, columns, "Over the same requests, with 95 % intervals.")
+    title = f"Against {_baseline(pairs)}"
+    return _grid(title, pairs, columns, "Over the same requests, with 95 % intervals.")
 
 
-def _mcnemar(pair: Mapping[str, Any]) -> str:
-    test = pair.get("mcnemar")
-    return DASH if test is None else f"{test['p']:.3g}"
+def _baseline(pairs: Pairs) -> str:
+    return next((pair.against for pair in pairs.values()), "")
 
 
 def _scores(arms: Arms) -> Grid:
-    def column(metric: str) -> Callable[[Mapping[str, Any]], str]:
-        return lambda arm: _score(_scored(arm).get(metric))
+    def column(metric: str) -> Callable[[ArmFigures], str]:
+        def cell(arm: ArmFigures) -> str:
+            score = arm.scores.get(metric)
+            return figure_text(score, score_formats(score)[0])
 
-    names = dict.fromkeys(metric for arm in arms.values() for metric in _scored(arm))
-    columns = {metric.replace("_", " "): column(metric) for metric in names}
-    return _by_arm("Scores", arms, columns, "By the dataset's own rules; an unanswered request is wrong.")
+        return cell
 
-
-def _scored(arm: Mapping[str, Any]) -> Mapping[str, Any]:
-    return (arm.get("figures") or {}).get("figures") or {}
-
-
-def _score(figure: Any) -> str:
-    return spread(figure, of_score(figure)[0])
+    metrics = dict.fromkeys(metric for arm in arms.values() for metric in arm.scores)
+    columns = {metric.replace("_", " "): column(metric) for metric in metrics}
+    return _grid("Scores", arms, columns, "By the dataset's own rules; an unanswered request is wrong.")
 
 
-def _differences(pairs: Arms, arms: Arms) -> Grid:
-    def column(metric: str, against: str) -> Callable[[Mapping[str, Any]], str]:
-        show = of_score(_scored(arms[against]).get(metric))[1]
-        return lambda pair: spread((pair.get("figure_differences") or {}).get(metric), show)
+def _differences(pairs: Pairs, arms: Arms) -> Grid:
+    def column(metric: str) -> Callable[[PairFigures], str]:
+        def cell(pair: PairFigures) -> str:
+            _, difference_format = score_formats(arms[pair.against].scores.get(metric))
+            return figure_text((pair.figure_differences or {}).get(metric), difference_format)
 
-    names = {
-        metric: str(pair["against"])
-        for pair in pairs.values()
-        for metric in pair.get("figure_differences") or {}
-    }
-    columns = {metric.replace("_", " "): column(metric, against) for metric, against in names.items()}
-    columns["McNemar's p"] = _mcnemar
-    title = f"Scores against {next((str(pair['against']) for pair in pairs.values()), '')}"
-    return _by_arm(title, pairs, columns, "Differences over the same requests, with paired 95 % intervals.")
+        return cell
+
+    metrics = dict.fromkeys(metric for pair in pairs.values() for metric in pair.figure_differences or {})
+    columns = {metric.replace("_", " "): column(metric) for metric in metrics}
+    columns["McNemar's p"] = lambda pair: DASH if pair.mcnemar is None else f"{pair.mcnemar.p:.3g}"
+    note = "Differences over the same requests, with paired 95 % intervals."
+    return _grid(f"Scores against {_baseline(pairs)}", pairs, columns, note)
 
 
 def _memory(arms: Arms) -> Grid:
     columns = _peaks(arms, "peak_memory_bytes", "") | _peaks(arms, "peak_gpu_memory_bytes", " (GPU)")
     note = (
         "Resident memory of each stage's process at its highest, shared memory included; interleaved arms "
-        "share their processes, and each is told the peak of all of them."
+        "share their processes, and each shows the peak of all of them."
     )
-    return _by_arm("Peak memory", arms, columns, note)
+    return _grid("Peak memory", arms, columns, note)
 
 
-def _peaks(arms: Arms, key: str, suffix: str) -> dict[str, Callable[[Mapping[str, Any]], str]]:
-    stages = dict.fromkeys(stage for arm in arms.values() for stage in arm.get(key) or {})
+def _peaks(
+    arms: Arms, name: Literal["peak_memory_bytes", "peak_gpu_memory_bytes"], suffix: str
+) -> dict[str, Callable[[ArmFigures], str]]:
+    def column(stage: str) -> Callable[[ArmFigures], str]:
+        return lambda arm: value_text(getattr(arm, name).get(stage), size)
 
-    def column(stage: str) -> Callable[[Mapping[str, Any]], str]:
-        return lambda arm: plain((arm.get(key) or {}).get(stage), size)
-
+    stages = dict.fromkeys(stage for arm in arms.values() for stage in getattr(arm, name))
     return {f"{stage}{suffix}": column(stage) for stage in stages}
 
 
-def _made(arms: Arms) -> Grid:
-    reducers = reducer_names(arms)
-    rows = [
-        (
-            name,
-            reducers[name],
-            *(str(arm.get(key) or DASH) for key in ("model", "engine", "run_id")),
-            _short(arm),
-        )
-        for name, arm in arms.items()
-    ]
-    return Grid("Made with", ("arm", "reducer", "model", "engine", "run", "fingerprint"), rows, prose=True)
+def _made_with(arms: Arms) -> Grid:
+    labels = reducer_labels(arms)
+    columns = ("arm", "reducer", "model", "engine", "run", "fingerprint")
+    rows = []
+    for name, arm in arms.items():
+        made_with = (arm.model, arm.engine, arm.run_id, (arm.fingerprint or DASH)[:16])
+        rows.append((name, labels[name], *(text or DASH for text in made_with)))
+    return Grid("Made with", columns, rows, prose=True)
 
 
-def _short(arm: Mapping[str, Any]) -> str:
-    return str(arm.get("fingerprint") or DASH)[:16]
+def _grid(
+    title: str, by_arm: Mapping[str, Row], columns: Mapping[str, Callable[[Row], str]], note: str
+) -> Grid:
+    """A row an arm; a column without any figure is left out."""
+    cells = {column: [show(row) for row in by_arm.values()] for column, show in columns.items()}
+    filled = {column: texts for column, texts in cells.items() if any(text != DASH for text in texts)}
+    rows = [(name, *(texts[number] for texts in filled.values())) for number, name in enumerate(by_arm)]
+    return Grid(title, ("arm", *filled), rows if filled else [], note)
 
 
-def _by_arm(title: str, arms: Arms, columns: Columns, note: str) -> Grid:
-    """A row an arm; a column of which no arm knows anything is left out."""
-    cells = {column: [show(arm) for arm in arms.values()] for column, show in columns.items()}
-    told = {column: texts for column, texts in cells.items() if any(text != DASH for text in texts)}
-    rows = (
-        [(name, *row) for name, row in zip(arms, zip(*told.values(), strict=True), strict=True)]
-        if told
-        else []
-    )
-    return Grid(title, ("arm", *told), rows, note)
-
-
-def status_table(figures: Mapping[str, Any]) -> Grid:
-    """Requests by status, an arm a row."""
-    arms = figures["arms"]
-    names = list(
-        dict.fromkeys(["ok", *(status for arm in arms.values() for status in arm.get("status") or {})])
-    )
-    rows = [
-        (name, *(f"{(arm.get('status') or {}).get(status, 0):,}" for status in names))
-        for name, arm in arms.items()
-    ]
-    return Grid("Requests by status", ("arm", *names), rows)
+def status_table(comparison: Comparison) -> Grid:
+    """Counts requests by status, an arm a row."""
+    arms = comparison.arms
+    statuses = list(dict.fromkeys(["ok", *(status for arm in arms.values() for status in arm.status)]))
+    rows = [(name, *(f"{arm.status.get(status, 0):,}" for status in statuses)) for name, arm in arms.items()]
+    return Grid("Requests by status", ("arm", *statuses), rows)
 
 
 def failure_tables(examples: Mapping[tuple[str, str], Iterable[Example]]) -> list[Grid]:
-    """The first failures of each status and arm."""
+    """Lists the first failures of each status and arm."""
     by_status: dict[str, list[tuple[str, ...]]] = {}
-    for (arm, status), found in sorted(examples.items()):
-        rows = [(arm, one.key, one.sample_key, _line(one.question), _line(one.error)) for one in found]
+    for (arm, status), of_arm in sorted(examples.items()):
+        rows = [
+            (arm, example.key, example.sample_key, _line(example.question), _line(example.error))
+            for example in of_arm
+        ]
         by_status.setdefault(status, []).extend(rows)
     columns = ("arm", "key", "sample", "question", "error")
     return [Grid(status, columns, rows, prose=True) for status, rows in by_status.items()]
 
 
-def worst_tables(pairs: Arms) -> list[Grid]:
-    """Of each arm, the answers that are least like the baseline's."""
-    found = []
+def worst_tables(pairs: Pairs) -> list[Grid]:
+    """Lists, for each arm, the answers that are least like the baseline's."""
+    grids = []
     for name, pair in pairs.items():
-        against = str(pair["against"])
-        rows = [
-            (
-                str(one.get("key", "")),
-                _line(one.get("question")),
-                _line(one.get("baseline")),
-                _line(one.get("prediction")),
-                plain(one.get("rouge_l")),
-            )
-            for one in (pair.get("worst") or [])[:_WORST]
-        ]
-        columns = ("key", "question", against, name, "ROUGE-L")
-        found += [Grid(f"{name} against {against}", columns, rows, prose=True)] if rows else []
-    return found
+        columns = ("key", "question", pair.against, name, "ROUGE-L")
+        rows = [_worst_row(answer) for answer in pair.worst[:_WORST]]
+        grids += [Grid(f"{name} against {pair.against}", columns, rows, prose=True)] if rows else []
+    return grids
 
 
-def _line(text: Any, most: int = 300) -> str:
-    told = " ".join(str("" if text is None else text).split())
-    return told if len(told) <= most else f"{told[: most - 1]}…"
+def _worst_row(answer: WorstAnswer) -> tuple[str, ...]:
+    texts = (answer.question, answer.baseline, answer.prediction)
+    return (answer.key, *map(_line, texts), value_text(answer.rouge_l))
+
+
+def _line(text: str | None, most: int = 300) -> str:
+    line = " ".join((text or "").split())
+    return line if len(line) <= most else f"{line[: most - 1]}…"

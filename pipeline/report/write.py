@@ -1,17 +1,18 @@
-"""From a folder to its report: a run's own figures, or those of the comparison that lies there."""
+"""Writes the report of a folder: of the comparison in it, or of a single run."""
 
 import json
-from typing import Any
+from dataclasses import replace
 
-from pipeline.output.opened import COMPARISON
-from pipeline.output.plan import load_plan
-from pipeline.report.choose import choose
+from pipeline.compare.comparison import Comparison
+from pipeline.output.layout import COMPARISON, REPORT_PAGE, REPORT_TEXT
+from pipeline.output.opened import open_output
+from pipeline.report.choose import select_requests
 from pipeline.report.gallery import make_gallery
 from pipeline.report.headline import cards
-from pipeline.report.measure import measure
+from pipeline.report.measure import measure_run
 from pipeline.report.page import Report, to_html, to_text
-from pipeline.report.pictures import open_output
-from pipeline.report.rows import Requests, of_comparison, of_run
+from pipeline.report.pictures import images_of
+from pipeline.report.rows import requests_of_comparison, requests_of_run
 from pipeline.report.tables import failure_tables, figure_tables, status_table, worst_tables
 from pipeline.storage.uris import Storage, read_bytes, write_atomic
 from pipeline.support.errors import ConfigError
@@ -19,85 +20,71 @@ from pipeline.support.errors import ConfigError
 _MOST = 2000  # more do not fit into the page
 
 
-def write_report(folder: str, storage: Storage, *, gallery: int, seed: int) -> list[str]:
-    """Write report.html and report.txt into the folder of a finished run or comparison; returns their paths.
+def write_report_files(folder: str, storage: Storage, *, gallery: int, seed: int) -> list[str]:
+    """Writes report.html and report.txt into the folder of a finished run or comparison; returns their paths.
 
     Args:
-        gallery: how many requests are shown with their pictures, as far as they fit into a page of 10 MB.
-        seed: of their choice.
+        gallery: the number of requests to show with their pictures, as far as a page of 10 MB holds them.
+        seed: of the sample of these requests.
 
     Raises:
-        ConfigError: the folder holds neither, or what it holds is not finished or damaged.
+        ConfigError: the folder holds neither, or the run or comparison is not finished or damaged.
     """
     folder = folder.rstrip("/")
-    report = gather(folder, storage, gallery=gallery, seed=seed)
+    report = gather_report(folder, storage, gallery=gallery, seed=seed)
     fs, path = storage.open(folder)
     with storage.reaching("output", folder):
-        for name, text in (("report.html", to_html(report)), ("report.txt", to_text(report))):
+        for name, text in ((REPORT_PAGE, to_html(report)), (REPORT_TEXT, to_text(report))):
             write_atomic(fs, f"{path}/{name}", text.encode("utf-8", "replace"))
-    return [f"{folder}/report.html", f"{folder}/report.txt"]
+    return [f"{folder}/{name}" for name in (REPORT_PAGE, REPORT_TEXT)]
 
 
-def gather(folder: str, storage: Storage, *, gallery: int, seed: int) -> Report:
-    """Everything that a report shows; reads every row once, and the gallery's rows and images again."""
-    compared = _comparison(folder, storage)
-    if compared is None:
-        figures, requests, output = _of_run(folder, storage)
+def gather_report(folder: str, storage: Storage, *, gallery: int, seed: int) -> Report:
+    """Gathers a report's content; reads every row once, and the gallery's rows and images again."""
+    comparison = _read_comparison(folder, storage)
+    if comparison is None:
+        output = open_output(folder, storage).require_finished()
+        requests = requests_of_run(output)
+        figures = measure_run(requests, output)
     else:
-        figures, requests, output = _of_comparison(folder, compared, storage)
-    plan = load_plan(output, storage)
-    if plan is None:
-        raise ConfigError(f"output: {storage.redact(output)} is no output of Trimline: it has no plan")
-    chosen = choose(
+        output = open_output(f"{folder}/{comparison.baseline}", storage)
+        requests = requests_of_comparison(folder, list(comparison.arms), storage)
+        figures = comparison
+    selection = select_requests(
         requests,
         storage,
         most=min(gallery, _MOST),
         seed=seed,
-        shards=len(plan),
-        first=[one["key"] for pair in figures["pairs"].values() for one in pair.get("worst") or ()],
+        shards=len(output.plan),
+        first=[answer.key for pair in figures.pairs.values() for answer in pair.worst],
     )
     return Report(
-        title="Trimline comparison" if compared else "Trimline run",
-        about=f"{figures['requests']:,} requests from {storage.redact(str(figures['source']))}",
+        title="Trimline comparison" if comparison else "Trimline run",
+        about=f"{figures.requests:,} requests from {storage.redact(figures.source)}",
         cards=cards(figures),
-        figures=figures,
+        comparison=figures,
         tables=figure_tables(figures),
         status=status_table(figures),
-        failures=failure_tables(chosen.examples),
-        worst=worst_tables(figures["pairs"]),
-        gallery=make_gallery(requests, chosen.keys, open_output(output, storage), storage),
-        kinds=chosen.kinds,
-        notes=[storage.redact(str(note)) for note in figures.get("notes") or ()],
+        failures=failure_tables(selection.examples),
+        worst=worst_tables(figures.pairs),
+        gallery=make_gallery(requests, selection.keys, images_of(output), storage),
+        kinds=selection.kinds,
+        notes=[storage.redact(note) for note in figures.notes],
     )
 
 
-def _comparison(folder: str, storage: Storage) -> dict[str, Any] | None:
-    """The content of comparison.json with the baseline first among the arms; None if there is none."""
+def _read_comparison(folder: str, storage: Storage) -> Comparison | None:
+    """The content of comparison.json with the baseline first among the arms; None if there is no file."""
     fs, path = storage.open(folder)
     with storage.reaching("output", folder):
         data = read_bytes(fs, f"{path}/{COMPARISON}")
     if data is None:
         return None
     try:
-        found = json.loads(data)
-        arms, baseline = found["arms"], found["baseline"]
-        ordered = {baseline: arms[baseline]} | arms
-        return {**found, "arms": ordered, "pairs": found.get("pairs") or {}}
+        comparison = Comparison.from_json(json.loads(data))
+        baseline = str(comparison.baseline)
+        return replace(comparison, arms={baseline: comparison.arms[baseline]} | comparison.arms)
     except (ValueError, TypeError, KeyError):
         raise ConfigError(
             f"{COMPARISON} in {storage.redact(folder)} is damaged or of another version"
         ) from None
-
-
-def _of_comparison(
-    folder: str, figures: dict[str, Any], storage: Storage
-) -> tuple[dict[str, Any], Requests, str]:
-    requests = of_comparison(folder, list(figures["arms"]), storage)
-    return figures, requests, f"{folder}/{figures['baseline']}"
-
-
-def _of_run(folder: str, storage: Storage) -> tuple[dict[str, Any], Requests, str]:
-    requests = of_run(folder, storage)
-    plan = load_plan(folder, storage)
-    assert plan is not None, "an output whose shards are finished has a plan"
-    return measure(requests, plan.source, storage), requests, folder

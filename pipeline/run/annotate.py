@@ -1,22 +1,28 @@
-"""The run: everything between a configuration and a finished output."""
+"""Runs a job: prepares it, runs the stages, and ends each arm's output with summary.json and _SUCCESS."""
 
-import json
 import logging
 import time
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 import pyarrow.compute as pc
 
 from pipeline.output.dataset_card import write_card
+from pipeline.output.layout import MANIFEST
 from pipeline.output.plan import Plan
-from pipeline.output.summary import summarise, take_back_success
+from pipeline.output.summary import (
+    Summary,
+    is_successful,
+    mark_success,
+    summarise,
+    summary_of,
+    take_back_success,
+)
 from pipeline.run.cluster.start import start_ray
 from pipeline.run.config import Outcome, RunConfig
 from pipeline.run.prepare import ArmState, Prepared, look_again, prepare, prepare_all
 from pipeline.run.progress import Progress
-from pipeline.storage.uris import canonical, read_bytes, store_errors, write_atomic
+from pipeline.storage.uris import canonical, store_errors
 from pipeline.support import log
 from pipeline.support.errors import ConfigError, RunError
 
@@ -34,17 +40,17 @@ def annotate(config: RunConfig) -> Outcome:
 
 
 def finish(config: RunConfig, prepared: Prepared) -> list[Outcome]:
-    """Make every (arm, unit) file that is missing; how each arm ended.
+    """Make every unit file that is missing in some arm, and conclude the arms' outputs.
 
     Raises:
-        RunError: the run could not be finished; what is there stays, and is gone on from.
+        RunError: the run could not be finished. Existing files are kept; a rerun continues from them.
     """
     config = replace(config, storage=config.storage.enduring())
     try:
         return _finish(config, prepared)
     except store_errors(prepared.states[0].folder) as error:
-        told = config.storage.redact(f"{type(error).__name__}: {error}")
-        raise RunError(f"the output cannot be used: {told}; run the same command again to go on") from error
+        reason = config.storage.redact(f"{type(error).__name__}: {error}")
+        raise RunError(f"the output cannot be used: {reason}; run the same command again to go on") from error
 
 
 def _finish(config: RunConfig, prepared: Prepared) -> list[Outcome]:
@@ -69,23 +75,23 @@ def _run_units(config: RunConfig, prepared: Prepared) -> None:
     from pipeline.run.flow import run_flow
     from pipeline.run.prometheus import metrics_of
 
-    attempt = f"{time.time():.3f}"  # when this start of the job began: Ray's own start is a part of it
+    attempt = f"{time.time():.3f}"  # identifies this start of the job, of which Ray's start is a part
     start_ray(config.cluster, config.options.device, config.options.metrics_port)
     total = sum(prepared.plan.size(shard) for shard in prepared.pending)
-    allowed, most = config.options.max_failed_fraction, _most_rows(config, prepared.plan)
+    allowed, most_rows = config.options.max_failed_fraction, _most_rows(config, prepared.plan)
     measured = metrics_of(prepared, total) if config.options.metrics_port else None
     with Progress(total, _known_samples(prepared)) as progress:
         for stats in run_flow(config, prepared, attempt, metrics=measured):
             progress.add(stats)
-            if most is not None and progress.failed > allowed * most:
+            if most_rows is not None and progress.failed > allowed * most_rows:
                 raise RunError(
-                    f"stopped early: {progress.failed} of at most {most} rows have failed, more than "
+                    f"stopped early: {progress.failed} of at most {most_rows} rows have failed, more than "
                     f"max_failed_fraction={allowed} allows; raise it and run the same command again to go on"
                 )
 
 
 def _most_rows(config: RunConfig, plan: Plan) -> int | None:
-    """No fewer rows than the arms will have in all; None while some shard's samples are not counted."""
+    """Bound the number of all arms' rows from above; None while some shard's samples are not counted."""
     samples = plan.table["samples"]
     if samples.null_count:
         return None
@@ -95,62 +101,64 @@ def _most_rows(config: RunConfig, plan: Plan) -> int | None:
 
 
 def _known_samples(prepared: Prepared) -> int | None:
-    """How many samples are left, if the plan knows: that of a tar is known once it has been read."""
+    """Count the samples to be done; None if the plan does not know (a tar's are counted when it is read)."""
     counts = prepared.plan.table["samples"]
-    left = 0
+    samples = 0
     for shard in prepared.pending:
         count = counts[shard].as_py()
         if count is None:
             return None
         _, finished, _ = prepared.missing(shard)
-        left += count - sum(stop - first for first, stop in finished.items())
-    return left
+        samples += count - sum(stop - first for first, stop in finished.items())
+    return samples
 
 
 def _conclude(config: RunConfig, plan: Plan, state: ArmState, message: str) -> Outcome:
-    """How an arm's run ended, and an event that tells it."""
-    outcome = replace(_judge(config, plan, state, message), run_id=state.manifest.run_id)
+    """Conclude an arm's output, and log how its run ended."""
+    outcome = replace(_conclude_output(config, plan, state, message), run_id=state.manifest.run_id)
     counts = ("units", "samples", "rows", "status", "tokens", "samples_per_s", "failed_shards")
-    told = {name: outcome.summary[name] for name in counts}
+    summary = outcome.summary.to_json()
+    counted = {name: summary[name] for name in counts}
     level = logging.ERROR if outcome.status else logging.INFO
-    log.event("end", outcome.message, level=level, exit_status=outcome.status, arm=state.arm.name, **told)
+    log.event("end", outcome.message, level=level, exit_status=outcome.status, arm=state.arm.name, **counted)
     return outcome
 
 
-def _judge(config: RunConfig, plan: Plan, state: ArmState, message: str) -> Outcome:
-    """Summary, exit status and, if all is well, _SUCCESS as the last file."""
-    summary = _standing_summary(config, state)
+def _conclude_output(config: RunConfig, plan: Plan, state: ArmState, message: str) -> Outcome:
+    """Write summary.json and the data set card and, if the run succeeded, _SUCCESS as the last file."""
+    summary = _valid_summary(config, state)
     if summary is None:
         take_back_success(state.folder, config.storage)
         summary = summarise(state.folder, plan, state.finished, config.storage)
         write_card(state.folder, state.manifest, summary, config.storage)
-    ok, rows = summary["status"].get("ok", 0), summary["rows"]
-    if summary["failed_shards"]:
-        first = summary["failed_shards_named"][0]
-        text = f"{summary['failed_shards']} shards could not be read whole"
-        return Outcome(1, summary, f"{text}; shard {first['shard']}: {first['error']}")
+    ok, rows = summary.ok, summary.rows
+    if summary.failed_shards:
+        first = summary.failed_shards_named[0]
+        text = f"{summary.failed_shards} shards could not be read whole"
+        return Outcome(1, summary, f"{text}; shard {first.shard}: {first.error}")
     allowed = config.options.max_failed_fraction
     if rows - ok > allowed * rows:
         text = f"{rows - ok} of {rows} rows failed, more than max_failed_fraction={allowed}"
         return Outcome(3, summary, text)
-    fs, folder = config.storage.open(state.folder)
-    write_atomic(fs, f"{folder}/_SUCCESS", b"")
+    mark_success(state.folder, config.storage)
     return Outcome(0, summary, message)
 
 
-def _standing_summary(config: RunConfig, state: ArmState) -> dict[str, Any] | None:
-    """The summary of an earlier end that still stands: of as many units, and marked as a success."""
-    fs, folder = config.storage.open(state.folder)
-    told = read_bytes(fs, f"{folder}/summary.json") if fs.exists(f"{folder}/_SUCCESS") else None
-    summary = json.loads(told) if told else None
-    return summary if summary and summary["units"] == state.finished.count else None
+def _valid_summary(config: RunConfig, state: ArmState) -> Summary | None:
+    """Load the summary of an earlier successful run, if it counts as many units as there are now."""
+    if not is_successful(state.folder, config.storage):
+        return None
+    return summary_of(state.folder, state.finished.count, config.storage)
 
 
 def answer(groups: Sequence[RunConfig]) -> dict[str, tuple[str, Outcome]]:
-    """Make what is missing of every arm's output: its URI and how it ended, by the arms' names.
+    """Answer the same requests under several arms; used by `compare`.
 
-    The arms of a group share model and engine, take turns unit by unit, and share what is decoded and
-    encoded; groups run one after the other.
+    The arms of a group share model and engine, take turns unit by unit, and share the decoded and encoded
+    images. Groups run one after the other.
+
+    Returns:
+        By the arms' names: the URI of the arm's output, and how its run ended.
 
     Raises:
         ConfigError: anything is wrong with a configuration or an output; before Ray starts.
@@ -167,11 +175,12 @@ def answer(groups: Sequence[RunConfig]) -> dict[str, tuple[str, Outcome]]:
 
 
 def _require_own_folder(config: RunConfig) -> None:
+    """Refuse an output that belongs to a run of `annotate`."""
     output = canonical(config.options.output, config.storage)
     with config.storage.reaching("output", output):
         fs, folder = config.storage.open(output)
-        taken = fs.exists(f"{folder}/run.json")
-    if taken:
+        is_run = fs.exists(f"{folder}/{MANIFEST}")
+    if is_run:
         raise ConfigError(
             f"output {config.storage.redact(output)} holds a run of annotate, and a comparison's arms lie in "
             "folders of their own: choose another output"

@@ -1,10 +1,11 @@
-"""Configuration of a whole run, and its outcome."""
+"""The configuration of a run, and its outcome."""
 
 from dataclasses import dataclass, field
 from typing import Any
 
 from pipeline.engines.base import EngineConfig
 from pipeline.models.config import DEVICES, Decoding, Model
+from pipeline.output.summary import Summary
 from pipeline.output.units import UnitLimits
 from pipeline.run.cluster.resources import Cluster
 from pipeline.sources.base import Source
@@ -48,7 +49,7 @@ class RunOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class RunConfig:
-    """A whole run. `settings` is the resolved configuration as data, without credentials."""
+    """The configuration of a run. `settings` is the same as JSON, without credentials, for run.json."""
 
     options: RunOptions
     limits: UnitLimits
@@ -62,14 +63,14 @@ class RunConfig:
     storage: Storage
     cluster: Cluster
     clip_text: ClipText = field(default_factory=ClipText)
-    settings: dict[str, Any]
+    settings: dict[str, Any]  # JSON of any form
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a run ended: exit status, summary, and a last line that says what to do next."""
+    """How a run ended: exit status, summary, and the last line, which says what to do next."""
 
     status: int
-    summary: dict[str, Any]
+    summary: Summary
     message: str
     run_id: str = ""

@@ -1,15 +1,14 @@
-"""The flow: stages as one Ray Data pipeline, units in, statistics out.
+"""Runs the stages as one Ray Data pipeline over units, and yields the statistics of each written unit.
 
     shard numbers -> read -> decode -> encode (actors) -> generate (actors) -> write -> statistics
 
-Each stage maps one-row tables to one-row tables. Stages book different amounts of CPU, so that Ray
-does not fuse a task into an actor.
+Each stage maps one-row tables to one-row tables. Neighbouring stages book different amounts of CPU, so that
+Ray does not fuse a task into an actor.
 """
 
-import json
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
@@ -18,24 +17,31 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from pipeline.run.cluster.start import hardware
+from pipeline.run.guard.ledger import LedgerHandle, start_ledger
 from pipeline.run.guard.stage import Watch, watched_actor, watched_read, watched_task
-from pipeline.run.guard.stall import start_ledger, unless_stuck
+from pipeline.run.guard.stall import unless_stalled
 from pipeline.stages.decode import decode_unit
 from pipeline.stages.encode import Encode
 from pipeline.stages.generate import Generate
 from pipeline.stages.read import ReadPending
-from pipeline.stages.write import ArmOutput, write_unit
+from pipeline.stages.write import ArmOutput, UnitStats, write_unit
 from pipeline.support.errors import RunError
 
 if TYPE_CHECKING:
+    from ray.data import Dataset
+
     from pipeline.run.config import RunConfig
     from pipeline.run.prepare import Prepared
     from pipeline.run.prometheus import Metrics
 
-# Deaths are bounded unit by unit, by pipeline/run/guard. Ray's own bound would also count attempts that
-# find an actor which is still starting again.
-_TASK = {"max_retries": -1}
-_ACTOR = {"max_restarts": -1, "max_task_retries": -1}
+# pipeline/run/guard limits the retries of each unit. A limit of Ray's would also count attempts to reach an
+# actor that is still restarting.
+_TASK_RETRIES = {"max_retries": -1}
+_ACTOR_RETRIES = {"max_restarts": -1, "max_task_retries": -1}
+
+# A stage's function, and the class of an actor with such a function.
+UnitFunction = Callable[[pa.Table], pa.Table]
+ActorClass = Callable[..., UnitFunction]
 
 
 def run_flow(
@@ -43,17 +49,19 @@ def run_flow(
     prepared: "Prepared",
     attempt: str,
     *,
-    encode: Any = Encode,
-    generate: Any = Generate,
+    encode: ActorClass = Encode,
+    generate: ActorClass = Generate,
     metrics: "Metrics | None" = None,
-) -> Iterator[dict[str, Any]]:
-    """Make every missing unit of the pending shards; yields each one's statistics as it is written.
+) -> Iterator[UnitStats]:
+    """Make every missing unit of the pending shards, and yield each unit's statistics once it is written.
 
-    `encode` and `generate` are the actors' classes; a benchmark of what is around them has its own. `metrics`
-    take in what the ledger and the units tell.
+    Args:
+        attempt: identifies this start of the job, and goes into the footers.
+        encode, generate: the actors' classes; benchmarks of the rest replace them by stubs.
+        metrics: counts the units' statistics, and what the ledger says is in work.
 
     Raises:
-        RunError: a stage failed for good, or is stuck.
+        RunError: a stage failed for good, or no stage makes progress.
     """
     import ray
 
@@ -61,35 +69,37 @@ def run_flow(
     config = replace(config, cluster=config.cluster.on(hardware(), config.options.device))
     ledger = start_ledger()
     units = _read_and_decode(config, prepared, attempt, ledger)
-    units = _answer(units, config, prepared, ledger, {"encode": encode, "generate": generate})
+    units = _encode_and_generate(units, config, prepared, ledger, {"encode": encode, "generate": generate})
     units = _write(units, config, prepared, attempt, ledger)
     try:
         with metrics.watching(ledger) if metrics else nullcontext():
-            for row in unless_stuck(units.iter_rows(), ledger, config.cluster.stall_s):
-                stats = json.loads(row["stats"])
+            for row in unless_stalled(units.iter_rows(), ledger, config.cluster.stall_s):
+                stats = UnitStats.from_row(row)
                 if metrics:
                     metrics.add(stats)
                 yield stats
     except ray.exceptions.RayError as error:
         raise RunError(
-            f"{config.storage.redact(_raised(error))}; run the same command again to go on"
+            f"{config.storage.redact(_original_error(error))}; run the same command again to go on"
         ) from error
     finally:
-        ray.kill(ledger)
+        ledger.kill()
 
 
-def _raised(error: Exception) -> str:
-    """The last line of what the worker itself raised: Ray tells it first, then its own frames and advice."""
-    told = str(error).split("\nThe above exception was the direct cause of the following exception:\n")
-    own = [part for part in told if "UserCodeException" not in part] or told
-    return own[-1].strip().splitlines()[-1]
+def _original_error(error: Exception) -> str:
+    """Return the last line of the worker's own error, without the frames and advice that Ray adds."""
+    chain = str(error).split("\nThe above exception was the direct cause of the following exception:\n")
+    from_worker = [part for part in chain if "UserCodeException" not in part] or chain
+    return from_worker[-1].strip().splitlines()[-1]
 
 
-def _read_and_decode(config: "RunConfig", prepared: "Prepared", attempt: str, ledger: Any) -> Any:
+def _read_and_decode(
+    config: "RunConfig", prepared: "Prepared", attempt: str, ledger: LedgerHandle
+) -> "Dataset":
     import ray.data
 
     pending = [prepared.missing(shard) for shard in prepared.pending]
-    # blocks that are there: a read operator of Ray's own would book a whole CPU, and wait for ever
+    # ready blocks, because a read operator of Ray's would book a whole CPU, and could wait for it for ever
     shards = ray.data.from_blocks([pa.table({"pending": [index]}) for index in range(len(pending))])
     make = partial(
         ReadPending,
@@ -102,39 +112,55 @@ def _read_and_decode(config: "RunConfig", prepared: "Prepared", attempt: str, le
         pending=pending,
     )
     read = watched_read(Watch("read", make, ledger), prepared.pending)
-    units = _through(shards, read, retries=_TASK, num_cpus=config.cluster.read.num_cpus)
+    units = _through(shards, read, num_cpus=config.cluster.read.num_cpus, **_TASK_RETRIES)
     decode = partial(decode_unit, model=config.model, imaging=config.imaging)
     return _tasks(units, "decode", decode, config, ledger)
 
 
-def _answer(
-    units: Any, config: "RunConfig", prepared: "Prepared", ledger: Any, stages: dict[str, Any]
-) -> Any:
+def _encode_and_generate(
+    units: "Dataset",
+    config: "RunConfig",
+    prepared: "Prepared",
+    ledger: LedgerHandle,
+    classes: dict[str, ActorClass],
+) -> "Dataset":
+    arguments = stage_arguments(config, prepared)
+    for name, actor_class in classes.items():
+        threads = config.cluster.actors(name).threads
+        make = partial(actor_class, **arguments[name], threads=threads)
+        at_once = config.engine.units_at_once if name == "generate" else 1
+        units = _actors(units, Watch(name, make, ledger), config, at_once)
+    return units
+
+
+def stage_arguments(config: "RunConfig", prepared: "Prepared") -> dict[str, dict[str, object]]:
+    """Collect the arguments of `Encode` and `Generate`, except `threads`, by the stages' names."""
     shared = {
         "geometry": prepared.geometry,
         "model": config.model,
         "arms": config.arms,
         "device": config.options.device,
     }
-    own = {
-        "encode": {"clip_text": config.clip_text, "suffix": config.task.suffix},
-        "generate": {"engine": config.engine, "decoding": config.decoding, "seed": config.options.seed},
+    return {
+        "encode": {**shared, "clip_text": config.clip_text, "suffix": config.task.suffix},
+        "generate": {
+            **shared,
+            "engine": config.engine,
+            "decoding": config.decoding,
+            "seed": config.options.seed,
+        },
     }
-    for name, stage in stages.items():
-        threads = getattr(config.cluster, name).threads
-        make = partial(stage, **shared, **own[name], threads=threads)
-        at_once = config.engine.units_at_once if name == "generate" else 1
-        units = _actors(units, Watch(name, make, ledger), config, at_once)
-    return units
 
 
-def _write(units: Any, config: "RunConfig", prepared: "Prepared", attempt: str, ledger: Any) -> Any:
+def _write(
+    units: "Dataset", config: "RunConfig", prepared: "Prepared", attempt: str, ledger: LedgerHandle
+) -> "Dataset":
     write = partial(write_unit, outputs=outputs_of(config, prepared), storage=config.storage, attempt=attempt)
     return _tasks(units, "write", write, config, ledger)
 
 
 def outputs_of(config: "RunConfig", prepared: "Prepared") -> tuple[ArmOutput, ...]:
-    """What `write` has to know of the arms."""
+    """Describe the arms' outputs for the write stage."""
     return tuple(
         ArmOutput(
             folder=state.folder,
@@ -147,21 +173,23 @@ def outputs_of(config: "RunConfig", prepared: "Prepared") -> tuple[ArmOutput, ..
     )
 
 
-def _tasks(units: Any, name: str, stage: Any, config: "RunConfig", ledger: Any) -> Any:
-    """The units after a stage of tasks."""
-    watched = watched_task(Watch(name, partial(partial, stage), ledger, apart=name != "write"))
-    return _through(units, watched, retries=_TASK, num_cpus=getattr(config.cluster, name).num_cpus)
+def _tasks(
+    units: "Dataset", name: str, stage: UnitFunction, config: "RunConfig", ledger: LedgerHandle
+) -> "Dataset":
+    """Add a stage of tasks."""
+    make = partial(partial, stage)  # calling it makes a copy of the stage
+    watched = watched_task(Watch(name, make, ledger, can_fail=name != "write"))
+    return _through(units, watched, num_cpus=config.cluster.tasks(name).num_cpus, **_TASK_RETRIES)
 
 
-def _actors(units: Any, watch: Watch, config: "RunConfig", at_once: int) -> Any:
-    """The units after a stage of actors, which are called with `at_once` units in as many threads."""
-    import ray
+def _actors(units: "Dataset", watch: Watch, config: "RunConfig", at_once: int) -> "Dataset":
+    """Add a stage of actors, each of which works on up to `at_once` units in as many threads."""
+    import ray.data
 
-    resources = getattr(config.cluster, watch.name)
+    resources = config.cluster.actors(watch.name)
     return _through(
         units,
         watched_actor(watch.name),
-        retries=_ACTOR,
         fn_constructor_kwargs={"watch": watch},
         num_cpus=resources.num_cpus,
         num_gpus=resources.num_gpus,
@@ -171,27 +199,29 @@ def _actors(units: Any, watch: Watch, config: "RunConfig", at_once: int) -> Any:
             enable_true_multi_threading=at_once > 1,
         ),
         max_concurrency=at_once,
+        **_ACTOR_RETRIES,
     )
 
 
-def _through(units: Any, stage: Any, *, retries: dict[str, int], **options: Any) -> Any:
-    """The units after one more stage, which is given a unit at a time, without a copy."""
+def _through(
+    units: "Dataset",
+    stage: Callable[[pa.Table], pa.Table | Iterator[pa.Table]] | type,
+    **options: Any,  # keyword arguments of map_batches
+) -> "Dataset":
+    """Add a stage that is called with one unit at a time, without copying it."""
     with warnings.catch_warnings():
-        # Ray 2.60 deprecates passing these on, without another way to bound the retries yet
+        # Ray 2.60 deprecates these options, but has no other way to set the number of retries yet
         warnings.simplefilter("ignore", DeprecationWarning)
-        return units.map_batches(
-            stage, batch_size=1, batch_format="pyarrow", zero_copy_batch=True, **options, **retries
-        )
+        return units.map_batches(stage, batch_size=1, batch_format="pyarrow", zero_copy_batch=True, **options)
 
 
 def _configure_ray_data() -> None:
     import ray.data
 
     context = ray.data.DataContext.get_current()
-    context.target_max_block_size = 1  # every unit is a block of its own
+    context.target_max_block_size = 1  # each unit is a separate block
     context.enable_progress_bars = False
-    context.memory_usage_poll_interval_s = (
-        None  # a thread for every task; the stages tell their peaks themselves
-    )
-    context.max_errored_blocks = 0  # a block that fails must never vanish
-    logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # what it logs as an error it also raises
+    # None: no polling thread for every task; the stages record their peaks themselves
+    context.memory_usage_poll_interval_s = None
+    context.max_errored_blocks = 0  # a failed block must not be dropped
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # it also raises the errors that it logs

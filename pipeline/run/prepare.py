@@ -1,22 +1,22 @@
-"""What is settled before Ray starts: fingerprints, the plan, and what each arm's output lacks."""
+"""Prepares a run before Ray starts: checks the configuration, freezes the plan, finds the missing units."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from pipeline.models.checkpoints.fit import Geometry
+from pipeline.models.checkpoints.fit import Geometry, check_fit
 from pipeline.models.checkpoints.kinds import KINDS
-from pipeline.output.manifest import Manifest, agree, make_manifest
+from pipeline.output.manifest import Manifest, make_manifest, require_same_run
 from pipeline.output.plan import Plan, extend_plan, load_plan, make_plan, require_unchanged, share_plan
 from pipeline.output.units import MAX_UNIT_BYTES, Finished, finished_units
+from pipeline.run.fingerprint import counted_fields
 from pipeline.run.retry import make_room
 from pipeline.stages.arms import Arm, reduction_order, require_fields
-from pipeline.stages.read import Pending
+from pipeline.stages.read import PendingShard
 from pipeline.storage.uris import Storage, canonical, write_atomic
 from pipeline.support.errors import ConfigError
-from pipeline.support.fields import fingerprint_fields
 
 if TYPE_CHECKING:
     from pipeline.run.config import RunConfig
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ArmState:
-    """One arm's output: where it lies, what made it, and what it holds."""
+    """One arm's output: its folder, its run.json and its finished units."""
 
     arm: Arm
     folder: str  # URI
@@ -34,7 +34,7 @@ class ArmState:
 
 @dataclass(frozen=True)
 class Prepared:
-    """A run before it starts, or after its end. The arms' outputs have equal plans."""
+    """A run that is ready to start, or has ended. The arms' outputs have equal plans."""
 
     plan: Plan
     geometry: Geometry
@@ -42,34 +42,40 @@ class Prepared:
 
     @cached_property
     def pending(self) -> list[int]:
-        """The shards of which some arm lacks units."""
+        """The numbers of the shards that lack units in some arm."""
         return [shard for shard in range(len(self.plan)) if not self.has_shard(shard)]
 
     @property
     def run_id(self) -> str:
-        """The arms' ids, with commas between."""
+        """The arms' run ids, separated by commas."""
         return ",".join(state.manifest.run_id for state in self.states)
 
     def has_shard(self, shard: int) -> bool:
-        """Whether every arm has all units of a shard."""
+        """Tell whether every arm has all units of a shard."""
         return all(state.finished.has_shard(shard) for state in self.states)
 
-    def missing(self, shard: int) -> Pending:
-        """What `read` has to know of a pending shard."""
-        ranges = [state.finished.ranges(shard) for state in self.states]
-        everywhere = {
-            first: stop for first, stop in ranges[0].items() if all(first in other for other in ranges)
+    def missing(self, shard: int) -> PendingShard:
+        """Work out which units of a shard are finished, and which arms lack the others.
+
+        An example: arm 0 has the units that begin at samples 0 and 64, arm 1 those at 0 and 128. Then the
+        unit at 0 is `finished`, and `lacking_arms` is {64: [1], 128: [0]}. Units that no arm has are in
+        neither: they are made for all arms.
+        """
+        ranges = [state.finished.ranges(shard) for state in self.states]  # first -> stop, for each arm
+        lacking_arms = {
+            first: [arm for arm, units in enumerate(ranges) if first not in units]
+            for first in set().union(*ranges)
         }
-        somewhere = {first for some in ranges for first in some if first not in everywhere}
-        lacking = {
-            first: [number for number, some in enumerate(ranges) if first not in some] for first in somewhere
-        }
-        return shard, everywhere, lacking
+        return PendingShard(
+            shard,
+            finished={first: stop for first, stop in ranges[0].items() if not lacking_arms[first]},
+            lacking_arms={first: arms for first, arms in lacking_arms.items() if arms},
+        )
 
 
 @dataclass(frozen=True)
 class _Checked:
-    """A configuration that agrees with what its outputs hold; `started`: whether they hold anything."""
+    """A configuration that is valid and fits its outputs; `started` says that some output exists already."""
 
     geometry: Geometry
     folders: list[str]
@@ -78,7 +84,7 @@ class _Checked:
 
 
 def prepare(config: "RunConfig") -> Prepared:
-    """Everything that can be wrong with a configuration, found out without Ray.
+    """Check a configuration, freeze its plan and find the missing units, without Ray.
 
     Raises:
         ConfigError: the configuration, the source or an output's state is wrong.
@@ -88,46 +94,53 @@ def prepare(config: "RunConfig") -> Prepared:
 
 
 def prepare_all(groups: Sequence["RunConfig"]) -> list[Prepared]:
-    """Like `prepare`, for runs that answer the same requests: under one plan, and retried together."""
+    """Prepare several runs that answer the same requests: they share one plan and retry the same units."""
     checked = [_check(group) for group in groups]
     first = groups[0]
     if first.options.retry_failed:
-        folders = [folder for one in checked for folder in one.folders]
+        folders = [folder for group in checked for folder in group.folders]
         with first.storage.reaching("output", first.options.output):
             make_room(folders, first.source, first.options.retry_statuses, first.options.limit, first.storage)
     prepared: list[Prepared] = []
-    for group, one in zip(groups, checked, strict=True):
-        prepared.append(_settle(group, one, prepared[0].plan if prepared else None))
+    for config, outputs in zip(groups, checked, strict=True):
+        prepared.append(_freeze_plan(config, outputs, prepared[0].plan if prepared else None))
     return prepared
 
 
 def _check(config: "RunConfig") -> _Checked:
+    from pipeline.models.checkpoints.folders import folders
+
     output = canonical(config.options.output, config.storage)
     _require_device(config)
     _require_engine(config)
     _require_metrics(config)
     reduction_order(config.arms)
-    geometry, counted = _fingerprint(config)
+    llava, clip = folders(config.model)
+    geometry = check_fit(llava, clip)
     require_fields(config.arms, KINDS[geometry.kind])
     _require_unit_fits(config, geometry)
-    folders = [f"{output}/{arm.folder}".rstrip("/") for arm in config.arms]
+    outputs = [f"{output}/{arm.folder}".rstrip("/") for arm in config.arms]
     manifests = [
-        make_manifest(
-            folder, {**counted, **_arm_fields(config, arm)}, {**config.settings, "reducer": arm.settings}
+        make_manifest(arm_output, counted, {**config.settings, "reducer": arm.settings})
+        for arm_output, arm, counted in zip(
+            outputs, config.arms, counted_fields(config, llava, clip), strict=True
         )
-        for folder, arm in zip(folders, config.arms, strict=True)
     ]
-    started = [_require_own(config, *both) for both in zip(folders, manifests, strict=True)]
-    return _Checked(geometry, folders, manifests, any(started))
+    started = [_require_same_run(config, *both) for both in zip(outputs, manifests, strict=True)]
+    return _Checked(geometry, outputs, manifests, any(started))
 
 
-def _settle(config: "RunConfig", checked: _Checked, like: Plan | None) -> Prepared:
-    """The plan, and what the outputs lack of it; `like`: the plan of another run of the same requests."""
+def _freeze_plan(config: "RunConfig", checked: _Checked, shared: Plan | None) -> Prepared:
+    """Write the plan and run.json into each output, or check those that exist, and list the finished units.
+
+    Args:
+        shared: the plan of another run of the same requests.
+    """
     folders, storage = checked.folders, config.storage
-    plan = like or _current_plan(config, folders)
+    plan = shared or _current_plan(config, folders)
     for folder, manifest in zip(folders, checked.manifests, strict=True):
         share_plan(plan, folder, storage)
-        agree(folder, manifest, storage)
+        require_same_run(folder, manifest, storage)
     states = [
         ArmState(arm, folder, manifest, finished_units(folder, storage))
         for arm, folder, manifest in zip(config.arms, folders, checked.manifests, strict=True)
@@ -141,20 +154,20 @@ def _settle(config: "RunConfig", checked: _Checked, like: Plan | None) -> Prepar
 
 
 def look_again(prepared: Prepared, storage: Storage) -> Prepared:
-    """The outputs as they are now."""
+    """List the finished units again."""
     states = [replace(state, finished=finished_units(state.folder, storage)) for state in prepared.states]
     return replace(prepared, states=tuple(states))
 
 
-def _require_own(config: "RunConfig", folder: str, manifest: Manifest) -> bool:
-    """Whether an output was started before: by this configuration and on this source, or that is an error."""
+def _require_same_run(config: "RunConfig", folder: str, manifest: Manifest) -> bool:
+    """Tell whether an output exists; raise ConfigError if another configuration or source made it."""
     hide = config.storage.redact
     with config.storage.reaching("output", folder):
         plan = load_plan(folder, config.storage)
     if plan is None:
         return False
     _require_writable(config, folder)
-    agree(folder, manifest, config.storage)
+    require_same_run(folder, manifest, config.storage)
     source = canonical(config.source.path, config.storage)
     if source != plan.source and not config.options.extend:
         raise ConfigError(
@@ -165,50 +178,15 @@ def _require_own(config: "RunConfig", folder: str, manifest: Manifest) -> bool:
 
 
 def _current_plan(config: "RunConfig", folders: Sequence[str]) -> Plan:
+    """Load the outputs' plan, extended if the run says so; make it if no output has one."""
     plan = next(filter(None, (load_plan(folder, config.storage) for folder in folders)), None)
     if plan is None:
         return make_plan(folders[0], config.source, config.options.limit, config.storage)
     return extend_plan(plan, config.source, config.storage) if config.options.extend else plan
 
 
-def _fingerprint(config: "RunConfig") -> tuple[Geometry, dict[str, Any]]:
-    """What counts for every arm."""
-    from pipeline.models.checkpoints.fit import check_fit, weights_digest
-    from pipeline.models.checkpoints.folders import folders
-
-    llava, clip = folders(config.model)
-    geometry = check_fit(llava, clip)
-    parts = {
-        "source": {"kind": type(config.source).__name__, **fingerprint_fields(config.source)},
-        "task": fingerprint_fields(config.task),
-        "model": {
-            **fingerprint_fields(config.model),
-            "weights": weights_digest(llava),
-            "clip_weights": weights_digest(clip),
-        },
-        "engine": {"kind": type(config.engine).__name__, **fingerprint_fields(config.engine)},
-        "decoding": fingerprint_fields(config.decoding),
-        "image": fingerprint_fields(config.imaging),
-        **fingerprint_fields(config.limits),
-        **fingerprint_fields(config.options),
-    }
-    return geometry, parts
-
-
-def _arm_fields(config: "RunConfig", arm: Arm) -> dict[str, Any]:
-    """What counts for one arm: its reducer, and the one whose tokens it counts."""
-    fields: dict[str, Any] = {
-        "reducer": arm.settings,
-        "clip_text": fingerprint_fields(config.clip_text) if "text" in arm.reducer.needs else {},
-    }
-    if arm.budget_of is not None:
-        (source,) = (other for other in config.arms if other.name == arm.budget_of)
-        fields["budget_of"] = _arm_fields(config, source)
-    return fields
-
-
 def _require_unit_fits(config: "RunConfig", geometry: Geometry) -> None:
-    """Refuse limits under which a unit could outgrow what one Arrow row may hold."""
+    """Refuse limits under which a unit could become too large for one Arrow row."""
     limits = config.limits
     pixels = limits.unit_samples * geometry.image_size**2 * 3
     requests = limits.unit_requests + limits.max_questions - 1
@@ -224,11 +202,11 @@ def _require_unit_fits(config: "RunConfig", geometry: Geometry) -> None:
 
 
 def _require_memory(config: "RunConfig", geometry: Geometry) -> None:
-    """Refuse a model that this machine cannot hold. On a GPU or other machines its actor looks for itself."""
+    """Refuse a model too large for this machine. On GPUs and other machines its actor checks that itself."""
     from pipeline.models.devices import torch_device
 
-    here = config.cluster.address == "local" and torch_device(config.options.device).type == "cpu"
-    if not here or not config.model.check_memory:
+    on_this_cpu = config.cluster.address == "local" and torch_device(config.options.device).type == "cpu"
+    if not on_this_cpu or not config.model.check_memory:
         return
     from pipeline.models.checkpoints.folders import folders
     from pipeline.models.footprint import of_run, require_room, room_of
@@ -241,12 +219,13 @@ def _require_memory(config: "RunConfig", geometry: Geometry) -> None:
         dtype=config.model.generate_dtype,
         tokens=longest,
         cache_gib=config.engine.kv_cache_gib,
-        actors={name: getattr(config.cluster, name).num_actors or 1 for name in ("encode", "generate")},
+        actors={name: config.cluster.actors(name).num_actors or 1 for name in ("encode", "generate")},
     )
     require_room(config.model, parts, *room_of("cpu"))
 
 
 def _require_device(config: "RunConfig") -> None:
+    """Refuse device=cuda on a machine without a GPU."""
     import torch
 
     if (
@@ -258,19 +237,20 @@ def _require_device(config: "RunConfig") -> None:
 
 
 def _require_metrics(config: "RunConfig") -> None:
-    """Ray serves metrics with what its extra `default` installs, and without a word not without it."""
-    wanted = config.options.metrics_port is not None and config.cluster.address == "local"
-    if wanted and not (find_spec("opencensus") and find_spec("prometheus_client")):
+    """Refuse metrics without Ray's extra `default`, without which Ray silently serves none."""
+    serves_metrics = config.options.metrics_port is not None and config.cluster.address == "local"
+    if serves_metrics and not (find_spec("opencensus") and find_spec("prometheus_client")):
         raise ConfigError("metrics_port: Ray's metrics need its extra: pip install 'trimline[cluster]'")
 
 
 def _require_engine(config: "RunConfig") -> None:
-    """What runs elsewhere need not be installed here."""
+    """Check that the engine can run here; on a cluster it need not be installed on this machine."""
     if config.cluster.address == "local":
         config.engine.check(config.decoding)
 
 
 def _require_writable(config: "RunConfig", output: str) -> None:
+    """Write and delete an empty file in the output."""
     with config.storage.reaching("output", output):
         fs, folder = config.storage.open(output)
         probe = f"{folder}/.probe"

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
+from pipeline.stages.write import UnitStats
 from pipeline.support import log
 
 _LINE_EVERY_S = 5.0
@@ -57,23 +58,22 @@ class Progress:
         elif not self._told:
             self._tell()
 
-    def add(self, stats: dict[str, Any]) -> None:
+    def add(self, stats: UnitStats) -> None:
         """Take in one unit's statistics."""
         now = time.monotonic()
-        _, first, stop, _ = stats["unit"]
-        self.samples += stop - first
-        self.done_bytes += stats["source_bytes"]
+        self.samples += stats.samples
+        self.done_bytes += stats.source_bytes
         if self.steady_since is None:
             self.steady_since = now
         else:
-            self.steady_samples += stop - first
-            self.steady_bytes += stats["source_bytes"]
-        for totals in stats["totals"]:
-            self.rows += totals["rows"]
-            self.failed += totals["rows"] - totals["status"].get("ok", 0)
-            self.status.update(totals["status"])
-            self.kept += totals["visual_tokens_kept"]
-            self.reduced_rows += totals["status"].get("ok", 0)
+            self.steady_samples += stats.samples
+            self.steady_bytes += stats.source_bytes
+        for totals in stats.totals:
+            self.rows += totals.rows
+            self.failed += totals.rows - totals.ok
+            self.status.update(totals.status)
+            self.kept += totals.tokens["visual_tokens_kept"]
+            self.reduced_rows += totals.ok
         self._told = False
         if self._live is None and now - self._last_line >= _LINE_EVERY_S:
             self._last_line = now

@@ -11,7 +11,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from pipeline.stages.write import UnitStats
+
 if TYPE_CHECKING:
+    from pipeline.run.guard.ledger import LedgerHandle
     from pipeline.run.prepare import Prepared
 
 STAGES = ("read", "decode", "encode", "generate", "write")
@@ -82,23 +85,22 @@ class Metrics:
         if value > 0:  # Ray refuses to count nothing
             self._made[metric].inc(value, self._tags(**tags))
 
-    def add(self, stats: dict[str, Any]) -> None:
+    def add(self, stats: UnitStats) -> None:
         """Take in one unit's statistics."""
-        _, first, stop, _ = stats["unit"]
         self._count(UNITS, 1)
-        self._count(SAMPLES, stop - first)
-        self._count(BYTES, stats["source_bytes"])
-        for stage, seconds in stats["stage_s"].items():
+        self._count(SAMPLES, stats.samples)
+        self._count(BYTES, stats.source_bytes)
+        for stage, seconds in stats.stage_s.items():
             self._made[STAGE_SECONDS].observe(seconds, self._tags(stage=stage))
-        for arm, totals in zip(stats["arms"], stats["totals"], strict=True):
+        for arm, totals in zip(stats.arms, stats.totals, strict=True):
             name = self._arms[arm]
-            for status, count in totals["status"].items():
+            for status, count in totals.status.items():
                 self._count(REQUESTS, count, arm=name, status=status)
             for metric, column in _OF_TOTALS.items():
-                self._count(metric, totals[column], arm=name)
+                self._count(metric, totals.tokens[column], arm=name)
 
     @contextmanager
-    def watching(self, ledger: Any) -> Iterator[None]:
+    def watching(self, ledger: "LedgerHandle") -> Iterator[None]:
         """While this is entered, ask the ledger every few seconds what is under way."""
         ended = threading.Event()
         thread = threading.Thread(target=self._watch, args=(ledger, ended), daemon=True)
@@ -110,15 +112,15 @@ class Metrics:
             thread.join(_WATCH_EVERY_S)
             self._show(Counter())
 
-    def _watch(self, ledger: Any, ended: threading.Event) -> None:
+    def _watch(self, ledger: "LedgerHandle", ended: threading.Event) -> None:
         import ray
 
         while not ended.wait(_WATCH_EVERY_S):
             try:
-                _, begun = ray.get(ledger.standing.remote(), timeout=_WATCH_EVERY_S)
+                _, in_work = ledger.in_work(timeout_s=_WATCH_EVERY_S)
             except ray.exceptions.RayError:  # the run ends, or the ledger has much to do
                 continue
-            self._show(Counter(item.place[0] for item in begun))
+            self._show(Counter(entry.item.stage for entry in in_work))
 
     def _show(self, under_way: Counter[str]) -> None:
         """Set the gauges; Ray forgets one that is not set again before the next scrape."""

@@ -64,9 +64,8 @@ def make_room(
 
 def _failed(folder: str, finished: Finished, statuses: Sequence[str], storage: Storage) -> Iterable[Unit]:
     for footer in read_footers(folder, finished, storage):
-        counts = footer["totals"]["status"]
-        if footer["shard_error"] or any(counts.get(status) for status in statuses):
-            yield Unit(*(footer[name] for name in ("shard", "first", "stop", "end")))
+        if footer.shard_error or any(footer.totals.status.get(status) for status in statuses):
+            yield footer.unit
 
 
 def _delete(files: Iterable[_File], storage: Storage) -> None:

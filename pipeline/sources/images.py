@@ -1,4 +1,4 @@
-"""A folder of images, optionally with a `.json` or `.txt` sidecar of the same stem beside each."""
+"""Reads a folder of images, each with an optional `.json` or `.txt` sidecar of the same stem."""
 
 import functools
 import hashlib
@@ -9,32 +9,32 @@ from itertools import groupby
 from pipeline.sources.base import (
     IMAGE_SUFFIXES,
     MAX_IMAGE_BYTES,
-    MAX_SIDECAR_BYTES,
-    Read,
+    ReadTotals,
     Sample,
     Shard,
+    Source,
     Want,
     Wanted,
-    assemble,
-    read_ahead,
 )
+from pipeline.sources.read_ahead import Read, read_ahead
+from pipeline.sources.sidecars import MAX_SIDECAR_BYTES, assemble
 from pipeline.storage.listing import File, list_files
 from pipeline.storage.uris import Storage, canonical, name_of
 from pipeline.support.errors import BadImage, BadSample, ConfigError, DataFault
-from pipeline.support.fields import counted, free, require
+from pipeline.support.fields import counted, require
 
 _SIDECARS = ("json", "txt")
+_SIDECAR_SUFFIXES = tuple(f".{suffix}" for suffix in _SIDECARS)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Images:
+class Images(Source):
     """Image files below a folder (or matching a glob), in the order of their paths.
 
     A shard is `slice_files` images of the sorted listing. `sample_key` is the image's path relative
     to the folder.
     """
 
-    path: str = free()
     slice_files: int = counted(4096)
 
     def __post_init__(self) -> None:
@@ -53,13 +53,13 @@ class Images:
                 names = (f"{_stem(image.uri)}.{kind}" for kind in _SIDECARS)
                 yield from (sidecars[name] for name in names if name in sidecars)
         if empty:
-            wanted = ", ".join("." + suffix for suffix in IMAGE_SUFFIXES)
-            raise ConfigError(f"source.path: no image ({wanted}) at {storage.redact(self.path)}")
+            suffixes = ", ".join("." + suffix for suffix in IMAGE_SUFFIXES)
+            raise ConfigError(f"source.path: no image ({suffixes}) at {storage.redact(self.path)}")
 
     def shards(self, entries: Iterable[File], storage: Storage) -> Iterator[Shard]:
         """See `Source.shards`: a slice of the listing is a shard.
 
-        A sidecar whose image is not among the entries is passed over.
+        A sidecar whose image is not among the entries is skipped.
         """
         ordinal, images = 0, 0
         files: list[File] = []
@@ -80,6 +80,12 @@ class Images:
         """See `Source.samples`."""
         return read_ahead(self._reads(shard, storage, wanted), shard.uri, storage)
 
+    def store_reads(self, totals: ReadTotals) -> tuple[float, float | None]:
+        """See `Source.store_reads`: each image and each sidecar once."""
+        files = totals.first_shard.files
+        images = sum(not file.uri.lower().endswith(_SIDECAR_SUFFIXES) for file in files)
+        return totals.source_bytes, totals.samples * len(files) / max(1, images)
+
     def _reads(self, shard: Shard, storage: Storage, wanted: Wanted) -> Iterator[Read | None]:
         root = _root(canonical(self.path, storage))
         position = 0
@@ -90,16 +96,16 @@ class Images:
 
 
 def _sample(
-    files: list[File], position: int, root: str, storage: Storage, want: Want, most: int | None
+    files: list[File], position: int, root: str, storage: Storage, want: Want, max_bytes: int | None
 ) -> Sample | None:
-    if most is not None and sum(file.size for file in files) > most:
+    if max_bytes is not None and sum(file.size for file in files) > max_bytes:
         return None
     parts = {_suffix(file.uri): _content(file, storage, want) for file in files}
     return assemble(files[0].uri.removeprefix(root), position, parts)
 
 
 def _by_image(files: Iterable[File]) -> Iterator[list[File]]:
-    """Each image with the sidecars that follow it in the plan."""
+    """Group the plan's files: each image with the sidecars that follow it."""
     group: list[File] = []
     for file in files:
         if group and _suffix(file.uri) in IMAGE_SUFFIXES:
@@ -113,7 +119,7 @@ def _by_image(files: Iterable[File]) -> Iterator[list[File]]:
 def _slice(ordinal: int, files: list[File]) -> Shard:
     digest = hashlib.sha256(repr([(file.uri, file.size, file.etag) for file in files]).encode()).hexdigest()
     folder = _common_folder(files)
-    first = files[0].uri.removeprefix(f"{folder}/")  # names the slice: no other begins with it
+    first = files[0].uri.removeprefix(f"{folder}/")  # a name that no other slice has
     images = sum(_suffix(file.uri) in IMAGE_SUFFIXES for file in files)
     return Shard(
         ordinal,
@@ -140,7 +146,7 @@ def _content(file: File, storage: Storage, want: Want) -> bytes | DataFault:
 
 
 def _root(uri: str) -> str:
-    """The folder that sample keys are relative to: up to the first wildcard, or a single file's folder."""
+    """Return the folder that sample keys are relative to: up to the first wildcard, or a file's folder."""
     marks = [uri.index(mark) for mark in "*?[" if mark in uri]
     if marks:
         return uri[: uri.rindex("/", 0, min(marks)) + 1]
@@ -148,13 +154,13 @@ def _root(uri: str) -> str:
 
 
 def _prefix(file: File) -> str:
-    """Folder and name up to its first dot: files of one stem lie together in a sorted listing."""
+    """Return folder and name up to its first dot: a sorted listing has these files together."""
     folder, _, name = file.uri.rpartition("/")
     return f"{folder}/{name.split('.', 1)[0]}"
 
 
 def _common_folder(files: list[File]) -> str:
-    """The folder that holds all of some sorted files: the first one's, or one above it."""
+    """Return the deepest folder that holds all of the sorted files."""
     folder = files[0].uri.rpartition("/")[0]
     while not files[-1].uri.startswith(f"{folder}/"):
         folder = folder.rpartition("/")[0]

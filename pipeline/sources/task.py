@@ -1,8 +1,8 @@
-"""What is asked of each sample."""
+"""Makes the requests of a sample: fixed prompts, the source's own questions, or both."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any  # a row's columns differ in type
 
 from pipeline.sources.base import Question, Sample
 from pipeline.support.errors import BadQuestion, BadSample
@@ -11,9 +11,9 @@ from pipeline.support.fields import counted, require
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """The requests that a sample gives rise to: fixed prompts, the source's own questions, or both.
+    """Which questions to ask of each sample: fixed prompts, the source's own questions, or both.
 
-    `suffix` is the answer-format instruction that is put after each of the source's questions, such as
+    `suffix`, an answer-format instruction, is appended to each of the source's questions, such as
     "\\nAnswer the question using a single word or phrase."
     """
 
@@ -26,34 +26,34 @@ class Task:
         require(all(prompt.strip() for prompt in self.prompts), "task.prompts must not hold an empty prompt")
 
     def most_questions(self, max_questions: int) -> int:
-        """How many rows a sample has at most."""
+        """Return the most rows that a sample can have."""
         return max_questions if self.source_questions else len(self.prompts)
 
     def questions(self, sample: Sample, max_questions: int) -> tuple[Question, ...]:
-        """The questions to ask of a sample, each with a name.
+        """Return the questions to ask of a sample, each with a name.
 
         Raises:
             DataFault: the sample as a whole is at fault, has no question or has too many.
         """
-        asked = [Question("", prompt) for prompt in self.prompts]
+        questions = [Question("", prompt) for prompt in self.prompts]
         if self.source_questions:
-            asked += [Question(item.question_id, item.text + self.suffix) for item in sample.questions]
-        if sample.fault is not None and not asked:
+            questions += [Question(item.question_id, item.text + self.suffix) for item in sample.questions]
+        if sample.fault is not None and not questions:
             raise sample.fault
-        if not asked:
+        if not questions:
             raise BadQuestion("the sample has no question")
-        if len(asked) > max_questions:
-            raise BadSample(f"{len(asked)} questions are more than max_questions={max_questions}")
+        if len(questions) > max_questions:
+            raise BadSample(f"{len(questions)} questions are more than max_questions={max_questions}")
         return tuple(
             Question(question.question_id or str(index), question.text)
-            for index, question in enumerate(asked)
+            for index, question in enumerate(questions)
         )
 
 
 def requests_of(shard: int, row: Mapping[str, Any]) -> list[dict[str, str]]:
-    """The requests of a row of SAMPLES or IMAGES: key, question_id and question.
+    """Return key, question_id and question of each request of a row of SAMPLES or IMAGES.
 
-    A sample without questions is one request, too: its row tells why there are none.
+    A sample without questions is one request, too: its output row says why it has none.
     """
     questions = row["questions"] or [{"question_id": "0", "question": ""}]
     return [
@@ -63,5 +63,5 @@ def requests_of(shard: int, row: Mapping[str, Any]) -> list[dict[str, str]]:
 
 
 def request_key(shard: int, sample: int, number: int) -> str:
-    """The key of a sample's question `number`: unique within an output by construction."""
+    """Return the key of a sample's question `number`: unique within an output."""
     return f"{shard:06d}-{sample:08d}-{number:04d}"

@@ -1,23 +1,24 @@
-"""WebDataset tars: consecutive members with the same key are one sample."""
+"""Reads WebDataset tars: consecutive members with the same key are one sample."""
 
 import re
 import struct
 import tarfile
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from typing import BinaryIO
+from dataclasses import dataclass, field
+from typing import BinaryIO, cast
 
 from pipeline.sources.base import (
     IMAGE_SUFFIXES,
     MAX_IMAGE_BYTES,
-    MAX_SIDECAR_BYTES,
+    ReadTotals,
     Sample,
     Shard,
+    Source,
     Want,
     Wanted,
-    assemble,
     files_ending,
 )
+from pipeline.sources.sidecars import MAX_SIDECAR_BYTES, assemble
 from pipeline.storage.listing import File
 from pipeline.storage.uris import Storage
 from pipeline.support.errors import BadImage, BadSample, DataFault, ShardError
@@ -27,7 +28,7 @@ _MEMBER = re.compile(r"((?:.*/|)[^/.]+)\.([^/]*)", re.DOTALL)
 _SUFFIXES = (*IMAGE_SUFFIXES, "json", "txt")
 _MAX_HEADER_BYTES = 64 << 10  # of an extended header: names and attributes
 _MAX_GLOBAL_HEADERS = 1000
-# What tarfile raises of a damaged header besides its own errors.
+# tarfile raises these for a damaged header besides its own errors.
 _ODD_HEADER = (
     *(ValueError, ArithmeticError, LookupError, AttributeError, TypeError),
     *(RecursionError, MemoryError, struct.error),
@@ -35,15 +36,14 @@ _ODD_HEADER = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class WebDataset:
+class WebDataset(Source):
     """Tars of `key.jpg|jpeg|png|webp` with optional `key.json` / `key.txt`.
 
     `path` is one tar, a folder of tars or a glob. The layout is webdataset's: the key of a member is
     its path up to the first dot of its last part.
     """
 
-    path: str = free()  # the plan holds what it stood for
-    read_bytes: int = free(8 << 20)  # how much is fetched at once from object storage
+    read_bytes: int = free(8 << 20)  # of one ranged read from object storage
 
     def __post_init__(self) -> None:
         require(self.read_bytes >= 1 << 16, "source.read_bytes must be at least 65536")
@@ -64,17 +64,21 @@ class WebDataset:
         with fs.open(path, "rb", **caching) as stream:
             try:
                 archive = _Archive(stream, shard.size)
-                with _first_header(archive) as tar:
-                    yield from _grouped(tar, archive, wanted)
+                with _open_tar(archive) as tar:
+                    yield from _samples(tar, archive, wanted)
                     _require_end(tar)
             except tarfile.TarError as error:
                 raise ShardError(f"the tar breaks off at byte {stream.tell()}: {error}") from None
 
+    def store_reads(self, totals: ReadTotals) -> tuple[float, float | None]:
+        """See `Source.store_reads`: two HEADs a tar, then ranges of `read_bytes`."""
+        return totals.source_bytes, 2 * totals.complete_shards + totals.ranges(self.read_bytes)
+
 
 class _Archive:
-    """The file as tarfile reads headers from it: no further than it goes, and no more than headers take.
+    """The file object that tarfile reads headers from: it refuses reads beyond the end and huge headers.
 
-    A damaged or hostile header would have it read gigabytes, or go back and read the same for ever.
+    A damaged or hostile header would otherwise make tarfile read gigabytes, or the same bytes forever.
     """
 
     def __init__(self, stream: BinaryIO, size: int) -> None:
@@ -94,12 +98,12 @@ class _Archive:
         return self._stream.read(size)
 
     def require(self, member: tarfile.TarInfo) -> None:
-        """ReadError if the file ends before a member does."""
+        """Raise ReadError if the file ends before a member does."""
         if member.offset_data + member.size > self._size:
             raise tarfile.ReadError("unexpected end of data")
 
     def content(self, member: tarfile.TarInfo) -> bytes:
-        """A member's bytes; ReadError if the file ends before they do."""
+        """Read a member's bytes; ReadError if the file ends before they do."""
         self.require(member)
         self.seek(member.offset_data)
         data = self._stream.read(member.size)
@@ -108,9 +112,9 @@ class _Archive:
         return data
 
 
-def _first_header(archive: _Archive) -> tarfile.TarFile:
+def _open_tar(archive: _Archive) -> tarfile.TarFile:
     try:
-        return tarfile.open(fileobj=archive, mode="r:")  # type: ignore[call-overload]
+        return cast(tarfile.TarFile, tarfile.open(fileobj=archive, mode="r:"))  # type: ignore[call-overload]
     except _ODD_HEADER as error:
         raise _bad_header(error) from None
 
@@ -119,43 +123,57 @@ def _bad_header(error: BaseException) -> tarfile.ReadError:
     return tarfile.ReadError(f"bad header: {type(error).__name__}")
 
 
-def _grouped(tar: tarfile.TarFile, archive: _Archive, wanted: Wanted) -> Iterator[Sample | None]:
-    """The tar's samples; members that are no part of one (other suffixes, folders) are passed over."""
-    index, key, take = -1, None, Want.NOTHING
-    parts: dict[str, bytes | DataFault] = {}
-    end = 0
-    broken: tarfile.TarError | None = None
-    members = _members(tar)
-    while broken is None:
+@dataclass
+class _Group:
+    """The members of one sample; `end` is the byte offset of the last one's end."""
+
+    key: str
+    want: Want
+    end: int = 0
+    parts: dict[str, bytes | DataFault] = field(default_factory=dict)
+
+    def add(self, archive: _Archive, member: tarfile.TarInfo, suffix: str) -> None:
+        """Read a member; if the tar breaks off within it, store that fault and raise TarError."""
         try:
-            member = next(members, None)
-        except tarfile.TarError as error:
-            broken, member = error, None
-        if member is None:
-            break
-        match = _MEMBER.fullmatch(member.name)
-        if match is None or match[2].lower() not in _SUFFIXES:
-            continue
-        suffix = match[2].lower()
-        if match[1] != key or suffix in parts:
-            if key is not None:
-                yield assemble(key, end, parts) if take else None
-            index, key, parts = index + 1, match[1], {}
-            take = wanted(index)
-        try:
-            parts[suffix] = _content(archive, member, suffix, take) if take else b""
-        except tarfile.TarError as error:
-            parts[suffix] = BadSample(f"the tar breaks off within {member.name}")
-            broken = error
-        end = tar.offset
-    if key is not None:
-        yield assemble(key, end, parts) if take else None
-    if broken is not None:
-        raise broken
+            self.parts[suffix] = _content(archive, member, suffix, self.want) if self.want else b""
+        except tarfile.TarError:
+            self.parts[suffix] = BadSample(f"the tar breaks off within {member.name}")
+            raise
+
+    def sample(self) -> Sample | None:
+        return assemble(self.key, self.end, self.parts) if self.want else None
+
+
+def _samples(tar: tarfile.TarFile, archive: _Archive, wanted: Wanted) -> Iterator[Sample | None]:
+    """Yield the tar's samples; folders and members of other suffixes are skipped.
+
+    Raises:
+        TarError: the tar cannot be read further; the sample that it breaks off in has been yielded.
+    """
+    index, group = 0, None
+    error: tarfile.TarError | None = None
+    try:
+        for member in _members(tar):
+            match = _MEMBER.fullmatch(member.name)
+            if match is None or (suffix := match[2].lower()) not in _SUFFIXES:
+                continue
+            if group is None or match[1] != group.key or suffix in group.parts:
+                if group is not None:
+                    yield group.sample()
+                group = _Group(match[1], wanted(index))
+                index += 1
+            group.end = tar.offset
+            group.add(archive, member, suffix)
+    except tarfile.TarError as damage:
+        error = damage
+    if group is not None:
+        yield group.sample()
+    if error is not None:
+        raise error
 
 
 def _members(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
-    """The members in order; ReadError for a header that cannot be read, or that leads back."""
+    """Yield the members in order; ReadError for a header that cannot be read, or that points back."""
     end = -1
     while True:
         try:
@@ -185,7 +203,7 @@ def _content(archive: _Archive, member: tarfile.TarInfo, suffix: str, want: Want
 
 
 def _require_end(tar: tarfile.TarFile) -> None:
-    """Tell the end of an archive from a header that cannot be read: tarfile takes both for the end."""
+    """Raise ReadError if the members end at a damaged header: tarfile takes that for the archive's end."""
     stream = tar.fileobj
     assert stream is not None
     stream.seek(tar.offset)

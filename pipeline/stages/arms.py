@@ -1,4 +1,4 @@
-"""Arms: the reducer settings under which each request is answered."""
+"""Defines arms: the reducer settings with which each request is answered."""
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -16,24 +16,24 @@ if TYPE_CHECKING:
 class Arm:
     """One reducer setting.
 
-    `folder` is where its output lies below the run's ("": the run's own). An arm with `budget_of` keeps,
-    request by request, as many tokens as the arm of that name.
+    `folder` is its output's folder within the run's ("": the run's folder itself). For each request, an arm
+    with `budget_of` keeps as many tokens as the arm of that name.
     """
 
     name: str
     reducer: "Reducer"
-    settings: dict[str, Any]  # the reducer's configuration as data, for the fingerprint
+    settings: dict[str, Any]  # the reducer's configuration as JSON, for the fingerprint
     folder: str = ""
     budget_of: str | None = None
 
     @property
     def reads_request(self) -> bool:
-        """Whether the reduction depends on the question, not on the image alone."""
+        """Tell whether the reduction depends on the question as well as on the image."""
         return self.budget_of is not None or bool(self.reducer.needs & {"text", "identity", "budget"})
 
 
 def require_fields(arms: Sequence[Arm], kind: Kind) -> None:
-    """Refuse reducers that read what the vision tower cannot give. Raises ConfigError, naming the first."""
+    """Raise ConfigError for a reducer that reads fields which the vision tower does not have."""
     for arm in arms:
         lacking = sorted(arm.reducer.needs & kind.lacks)
         require(
@@ -44,7 +44,7 @@ def require_fields(arms: Sequence[Arm], kind: Kind) -> None:
 
 
 def reduction_order(arms: Sequence[Arm]) -> list[int]:
-    """The arms' numbers, each after the one whose tokens it counts.
+    """Order the arms' numbers so that an arm with `budget_of` follows the arm that it names.
 
     Raises:
         ConfigError: two arms have one name, or `budget_of` names no arm, or leads back to itself.
@@ -53,27 +53,27 @@ def reduction_order(arms: Sequence[Arm]) -> list[int]:
     require(len(numbers) == len(arms), f"arms: a name stands twice among {[arm.name for arm in arms]}")
     ordered: list[int] = []
     while len(ordered) < len(arms):
-        left = [number for number in range(len(arms)) if number not in ordered]
-        ready = [n for n in left if _source(arms[n], numbers) in (None, *ordered)]
+        waiting = [number for number in range(len(arms)) if number not in ordered]
+        ready = [n for n in waiting if _budget_source(arms[n], numbers) in (None, *ordered)]
         if not ready:
-            arm = arms[left[0]]
+            arm = arms[waiting[0]]
             wrong = "leads back to it" if arm.budget_of in numbers else f"is none of {sorted(numbers)}"
             raise ConfigError(f"arms.{arm.name}.budget_of: {arm.budget_of!r} {wrong}")
         ordered += ready
     return ordered
 
 
-def _source(arm: Arm, numbers: dict[str, int]) -> int | None:
-    """The number of the arm whose tokens it counts; -1 if there is none of that name."""
+def _budget_source(arm: Arm, numbers: dict[str, int]) -> int | None:
+    """Return the number of the arm that `budget_of` names; None without one, -1 if no arm has the name."""
     return None if arm.budget_of is None else numbers.get(arm.budget_of, -1)
 
 
-def with_budgets(arms: Sequence[Arm], wanted: Collection[int]) -> set[int]:
-    """The wanted arms and those whose tokens they count."""
+def with_budgets(arms: Sequence[Arm], selected: Collection[int]) -> set[int]:
+    """Add to the selected arms the arms that their `budget_of` names, directly or through others."""
     numbers = {arm.name: number for number, arm in enumerate(arms)}
-    found = set(wanted)
+    needed = set(selected)
     for number in reversed(reduction_order(arms)):
-        source = _source(arms[number], numbers)
-        if number in found and source is not None:
-            found.add(source)
-    return found
+        source = _budget_source(arms[number], numbers)
+        if number in needed and source is not None:
+            needed.add(source)
+    return needed

@@ -1,14 +1,15 @@
-"""What CLIP reads of a request, which decides what a reducer like TRIM finds relevant."""
+"""Chooses the text that CLIP embeds for a request; reducers such as TRIM compare patches with it."""
 
 import re
 from dataclasses import dataclass
 
+from pipeline.models.config import fill_template
 from pipeline.support.fields import counted, require
 
 TEXTS = ("question", "bare", "prompt", "words")
 LONG = ("cut", "windows")
 
-# Words that name nothing to be seen; what is left is what a caption would have.
+# Words that name nothing visible. Without them, a question resembles a caption.
 _FUNCTION_WORDS = """
 a an the this that these those it its and or not no of in on at to from with by for as than about into
 is are was were be been being am do does did has have had can could will would shall should may might
@@ -21,14 +22,14 @@ image picture photo photograph
 
 @dataclass(frozen=True, kw_only=True)
 class ClipText:
-    """Which text is given to CLIP for a request.
+    """Configures the text that CLIP embeds for a request.
 
     Args:
-        text: `question`, as TRIM's published code has it: with its answer-format suffix, without the prompt
-            around it; `bare`: without `task.suffix`; `prompt`: the whole prompt that the language model gets;
-            `words`: of the bare question the words that name things (all, if there are none such).
-        long: beyond CLIP's 77 tokens, `cut` as the published code does, or `windows`: split, and the
-            embeddings of the pieces averaged.
+        text: `question`, as in TRIM's published code: with its answer-format suffix, without the prompt
+            around it; `bare`: without `task.suffix`; `prompt`: the language model's whole prompt;
+            `words`: the words of the bare question that name things (all words, if none does).
+        long: how to treat texts of more than CLIP's 77 tokens. `cut`: truncate them, as the published code
+            does; `windows`: split them, and average the embeddings of the pieces.
     """
 
     text: str = counted("question")
@@ -39,9 +40,9 @@ class ClipText:
         require(self.long in LONG, f"clip_text.long: {self.long!r} is none of {LONG}")
 
     def of(self, question: str, *, suffix: str, template: str) -> str:
-        """The text for one question; `<image>` becomes a blank."""
+        """Return the text for one question, with a blank in place of `<image>`."""
         if self.text == "prompt":
-            question = template.replace("{question}", question)
+            question = fill_template(template, question)
         elif self.text != "question":
             question = question.removesuffix(suffix)
         if self.text == "words":

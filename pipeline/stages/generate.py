@@ -1,22 +1,21 @@
-"""Generate: reduced tokens and questions to answers."""
+"""Generates answers from questions and reduced visual tokens."""
 
 import time
-from typing import Any
 
 import pyarrow as pa
 import torch
 
 from pipeline.engines.base import Answer, EngineConfig, Request
 from pipeline.models.checkpoints.fit import Geometry
-from pipeline.models.config import Decoding, Model
+from pipeline.models.config import Decoding, Model, fill_template
 from pipeline.models.devices import from_bytes, torch_device, use_threads
 from pipeline.stages.arms import Arm
-from pipeline.stages.rows import pack, unpack
+from pipeline.stages.rows import Fields, pack_unit, unpack_unit
 from pipeline.support.schema import REQUESTS
 
 
 class Generate:
-    """The generate actor: holds the engine; called with one unit at a time."""
+    """The generate actor, which holds the engine. Each of its threads works on one unit at a time."""
 
     def __init__(
         self,
@@ -38,28 +37,29 @@ class Generate:
         self._startup_s = time.perf_counter() - started
 
     def __call__(self, batch: pa.Table) -> pa.Table:
-        """One unit's REQUESTS and TOKENS to REQUESTS with answers, arm after arm."""
+        """Turn one unit's REQUESTS and TOKENS into REQUESTS with answers, one arm after the other."""
         started, cpu_from = time.time(), time.process_time()
-        row = unpack(batch)
+        row = unpack_unit(batch)
         requests, tokens = row.tables["requests"].to_pylist(), row.tables["tokens"]["tokens"]
         for arm in row.arms(self._num_arms):
-            asked = [item for item in requests if item["arm"] == arm and item["status"] == "ok"]
-            answers = self._engine.generate([self._request(item, tokens) for item in asked])
-            for item, answer in zip(asked, answers, strict=True):
-                item.update(_fields(item, answer))
+            answerable = [fields for fields in requests if fields["arm"] == arm and fields["status"] == "ok"]
+            answers = self._engine.generate([self._request(fields, tokens) for fields in answerable])
+            for fields, answer in zip(answerable, answers, strict=True):
+                fields.update(_answer_fields(fields, answer))
         tables = {"requests": pa.Table.from_pylist(requests, schema=REQUESTS)}
-        return pack(row.passed("generate", started, tables, self._startup_s, cpu_from))
+        return pack_unit(row.passed("generate", started, tables, self._startup_s, cpu_from))
 
-    def _request(self, item: dict[str, Any], tokens: pa.ChunkedArray) -> Request:
-        question = item["question"].replace("<image>", " ")
-        visual = from_bytes(tokens[item["visual"]].as_buffer(), self._dtype, self._width)
-        return Request(self._template.replace("{question}", question), visual)
+    def _request(self, fields: Fields, tokens: pa.ChunkedArray) -> Request:
+        question = fields["question"].replace("<image>", " ")
+        visual = from_bytes(tokens[fields["visual"]].as_buffer(), self._dtype, self._width)
+        return Request(fill_template(self._template, question), visual)
 
 
-def _fields(item: dict[str, Any], answer: Answer) -> dict[str, Any]:
+def _answer_fields(fields: Fields, answer: Answer) -> Fields:
+    """Translate an answer into columns of REQUESTS."""
     if answer.error is not None:
         return {"status": "bad_question", "error": answer.error, "prompt_tokens": answer.prompt_tokens}
-    total = item["visual_tokens_kept"] + answer.prompt_tokens + answer.generated_tokens
+    total = fields["visual_tokens_kept"] + answer.prompt_tokens + answer.generated_tokens
     return {
         "prediction": answer.text,
         "finish_reason": answer.finish_reason,

@@ -1,4 +1,4 @@
-"""Encoded bytes to RGB pixels."""
+"""Decodes image files (JPEG, PNG, WebP) to RGB pixels, defending against damaged and huge ones."""
 
 import io
 import math
@@ -13,7 +13,7 @@ from pipeline.support.errors import BadImage
 from pipeline.support.fields import counted, require
 
 _FORMATS = ("JPEG", "PNG", "WEBP")
-# What Pillow raises of damaged files.
+# Exceptions that Pillow raises for damaged files.
 _DAMAGE = (
     *(OSError, ValueError, SyntaxError, EOFError, MemoryError),
     *(struct.error, ArithmeticError, LookupError, TypeError, AttributeError),
@@ -35,11 +35,11 @@ Image.MAX_IMAGE_PIXELS = None  # the limit is Imaging.max_pixels, checked before
 
 @dataclass(frozen=True, kw_only=True)
 class Imaging:
-    """How images are decoded. `max_pixels` (width x height) refuses decompression bombs.
+    """Configures decoding. An image of more than `max_pixels` (width x height) is refused as a bomb.
 
-    A large JPEG is decoded at 1/2, 1/4 or 1/8 of its size, as far as both sides stay `draft_gap` times as
-    long as the square that the model sees. At 3 the square's values (0 to 255) then differ by less than 0.5
-    in the mean and in 999 of 1000 places by no more than 4, at 2 by 1 and 8; 0 decodes every pixel.
+    A large JPEG is decoded at 1/2, 1/4 or 1/8 of its size, provided that both sides stay `draft_gap` times
+    as long as the square that the model takes. With 3, the square's values (0 to 255) differ by less than
+    0.5 on average, and by at most 4 in 999 of 1000 places; with 2, by 1 and 8. 0 decodes every pixel.
     """
 
     max_pixels: int = counted(100_000_000)
@@ -54,19 +54,24 @@ class Imaging:
 
 
 def decode(data: bytes, imaging: Imaging, side: int | None = None) -> tuple[Image.Image, int, int]:
-    """The picture as RGB, turned upright by its EXIF orientation, and its width and height as stored.
+    """Decode an image file to RGB, and turn it upright by its EXIF orientation.
 
     Args:
         data: the encoded file.
         imaging: limits.
-        side: pixels a side that the model sees; None decodes every pixel.
+        side: of the square that the model takes, in pixels; None decodes every pixel.
+
+    Returns:
+        The picture, and the width and height stored in the file (before turning and drafting).
 
     Raises:
         BadImage: the bytes are no JPEG, PNG or WebP, are damaged, or hold more than `max_pixels`.
     """
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow warns of what is refused below, and of odd metadata
+            warnings.simplefilter(
+                "ignore"
+            )  # Pillow warns about sizes that are refused below, and about odd metadata
             stream = io.BytesIO(data)
             image = Image.open(stream, formats=_FORMATS)
             width, height = image.size
@@ -79,20 +84,20 @@ def decode(data: bytes, imaging: Imaging, side: int | None = None) -> tuple[Imag
                 )
             if side is not None and imaging.draft_gap:
                 least = math.ceil(side * imaging.draft_gap)
-                image.draft(None, (least, least))  # of no effect on other formats
+                image.draft(None, (least, least))  # does nothing for other formats
             image.load()
             return _to_rgb(_upright(image)), width, height
-    except UnidentifiedImageError:  # its own text names an address in memory: another one in every run
+    except UnidentifiedImageError:  # its text has a memory address, which differs in every run
         raise BadImage("the image cannot be decoded: it is no JPEG, PNG or WebP") from None
     except _DAMAGE as error:
-        told = " ".join(str(error)[:200].split())
-        raise BadImage(f"the image cannot be decoded: {told or type(error).__name__}") from None
+        reason = " ".join(str(error)[:200].split())
+        raise BadImage(f"the image cannot be decoded: {reason or type(error).__name__}") from None
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    """The picture turned as its EXIF says; EXIF that cannot be read says nothing.
+    """Turn the picture upright by its EXIF orientation; unreadable EXIF is ignored.
 
-    Pillow's own `exif_transpose` also writes the EXIF anew, and fails with some that it can read.
+    Pillow's `exif_transpose` would also rewrite the EXIF, which fails for some EXIF that it can read.
     """
     try:
         orientation = image.getexif().get(ExifTags.Base.Orientation)

@@ -1,23 +1,25 @@
-"""Write: one unit, one file per arm; the file's existence is its commit."""
+"""Writes a unit: one file per arm. A unit is finished as soon as its file exists."""
 
 import json
 import time
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipeline.output.footers import FOOTER, totals_of
-from pipeline.stages.rows import UnitRow, unpack
+from pipeline.output.footers import FOOTER, Footer, Totals, totals_of
+from pipeline.output.layout import DATA
+from pipeline.output.units import Unit
+from pipeline.stages.rows import UnitRow, unpack_unit
 from pipeline.storage.uris import Storage, write_atomic
 from pipeline.support.schema import PREDICTIONS, SCHEMA_VERSION
 
 
 @dataclass(frozen=True)
 class ArmOutput:
-    """Where an arm's files go and what stands in each of its rows."""
+    """An arm's output folder and the constant columns of its rows."""
 
     folder: str  # URI of the arm's output
     reducer: str
@@ -26,40 +28,74 @@ class ArmOutput:
     model: str
 
 
+@dataclass(frozen=True, kw_only=True)
+class UnitStats:
+    """Statistics of a written unit: what the driver counts progress and metrics with.
+
+    Args:
+        source_bytes: how much of the source the unit read.
+        arms: the numbers of the arms whose files were written.
+        totals: those of each of these arms, in the same order.
+        stage_s: how long each stage had the unit, by the stages' names.
+    """
+
+    unit: Unit
+    source_bytes: int
+    arms: list[int]
+    totals: list[Totals]
+    stage_s: dict[str, float]
+
+    @property
+    def samples(self) -> int:
+        """The number of samples in the unit."""
+        return self.unit.stop - self.unit.first
+
+    def to_row(self) -> pa.Table:
+        """The statistics as a row that Ray Data passes to the driver."""
+        return pa.table({"stats": [json.dumps(asdict(self))]})
+
+    @classmethod
+    def from_row(cls, row: Mapping[str, str]) -> "UnitStats":
+        """Read the statistics out of such a row."""
+        data = json.loads(row["stats"])
+        totals = [Totals(**own) for own in data.pop("totals")]
+        return cls(unit=Unit(**data.pop("unit")), totals=totals, **data)
+
+
 def write_unit(
     batch: pa.Table, *, outputs: tuple[ArmOutput, ...], storage: Storage, attempt: str
 ) -> pa.Table:
-    """Write one unit's REQUESTS; yields the row of statistics that the driver counts with."""
+    """Write one unit's REQUESTS, a file per arm.
+
+    Args:
+        attempt: when the job was started, for the footers.
+
+    Returns:
+        The unit's statistics as a row (`UnitStats`).
+    """
     started, cpu_from = time.time(), time.process_time()
-    row = unpack(batch)
+    row = unpack_unit(batch)
+    arms = sorted(row.arms(len(outputs)))
     requests = row.tables["requests"]
     totals = []
-    for arm in sorted(row.arms(len(outputs))):
+    for arm in arms:
         output = outputs[arm]
-        own = requests.filter(pc.equal(requests["arm"], arm))
-        assert own.num_rows == row.trace["requests"], "a unit lost or gained rows on its way"
-        table = _predictions(own, row, output)
+        arm_requests = requests.filter(pc.equal(requests["arm"], arm))
+        assert arm_requests.num_rows == row.trace["requests"], "a unit lost or gained rows on its way"
+        table = _predictions(arm_requests, row, output)
         totals.append(totals_of(table))
         visited = row.passed("write", started, {}, cpu_from=cpu_from)
         footer = _footer(visited, output, totals[-1], attempt)
         fs, folder = storage.open(output.folder)
-        write_atomic(fs, f"{folder}/data/{row.unit.file_name}", _parquet(table, footer))
-    unit = row.unit
-    stats = {
-        "unit": [unit.shard, unit.first, unit.stop, unit.end],
-        "source_bytes": row.trace["source_bytes"],
-        "shard_error": row.trace["shard_error"],
-        "arms": sorted(row.arms(len(outputs))),
-        "totals": totals,
-        "stage_s": _stage_seconds(row, started),
-    }
-    return pa.table({"stats": [json.dumps(stats)]})
-
-
-def _stage_seconds(row: UnitRow, started: float) -> dict[str, float]:
-    """How long each stage had the unit, this one included."""
+        write_atomic(fs, f"{folder}/{DATA}/{row.unit.file_name}", _parquet(table, footer))
     visits = row.passed("write", started, {}).trace["stages"]
-    return {name: max(0.0, visit["end"] - visit["start"]) for name, visit in visits.items()}
+    return UnitStats(
+        unit=row.unit,
+        source_bytes=row.trace["source_bytes"],
+        arms=arms,
+        totals=totals,
+        stage_s={stage: visit.seconds for stage, visit in visits.items()},
+    ).to_row()
 
 
 def _predictions(requests: pa.Table, row: UnitRow, output: ArmOutput) -> pa.Table:
@@ -76,32 +112,29 @@ def _predictions(requests: pa.Table, row: UnitRow, output: ArmOutput) -> pa.Tabl
     return pa.table(columns, schema=PREDICTIONS)
 
 
-def _footer(row: UnitRow, output: ArmOutput, totals: dict[str, Any], attempt: str) -> dict[str, Any]:
-    unit, trace = row.unit, row.trace
-    return {
-        "schema_version": SCHEMA_VERSION,
-        "fingerprint": output.fingerprint,
-        "shard": unit.shard,
-        "first": unit.first,
-        "stop": unit.stop,
-        "end": unit.end,
-        "source_size": trace["source_size"],
-        "source_etag": trace["source_etag"],
-        "source_bytes": trace["source_bytes"],
-        "image_bytes": trace["image_bytes"],
-        "shard_error": trace["shard_error"],
-        "totals": totals,
-        "attempt": attempt,
-        "start": trace["stages"]["read"]["start"],
-        "end_time": time.time(),
-        "stages": trace["stages"],
-    }
+def _footer(row: UnitRow, output: ArmOutput, totals: Totals, attempt: str) -> Footer:
+    trace, stages = row.trace, row.trace["stages"]
+    return Footer(
+        schema_version=SCHEMA_VERSION,
+        fingerprint=output.fingerprint,
+        **asdict(row.unit),
+        source_size=trace["source_size"],
+        source_etag=trace["source_etag"],
+        source_bytes=trace["source_bytes"],
+        image_bytes=trace["image_bytes"],
+        shard_error=trace["shard_error"],
+        totals=totals,
+        attempt=attempt,
+        start=stages["read"].start,
+        end_time=time.time(),
+        stages=stages,
+    )
 
 
-def _parquet(table: pa.Table, footer: dict[str, Any]) -> bytes:
+def _parquet(table: pa.Table, footer: Footer) -> bytes:
     sink = pa.BufferOutputStream()
-    described = table.schema.with_metadata({FOOTER: json.dumps(footer).encode()})
+    described = table.schema.with_metadata({FOOTER: json.dumps(footer.to_json()).encode()})
     with pq.ParquetWriter(sink, described, compression="zstd", write_page_checksum=True) as writer:
-        if table.num_rows:  # a row group of no rows is what `datasets` cannot read
+        if table.num_rows:  # `datasets` cannot read a row group without rows
             writer.write_table(table.cast(described))
-    return sink.getvalue().to_pybytes()
+    return bytes(sink.getvalue())

@@ -4,14 +4,12 @@ import heapq
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
-from pipeline.output.footers import read_footer
+from pipeline.output.footers import Footer, read_footer
 from pipeline.output.units import Unit
 from pipeline.storage.uris import Storage
 from pipeline.support.errors import RunError
 from pipeline.support.parallel import THREADS, each
-from pipeline.support.schema import COUNTS
 
 
 @dataclass
@@ -25,18 +23,17 @@ class Sampled:
     status: Counter[str] = field(default_factory=Counter)
     tokens: Counter[str] = field(default_factory=Counter)
     shard_errors: dict[int, str] = field(default_factory=dict)
-    newest: list[dict[str, Any]] = field(default_factory=list)  # footers, of the newest files
+    newest: list[Footer] = field(default_factory=list)  # footers, of the newest files
 
-    def add(self, footer: dict[str, Any]) -> None:
-        """Take in one footer."""
-        totals = footer["totals"]
+    def add(self, footer: Footer) -> None:
+        """Add one footer to the sums."""
         self.units += 1
-        self.rows += totals["rows"]
-        self.samples += footer["stop"] - footer["first"]
-        self.status.update(totals["status"])
-        self.tokens.update({name: totals[name] for name in COUNTS})
-        if footer["shard_error"]:
-            self.shard_errors[footer["shard"]] = footer["shard_error"]
+        self.rows += footer.totals.rows
+        self.samples += footer.samples
+        self.status.update(footer.totals.status)
+        self.tokens.update(footer.totals.tokens)
+        if footer.shard_error:
+            self.shard_errors[footer.shard] = footer.shard_error
 
 
 def choose(times: Mapping[Unit, float], most: int) -> tuple[list[Unit], list[Unit]]:
@@ -69,12 +66,12 @@ def _spread(units: Sequence[Unit], count: int) -> list[Unit]:
 def read_sample(folder: str, times: Mapping[Unit, float], most: int, storage: Storage) -> Sampled:
     """The sums over the footers of at most `most` units; what vanishes meanwhile is passed over."""
 
-    def read(unit: Unit) -> dict[str, Any] | Exception | None:
+    def read(unit: Unit) -> Footer | Exception | None:
         try:
             return read_footer(folder, unit.file_name, storage)
         except FileNotFoundError:
             return None
-        except (RunError, ValueError, LookupError) as error:  # Arrow's own are ValueErrors
+        except (RunError, ValueError, LookupError, TypeError) as error:  # Arrow's own are ValueErrors
             return error
 
     sampled = Sampled()
@@ -89,17 +86,17 @@ def read_sample(folder: str, times: Mapping[Unit, float], most: int, storage: St
     return sampled
 
 
-def rate_of(footers: Sequence[Mapping[str, Any]]) -> tuple[float, float] | None:
+def rate_of(footers: Sequence[Footer]) -> tuple[float, float] | None:
     """Samples and requests a second while the newest of these units came; None if that cannot be told.
 
     Over the units of the latest start, from when the first of them was written to when the last was.
     """
     if not footers:
         return None
-    latest = max(footers, key=lambda footer: float(footer["end_time"]))["attempt"]
-    own = sorted((f for f in footers if f["attempt"] == latest), key=lambda footer: float(footer["end_time"]))
-    seconds = own[-1]["end_time"] - own[0]["end_time"]
+    in_order = sorted(footers, key=lambda footer: footer.end_time)
+    first, *later = (footer for footer in in_order if footer.attempt == in_order[-1].attempt)
+    seconds = in_order[-1].end_time - first.end_time
     if seconds <= 0:
         return None
-    samples = sum(footer["stop"] - footer["first"] for footer in own[1:])
-    return samples / seconds, sum(footer["totals"]["rows"] for footer in own[1:]) / seconds
+    samples = sum(footer.samples for footer in later)
+    return samples / seconds, sum(footer.totals.rows for footer in later) / seconds

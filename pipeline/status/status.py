@@ -2,22 +2,19 @@
 
 import json
 import time
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from statistics import median
 from typing import Any
 
-import pyarrow as pa
-
 from pipeline.output.manifest import load_manifest
 from pipeline.output.opened import outputs_at
-from pipeline.output.plan import Plan, load_plan
+from pipeline.output.plan import require_plan
+from pipeline.output.summary import Summary, is_successful, summary_of
 from pipeline.output.units import Finished, units_and_times
 from pipeline.status.extent import Extent, extent_of
 from pipeline.status.sample import Sampled, rate_of, read_sample
-from pipeline.storage.uris import Storage, read_bytes, write_atomic
-from pipeline.support.errors import ConfigError
+from pipeline.storage.uris import Storage, write_atomic
 from pipeline.support.fields import free, require
 
 # A run is taken for stopped when no unit has come for so many times as long as between the newest ones, but
@@ -110,12 +107,11 @@ def as_json(found: list[Status], storage: Storage) -> str:
 def _look(folder: str, options: Look, storage: Storage) -> Status:
     manifest = load_manifest(folder, storage)
     with storage.reaching("output", folder):
-        fs, path = storage.open(folder)
-        marked = fs.exists(f"{path}/_SUCCESS")
+        marked = is_successful(folder, storage)
         times = units_and_times(folder, storage)
-        summary = _summary(read_bytes(fs, f"{path}/summary.json"), len(times))
+        summary = summary_of(folder, len(times), storage)
         sampled = Sampled() if summary else read_sample(folder, times, options.footers, storage)
-        plan = _plan(folder, storage)
+        plan = require_plan(folder, storage)
     extent = extent_of(plan, Finished(unit.file_name for unit in times), options.shards)
     quiet_s = max(0.0, time.time() - max(times.values())) if times else None
     state = _state(marked, extent, quiet_s, sampled)
@@ -131,33 +127,12 @@ def _look(folder: str, options: Look, storage: Storage) -> Status:
     )
 
 
-def _plan(folder: str, storage: Storage) -> Plan:
-    try:
-        plan = load_plan(folder, storage)
-    except (pa.ArrowException, LookupError, TypeError) as error:
-        raise ConfigError(
-            f"output: {storage.redact(f'{folder}/plan cannot be read: {error}')[:300]}"
-        ) from None
-    if plan is None:
-        raise ConfigError(f"output: {storage.redact(folder)} has no plan")
-    return plan
-
-
-def _summary(data: bytes | None, units: int) -> dict[str, Any] | None:
-    """summary.json, if it is of as many units as there are: an earlier end's is not."""
-    try:
-        summary = json.loads(data or b"null")
-        return summary if summary and units and summary["units"] == units else None
-    except (ValueError, LookupError, TypeError):
-        return None
-
-
 def _state(marked: bool, extent: Extent, quiet_s: float | None, sampled: Sampled) -> str:
     if extent.complete:
         return "finished" if marked else "ended"
     if quiet_s is None:
         return "empty"
-    ends = sorted(footer["end_time"] for footer in sampled.newest)
+    ends = sorted(footer.end_time for footer in sampled.newest)
     gaps = [later - earlier for earlier, later in pairwise(ends)]
     return "running" if quiet_s < max(_LEAST_S, _GAPS * median(gaps or [0.0])) else "stopped"
 
@@ -167,16 +142,16 @@ def _left_s(extent: Extent, samples_per_s: float | None) -> float | None:
     return left / samples_per_s if samples_per_s and left is not None else None
 
 
-def _of_summary(summary: Mapping[str, Any]) -> dict[str, Any]:
+def _of_summary(summary: Summary) -> dict[str, Any]:
     """What summary.json says, which has counted everything."""
     return {
-        "samples_per_s": summary["samples_per_s"],
-        "requests_per_s": summary["requests_per_s"],
-        "counted_units": summary["units"],
-        "rows": summary["rows"],
-        "status": summary["status"],
-        "tokens": {name: count for name, count in summary["tokens"].items() if name != "kept_fraction"},
-        "failed_shards": {one["shard"]: one["error"] for one in summary["failed_shards_named"]},
+        "samples_per_s": summary.samples_per_s,
+        "requests_per_s": summary.requests_per_s,
+        "counted_units": summary.units,
+        "rows": summary.rows,
+        "status": summary.status,
+        "tokens": summary.tokens,
+        "failed_shards": {failed.shard: failed.error for failed in summary.failed_shards_named},
         "damaged": 0,
     }
 

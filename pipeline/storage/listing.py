@@ -1,4 +1,4 @@
-"""What a source's path holds: files with their sizes and etags, in the order of their URIs."""
+"""Lists the files at a path with sizes and etags, sorted by URI."""
 
 import gzip
 import heapq
@@ -12,7 +12,7 @@ from itertools import islice
 from operator import attrgetter
 from os import scandir
 from pathlib import Path
-from typing import Any
+from typing import Any  # fsspec and S3 return dictionaries of free shape
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
@@ -21,7 +21,7 @@ from fsspec.utils import glob_translate
 from pipeline.storage.uris import Storage, s3_pages
 
 _WILDCARD = re.compile(r"[*?\[]")
-# How many files of a store's listing are sorted in memory: some 50 MiB.
+# The most files of a store's listing that are sorted in memory: some 50 MiB.
 _RUN_FILES = 100_000
 
 
@@ -35,12 +35,12 @@ class File:
 
 
 def list_files(uri: str, storage: Storage) -> Iterator[File]:
-    """A file, the files below a folder, or those that match a glob, sorted by URI.
+    """List a file, the files below a folder, or those that match a glob, sorted by URI.
 
-    Local folders and S3 are listed in a stream: memory does not grow with the number of files.
+    Local folders and S3 are listed as a stream: memory does not grow with the number of files.
 
     Raises:
-        ConfigError: there is nothing at the path, or it may not be listed.
+        ConfigError: nothing exists at the path, or it may not be listed.
     """
     fs, path = storage.open(uri)
     with storage.reaching("source.path", uri):
@@ -53,14 +53,14 @@ def list_files(uri: str, storage: Storage) -> Iterator[File]:
         elif "s3" in fs.protocol:
             yield from _in_order(_objects(fs, path, wildcard))
         else:
-            found = fs.glob(path, detail=True) if wildcard else fs.find(path, detail=True)
-            if not found and not wildcard:
+            infos = fs.glob(path, detail=True) if wildcard else fs.find(path, detail=True)
+            if not infos and not wildcard:
                 raise FileNotFoundError(path)
-            yield from (_file(fs, info) for _, info in sorted(found.items()) if info["type"] == "file")
+            yield from (_file(fs, info) for _, info in sorted(infos.items()) if info["type"] == "file")
 
 
 def _info(fs: fsspec.AbstractFileSystem, path: str) -> dict[str, Any] | None:
-    """What is at a path, or None; unlike `isfile` it does not take a store that is away for no file."""
+    """Return fsspec's info of a path, or None. Unlike `isfile` it raises if the store cannot be reached."""
     try:
         return dict(fs.info(path))
     except (FileNotFoundError, PermissionError):  # a folder or a glob may still be listed
@@ -68,7 +68,7 @@ def _info(fs: fsspec.AbstractFileSystem, path: str) -> dict[str, Any] | None:
 
 
 def _walk(folder: str) -> Iterator[File]:
-    """Files below a local folder in the order of their whole paths, one folder in memory at a time."""
+    """Yield the files below a local folder, sorted by whole path, with one folder in memory at a time."""
     with scandir(folder) as entries:
         ordered = sorted(entries, key=lambda entry: entry.name + ("/" if entry.is_dir() else ""))
     for entry in ordered:
@@ -80,9 +80,10 @@ def _walk(folder: str) -> Iterator[File]:
 
 
 def _objects(fs: fsspec.AbstractFileSystem, path: str, wildcard: re.Match[str] | None) -> Iterator[File]:
-    """The objects below an S3 path, or that match it as a glob, page by page in the store's own order.
+    """Yield the objects below an S3 path, or that match it as a glob, in the store's own order.
 
-    A glob lists all that begins like it up to its first wildcard. FileNotFoundError if a folder has none.
+    For a glob it lists everything with the prefix before the first wildcard. FileNotFoundError if a folder
+    has no objects.
     """
     matches = re.compile(glob_translate(path)).match if wildcard else lambda _: True
     bucket = path.partition("/")[0]
@@ -98,23 +99,23 @@ def _objects(fs: fsspec.AbstractFileSystem, path: str, wildcard: re.Match[str] |
 
 
 def _in_order(files: Iterator[File]) -> Iterator[File]:
-    """Some files by URI. Beyond one run of them, what is sorted waits on disk to be merged.
+    """Sort files by URI with an external merge sort: sorted runs are kept on disk and merged.
 
     S3 itself lists in the order of the keys' bytes, but not every store does: SeaweedFS lists `a/b`
     before `a-b`.
     """
     by_uri = attrgetter("uri")
-    with ExitStack() as held:
+    with ExitStack() as stack:
         runs: list[Iterator[File]] = []
         while run := sorted(islice(files, _RUN_FILES), key=by_uri):
-            runs.append(iter(run) if len(run) < _RUN_FILES else _on_disk(run, held))
+            runs.append(iter(run) if len(run) < _RUN_FILES else _on_disk(run, stack))
             del run
         yield from heapq.merge(*runs, key=by_uri)
 
 
-def _on_disk(run: list[File], held: ExitStack) -> Iterator[File]:
-    """The same files, out of a temporary file that is gone when `held` closes."""
-    disk = held.enter_context(tempfile.TemporaryFile())  # noqa: SIM115 - it is needed beyond this function
+def _on_disk(run: list[File], stack: ExitStack) -> Iterator[File]:
+    """Move a run to a temporary file and iterate over that; it is deleted when `stack` closes."""
+    disk = stack.enter_context(tempfile.TemporaryFile())  # noqa: SIM115 - closed by the stack
     with gzip.open(disk, "wt", compresslevel=1) as sink:
         sink.writelines(json.dumps([file.uri, file.size, file.etag]) + "\n" for file in run)
     disk.seek(0)

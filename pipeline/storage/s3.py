@@ -1,7 +1,7 @@
-"""S3 as a run needs it: an outage is waited out, a store that does not answer is not waited for."""
+"""An S3 file system that retries during an outage and times out on a silent server."""
 
 import asyncio
-from typing import Any
+from typing import Any  # arguments and answers of botocore, which has no types
 
 from botocore.exceptions import ConnectionError as NoConnectionError
 from botocore.exceptions import HTTPClientError
@@ -19,18 +19,18 @@ _LONGEST_WAIT_S = 10.0
 
 
 class NoAnswerError(OSError):
-    """The store took a connection and did not answer in time."""
+    """The store accepted a connection and did not answer in time."""
 
 
 class CredentialsRefusedError(OSError):
-    """The store does not take the credentials (any more): no fault of the object that was asked for."""
+    """The store refuses the credentials, or they have expired; the object itself is not at fault."""
 
 
-class PatientS3(S3FileSystem):
-    """Asks again, after waits that grow and are drawn by lot, for `outage_s` seconds at most (0: never).
+class PatientS3(S3FileSystem):  # type: ignore[misc]  # s3fs has no types
+    """Retries a call with random, growing waits for at most `outage_s` seconds (0: never).
 
-    A call takes `answer_s` seconds and a second for each MiB of its body at most. s3fs itself asks again
-    five times within two seconds, but not when a connection is refused, and waits for a PUT without end.
+    A call may take `answer_s` seconds, and one more for each MiB of its body. s3fs itself retries five times
+    within two seconds, but not when a connection is refused, and waits for a PUT without end.
     """
 
     def __init__(self, *, outage_s: float, answer_s: float, **options: Any) -> None:
@@ -55,8 +55,8 @@ class PatientS3(S3FileSystem):
                     raise NoAnswerError(f"the store did not answer {method} in {limit_s:.0f} s") from None
                 except OSError as error:
                     if code_of(error) in _REFUSED:
-                        told = f"the store refuses the credentials: {code_of(error)}"
-                        raise CredentialsRefusedError(told) from error
+                        message = f"the store refuses the credentials: {code_of(error)}"
+                        raise CredentialsRefusedError(message) from error
                     raise
         raise AssertionError("the last attempt raises")
 
@@ -64,12 +64,12 @@ class PatientS3(S3FileSystem):
 
 
 def is_outage(error: BaseException) -> bool:
-    """Whether the store may answer better the next time."""
-    lost = (NoAnswerError, HTTPClientError, NoConnectionError, ConnectionError)
-    return isinstance(error, lost) or code_of(error) in _TEMPORARY
+    """Whether the same call may succeed later."""
+    connection = (NoAnswerError, HTTPClientError, NoConnectionError, ConnectionError)
+    return isinstance(error, connection) or code_of(error) in _TEMPORARY
 
 
 def code_of(error: BaseException) -> str:
-    """The code that S3 gave for an error, "" if it gave none."""
+    """Return S3's code of an error, "" if it has none."""
     response = getattr(error.__cause__ or error, "response", None)
     return str(response.get("Error", {}).get("Code", "")) if isinstance(response, dict) else ""

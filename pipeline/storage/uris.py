@@ -1,4 +1,4 @@
-"""Where bytes come from and go to: every URI goes through fsspec."""
+"""Opens, reads and writes files by URI through fsspec, and hides credentials in texts."""
 
 import io
 import os
@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO  # Any: pages of S3 listings, which have no types
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
@@ -17,6 +17,8 @@ from fsspec.implementations.local import LocalFileSystem
 from pipeline.support.errors import ConfigError
 from pipeline.support.fields import free, require
 
+# Bytes of one ranged read of an S3 file that is opened without further options (s3fs's default block size).
+BLOCK_BYTES = 50 << 20
 SECRET_VARIABLES = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "RAY_AUTH_TOKEN")
 _URL_SECRETS = re.compile(
     r"(?<=://)[^/\s@]+@|(?<=[?&])(?:X-Amz-[\w-]+|Signature|sig|token)=[^&\s]+", re.IGNORECASE
@@ -32,10 +34,10 @@ _TEMPORARY = re.compile(r"\..+\.[0-9a-f]{32}\.tmp|\.probe")
 
 @dataclass(frozen=True, kw_only=True)
 class Storage:
-    """How object storage is reached; what is left out comes from the usual AWS environment variables.
+    """How to reach object storage; null fields come from the usual AWS environment variables.
 
-    Timeouts are in seconds; an outage of `outage_s` in the middle of a run is waited out. The credentials are
-    never printed and never written to an output.
+    Times are in seconds. During a run, calls are retried for `outage_s`. The credentials are never printed
+    and never written to an output.
     """
 
     endpoint_url: str | None = free(None)
@@ -57,7 +59,7 @@ class Storage:
         )
 
     def open(self, uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
-        """The file system of a URI or local path, and the path within it.
+        """Return the file system of a URI or local path, and the path within it.
 
         Raises:
             ConfigError: the protocol is unknown, its package is not installed, or the URI holds credentials.
@@ -79,11 +81,11 @@ class Storage:
         return fs, os.path.normpath(path) if isinstance(fs, LocalFileSystem) else path
 
     def enduring(self) -> "Storage":
-        """The same for the middle of a run: an outage is waited out, where at first it is told at once."""
-        return _Enduring(**vars(self))
+        """Return the same storage with retries, for use during a run; without, an outage raises at once."""
+        return _EnduringStorage(**vars(self))
 
     @property
-    def _patience_s(self) -> float:
+    def _retry_s(self) -> float:
         return 0.0
 
     def _s3(self) -> fsspec.AbstractFileSystem:
@@ -92,22 +94,22 @@ class Storage:
         timeouts = {"connect_timeout": self.connect_timeout_s, "read_timeout": self.read_timeout_s}
         client = {"endpoint_url": self.endpoint_url, "region_name": self.region}
         return PatientS3(
-            outage_s=self._patience_s,
+            outage_s=self._retry_s,
             answer_s=self.connect_timeout_s + self.read_timeout_s,
             key=self.key,
             secret=self.secret,
             token=self.token,
             client_kwargs={name: value for name, value in client.items() if value},
             config_kwargs=timeouts,
-            # more would ask for the size of every file before reading it
+            # with more, s3fs asks for the size of every file before reading it
             max_concurrency=1,
-            # a listing that is older than the run must never decide what is missing
+            # a listing from before the run must never decide which units are missing
             use_listings_cache=False,
         )
 
     @contextmanager
     def reaching(self, key: str, uri: str) -> Iterator[None]:
-        """Turn what a store raises while `uri` is used into a ConfigError that names `key`."""
+        """Turn the store's errors within this context into a ConfigError that names `key`."""
         try:
             yield
         except FileNotFoundError:
@@ -116,25 +118,25 @@ class Storage:
             raise ConfigError(f"{key}: cannot use {self.redact(f'{uri}: {error}')}") from None
 
     def redact(self, text: str) -> str:
-        """`text` in one line, without credentials."""
+        """Return `text` as one line, without credentials."""
         return " ".join(self.hide(text).split())
 
     def hide(self, text: str) -> str:
-        """`text` without credentials: configured ones, those of the environment, and those within URLs."""
+        """Return `text` without credentials: configured, of the environment, and within URLs."""
         return hide_secrets(text, [self.key, self.secret, self.token])
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Enduring(Storage):
+class _EnduringStorage(Storage):
     """See `Storage.enduring`."""
 
     @property
-    def _patience_s(self) -> float:
+    def _retry_s(self) -> float:
         return self.outage_s
 
 
 def hide_secrets(text: str, secrets: Iterable[str | None]) -> str:
-    """`text` without `secrets`, those of the environment, and those within URLs."""
+    """Return `text` without `secrets`, those of the environment, and those within URLs."""
     for secret in (*secrets, *(os.environ.get(name) for name in SECRET_VARIABLES)):
         if secret and len(secret) >= 4:
             text = text.replace(secret, "***")
@@ -142,7 +144,7 @@ def hide_secrets(text: str, secrets: Iterable[str | None]) -> str:
 
 
 def store_errors(uri: str) -> tuple[type[Exception], ...]:
-    """What a store raises when it cannot do what it is asked."""
+    """Return the exception types of failing calls to the store of `uri`."""
     if not uri.startswith(("s3://", "s3a://")):
         return (OSError,)
     from botocore.exceptions import BotoCoreError, ClientError
@@ -151,18 +153,18 @@ def store_errors(uri: str) -> tuple[type[Exception], ...]:
 
 
 def canonical(uri: str, storage: Storage) -> str:
-    """The absolute URI, with protocol, that names the same thing from every working directory."""
+    """Return the absolute URI with protocol, the same from every working directory."""
     fs, path = storage.open(uri)
     return str(fs.unstrip_protocol(path))
 
 
 def name_of(uri: str) -> str:
-    """The last part of a URI's path."""
+    """Return the last part of a URI's path."""
     return uri.rstrip("/").rsplit("/", 1)[-1]
 
 
 def read_bytes(fs: fsspec.AbstractFileSystem, path: str) -> bytes | None:
-    """A small file's bytes, or None if it does not exist."""
+    """Read a small file, or return None if it does not exist."""
     try:
         return bytes(fs.cat_file(path))
     except FileNotFoundError:
@@ -170,7 +172,7 @@ def read_bytes(fs: fsspec.AbstractFileSystem, path: str) -> bytes | None:
 
 
 def write_atomic(fs: fsspec.AbstractFileSystem, path: str, data: bytes) -> None:
-    """Write a file that is seen whole or not at all.
+    """Write a file so that readers see all of it or nothing.
 
     Locally a temporary file beside it is flushed to disk and renamed; elsewhere it is one PUT.
     """
@@ -181,7 +183,7 @@ def write_atomic(fs: fsspec.AbstractFileSystem, path: str, data: bytes) -> None:
 
 
 def put_atomic(fs: fsspec.AbstractFileSystem, path: str, local: str) -> None:
-    """Like `write_atomic`, with what a local file holds: it need not fit in memory."""
+    """Copy a local file as `write_atomic` does; it need not fit in memory."""
     if isinstance(fs, LocalFileSystem):
         with Path(local).open("rb") as content:
             _replace(Path(path), content)
@@ -190,7 +192,7 @@ def put_atomic(fs: fsspec.AbstractFileSystem, path: str, local: str) -> None:
 
 
 def is_temporary(name: str) -> bool:
-    """Whether a file was on its way to another name when its writer was killed."""
+    """Whether the name is that of a temporary file, left by a killed writer."""
     return _TEMPORARY.fullmatch(name) is not None
 
 
@@ -218,7 +220,7 @@ def _sync_folder(folder: Path) -> None:
 
 
 def list_names(fs: fsspec.AbstractFileSystem, folder: str) -> Iterator[str]:
-    """Names of what is directly in a folder; none if it does not exist."""
+    """List the names in a folder, without those below subfolders; none if it does not exist."""
     if isinstance(fs, LocalFileSystem):
         if Path(folder).is_dir():
             with os.scandir(folder) as entries:
@@ -237,15 +239,16 @@ def list_names(fs: fsspec.AbstractFileSystem, folder: str) -> Iterator[str]:
 
 
 def s3_pages(fs: fsspec.AbstractFileSystem, start: str, **options: Any) -> Iterator[dict[str, Any]]:
-    """S3's listing of what begins with the path `start`, some thousand keys at a time.
+    """Yield the pages of S3's listing of the prefix `start`, a thousand keys each.
 
-    s3fs's own listings hold all of it in memory, some 3 KiB for each key.
+    s3fs's own listings hold all keys in memory, some 3 KiB each.
     """
     bucket, _, prefix = start.partition("/")
-    following: dict[str, str] | None = {}
-    while following is not None:
+    continuation: dict[str, str] | None = {}
+    while continuation is not None:
         page = fs.call_s3(
-            "list_objects_v2", Bucket=bucket, Prefix=prefix, **fs.req_kw, **options, **following
+            "list_objects_v2", Bucket=bucket, Prefix=prefix, **fs.req_kw, **options, **continuation
         )
         yield page
-        following = {"ContinuationToken": page["NextContinuationToken"]} if page.get("IsTruncated") else None
+        more = page.get("IsTruncated")
+        continuation = {"ContinuationToken": page["NextContinuationToken"]} if more else None

@@ -1,10 +1,10 @@
-"""Every exception that Trimline raises on purpose, in one place.
+"""Defines every exception that Trimline raises on purpose.
 
     TrimlineError
     ├── ConfigError      the user's configuration or the state of the output is wrong   exit 2
     ├── RunError         the run started and could not be finished                      exit 1
-    ├── ShardError       one shard cannot be read (any further); stored in a footer
-    └── DataFault        one sample is at fault; becomes one row with a status
+    ├── ShardError       the rest of a shard cannot be read; stored in a footer
+    └── DataFault        one sample or request is unusable; becomes a row with a status
         ├── BadSample
         ├── BadImage
         └── BadQuestion
@@ -26,28 +26,28 @@ class RunError(TrimlineError):
 
 
 class ShardError(TrimlineError):
-    """A shard, or the rest of one, cannot be read."""
+    """The rest of a shard, or all of it, cannot be read."""
 
 
-class DataFault(TrimlineError):  # noqa: N818 - a fault of the data is no error of the program
-    """One sample or request is at fault; `status` is the value of the row's status column."""
+class DataFault(TrimlineError):  # noqa: N818 - bad data is no error of the program
+    """One sample or request is unusable; `status` is the value of the row's status column."""
 
     status = "bad_sample"
 
 
 class BadSample(DataFault):
-    """A sample that is incomplete or malformed as the source holds it."""
+    """The source's sample is incomplete or malformed."""
 
     status = "bad_sample"
 
 
 class BadImage(DataFault):
-    """An image that cannot be decoded."""
+    """An image cannot be decoded."""
 
     status = "bad_image"
 
 
 class BadQuestion(DataFault):
-    """A question that is missing or does not fit the model."""
+    """A question is missing or does not fit the model."""
 
     status = "bad_question"

@@ -1,31 +1,42 @@
-"""Frozen configuration of a run, and how much of it makes the fingerprint.
+"""Declares fields of configuration dataclasses, and collects those that the fingerprint covers.
 
-Each field says whether it counts: `counted(...)` for what can change a prediction or a unit's
-boundary, `free(...)` for what cannot. `fingerprint_fields` reads that off; a test fails on a field
-that does not say.
+Each field is `counted(...)` if it can change a prediction or a unit's boundary, else `free(...)`. A test
+fails on a field that is neither.
 """
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import MISSING, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pipeline.support.errors import ConfigError
 
-
-def counted(default: Any = MISSING, *, default_factory: Any = MISSING, **more: Any) -> Any:
-    """A dataclass field that belongs to the fingerprint."""
-    return _field(True, default, default_factory, more)
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 
-def free(default: Any = MISSING, *, default_factory: Any = MISSING, **more: Any) -> Any:
-    """A dataclass field that cannot change a prediction or a boundary."""
-    return _field(False, default, default_factory, more)
+# Like dataclasses.field, both return Any: the field's annotation says the type.
+def counted(
+    default: object = MISSING, *, default_factory: Callable[[], object] | None = None, repr: bool = True
+) -> Any:
+    """Declare a dataclass field that the fingerprint covers."""
+    return _field(True, default, default_factory, repr)
 
 
-def _field(counts: bool, default: Any, default_factory: Any, more: dict[str, Any]) -> Any:
-    given = {"default": default, "default_factory": default_factory}
-    given = {name: value for name, value in given.items() if value is not MISSING}
-    return field(**given, metadata={"fingerprint": counts}, **more)
+def free(
+    default: object = MISSING, *, default_factory: Callable[[], object] | None = None, repr: bool = True
+) -> Any:
+    """Declare a dataclass field that cannot change a prediction or a boundary."""
+    return _field(False, default, default_factory, repr)
+
+
+def _field(counts: bool, default: object, factory: Callable[[], object] | None, repr: bool) -> object:
+    metadata = {"fingerprint": counts}
+    if factory is not None:
+        return field(default_factory=factory, repr=repr, metadata=metadata)
+    if default is MISSING:
+        return field(repr=repr, metadata=metadata)
+    return field(default=default, repr=repr, metadata=metadata)
 
 
 def require(condition: bool, message: str) -> None:
@@ -34,12 +45,12 @@ def require(condition: bool, message: str) -> None:
         raise ConfigError(message)
 
 
-def fingerprint_fields(config: Any) -> dict[str, Any]:
-    """The counted fields of a configuration dataclass, nested ones included."""
-    counted_fields: dict[str, Any] = {}
+def fingerprint_fields(config: "DataclassInstance") -> dict[str, object]:
+    """Collect the counted fields of a configuration dataclass, nested ones included."""
+    fields: dict[str, object] = {}
     for item in dataclasses.fields(config):
         if item.metadata["fingerprint"]:
             value = getattr(config, item.name)
             nested = dataclasses.is_dataclass(value) and not isinstance(value, type)
-            counted_fields[item.name] = fingerprint_fields(value) if nested else value
-    return counted_fields
+            fields[item.name] = fingerprint_fields(value) if nested else value
+    return fields

@@ -1,29 +1,40 @@
-"""Percentile intervals of what follows from sums over units, such as requests (Efron, 1979).
+"""Computes bootstrap percentile intervals of figures made of sums over units (Efron, 1979).
 
-A figure is an array of R + 1 numbers: its value, then what it is in each of R resamples. Arithmetic on
-figures is numpy's; `interval` reads one off. The draws are the same for every sum.
+A figure is an array [R + 1]: its value, then its value in each of R resamples. Arithmetic on figures is
+numpy's; `interval` makes an interval of one. All sums use the same draws.
 """
 
 from collections.abc import Hashable, Mapping
-from typing import TypeVar
+from typing import NotRequired, TypedDict, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 LEVEL = 0.95
-_CELLS = 1 << 22  # of the matrix of draws that is in memory at a time, whatever the number of units
+_CELLS = 1 << 22  # of the matrix of draws: the most that is in memory at a time
 
 Name = TypeVar("Name", bound=Hashable)
+Figure = NDArray[np.float64]  # [R + 1]
+Column = NDArray[np.generic]  # [N], of numbers or booleans
+
+
+class Interval(TypedDict):
+    """A figure as JSON files hold it; without `low` and `high` if nothing was resampled."""
+
+    value: float
+    low: NotRequired[float]
+    high: NotRequired[float]
 
 
 def resampled_sums(
-    columns: Mapping[Name, tuple[np.ndarray, ...]], *, resamples: int, seed: int
-) -> dict[Name, np.ndarray]:
-    """The sum of each column over all units, and over those of each resample: [R + 1].
+    columns: Mapping[Name, tuple[Column, ...]], *, resamples: int, seed: int
+) -> dict[Name, Figure]:
+    """Sum each column over all units, and over the units of each resample: [R + 1].
 
     Args:
-        columns: each the product of arrays [N], so that a masked column takes no memory of its own.
-        resamples: R, how many times N units are drawn with replacement. Each draw falls into blocks of
-            units by a multinomial and then evenly within a block, which is the same as drawing from all.
+        columns: each the product of arrays [N], so that a masked column needs no copy.
+        resamples: R, how many times N units are drawn with replacement. A multinomial distributes each
+            resample's draws over blocks of units, which is the same as drawing from all of them.
     """
     (count,) = {len(array) for product in columns.values() for array in product}
     if not count:
@@ -35,54 +46,57 @@ def resampled_sums(
     draws = rng.multinomial(count, sizes / count, size=resamples)
     sums = np.zeros((resamples + 1, len(columns)))
     for number, start in enumerate(starts):
-        weights = np.vstack([np.ones(sizes[number]), _drawn(rng, draws[:, number], sizes[number])])
+        weights = np.vstack([np.ones(sizes[number]), _draw_counts(rng, draws[:, number], sizes[number])])
         part = slice(start, start + sizes[number])
         sums += weights @ np.column_stack([_product(arrays, part) for arrays in columns.values()])
     return dict(zip(columns, sums.T, strict=True))
 
 
-def _drawn(rng: np.random.Generator, draws: np.ndarray, size: int) -> np.ndarray:
-    """How often each of `size` units is drawn in each resample, [R, size]."""
+def _draw_counts(rng: np.random.Generator, draws: NDArray[np.int64], size: int) -> NDArray[np.intp]:
+    """Draw units of a block; how often each of `size` units was drawn in each resample: [R, size]."""
     places = rng.integers(size, size=draws.sum())
     cells = np.repeat(np.arange(len(draws)), draws) * size + places
     return np.bincount(cells, minlength=len(draws) * size).reshape(len(draws), size)
 
 
-def _product(arrays: tuple[np.ndarray, ...], part: slice) -> np.ndarray:
-    return np.prod([array[part].astype(np.float64) for array in arrays], axis=0)
+def _product(arrays: tuple[Column, ...], part: slice) -> Figure:
+    product: Figure = np.prod([array[part].astype(np.float64) for array in arrays], axis=0)
+    return product
 
 
-def quotient(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
-    """`part / whole`, NaN where there is nothing to divide by."""
-    return np.divide(part, whole, out=np.full(len(part), np.nan), where=whole != 0)
+def quotient(part: Figure, whole: Figure) -> Figure:
+    """Return `part / whole`, NaN where `whole` is 0."""
+    result: Figure = np.divide(part, whole, out=np.full(len(part), np.nan), where=whole != 0)
+    return result
 
 
-def interval(figure: np.ndarray) -> dict[str, float] | None:
-    """Value and the middle 95 % of the resamples in which it is defined; None if it is not defined itself.
+def interval(figure: Figure) -> Interval | None:
+    """Return a figure's value and the middle 95 % of its resamples; None if the value is undefined.
 
-    Numbers have 12 digits, so that what is equal but for the order of its summation is equal.
+    Undefined resamples are left out. Numbers are rounded to 12 digits, so that the order of summation does
+    not matter.
     """
     if np.isnan(figure[0]):
         return None
-    drawn = figure[1:][~np.isnan(figure[1:])]
-    if not len(drawn):
+    resampled = figure[1:][~np.isnan(figure[1:])]
+    if not len(resampled):
         return {"value": _rounded(figure[0])}
-    low, high = np.quantile(drawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    low, high = np.quantile(resampled, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return {"value": _rounded(figure[0]), "low": _rounded(low), "high": _rounded(high)}
 
 
-def difference(one: np.ndarray, other: np.ndarray, units: np.ndarray, *, resamples: int) -> dict[str, float]:
-    """How much larger the mean of `one` is than that of `other`, paired, with its interval.
+def difference(values: Figure, others: Figure, units: NDArray[np.integer], *, resamples: int) -> Interval:
+    """Return how much larger the mean of `values` is than that of `others`, paired, with its interval.
 
     Args:
-        one, other: [N] a value for each request.
-        units: [N] int, from 0: what is drawn whole, such as all requests about a picture.
+        values, others: [N] a value for each request.
+        units: [N] from 0: requests of one unit are drawn together, such as all about a picture.
     """
-    columns = {"gain": (np.bincount(units, one - other),), "count": (np.bincount(units),)}
+    columns = {"gain": (np.bincount(units, values - others),), "count": (np.bincount(units),)}
     sums = resampled_sums(columns, resamples=resamples, seed=0)
-    found = interval(quotient(sums["gain"], sums["count"]))
-    assert found is not None, "there are requests"
-    return found
+    gain = interval(quotient(sums["gain"], sums["count"]))
+    assert gain is not None, "no requests"
+    return gain
 
 
 def _rounded(number: float) -> float:

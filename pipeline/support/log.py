@@ -1,8 +1,8 @@
-"""What a run tells on stderr: lines for people (`log=text`), or one JSON object a line (`log=json`).
+"""Logs a run to stderr: as lines for people (`log=text`), or as one JSON object a line (`log=json`).
 
 Each object has `time` (ISO 8601, UTC), `level`, `event`, `run_id` and `output`, and the event's own fields.
-Whatever a library logs or warns of is an event, too. Id and output are those of the process: one run goes on
-in it at a time.
+Libraries' log records and warnings are events, too. `run_id` and `output` are the process's: it has one run
+at a time.
 """
 
 import json
@@ -10,7 +10,6 @@ import logging
 import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import Any
 
 FORMATS = ("text", "json")
 
@@ -18,14 +17,14 @@ _context: dict[str, str | None] = {"run_id": None, "output": None}
 
 
 class _JsonLines(logging.Handler):
-    """Records as JSON, without credentials."""
+    """Writes log records as JSON, without credentials."""
 
     def __init__(self, hide: Callable[[str], str]) -> None:
         super().__init__(logging.WARNING)
         self._hide = hide
 
     def emit(self, record: logging.LogRecord) -> None:
-        told = {
+        fields = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),
             "event": getattr(record, "event", "warning" if record.name == "py.warnings" else "log"),
@@ -33,19 +32,19 @@ class _JsonLines(logging.Handler):
             **getattr(record, "fields", {"logger": record.name}),
         }
         if message := record.getMessage():
-            told["message"] = message.strip()
-        print(json.dumps(self._hidden(told), default=str), file=sys.stderr, flush=True)
+            fields["message"] = message.strip()
+        print(json.dumps(self._hide_all(fields), default=str), file=sys.stderr, flush=True)
 
-    def _hidden(self, value: Any) -> Any:
+    def _hide_all(self, value: object) -> object:
         if isinstance(value, str):
             return self._hide(value)
         if isinstance(value, dict):
-            return {name: self._hidden(one) for name, one in value.items()}
-        return [self._hidden(one) for one in value] if isinstance(value, list | tuple) else value
+            return {name: self._hide_all(item) for name, item in value.items()}
+        return [self._hide_all(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def start(form: str, hide: Callable[[str], str]) -> None:
-    """Tell in this form from now on, of no run yet; `hide` takes credentials out of a text."""
+    """Log in this form from now on, without a run yet; `hide` removes credentials from a text."""
     for handler in _handlers():
         logging.getLogger().removeHandler(handler)
     bind(run_id=None, output=None)
@@ -55,17 +54,17 @@ def start(form: str, hide: Callable[[str], str]) -> None:
 
 
 def is_json() -> bool:
-    """Whether lines are JSON."""
+    """Whether the log is JSON."""
     return bool(_handlers())
 
 
 def bind(*, run_id: str | None, output: str | None) -> None:
-    """Which run the following events are of; of several arms `run_id` has theirs, with commas between."""
+    """Set the run of the following events; of several arms, `run_id` has their ids with commas between."""
     _context.update(run_id=run_id, output=output)
 
 
-def event(name: str, message: str = "", *, level: int = logging.INFO, **fields: Any) -> None:
-    """Tell an event under `log=json`; nothing otherwise."""
+def event(name: str, message: str = "", *, level: int = logging.INFO, **fields: object) -> None:
+    """Log an event under `log=json`; do nothing otherwise."""
     extra = {"event": name, "fields": fields, "levelname": logging.getLevelName(level), "levelno": level}
     for handler in _handlers():
         handler.handle(logging.makeLogRecord({"name": "trimline", "msg": message, **extra}))

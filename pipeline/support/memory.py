@@ -1,4 +1,4 @@
-"""What memory there is left, and a ceiling on what some code may take of it."""
+"""Measures the free memory, and limits what some code may allocate."""
 
 import mmap
 import resource
@@ -13,12 +13,12 @@ _GROUP_V1 = {"limit": "memory.limit_in_bytes", "used": "memory.usage_in_bytes", 
 
 @contextmanager
 def at_most(room: int) -> Iterator[None]:
-    """Within this, memory beyond `room` bytes above what is taken now is refused: MemoryError, or what the
-    library makes of it. For libraries that take whatever hostile input tells them to.
+    """Limit new allocations to `room` bytes while the context is open; beyond it they raise MemoryError.
 
-    The limit is the process's, as is what counts: private memory, not Ray's shared store. It is held for as
-    short as possible, and it is large: what fails is the one huge request, not the small ones of other
-    threads. Only Linux has it; elsewhere nothing is limited.
+    It guards libraries that allocate whatever hostile input asks for; they may raise their own error instead.
+    The limit holds for the whole process and counts private memory, not Ray's shared store. Keep it short and
+    large, so that one huge allocation fails and not the small ones of other threads. Linux only; elsewhere
+    nothing is limited.
     """
     if not _STATM.is_file():
         yield
@@ -34,12 +34,12 @@ def at_most(room: int) -> Iterator[None]:
 
 
 def available(proc: Path = Path("/proc"), cgroups: Path = Path("/sys/fs/cgroup")) -> int | None:
-    """Bytes that this process may still take: what the machine has left, or a control group, if less.
+    """Return the bytes that this process may still allocate: the machine's, or a control group's, if less.
 
-    A control group's page cache does not count as taken. None where Linux's files are not there.
+    A control group's page cache counts as free. None where Linux's files do not exist.
     """
-    found = [*_of_machine(proc), *_of_groups(proc, cgroups)]
-    return min(found) if found else None
+    limits = [*_of_machine(proc), *_of_groups(proc, cgroups)]
+    return min(limits) if limits else None
 
 
 def _of_machine(proc: Path) -> Iterator[int]:
@@ -50,7 +50,7 @@ def _of_machine(proc: Path) -> Iterator[int]:
 
 
 def _of_groups(proc: Path, cgroups: Path) -> Iterator[int]:
-    """Of each of the process's control groups with a limit, up to the root; versions 2 and 1."""
+    """Yield the free bytes of each limited control group of the process, up to the root; versions 2 and 1."""
     file = proc / "self" / "cgroup"
     for line in file.read_text().splitlines() if file.is_file() else ():
         _, controllers, name = line.split(":", 2)

@@ -1,4 +1,4 @@
-"""The same work for many items at once, as stores that answer slowly need it."""
+"""Maps a function over items in a bounded thread pool, in order."""
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -11,12 +11,12 @@ THREADS = 16  # for small files
 
 
 def each(work: Callable[[Item], Result], items: Iterable[Item], threads: int) -> Iterator[Result]:
-    """`work` of every item, in order; twice as many items as there are threads are under way at most."""
-    waiting: deque[Future[Result]] = deque()
+    """Yield `work(item)` of every item, in order; at most twice as many items as threads are pending."""
+    pending: deque[Future[Result]] = deque()
     with ThreadPoolExecutor(threads) as pool:
         for item in items:
-            waiting.append(pool.submit(work, item))
-            if len(waiting) == 2 * threads:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
+            pending.append(pool.submit(work, item))
+            if len(pending) == 2 * threads:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()

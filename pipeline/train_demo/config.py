@@ -1,4 +1,4 @@
-"""The recipe of the demo checkpoint."""
+"""Configures the training of the demo checkpoint."""
 
 from dataclasses import dataclass
 
@@ -7,9 +7,9 @@ from pipeline.support.fields import free, require
 
 @dataclass(frozen=True, kw_only=True)
 class TowerRecipe:
-    """Stage (a): crowded pictures; every `ordinary_every`-th step ordinary ones.
+    """Stage (a): steps on crowded pictures, but every `ordinary_every`-th on ordinary ones.
 
-    `matrix_learning_rate` is for the matrices of layers, `learning_rate` for all else.
+    `matrix_learning_rate` is for the matrices of layers, `learning_rate` for all other weights.
     """
 
     steps: int = free(4000)
@@ -21,9 +21,9 @@ class TowerRecipe:
 
 @dataclass(frozen=True, kw_only=True)
 class LanguageRecipe:
-    """Stage (b): `steps` on pictures shown in part, then `mixed_steps` on all tokens and on reduced ones.
+    """Stage (b): `steps` on some patches of each picture, then `mixed_steps` on all and on reduced tokens.
 
-    A second round (`drawn_*`) does the same with questions drawn anew, and the hard kinds more often.
+    A second round (`drawn_*`) does the same with new questions, more of them of the hard kinds.
     """
 
     steps: int = free(1500)
@@ -40,15 +40,15 @@ class LanguageRecipe:
 
     @property
     def first_round(self) -> int:
-        """How many steps it has."""
+        """The number of its steps."""
         return self.steps + self.mixed_steps
 
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """Everything that the weights depend on, and where they go.
+    """All settings that the weights depend on, and where they are written.
 
-    `work` keeps rendered pictures and the state of training, `output` gets `clip/` and `llava/`.
+    `work` holds rendered pictures and the state of training, `output` gets `clip/` and `llava/`.
     """
 
     work: str = free()

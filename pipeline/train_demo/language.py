@@ -1,7 +1,7 @@
-"""Stage (b): projector and a small Llama, trained on answers given the patches of a frozen tower.
+"""Stage (b): trains the projector and a small Llama on answers, given the patches of a frozen tower.
 
-All turns after one picture share it: each sees the text before the picture, the picture and itself, just as
-if it had been asked alone, at the same positions. A picture is so read once for a dozen answers.
+All turns about one picture are one row. Each turn attends to the text before the picture, the picture and
+itself, at the positions that it would have alone. So a picture is read once for a dozen answers.
 
 Legend: B rows, K visual tokens, L tokens of a row, D vision width, H language width, A answer tokens.
 """
@@ -13,26 +13,26 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers import CLIPVisionConfig, LlamaConfig, LlamaForCausalLM, LlavaConfig
+from transformers import CLIPVisionConfig, LlamaConfig, LlamaForCausalLM, LlamaTokenizer, LlavaConfig
 from transformers.models.llava.modeling_llava import LlavaMultiModalProjector
 
 from pipeline.models.demo.tokenizers import IMAGE_PX, PATCH_PX, special_ids
 from pipeline.train_demo.turns import Turn
 
-CAPTION_WEIGHT = 4.0  # a caption has some twenty tokens, an answer two
+CAPTION_WEIGHT = 4.0  # a caption has about twenty tokens, an answer two
 IGNORED = -1
 
 
 @dataclass(frozen=True)
 class Row:
-    """A picture's visual tokens (all or reduced), and what is asked and answered about it."""
+    """A picture's visual tokens (all or reduced), and the questions about it with their answers."""
 
     tokens_KD: Tensor
     turns: tuple[Turn, ...]
 
 
 @dataclass(frozen=True)
-class Packed:
+class PackedRows:
     """Rows laid out as `[prefix | visual | turn | turn ...]`, padded on the right."""
 
     token_ids_BL: Tensor  # 0 where a visual token or padding stands
@@ -44,9 +44,10 @@ class Packed:
     tokens_VD: Tensor  # the visual tokens of all rows, one after the other
 
 
-def llava_config(tokenizer: Any, vision: CLIPVisionConfig) -> LlavaConfig:
-    """A LLaVA with a Llama of some 1.5 M parameters over the given tower."""
-    ids = special_ids(tokenizer)
+def llava_config(tokenizer: LlamaTokenizer, vision: CLIPVisionConfig) -> LlavaConfig:
+    """Configure a LLaVA with a Llama of about 1.5 M parameters over a tower."""
+    ids, image_token = special_ids(tokenizer), tokenizer.convert_tokens_to_ids("<image>")
+    assert isinstance(image_token, int)
     text = LlamaConfig(
         hidden_size=160,
         intermediate_size=448,
@@ -60,7 +61,7 @@ def llava_config(tokenizer: Any, vision: CLIPVisionConfig) -> LlavaConfig:
     return LlavaConfig(
         vision_config=vision.to_dict(),
         text_config=text.to_dict(),
-        image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
+        image_token_index=image_token,
         image_seq_length=(IMAGE_PX // PATCH_PX) ** 2,
         vision_feature_layer=-2,
         vision_feature_select_strategy="default",
@@ -68,22 +69,23 @@ def llava_config(tokenizer: Any, vision: CLIPVisionConfig) -> LlavaConfig:
 
 
 class Parts(nn.Module):
-    """What is trained: LLaVA without its tower."""
+    """The trained parts: LLaVA without its tower."""
 
     def __init__(self, config: LlavaConfig) -> None:
         super().__init__()
-        self.projector: Any = LlavaMultiModalProjector(config)
+        self.projector: nn.Module = LlavaMultiModalProjector(config)
+        # the library's classes type their submodules as Tensor | Module
         self.language: Any = LlamaForCausalLM(config.text_config)  # type: ignore[arg-type]
 
 
 def make_parts(config: LlavaConfig, seed: int) -> Parts:
-    """Untrained."""
+    """Make untrained parts; equal seeds give equal weights."""
     torch.manual_seed(seed)
     return Parts(config)
 
 
-def pack(prefix: Sequence[int], rows: Sequence[Row]) -> Packed:
-    """Lay out a batch; see `Packed`."""
+def pack_rows(prefix: Sequence[int], rows: Sequence[Row]) -> PackedRows:
+    """Lay out a batch, see `PackedRows`; `prefix` are the tokens before the picture."""
     lengths = [len(prefix) + len(row.tokens_KD) + sum(len(t.token_ids) for t in row.turns) for row in rows]
     batch, length = len(rows), max(lengths)
     token_ids = torch.zeros(batch, length, dtype=torch.long)
@@ -112,11 +114,11 @@ def pack(prefix: Sequence[int], rows: Sequence[Row]) -> Packed:
     same_turn_BLL = turn_of[:, :, None] == turn_of[:, None]
     mask_BLL = causal_LL & (in_shared_B1L | same_turn_BLL)
     tokens_VD = torch.cat([row.tokens_KD for row in rows])
-    return Packed(token_ids, visual, position, mask_BLL[:, None], target, turn_of, tokens_VD)
+    return PackedRows(token_ids, visual, position, mask_BLL[:, None], target, turn_of, tokens_VD)
 
 
-def answer_losses(parts: Parts, batch: Packed) -> tuple[Tensor, Tensor, Tensor]:
-    """For every answer token: its loss [A], whether it would have been said [A], its turn's number [A]."""
+def answer_losses(parts: Parts, batch: PackedRows) -> tuple[Tensor, Tensor, Tensor]:
+    """Compute each answer token's loss, whether greedy decoding gives it, and its turn's number: [A] each."""
     language = parts.language
     device = language.device
     embeds_BLH = language.get_input_embeddings()(batch.token_ids_BL.to(device))
@@ -138,7 +140,7 @@ def answer_losses(parts: Parts, batch: Packed) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def mean_loss(loss_A: Tensor, turn_A: Tensor, turns: Sequence[Turn]) -> Tensor:
-    """The mean over turns of each one's mean loss, captions weighing more."""
+    """Average the mean losses of the turns; captions weigh more."""
     weight = torch.tensor([CAPTION_WEIGHT if turn.kind == "caption" else 1.0 for turn in turns])
     count = torch.tensor([turn.answer_length for turn in turns])
     share = (weight / weight.sum() / count).to(loss_A.device)
@@ -146,6 +148,6 @@ def mean_loss(loss_A: Tensor, turn_A: Tensor, turns: Sequence[Turn]) -> Tensor:
 
 
 def all_right(right_A: Tensor, turn_A: Tensor, turns: Sequence[Turn]) -> Tensor:
-    """For each turn whether greedy decoding would have given its answer, to the end token: bool [turns]."""
+    """Tell for each turn whether greedy decoding would give its whole answer: bool [turns]."""
     wrong = torch.zeros(len(turns), device=right_A.device).index_add_(0, turn_A, (~right_A).float())
     return wrong == 0

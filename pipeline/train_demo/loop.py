@@ -1,4 +1,4 @@
-"""A training loop that can be stopped at any step and goes on where it stood, on whatever device there is."""
+"""Trains a module in a loop that can be stopped at any step and resumed, on a CPU or a GPU."""
 
 import json
 import math
@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 import torch
 from torch import Tensor, nn
@@ -16,10 +16,10 @@ SAVE_EVERY_S = 60.0
 
 @dataclass(frozen=True)
 class Schedule:
-    """Learning rates: linear warm-up to their peaks, then a cosine down to a hundredth.
+    """Learning rates: linear warm-up to their peaks, then a cosine down to a hundredth of them.
 
-    `peak` is AdamW's; `matrix_peak` is Muon's (Jordan et al. 2024), which moves the matrices of layers:
-    towers as small as these need half as many steps with it. From step `restart` on the same again, from half
+    `peak` is AdamW's. `matrix_peak` is Muon's (Jordan et al. 2024), which trains the matrices of layers:
+    towers this small need half as many steps with it. The schedule starts over at step `restart`, with half
     the peaks.
     """
 
@@ -30,7 +30,7 @@ class Schedule:
     restart: int | None = None
 
     def at(self, step: int) -> float:
-        """The share of the peak."""
+        """The learning rate of a step, as a share of the peak."""
         if self.restart is None:
             return self._of_round(step, self.steps)
         if step < self.restart:
@@ -44,8 +44,8 @@ class Schedule:
         return 0.01 + 0.99 * (1 + math.cos(math.pi * min(1.0, done))) / 2
 
 
-# The losses of a step, by name; their weighted sum is what is minimised. Whatever is drawn by lot must be
-# a function of the step alone.
+# The losses of a step, by name. Their random draws must depend on the step alone, so that a resumed training
+# repeats them.
 Step = Callable[[int], dict[str, Tensor]]
 Validate = Callable[[], dict[str, float]]
 
@@ -61,13 +61,17 @@ def train(
     validate_every: int,
     say: Callable[[str], None] = print,
 ) -> None:
-    """Train `module` to the end of the schedule; state and figures are kept in `folder`.
+    """Train `module` to the end of the schedule, from the last saved state on.
 
-    `folder/state.pt` holds weights, optimiser and step; `folder/log.jsonl` a line for each validation.
-    A step that was made after the last save is made again, with the same data.
+    Steps after the last save are repeated with the same data.
+
+    Args:
+        folder: gets state.pt (weights, optimisers, step) and log.jsonl (a line for each validation).
+        weights: of the losses in the sum that is minimised.
+        say: prints progress.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    moving = list(module.parameters())
+    parameters = list(module.parameters())
     optimizers = _optimizers(module, schedule)
     step, seconds = _resume(folder / "state.pt", module, optimizers)
     begin = saved = time.monotonic()
@@ -80,8 +84,8 @@ def train(
         total = torch.stack([weights[name] * value for name, value in losses.items()]).sum()
         if not total.isfinite():
             raise RuntimeError(f"{folder.name}: the loss of step {step} is not finite")
-        total.backward()
-        nn.utils.clip_grad_norm_(moving, 1.0)
+        torch.autograd.backward(total)
+        nn.utils.clip_grad_norm_(parameters, 1.0)
         for optimizer in optimizers:
             optimizer.step()
         module.zero_grad(set_to_none=True)
@@ -95,15 +99,15 @@ def train(
                 log.write(json.dumps(figures) + "\n")
             say(f"{folder.name}: " + ", ".join(f"{name} {value}" for name, value in figures.items()))
         elif step % 20 == 0:
-            told = ", ".join(f"{name} {value}" for name, value in _rounded(means).items())
-            say(f"{folder.name}: step {step} of {schedule.steps}, {told}, {spent:.0f} s so far")
+            losses_text = ", ".join(f"{name} {value}" for name, value in _rounded(means).items())
+            say(f"{folder.name}: step {step} of {schedule.steps}, {losses_text}, {spent:.0f} s so far")
         if time.monotonic() - saved > SAVE_EVERY_S or step == schedule.steps:
             _save(folder / "state.pt", module, optimizers, step, spent)
             saved = time.monotonic()
 
 
 def _optimizers(module: nn.Module, schedule: Schedule) -> list[torch.optim.Optimizer]:
-    """Muon for the matrices of layers, AdamW for embeddings, heads, filters, biases and norms."""
+    """Make Muon for the matrices of layers, AdamW for embeddings, heads, filters, biases and norms."""
     named = list(module.named_parameters())
     matrices = [parameter for name, parameter in named if ".layers." in name and parameter.ndim == 2]
     chosen = {id(parameter) for parameter in matrices}
@@ -119,10 +123,17 @@ def _optimizers(module: nn.Module, schedule: Schedule) -> list[torch.optim.Optim
     return optimizers
 
 
+class _State(TypedDict):
+    module: dict[str, Tensor]
+    optimizers: list[dict[str, object]]
+    step: int
+    seconds: float
+
+
 def _resume(file: Path, module: nn.Module, optimizers: list[torch.optim.Optimizer]) -> tuple[int, float]:
     if not file.exists():
         return 0, 0.0
-    state = torch.load(file, map_location="cpu", weights_only=True)
+    state: _State = torch.load(file, map_location="cpu", weights_only=True)
     module.load_state_dict(state["module"])
     for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
         optimizer.load_state_dict(saved)
@@ -132,7 +143,7 @@ def _resume(file: Path, module: nn.Module, optimizers: list[torch.optim.Optimize
 def _save(
     file: Path, module: nn.Module, optimizers: list[torch.optim.Optimizer], step: int, seconds: float
 ) -> None:
-    state: dict[str, Any] = {
+    state: _State = {
         "module": module.state_dict(),
         "optimizers": [optimizer.state_dict() for optimizer in optimizers],
         "step": step,
@@ -140,7 +151,7 @@ def _save(
     }
     scratch = file.with_suffix(".tmp")
     torch.save(state, scratch)
-    scratch.replace(file)  # whole or not at all
+    scratch.replace(file)  # atomic
 
 
 def _rounded(figures: dict[str, float]) -> dict[str, float]:

@@ -1,13 +1,14 @@
-"""The model card of a trained demo checkpoint, and the figures that it tells."""
+"""Measures a trained demo checkpoint and writes its model card."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypedDict
 
 from pipeline.benchmark import demo
-from pipeline.benchmark.gauges import machine
+from pipeline.benchmark.demo import DemoFigures
+from pipeline.benchmark.gauges import Machine, machine
 from pipeline.demo.scene import COLORS, HELD_OUT, SHAPES
 from pipeline.engines.transformers import Transformers
 from pipeline.models.config import Model
@@ -18,10 +19,27 @@ if TYPE_CHECKING:
 _CARD = Path(__file__).with_suffix(".md")
 
 
-def write_report(recipe: "Recipe", say: Callable[[str], None]) -> None:
-    """Measure the exported checkpoints on validation and test pictures; write report.json and README.md.
+class LogLine(TypedDict):
+    """One validation: the step, the seconds of training so far, and figures that are not read here."""
 
-    Validation alone decides the sign of TRIM; the test split is only told.
+    step: int
+    seconds: int
+
+
+class TrainingReport(TypedDict):
+    """report.json of a trained checkpoint."""
+
+    recipe: dict[str, object]
+    machine: Machine
+    trim_sign: int
+    logs: dict[str, list[LogLine]]
+    figures: dict[str, DemoFigures]
+
+
+def write_model_card(recipe: "Recipe", say: Callable[[str], None]) -> None:
+    """Measure the written checkpoints on validation and test pictures; write report.json and README.md.
+
+    Validation alone decides the sign of TRIM; the test split is only reported.
     """
     folder = Path(recipe.output)
     model = Model(
@@ -32,10 +50,10 @@ def write_report(recipe: "Recipe", say: Callable[[str], None]) -> None:
         trim_sign=1,
     )
 
-    def measured(split: str, sign: int) -> dict[str, Any]:
+    def measured(split: str, sign: int) -> DemoFigures:
         signed = Model(**(vars(model) | {"trim_sign": sign}))
         say(f"report: answering questions about {recipe.reported_pictures} pictures of the {split} split")
-        return demo.measure(
+        return demo.measure_arms(
             signed,
             Transformers(),
             demo.arms_of(signed),
@@ -45,12 +63,12 @@ def write_report(recipe: "Recipe", say: Callable[[str], None]) -> None:
             progress=lambda done: say(f"report: {split} {done}") if done % 80 == 0 else None,
         )
 
-    found = measured("val", 1)
-    arms = found["arms"]
+    validation = measured("val", 1)
+    arms = validation["arms"]
     sign = 1 if arms["trim"]["accuracy"] >= arms["trim_other_sign"]["accuracy"] else -1
-    figures = {"val": found if sign == 1 else measured("val", sign), "test": measured("test", sign)}
+    figures = {"val": validation if sign == 1 else measured("val", sign), "test": measured("test", sign)}
     logs = {part: _log(Path(recipe.work) / part / "log.jsonl") for part in ("tower", "language")}
-    report = {
+    report: TrainingReport = {
         "recipe": asdict(recipe),
         "machine": machine(),
         "trim_sign": sign,
@@ -61,11 +79,11 @@ def write_report(recipe: "Recipe", say: Callable[[str], None]) -> None:
     (folder / "README.md").write_text(_card(recipe, report))
 
 
-def _log(file: Path) -> list[dict[str, Any]]:
+def _log(file: Path) -> list[LogLine]:
     return [json.loads(line) for line in file.read_text().splitlines()]
 
 
-def _card(recipe: "Recipe", report: dict[str, Any]) -> str:
+def _card(recipe: "Recipe", report: TrainingReport) -> str:
     logs = report["logs"]
     return _CARD.read_text().format(
         shapes=_listed(SHAPES),
@@ -81,11 +99,13 @@ def _card(recipe: "Recipe", report: dict[str, Any]) -> str:
         language_hours=logs["language"][-1]["seconds"] / 3600,
         sign=report["trim_sign"],
         tables="\n\n".join(_table(figures) for figures in report["figures"].values()),
-        **{name: report["machine"][name] for name in ("processor", "cores", "torch")},
+        processor=report["machine"]["processor"],
+        cores=report["machine"]["cores"],
+        torch=report["machine"]["torch"],
     )
 
 
-def _table(figures: dict[str, Any]) -> str:
+def _table(figures: DemoFigures) -> str:
     table = demo.table(figures)
     lines = [table.columns, ["---"] * len(table.columns), *table.rows]
     rows = [
@@ -95,5 +115,5 @@ def _table(figures: dict[str, Any]) -> str:
     return "\n".join([f"{table.title}:", "", *rows, "", *(f"{note}." for note in table.notes)])
 
 
-def _listed(words: Any) -> str:
+def _listed(words: Sequence[str]) -> str:
     return ", ".join(words[:-1]) + f" and {words[-1]}"

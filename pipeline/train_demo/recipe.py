@@ -1,6 +1,6 @@
-"""The demo checkpoint from nothing: pictures, tower, language model, files.
+"""Trains the demo checkpoint from scratch: pictures, tower, language model, files.
 
-Every part keeps its state in a folder of its own below `work` and goes on from there when started again.
+Every part saves its state in a folder of its own below `work` and resumes from there.
 """
 
 from collections.abc import Callable
@@ -38,8 +38,8 @@ ROWS_AT_ONCE = 16
 
 
 @dataclass(frozen=True)
-class Ground:
-    """What both stages stand on."""
+class Inputs:
+    """Pictures and tokenizers of both stages, and where they run."""
 
     train: Corpus
     dense: Corpus
@@ -51,27 +51,28 @@ class Ground:
 
 
 def make_demo(recipe: Recipe, say: Callable[[str], None]) -> None:
-    """Run the whole recipe, or what is left of it, and write the checkpoints."""
-    ground = lay_ground(recipe, say)
-    clip = train_tower(recipe, ground, say)
-    write_clip(Path(recipe.output) / "clip", clip, ground.clip_tokenizer)
-    parts = train_language(recipe, ground, clip, say)  # on what was written: a run reads the same weights
-    write_llava(Path(recipe.output) / "llava", clip, parts, ground.tokenizer)
-    from pipeline.train_demo.model_card import write_report
+    """Run the whole recipe, from the last saved state on, and write the checkpoints."""
+    inputs = open_inputs(recipe, say)
+    clip = train_tower(recipe, inputs, say)
+    write_clip(Path(recipe.output) / "clip", clip, inputs.clip_tokenizer)
+    parts = train_language(recipe, inputs, clip, say)  # reads the files: a run has the same weights
+    write_llava(Path(recipe.output) / "llava", clip, parts, inputs.tokenizer)
+    from pipeline.train_demo.model_card import write_model_card
 
-    write_report(recipe, say)
+    write_model_card(recipe, say)
 
 
-def lay_ground(recipe: Recipe, say: Callable[[str], None]) -> Ground:
-    """Pictures and tokenizers."""
+def open_inputs(recipe: Recipe, say: Callable[[str], None]) -> Inputs:
+    """Render or open the pictures and make the tokenizers."""
     folder = Path(recipe.work)
+    pictures = folder / "pictures"
     count = recipe.train_pictures + recipe.dense_pictures
     say(f"pictures: {recipe.val_pictures} for validation, {count} to train on")
-    val = open_corpus(folder / "corpus", "val", recipe.seed, recipe.val_pictures)
-    corpus = open_corpus(folder / "corpus", "train", recipe.seed, recipe.train_pictures)
-    dense = open_corpus(folder / "corpus", "dense", recipe.seed, recipe.dense_pictures)
+    val = open_corpus(pictures, "val", recipe.seed, recipe.val_pictures)
+    corpus = open_corpus(pictures, "train", recipe.seed, recipe.train_pictures)
+    dense = open_corpus(pictures, "dense", recipe.seed, recipe.dense_pictures)
     texts = sorted(set(tower_batch.tower_corpus_texts(corpus)))
-    return Ground(
+    return Inputs(
         corpus,
         dense,
         val,
@@ -84,56 +85,60 @@ def lay_ground(recipe: Recipe, say: Callable[[str], None]) -> Ground:
     )
 
 
-def train_tower(recipe: Recipe, ground: Ground, say: Callable[[str], None]) -> CLIPModel:
-    """Stage (a)."""
+def train_tower(recipe: Recipe, inputs: Inputs, say: Callable[[str], None]) -> CLIPModel:
+    """Train the vision and text towers: stage (a)."""
     plan = recipe.tower
-    clip, loss = tower.make_clip(ground.clip_tokenizer, recipe.seed), tower_loss.TowerLoss(tower.WIDTH)
-    module = nn.ModuleDict({"clip": clip, "loss": loss}).to(ground.device)
+    clip, loss = tower.make_clip(inputs.clip_tokenizer, recipe.seed), tower_loss.TowerLoss(tower.WIDTH)
+    module = nn.ModuleDict({"clip": clip, "loss": loss}).to(inputs.device)
 
     def losses(step: int) -> dict[str, Tensor]:
         rng = np.random.default_rng([recipe.seed, 1, step])
-        corpus = ground.dense if step % plan.ordinary_every else ground.train
-        batch = tower_batch.sample_batch(corpus, rng, plan.pictures).to(ground.device)
-        with _precision(ground.device):
-            return loss(clip, ground.clip_tokenizer, batch)
+        corpus = inputs.dense if step % plan.ordinary_every else inputs.train
+        batch = tower_batch.sample_batch(corpus, rng, plan.pictures).to(inputs.device)
+        with _precision(inputs.device):
+            terms: dict[str, Tensor] = loss(clip, inputs.clip_tokenizer, batch)
+            return terms
 
     train(
-        ground.folder / "tower",
+        inputs.folder / "tower",
         module,
         Schedule(plan.steps, plan.learning_rate, plan.matrix_learning_rate),
         losses,
         weights=TOWER_WEIGHTS,
-        validate=partial(probe_tower, clip, ground.clip_tokenizer, ground.val, recipe.probed_pictures),
+        validate=partial(probe_tower, clip, inputs.clip_tokenizer, inputs.val, recipe.probed_pictures),
         validate_every=recipe.validate_every,
         say=say,
     )
-    return clip.eval().requires_grad_(False)
+    clip.train(False)
+    clip.requires_grad_(False)
+    return clip
 
 
 def train_language(
-    recipe: Recipe, ground: Ground, clip: CLIPModel, say: Callable[[str], None]
+    recipe: Recipe, inputs: Inputs, clip: CLIPModel, say: Callable[[str], None]
 ) -> language.Parts:
-    """Stage (b), on the features of the frozen tower."""
+    """Train projector and language model on the features of the frozen tower: stage (b)."""
     from pipeline.train_demo import token_arms as arms
     from pipeline.train_demo.probe_language import probe_language
 
     plan = recipe.language
     say("features: running the tower over all pictures")
-    config = language.llava_config(ground.tokenizer, clip.vision_model.config)
+    config = language.llava_config(inputs.tokenizer, clip.vision_model.config)
     layer = clip.vision_model.config.num_hidden_layers + 1 + config.vision_feature_layer
-    features, checked = (
-        arms.encode(Path(recipe.output) / "clip", layer, corpus, ground.device)
-        for corpus in (ground.train, ground.val)
+    features, val_features = (
+        arms.encode(Path(recipe.output) / "clip", layer, corpus, inputs.device)
+        for corpus in (inputs.train, inputs.val)
     )
-    talk = Conversation(ground.tokenizer, recipe.template)
-    parts = language.make_parts(config, recipe.seed).to(ground.device)
+    talk = Conversation(inputs.tokenizer, recipe.template)
+    parts = language.make_parts(config, recipe.seed).to(inputs.device)
 
     def losses(step: int) -> dict[str, Tensor]:
         rng = np.random.default_rng([recipe.seed, 2, step])
-        again = step >= plan.first_round
-        ask = arms.asked_anew(features, rng) if again else arms.asked_once(features)
-        if step - (plan.first_round if again else 0) < (plan.drawn_steps if again else plan.steps):
-            pictures = plan.drawn_pictures if again else plan.pictures
+        second_round = step >= plan.first_round
+        ask = arms.new_questions(features, rng) if second_round else arms.rendered_questions(features)
+        step_of_round = step - plan.first_round if second_round else step
+        if step_of_round < (plan.drawn_steps if second_round else plan.steps):
+            pictures = plan.drawn_pictures if second_round else plan.pictures
             return {
                 "masked": _loss(parts, talk, arms.masked_rows(features, ask, talk, rng, pictures, plan.shown))
             }
@@ -142,7 +147,7 @@ def train_language(
         return {"whole": _loss(parts, talk, whole), "reduced": _loss(parts, talk, reduced)}
 
     train(
-        ground.folder / "language",
+        inputs.folder / "language",
         parts,
         Schedule(
             plan.first_round + plan.drawn_steps + plan.drawn_mixed_steps,
@@ -152,7 +157,7 @@ def train_language(
         ),
         losses,
         weights={"masked": 1.0, "whole": 0.5, "reduced": 0.5},
-        validate=partial(probe_language, parts, checked, talk, recipe.probed_pictures),
+        validate=partial(probe_language, parts, val_features, talk, recipe.probed_pictures),
         validate_every=recipe.validate_every,
         say=say,
     )
@@ -160,20 +165,20 @@ def train_language(
 
 
 def _precision(device: torch.device) -> torch.autocast:
-    """bfloat16 on a GPU; on a CPU layers this narrow are no faster in it."""
+    """Use bfloat16 on a GPU; on a CPU layers this narrow are no faster in it."""
     return torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda")
 
 
 def _loss(parts: language.Parts, talk: Conversation, rows: list[language.Row]) -> Tensor:
-    """The mean over a batch's turns, in pieces of rows of like lengths."""
+    """Average the loss over a batch's turns, a few rows of similar length at a time."""
     rows = sorted(rows, key=lambda row: len(row.tokens_KD))
     total, weight = torch.zeros(()), 0
-    for at in range(0, len(rows), ROWS_AT_ONCE):
-        some = rows[at : at + ROWS_AT_ONCE]
-        turns = [turn for row in some for turn in row.turns]
+    for first in range(0, len(rows), ROWS_AT_ONCE):
+        batch = rows[first : first + ROWS_AT_ONCE]
+        turns = [turn for row in batch for turn in row.turns]
         device = parts.language.device
         with _precision(device):
-            loss_A, _, turn_A = language.answer_losses(parts, language.pack(talk.prefix, some))
+            loss_A, _, turn_A = language.answer_losses(parts, language.pack_rows(talk.prefix, batch))
         total = total.to(device) + language.mean_loss(loss_A, turn_A, turns) * len(turns)
         weight += len(turns)
     return total / weight

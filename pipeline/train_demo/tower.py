@@ -1,4 +1,4 @@
-"""The vision and text towers of stage (a), and how they run over pictures that were cut up already.
+"""Makes the vision and text towers of stage (a) and runs them over pictures that are patches already.
 
 Legend: B pictures, T texts, N patches of a picture, F values of a patch, D vision width, P joint width.
 """
@@ -17,7 +17,7 @@ WIDTH = 128
 
 
 def make_clip(tokenizer: CLIPTokenizer, seed: int) -> CLIPModel:
-    """An untrained CLIP: 1.3 M parameters of vision in six layers; LLaVA reads what the fifth gives."""
+    """Make an untrained CLIP: 1.3 M vision parameters in six layers; LLaVA reads the output of the fifth."""
     torch.manual_seed(seed)
     vision = CLIPVisionConfig(
         hidden_size=WIDTH,
@@ -48,17 +48,14 @@ def make_clip(tokenizer: CLIPTokenizer, seed: int) -> CLIPModel:
 
 
 def normalize(patches_BNF: Tensor) -> Tensor:
-    """uint8 values as the image processor would give them."""
+    """Normalise uint8 values as the image processor does."""
     mean, std = (torch.tensor(values).repeat_interleave(PATCH_PX**2) for values in (MEAN, STD))
     device = patches_BNF.device
     return (patches_BNF.float() / 255 - mean.to(device)) / std.to(device)
 
 
 def hidden_states(clip: CLIPModel, patches_BNF: Tensor) -> list[Tensor]:
-    """The hidden states [B, 1 + N, D] that `CLIPVisionModel` gives, but for the last one.
-
-    For pictures that were cut up already; `last_cls` goes on from here.
-    """
+    """Compute all hidden states [B, 1 + N, D] of `CLIPVisionModel` but the last; see `last_cls` for that."""
     tower = clip.vision_model
     embeddings = tower.embeddings
     patches_BND = functional.linear(normalize(patches_BNF), embeddings.patch_embedding.weight.flatten(1))
@@ -71,28 +68,29 @@ def hidden_states(clip: CLIPModel, patches_BNF: Tensor) -> list[Tensor]:
 
 
 def last_cls(clip: CLIPModel, before_last: Tensor) -> Tensor:
-    """CLS [B, D] of the last hidden state; nothing else of the last layer is used, or computed."""
+    """Compute CLS [B, D] of the last hidden state; nothing else of the last layer is used, or computed."""
     layer = clip.vision_model.encoder.layers[-1]
     attention = layer.self_attn
-    seen = layer.layer_norm1(before_last)
+    normed = layer.layer_norm1(before_last)
     query, key, value = (
         project(tokens).unflatten(-1, (attention.num_heads, -1)).transpose(1, 2)
         for project, tokens in (
-            (attention.q_proj, seen[:, :1]),
-            (attention.k_proj, seen),
-            (attention.v_proj, seen),
+            (attention.q_proj, normed[:, :1]),
+            (attention.k_proj, normed),
+            (attention.v_proj, normed),
         )
     )
-    found = functional.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
-    cls_B1D = before_last[:, :1] + attention.out_proj(found)
-    return (cls_B1D + layer.mlp(layer.layer_norm2(cls_B1D)))[:, 0]
+    attended = functional.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
+    cls_B1D = before_last[:, :1] + attention.out_proj(attended)
+    cls_BD: Tensor = (cls_B1D + layer.mlp(layer.layer_norm2(cls_B1D)))[:, 0]
+    return cls_BD
 
 
 def text_embeds(clip: CLIPModel, tokenizer: CLIPTokenizer, texts: list[str]) -> Tensor:
-    """CLIP's text_embeds [T, P], each text encoded once however often it stands there."""
+    """Compute CLIP's text_embeds [T, P]; a text that occurs several times is encoded once."""
     unique = list(dict.fromkeys(texts))
     tokens = tokenizer(unique, padding=True, truncation=True, max_length=77, return_tensors="pt")
     tokens = tokens.to(clip.device)
-    pooled = clip.get_text_features(tokens.input_ids, tokens.attention_mask).pooler_output
+    pooled: Tensor = clip.get_text_features(tokens.input_ids, tokens.attention_mask).pooler_output
     place = {text: number for number, text in enumerate(unique)}
     return pooled[[place[text] for text in texts]]

@@ -1,11 +1,15 @@
-"""Conversations as token ids: what stands before the picture, and each question with its answer after it."""
+"""Turns conversations into token ids: the text before the picture, then questions with answers."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING
 
-from pipeline.demo.ask import Asked
+from pipeline.demo.ask import SceneQuestion
+from pipeline.models.config import fill_template
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 @dataclass(frozen=True)
@@ -19,28 +23,29 @@ class Turn:
 
 
 class Conversation:
-    """A template in the form of `Model.template`, in the tokens of a language model."""
+    """Tokenizes turns by a template in the form of `Model.template`."""
 
-    def __init__(self, tokenizer: Any, template: str) -> None:
+    def __init__(self, tokenizer: "PreTrainedTokenizerBase", template: str) -> None:
         self._tokenizer, self._template = tokenizer, template
         self._image = tokenizer.convert_tokens_to_ids("<image>")
         token_ids = tokenizer(template)["input_ids"]
         self.prefix: tuple[int, ...] = tuple(token_ids[: token_ids.index(self._image)])
         self._turn = lru_cache(maxsize=100_000)(self._make)
 
-    def turn(self, asked: Asked, suffix: str = "") -> Turn:
-        """A question with the first of its answers."""
-        return self._turn(asked.kind, asked.question + suffix, asked.answers[0])
+    def turn(self, question: SceneQuestion, suffix: str = "") -> Turn:
+        """Tokenize a question with the first of its answers."""
+        return self._turn(question.kind, question.question + suffix, question.answers[0])
 
     def _make(self, kind: str, question: str, answer: str) -> Turn:
-        prompt = self._template.replace("{question}", question)
-        asked = self._tokenizer(prompt)["input_ids"]
+        prompt = fill_template(self._template, question)
+        prompt_ids = self._tokenizer(prompt)["input_ids"]
         whole = self._tokenizer(f"{prompt} {answer}")["input_ids"]
-        assert whole[: len(asked)] == asked, "the answer changes the tokens of its prompt"
+        assert whole[: len(prompt_ids)] == prompt_ids, "the answer changes the tokens of its prompt"
         whole = [*whole, self._tokenizer.eos_token_id]
         after = whole[whole.index(self._image) + 1 :]
-        return Turn(kind, question, tuple(after), len(whole) - len(asked))
+        return Turn(kind, question, tuple(after), len(whole) - len(prompt_ids))
 
 
 def longest(turns: Sequence[Turn]) -> int:
+    """The length of the longest turn, in tokens."""
     return max(len(turn.token_ids) for turn in turns)

@@ -1,4 +1,4 @@
-"""Trained weights in the layouts that `from_pretrained` of CLIPModel and of LLaVA read, in float16."""
+"""Writes trained weights in float16, as `from_pretrained` of CLIPModel and of LLaVA read them."""
 
 from pathlib import Path
 from typing import Any
@@ -20,9 +20,9 @@ DTYPE = torch.float16
 
 
 def write_clip(folder: Path, clip: CLIPModel, tokenizer: CLIPTokenizer) -> None:
-    """`folder` as CLIPModel, CLIPTokenizer and the image processor read it."""
+    """Write a folder for CLIPModel, CLIPTokenizer and the image processor."""
     with quiet():
-        twin: Any = CLIPModel(clip.config)
+        twin: Any = CLIPModel(clip.config)  # the library's `to` and `save_pretrained` have no usable types
         twin.load_state_dict(clip.state_dict())
         twin.to(DTYPE).save_pretrained(folder)
         tokenizer.save_pretrained(folder)
@@ -30,15 +30,15 @@ def write_clip(folder: Path, clip: CLIPModel, tokenizer: CLIPTokenizer) -> None:
 
 
 def write_llava(folder: Path, clip: CLIPModel, parts: Parts, tokenizer: LlamaTokenizer) -> None:
-    """`folder` as LlavaForConditionalGeneration and LlavaProcessor read it, the tower included."""
+    """Write a folder for LlavaForConditionalGeneration and LlavaProcessor, the tower included."""
     config = llava_config(tokenizer, clip.vision_model.config)
     ids = special_ids(tokenizer)
     with quiet():
-        llava: Any = LlavaForConditionalGeneration(config)
+        llava: Any = LlavaForConditionalGeneration(config)  # as above
         llava.model.vision_tower.load_state_dict(clip.vision_model.state_dict())
         llava.model.multi_modal_projector.load_state_dict(parts.projector.state_dict())
         llava.model.language_model.load_state_dict(parts.language.model.state_dict())
         llava.lm_head.load_state_dict(parts.language.lm_head.state_dict())
-        llava.generation_config = GenerationConfig(**ids)
+        llava.generation_config = GenerationConfig(**ids)  # type: ignore[no-untyped-call]
         llava.to(DTYPE).save_pretrained(folder)
         llava_processor(tokenizer).save_pretrained(folder)

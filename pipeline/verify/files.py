@@ -1,16 +1,15 @@
 """One unit's file by itself: whole, of the declared form, and what its name and its footer say it is."""
 
-import json
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipeline.output.footers import FOOTER, totals_of
+from pipeline.output.footers import Footer, footer_in, totals_of
+from pipeline.output.layout import DATA
 from pipeline.output.manifest import Manifest
 from pipeline.output.plan import Plan
 from pipeline.output.units import Unit
@@ -40,34 +39,33 @@ def check_file(unit: Unit, folder: str, manifest: Manifest, plan: Plan, storage:
     """
     fs, path = storage.open(folder)
     with storage.reaching("output", folder):
-        data = fs.cat_file(f"{path}/data/{unit.file_name}")
+        data = fs.cat_file(f"{path}/{DATA}/{unit.file_name}")
     try:
         table = pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True).read(use_threads=False)
         table.validate(full=True)
-        if FOOTER not in (table.schema.metadata or {}):
+        footer = footer_in(table.schema.metadata)
+        if footer is None:
             return Checked(unit, fault="it was not written by Trimline")
-        footer = json.loads(table.schema.metadata[FOOTER])
         fault = next(_faults(unit, table, footer), None)
         foreign = next(_disagreements(unit, table, footer, manifest, plan), None)
-        counts = Counter(footer["totals"]["status"])
+        counts = Counter(footer.totals.status)
         planned = unit.shard < len(plan)
-        return Checked(unit, table.num_rows, counts, footer["shard_error"], fault, foreign, planned)
+        return Checked(unit, table.num_rows, counts, footer.shard_error, fault, foreign, planned)
     except (pa.ArrowException, OSError, ValueError, LookupError, TypeError) as error:
         return Checked(
             unit, fault=f"it cannot be read: {storage.redact(f'{type(error).__name__}: {error}')[:200]}"
         )
 
 
-def _faults(unit: Unit, table: pa.Table, footer: Mapping[str, Any]) -> Iterator[str]:
+def _faults(unit: Unit, table: pa.Table, footer: Footer) -> Iterator[str]:
     if not table.schema.equals(PREDICTIONS):
         yield "its columns are not those of pipeline/support/schema.py"
-    named = tuple(footer[name] for name in ("shard", "first", "stop", "end"))
-    if Unit(*named) != unit:
-        yield f"its footer says that it is {Unit(*named).file_name}"
-    held = totals_of(table)
+    if footer.unit != unit:
+        yield f"its footer says that it is {footer.unit.file_name}"
+    stated, actual = footer.totals.to_json(), totals_of(table).to_json()
     for name in ("rows", "samples", "status", *COUNTS):
-        if footer["totals"][name] != held[name]:
-            yield f"its footer counts {footer['totals'][name]} {name}, its rows {held[name]}"
+        if stated[name] != actual[name]:
+            yield f"its footer counts {stated[name]} {name}, its rows {actual[name]}"
     yield from _key_faults(unit, table)
 
 
@@ -87,22 +85,22 @@ def _key_faults(unit: Unit, table: pa.Table) -> Iterator[str]:
 
 
 def _disagreements(
-    unit: Unit, table: pa.Table, footer: Mapping[str, Any], manifest: Manifest, plan: Plan
+    unit: Unit, table: pa.Table, footer: Footer, manifest: Manifest, plan: Plan
 ) -> Iterator[str]:
     for name in ("fingerprint", "schema_version"):
-        if footer[name] != getattr(manifest, name):
-            yield f"its {name} {str(footer[name])[:16]} is not run.json's {str(getattr(manifest, name))[:16]}"
+        stated, required = str(getattr(footer, name)), str(getattr(manifest, name))
+        if stated != required:
+            yield f"its {name} {stated[:16]} is not run.json's {required[:16]}"
     if unit.shard >= len(plan):
         yield f"the plan has no shard {unit.shard}: a part of plan/ may be gone"
         return
     line = plan.line(unit.shard)
     for name in ("size", "etag"):
-        if footer[f"source_{name}"] != line[name]:
-            yield f"it was made of a shard of {name} {footer[f'source_{name}']}, the plan has {line[name]}"
+        stated_source = getattr(footer, f"source_{name}")
+        if stated_source != line[name]:
+            yield f"it was made of a shard of {name} {stated_source}, the plan has {line[name]}"
     if not pc.all(pc.equal(table["source"], line["uri"]), min_count=0).as_py():
         yield f"its source is not the plan's, {line['uri']}"
     most = line["samples"]
-    if most is not None and (
-        unit.stop > most or (unit.end and unit.stop < most and not footer["shard_error"])
-    ):
+    if most is not None and (unit.stop > most or (unit.end and unit.stop < most and not footer.shard_error)):
         yield f"it ends at sample {unit.stop}, the plan has {most} samples"

@@ -5,7 +5,7 @@ from itertools import islice, zip_longest
 
 import pyarrow.parquet as pq
 
-from pipeline.output.opened import Asked
+from pipeline.output.opened import Questions
 from pipeline.output.plan import changed_files, new_files
 from pipeline.output.units import Unit
 from pipeline.sources.base import Sample, Shard, Want
@@ -20,7 +20,7 @@ _SHARDS_AT_ONCE = 4
 Requests = list[dict[str, str]]
 
 
-def prove(asked: Asked, units: dict[int, list[Unit]], errors: dict[int, str]) -> Iterator[Finding]:
+def prove(questions: Questions, units: dict[int, list[Unit]], errors: dict[int, str]) -> Iterator[Finding]:
     """What differs between the source and the rows. A shard whose files have changed is named, not read.
 
     Args:
@@ -30,10 +30,10 @@ def prove(asked: Asked, units: dict[int, list[Unit]], errors: dict[int, str]) ->
     Raises:
         ConfigError: the source cannot be reached.
     """
-    plan, storage = asked.plan, asked.storage
+    plan, storage = questions.plan, questions.storage
     changed: set[int] = set()
-    with storage.reaching("source.path", asked.here):
-        for shard, file in changed_files(plan, lambda _: False, asked.entries(), storage):
+    with storage.reaching("source.path", questions.source_path):
+        for shard, file in changed_files(plan, lambda _: False, questions.entries(), storage):
             changed.add(shard.shard)
             text = "it is gone, or has another size or etag than when the run first started"
             yield Finding("changed", text, shard.shard, file=storage.redact(file.uri))
@@ -42,33 +42,35 @@ def prove(asked: Asked, units: dict[int, list[Unit]], errors: dict[int, str]) ->
         )
 
         def compare(shard: Shard) -> list[Finding]:
-            return list(_differences(asked, shard, units[shard.shard], errors.get(shard.shard)))
+            return list(_differences(questions, shard, units[shard.shard], errors.get(shard.shard)))
 
         for found in each(compare, left, _SHARDS_AT_ONCE):
             yield from found
 
 
-def not_planned(asked: Asked) -> list[str]:
+def not_planned(questions: Questions) -> list[str]:
     """A note, if the source has files that the plan lacks."""
-    with asked.storage.reaching("source.path", asked.here):
-        new = new_files(asked.plan, asked.entries(), asked.storage)
+    with questions.storage.reaching("source.path", questions.source_path):
+        new = new_files(questions.plan, questions.entries(), questions.storage)
         first = next(new, None)
         more = sum(1 for _ in new)
     if first is None:
         return []
-    return [f"{1 + more:,} files of the source are not in the plan: {asked.storage.redact(first.uri)}"]
+    return [f"{1 + more:,} files of the source are not in the plan: {questions.storage.redact(first.uri)}"]
 
 
-def _differences(asked: Asked, shard: Shard, units: Sequence[Unit], lost: str | None) -> Iterator[Finding]:
+def _differences(
+    questions: Questions, shard: Shard, units: Sequence[Unit], lost: str | None
+) -> Iterator[Finding]:
     """What differs in the units of one shard; `lost`: why the run could not read all of it."""
-    there, position, same = _Reading(asked, shard), 0, True
+    there, position, same = _Reading(questions, shard), 0, True
     for unit in units:
         there.requests(unit.first - position)  # of units that are missing
-        wanted, rows = there.requests(unit.stop - unit.first), _rows(asked, unit)
+        wanted, rows = there.requests(unit.stop - unit.first), _rows(questions, unit)
         position, same = unit.stop, rows == wanted
         if not same:
             broken = f"; the source breaks off: {there.error}" if there.error else ""
-            yield of_unit("changed", unit, asked.storage.redact(_difference(rows, wanted)) + broken)
+            yield of_unit("changed", unit, questions.storage.redact(_difference(rows, wanted)) + broken)
     last = units[-1]
     if not last.end or not same:
         return
@@ -83,33 +85,35 @@ def _differences(asked: Asked, shard: Shard, units: Sequence[Unit], lost: str | 
 class _Reading:
     """The requests of a shard's samples as the source asks them now; `error`: why it breaks off."""
 
-    def __init__(self, asked: Asked, shard: Shard) -> None:
-        self._asked, self._shard = asked, shard
+    def __init__(self, questions: Questions, shard: Shard) -> None:
+        self._questions, self._shard = questions, shard
         self.error: str | None = None
         self._samples = enumerate(self._read())
 
     def _read(self) -> Iterator[Sample | None]:
-        asked, shard = self._asked, self._shard
-        samples = asked.source.samples(asked.moved(shard), asked.storage, lambda _: Want.QUESTIONS)
+        questions, shard = self._questions, self._shard
+        samples = questions.source.samples(
+            questions.moved(shard), questions.storage, lambda _: Want.QUESTIONS
+        )
         try:
             yield from islice(samples, shard.samples)
         except ShardError as fault:
-            self.error = asked.storage.redact(str(fault))
+            self.error = questions.storage.redact(str(fault))
 
     def requests(self, samples: int) -> Requests:
         """Those of the next samples: fewer, if the shard ends."""
-        asked = self._asked
+        questions = self._questions
         found: Requests = []
         for index, sample in islice(self._samples, samples):
             assert sample is not None, "all are wanted"
-            row = sample_row(sample, index, asked.task, asked.max_questions, asked.storage)
+            row = sample_row(sample, index, questions.task, questions.max_questions, questions.storage)
             own = {"sample_key": row["sample_key"]}
             found += ({**request, **own} for request in requests_of(self._shard.shard, row))
         return found
 
 
-def _rows(asked: Asked, unit: Unit) -> Requests:
-    fs, path = asked.storage.open(asked.folder)
+def _rows(questions: Questions, unit: Unit) -> Requests:
+    fs, path = questions.storage.open(questions.folder)
     with fs.open(f"{path}/data/{unit.file_name}", "rb") as file:
         rows: Requests = pq.read_table(file, columns=_COLUMNS).to_pylist()
     return rows

@@ -7,11 +7,13 @@ from dataclasses import dataclass, replace
 
 import pyarrow as pa
 
+from pipeline.output.layout import DATA, MANIFEST, PLAN, SUCCESS, SUMMARY
 from pipeline.output.manifest import Manifest, load_manifest
-from pipeline.output.opened import asked_of, outputs_at
+from pipeline.output.opened import outputs_at, questions_of
 from pipeline.output.plan import Plan, load_plan
+from pipeline.output.summary import is_successful, read_summary
 from pipeline.output.units import Unit
-from pipeline.storage.uris import Storage, is_temporary, list_names, name_of, read_bytes, write_atomic
+from pipeline.storage.uris import Storage, is_temporary, list_names, name_of, write_atomic
 from pipeline.support.errors import ConfigError
 from pipeline.support.fields import free, require
 from pipeline.support.parallel import THREADS, each
@@ -93,9 +95,9 @@ def _verify_one(folder: str, options: Verification, storage: Storage) -> Verifie
     with storage.reaching("output", folder):
         found.findings += _marks(folder, found, files.status, storage)
     if options.deep:
-        asked = asked_of(folder, manifest, plan, options.source.path, storage)
-        found.findings += prove(asked, files.sound, files.errors)
-        found.notes += not_planned(asked)
+        questions = questions_of(folder, manifest, plan, options.source.path, storage)
+        found.findings += prove(questions, files.sound, files.errors)
+        found.notes += not_planned(questions)
     return found
 
 
@@ -103,23 +105,23 @@ def _opened(folder: str, found: Verified, storage: Storage) -> tuple[Manifest, P
     """run.json and the plan; None, and a finding, if one of them is missing or damaged."""
     fs, path = storage.open(folder)
     manifest = plan = None
-    if not fs.exists(f"{path}/run.json"):
-        found.findings.append(Finding("missing", "what made the output is not known", file="run.json"))
+    if not fs.exists(f"{path}/{MANIFEST}"):
+        found.findings.append(Finding("missing", "what made the output is not known", file=MANIFEST))
     else:
         try:
             manifest = load_manifest(folder, storage)
         except ConfigError as error:
-            found.findings.append(Finding("damaged", str(error), file="run.json"))
+            found.findings.append(Finding("damaged", str(error), file=MANIFEST))
     try:
         plan = load_plan(folder, storage)
     except (pa.ArrowException, OSError, LookupError, TypeError) as error:
         text = storage.redact(f"it cannot be read: {error}")[:200]
-        found.findings.append(Finding("damaged", text, file="plan/"))
+        found.findings.append(Finding("damaged", text, file=f"{PLAN}/"))
     else:
         if plan is None:
-            found.findings.append(Finding("missing", "which shards there are is not known", file="plan/"))
+            found.findings.append(Finding("missing", "which shards there are is not known", file=f"{PLAN}/"))
         elif plan.table["shard"].to_pylist() != list(range(len(plan))):
-            found.findings.append(Finding("missing", "a part of it is not there", file="plan/"))
+            found.findings.append(Finding("missing", "a part of it is not there", file=f"{PLAN}/"))
             plan = None
     return (manifest, plan) if manifest is not None and plan is not None else None
 
@@ -127,15 +129,15 @@ def _opened(folder: str, found: Verified, storage: Storage) -> tuple[Manifest, P
 def _listed(folder: str, found: Verified, storage: Storage) -> Iterator[Unit]:
     """The units that have a file; a finding for what has no place in an output."""
     fs, path = storage.open(folder)
-    for below in ("", "plan/", "data/"):
+    for below in ("", f"{PLAN}/", f"{DATA}/"):
         for name in list_names(fs, f"{path}/{below}".rstrip("/")):
-            unit = Unit.of_file(name) if below == "data/" else None
+            unit = Unit.of_file(name) if below == f"{DATA}/" else None
             if unit is not None and unit.file_name == name:
                 yield unit
             elif is_temporary(name):
                 text = "its writer was stopped before it was done"
                 found.findings.append(Finding("leftover", text, file=f"{below}{name}", remove=True))
-            elif below == "data/":
+            elif below == f"{DATA}/":
                 kind = "damaged" if name.endswith(".parquet") else "leftover"  # readers take it for a unit's
                 found.findings.append(Finding(kind, "no unit has such a name", file=f"{below}{name}"))
 
@@ -180,35 +182,34 @@ class _Files:
 
 def _marks(folder: str, found: Verified, status: Counter[str], storage: Storage) -> Iterator[Finding]:
     """What _SUCCESS and summary.json say that is not so."""
-    fs, path = storage.open(folder)
-    if not fs.exists(f"{path}/_SUCCESS"):
+    if not is_successful(folder, storage):
         found.notes.append("there is no _SUCCESS: the run has not ended, or not well")
         return
     if not found.ok:
-        yield Finding("damaged", "it says that all is well", file="_SUCCESS", remove=True)
+        yield Finding("damaged", "it says that all is well", file=SUCCESS, remove=True)
         return
     counts = {"shards": found.shards, "units": found.units, "rows": found.rows, "status": dict(status)}
     try:
-        summary = json.loads(read_bytes(fs, f"{path}/summary.json") or b"null")
-        told = {name: summary[name] for name in counts}
-    except (ValueError, LookupError, TypeError):
-        yield Finding("damaged", "it cannot be read", file="summary.json", remove=True)
+        summary = read_summary(folder, storage)
+    except ValueError:
+        summary = None
+    if summary is None:
+        yield Finding("damaged", "it cannot be read", file=SUMMARY, remove=True)
         return
     for name, count in counts.items():
-        if told[name] != count:
-            yield Finding(
-                "damaged", f"it counts {told[name]} {name}, data/ {count}", file="summary.json", remove=True
-            )
+        stated = getattr(summary, name)
+        if stated != count:
+            yield Finding("damaged", f"it counts {stated} {name}, data/ {count}", file=SUMMARY, remove=True)
 
 
-_MARKS = ("_SUCCESS", "summary.json")
+_MARKS = (SUCCESS, SUMMARY)
 
 
 def repair(found: Verified, storage: Storage) -> None:
     """Remove the files that a finding says are to be removed, and what says that they were in order."""
     fs, path = storage.open(found.output)
     files = sorted({finding.file for finding in found.findings if finding.remove and finding.file})
-    if any(file.startswith("data/") and not is_temporary(name_of(file)) for file in files):
+    if any(file.startswith(f"{DATA}/") and not is_temporary(name_of(file)) for file in files):
         # first, lest a kill leaves them beside what is not whole
         files = [*_MARKS, *(file for file in files if file not in _MARKS)]
     with storage.reaching("output", found.output):

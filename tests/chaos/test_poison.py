@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.stages.encode import identity_of
+from pipeline.stages.reduce import identity_of
 from tests.support.processes import run
 from tests.support.reference import SETTINGS, TRIMLINE
 from tests.support.runs import lasting, read_units, rows

@@ -15,7 +15,7 @@ from pipeline.sources.task import Task
 from pipeline.stages.decode import decode_unit
 from pipeline.stages.imaging import Imaging
 from pipeline.stages.read import read_shard
-from pipeline.stages.rows import unpack
+from pipeline.stages.rows import unpack_unit
 from pipeline.storage.uris import Storage
 from pipeline.support.schema import STATUSES
 from tests.support.measured import MIB, at_most
@@ -62,8 +62,8 @@ def _run_shard(source: Source, shard: Shard, model: Model, task: Task) -> list[d
     options = SimpleNamespace(storage=STORAGE, task=task, limits=LIMITS)
     units, rows = [], []
     for table in read_shard(source, shard, finished={}, **vars(options)):
-        read = unpack(table)
-        decoded = unpack(decode_unit(table, model=model, imaging=IMAGING))
+        read = unpack_unit(table)
+        decoded = unpack_unit(decode_unit(table, model=model, imaging=IMAGING))
         units.append(read)
         assert read.unit == decoded.unit
         rows += _checked(decoded, decoded.tables["images"].to_pylist())
@@ -108,7 +108,7 @@ def _require_rerun(units: list[Any], again: Callable[[dict[int, int]], Iterator[
         if len(kept) == len(units):
             continue
         finished = {unit.unit.first: unit.unit.stop for unit in kept}
-        made = [unpack(table) for table in again(finished)]
+        made = [unpack_unit(table) for table in again(finished)]
         wanted = [unit for unit in units if unit.unit.first not in finished]
         assert [unit.unit for unit in made] == [unit.unit for unit in wanted]
         for one, other in zip(made, wanted, strict=True):

@@ -6,12 +6,12 @@ import pytest
 
 from jobs.common.entry import run_command
 from pipeline.benchmark import driver_memory
-from pipeline.support.table import SPREAD, Table, show, spread
+from pipeline.support.table import SPREAD, Table, show, spread_cells
 
 
 def test_a_table_is_plain_text_where_there_is_no_terminal(capsys):
     note = "a [note] that is longer than any terminal is wide, and that a pipe must not find folded, " * 3
-    rows = [("bare loop", *spread([12.0, 0.5, 1234.5])), ("[pipe]ing", *spread([3.0]))]
+    rows = [("bare loop", *spread_cells([12.0, 0.5, 1234.5])), ("[pipe]ing", *spread_cells([3.0]))]
     show(Table("speed [a/b]", ("", *SPREAD), rows, (note.strip(),)))
     assert capsys.readouterr().out.splitlines() == [
         "",

@@ -6,13 +6,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from jobs.common.entry import run_command
-from pipeline.output.manifest import load_manifest
-from pipeline.report.pictures import open_output
+from pipeline.output.opened import open_output
+from pipeline.report.pictures import images_of
+from pipeline.run.in_process import run_in_process
 from pipeline.sources.jsonl import Jsonl
 from pipeline.storage.uris import Storage
 from tests.pipeline.evaluate import official
 from tests.support.commands import compose
-from tests.support.runs import answer_here
 
 
 @pytest.fixture
@@ -27,15 +27,16 @@ def test_a_set_is_annotated_and_scored_by_its_name(pope, tmp_path, capfd):
     assert isinstance(config.source, Jsonl)
     assert config.task.suffix == "\nAnswer the question using a single word or phrase."
     assert not list((tmp_path / "data").rglob("*.jsonl")), "nothing is written into the set's own folder"
-    answer_here(config)
+    run_in_process(config)
     rows = pq.read_table("answers/data").to_pylist()
     assert len(rows) == 6
     assert all(row["question"].endswith(config.task.suffix) for row in rows)
     capfd.readouterr()
     assert run_command("evaluate", ["output=answers", "dataset=pope", "dataset.root=data"]) == 0
     assert "Pope: 6 requests" in capfd.readouterr().out
-    assert open_output("answers", Storage()).source == config.source, "run.json tells the real source"
-    made_with = load_manifest("answers", Storage()).configuration
+    output = open_output("answers", Storage())
+    assert images_of(output).source == config.source, "run.json tells the real source"
+    made_with = output.manifest.configuration
     assert made_with["source"]["_target_"] == "pipeline.sources.jsonl.Jsonl"
     assert json.dumps(made_with["task"]["suffix"]) in json.dumps(made_with)
 

@@ -1,8 +1,11 @@
-"""Every command in every document: what a block is marked with says whether it is run here or only composed.
+"""The documents: their commands, their Python, their links and the code that they name.
 
-Commands within sentences are composed. What needs a data set, a cluster or hours stands in composed blocks.
+The mark above a block of commands says whether they are run here or only composed. Commands within sentences
+are composed. Commands that need a data set, a cluster or hours are in composed blocks.
 """
 
+import ast
+import doctest
 import importlib.util
 import re
 import shlex
@@ -16,6 +19,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from jobs.main import COMMANDS, spelled_out
+from pipeline.demo.scenes import main as write_scenes
 from tests.support.processes import run
 from tests.support.tars import jpeg
 
@@ -28,6 +32,9 @@ DOCUMENTS = [
 RUN, COMPOSE = "<!-- a test runs these -->", "<!-- a test composes these -->"
 BLOCK = re.compile(r"(?:^(<!--[^\n]*-->)\n)?^```sh\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 SPAN = re.compile(r"`((?:trimline|make|docker|pip|python) [^`]+)`")
+PYTHON = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+LINK = re.compile(r"\]\((?!https?:)([^)#]*)(?:#([^)]*))?\)")
+CODE = re.compile(r"`((?:trim|pipeline|jobs|tests)/[\w/]+\.py)(?::([\w.]+))?`")
 
 
 def commands(text: str) -> list[list[str]]:
@@ -42,10 +49,14 @@ def blocks(path: Path) -> list[tuple[str, str]]:
     return BLOCK.findall(path.read_text())
 
 
+def prose(path: Path) -> str:
+    """A document without its blocks of code."""
+    return re.sub(r"^```.*?^```$", "", path.read_text(), flags=re.MULTILINE | re.DOTALL)
+
+
 def spans(path: Path) -> list[str]:
     """Commands within a document's sentences, which may go on in the next line."""
-    prose = re.sub(r"^```.*?^```$", "", path.read_text(), flags=re.MULTILINE | re.DOTALL)
-    return [" ".join(found.split()) for found in SPAN.findall(prose)]
+    return [" ".join(span.split()) for span in SPAN.findall(prose(path))]
 
 
 COMPOSED = sorted(
@@ -63,14 +74,89 @@ def test_every_block_of_commands_says_what_is_done_with_it(path):
     assert {mark for mark, _ in blocks(path)} <= {RUN, COMPOSE}
 
 
-def test_the_readme_is_short():
-    assert len((ROOT / "README.md").read_text().splitlines()) < 250
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_what_is_linked_is_there(path):
+    for link, heading in LINK.findall(path.read_text()):
+        target = path.parent / link if link else path
+        assert target.exists(), link
+        assert not heading or heading in anchors(target), f"{link}#{heading}"
+
+
+def anchors(path: Path) -> set[str]:
+    """The anchors of a document's headings, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.+)$", prose(path), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def test_the_contents_of_the_readme_are_its_sections():
+    text = (ROOT / "README.md").read_text()
+    sections = re.findall(r"^## (.+)$", text, re.MULTILINE)
+    contents = text.partition("\n## Contents\n")[2].partition("\n## ")[0]
+    listed = re.findall(r"\[([^]]+)\]\(#", contents)
+    assert [name.lower() for name in listed] == [name.lower() for name in sections if name != "Contents"]
+
+
+def test_every_page_is_reached_from_the_readme():
+    reached, left = set(), [ROOT / "README.md"]
+    while left:
+        page = left.pop().resolve()
+        if page not in reached:
+            reached.add(page)
+            links = {link for link, _ in LINK.findall(page.read_text()) if link.endswith(".md")}
+            left += [page.parent / link for link in links]
+    # the card's text becomes the README.md of a trained checkpoint
+    assert {path for path in DOCUMENTS if path.name != "model_card.md"} <= reached
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
-def test_what_is_linked_is_there(path):
-    for link in re.findall(r"\]\((?!https?:)([^)#]+)", path.read_text()):
-        assert (path.parent / link).exists(), link
+def test_the_code_that_is_named_is_there(path):
+    for file, name in CODE.findall(path.read_text()):
+        if path.name != "CONTRIBUTING.md" or not is_example(file):
+            assert (ROOT / file).is_file(), file
+            assert not name or name in defined(ROOT / file), f"{file}:{name}"
+
+
+def is_example(file: str) -> bool:
+    """Whether CONTRIBUTING.md names a file that its reader is to write."""
+    examples = (
+        "trim/middle.py",
+        "sources/zip.py",
+        "engines/echo.py",
+        "models/metaclip.py",
+        "datasets/colours.py",
+    )
+    return file.endswith(examples)
+
+
+def defined(path: Path) -> set[str]:
+    """The names at a module's top, and those of its classes as `Class.name`."""
+    names: set[str] = set()
+    for node in ast.parse(path.read_text()).body:
+        names |= named(node)
+        if isinstance(node, ast.ClassDef):
+            names |= {f"{node.name}.{name}" for item in node.body for name in named(item)}
+    return names
+
+
+def named(node: ast.stmt) -> set[str]:
+    if isinstance(node, ast.FunctionDef | ast.ClassDef):
+        return {node.name}
+    targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
+    return {target.id for target in targets if isinstance(target, ast.Name)}
+
+
+@pytest.mark.slow
+@pytest.mark.demo
+def test_a_unit_travels_as_contributing_says(tmp_path, monkeypatch):
+    """The text's Python, run with the demo model, prints the values that the text shows."""
+    monkeypatch.chdir(tmp_path)
+    write_scenes(["--out", "scenes", "--samples", "2", "--split", "test"])
+    text = "".join(PYTHON.findall((ROOT / "CONTRIBUTING.md").read_text()))
+    test = doctest.DocTestParser().get_doctest(text, {}, "CONTRIBUTING.md", "CONTRIBUTING.md", 0)
+    assert len(test.examples) > 20
+    told: list[str] = []
+    results = doctest.DocTestRunner(optionflags=doctest.NORMALIZE_WHITESPACE).run(test, out=told.append)
+    assert results.failed == 0, "".join(told)
 
 
 def trimline(words: list[str]) -> None:
@@ -96,13 +182,28 @@ def make(words: list[str]) -> None:
 
 
 def python(words: list[str]) -> None:
-    assert words[0] == "-m" and importlib.util.find_spec(words[1])
+    """A module that is there; `jobs` with a command of ours, pytest with files that are there."""
+    module = importlib.util.find_spec(words[1])
+    assert words[0] == "-m" and module
+    assert not module.submodule_search_locations or importlib.util.find_spec(f"{words[1]}.__main__")
+    if words[1] == "jobs":
+        trimline(words[2:])
+    if words[1] == "pytest":
+        files = [word for word in words[2:] if word.startswith("tests")]
+        assert files and all((ROOT / file).exists() for file in files)
 
 
 def pip(words: list[str]) -> None:
+    """This package, with an extra that it has or none, under constraints that are there or none."""
+    *options, package = words
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
-    (extra,) = re.findall(r"\.\[(\w+)\]", words[-1])
-    assert words[0] == "install" and extra in extras
+    match = re.fullmatch(r"\.(?:\[([\w-]+)\])?", package)
+    assert match and (match[1] is None or match[1] in extras)
+    assert options in (["install"], ["install", "--constraint", "constraints.txt"])
+
+
+def activate(words: list[str]) -> None:
+    assert words == [".venv/bin/activate"]
 
 
 def named_file(words: list[str]) -> None:
@@ -116,7 +217,8 @@ def export(words: list[str]) -> None:
 
 
 KNOWN = {
-    **{"trimline": trimline, "make": make, "python": python, "pip": pip, "export": export},
+    **{"trimline": trimline, "make": make, "pip": pip, "export": export},
+    **{"python": python, "python3.11": python, ".": activate},
     **dict.fromkeys(("docker", "kubectl", "sbatch"), named_file),
 }
 
@@ -128,7 +230,11 @@ def test_a_command_composes(command):
 
 
 @pytest.mark.parametrize(
-    "typo", ["trimline anotate", "trimline annotate sorce=images", "make dmo", "docker build -f docker/no"]
+    "typo",
+    [
+        *("trimline anotate", "trimline annotate sorce=images", "make dmo", "docker build -f docker/no"),
+        *("pip install '.[dmo]'", "python -m jobs anotate", "python -m pytest tests/no.py"),
+    ],
 )
 def test_a_command_with_a_slip_does_not(typo):
     program, *words = shlex.split(typo)

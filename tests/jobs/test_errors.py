@@ -127,9 +127,9 @@ def test_checkpoints_that_do_not_fit(annotate, cache, folder):
 
 
 def test_checkpoints_of_one_geometry_with_other_weights(annotate, folder):
-    from pipeline.models.demo import random_weights as random_checkpoint
+    from pipeline.models.demo.random_weights import make_random
 
-    random_checkpoint.make(folder / "other", seed=1)
+    make_random(folder / "other", seed=1)
     line = annotate.refused("model=random", f"model.clip={folder}/other/clip")
     assert "is not that of" in line and f"{folder}/other/clip" in line
 

@@ -98,13 +98,13 @@ def test_what_is_wrong_is_told_in_one_line(pope, capfd, overrides, told):
 
 def test_a_dataset_feeds_a_run(pope, capfd, monkeypatch):
     """The dataset's own source and task, through the real stages with the random model, scored."""
+    from pipeline.run.in_process import run_in_process
     from tests.support.commands import compose
-    from tests.support.runs import answer_here
 
     dataset = Pope(root="data", categories=["random"])
     config = compose("model=random", "device=cpu", "reducer=trim", "decoding.max_new_tokens=2", "output=run")
     source = dataset.source(str(pope / "converted"), Storage())
-    answer_here(replace(config, source=source, task=dataset.task()))
+    run_in_process(replace(config, source=source, task=dataset.task()))
     status, out, err = evaluate(
         capfd, "output=run", *POPE[1:], "dataset.categories=[random]", "resamples=10", "json=run.json"
     )

@@ -12,7 +12,7 @@ from pipeline.stages.decode import decode_unit
 from pipeline.stages.encode import Encode
 from pipeline.stages.generate import Generate
 from pipeline.stages.read import read_shard
-from pipeline.stages.rows import unpack
+from pipeline.stages.rows import unpack_unit
 from tests.support.commands import compose
 
 NAMES = sorted(path.stem for path in (Path(__file__).parents[2] / "conf" / "reducer").glob("*.yaml"))
@@ -46,7 +46,7 @@ def together(unit):
     shared = {**shared, "arms": tuple(arms.values())}
     encoded = Encode(**shared)(decoded)
     answered = Generate(engine=config.engine, decoding=config.decoding, seed=0, **shared)(encoded)
-    return unpack(answered).tables["requests"].to_pylist(), unpack(encoded).tables
+    return unpack_unit(answered).tables["requests"].to_pylist(), unpack_unit(encoded).tables
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -67,7 +67,7 @@ def test_it_answers_every_request_from_as_many_tokens_as_it_says(unit, together,
 def test_it_keeps_the_same_as_if_it_were_alone(unit, together, name):
     decoded, _, arms, shared = unit
     rows, tables = together
-    alone = unpack(Encode(arms=(arms[name],), **shared)(decoded)).tables
+    alone = unpack_unit(Encode(arms=(arms[name],), **shared)(decoded)).tables
     own = [row for row in rows if row["arm"] == NAMES.index(name)]
     for row, single in zip(own, alone["requests"].to_pylist(), strict=True):
         assert row["kept_patches"] == single["kept_patches"]

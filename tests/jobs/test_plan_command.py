@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from jobs.common.entry import run_command
+from pipeline.run.in_process import run_in_process
 from tests.support.commands import compose
-from tests.support.runs import answer_here
 from tests.support.tars import write_tar
 
 UNITS, REQUESTS = 6, 24
@@ -22,7 +22,7 @@ def profile(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("plan")
     for number in range(2):
         write_tar(folder / "in" / f"{number}.tar", 6, questions=1, seed=number)
-    answer_here(
+    run_in_process(
         compose(
             *("source=webdataset", f"source.path={folder}/in", f"output={folder}/out", "task=caption_vqa"),
             *("model=random", "device=cpu", "unit_samples=2", "decoding.max_new_tokens=2"),

@@ -10,8 +10,8 @@ from PIL import Image
 
 from jobs.common.entry import run_command
 from pipeline.demo.scenes import make_sample
+from pipeline.run.in_process import run_in_process
 from tests.support.commands import compose
-from tests.support.runs import answer_here
 
 KEY = "000000-00000001-0001"
 SAMPLES = [make_sample("test", 0, index) for index in range(16)]
@@ -27,7 +27,7 @@ def outputs(tmp_path_factory):
         SCENES[index].image.save(folder / "in" / f"{index}.png")
         (folder / "in" / f"{index}.txt").write_text("What color is the ring?")
     for reducer in ("trim", "full"):
-        answer_here(
+        run_in_process(
             compose(
                 f"source.path={folder}/in",
                 f"output={folder}/{reducer}",
@@ -104,7 +104,7 @@ def test_the_report_of_an_output(outputs, capsys):
         ([], "output, picture: give output=FOLDER for a report, or picture.outputs"),
         (["output={0}/trim", "picture.outputs=[{0}/trim]", f"picture.key={KEY}"], "and not both"),
         (["picture.outputs=[{0}/trim]"], "picture.key must be given"),
-        (["output=/nowhere"], "output: /nowhere is no output of Trimline: it has no plan"),
+        (["output=/nowhere"], "/nowhere is no output of Trimline: it has no run.json"),
         (["output={0}/in"], "is no output of Trimline"),
         (["output={0}/trim", "report.gallery=-1"], "report.gallery must not be negative"),
         (["output={0}/trim", "report.gallery=many"], "report.gallery: "),

@@ -12,12 +12,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.run.cluster.ship import NAMES, ROOT
+from pipeline.run.in_process import run_in_process
 from pipeline.support.schema import VOLATILE
 from tests.support.commands import compose
 from tests.support.nodes import DASHBOARD_PORT, ENVIRONMENT, HEAD, PORT, RAY, SECOND, cluster
 from tests.support.processes import finish, run, start
 from tests.support.rich import MIDDLE
-from tests.support.runs import answer_here
 from tests.support.s3 import BUCKET, KEY, SECRET, Server
 from tests.support.tars import write_tar
 
@@ -104,7 +104,7 @@ def local(place):
         patch.setitem(sys.modules, name, module)
         for variable, value in place.environment().items():
             patch.setenv(variable, value)
-        answer_here(compose(f"hydra.searchpath=[file://{place.code / 'own'}]", *place.overrides("local")))
+        run_in_process(compose(f"hydra.searchpath=[file://{place.code / 'own'}]", *place.overrides("local")))
     return place.rows("local")
 
 

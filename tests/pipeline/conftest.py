@@ -8,10 +8,10 @@ import pytest
 @pytest.fixture(scope="session")
 def random_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder that holds `llava` and `clip`: real files, random weights."""
-    from pipeline.models.demo import random_weights as random_checkpoint
+    from pipeline.models.demo.random_weights import make_random
 
     folder = tmp_path_factory.mktemp("checkpoint") / "random"
-    random_checkpoint.make(folder)
+    make_random(folder)
     return folder
 
 

@@ -67,7 +67,7 @@ def _stream(uri: str, unit_bytes: int) -> dict[str, float]:
     from pipeline.sources.task import Task
     from pipeline.sources.webdataset import WebDataset
     from pipeline.stages.read import read_shard
-    from pipeline.stages.rows import unpack
+    from pipeline.stages.rows import unpack_unit
 
     storage = Storage()
     source = WebDataset(path=uri)
@@ -81,7 +81,7 @@ def _stream(uri: str, unit_bytes: int) -> dict[str, float]:
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
     with Watch(lambda: ["self"]) as watch:
         for row in read_shard(source, shard, storage=storage, task=task, limits=limits, finished={}):
-            unit = unpack(row).unit
+            unit = unpack_unit(row).unit
             units, samples = units + 1, samples + unit.stop - unit.first
             del row
     return {

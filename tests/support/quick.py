@@ -7,7 +7,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.output.manifest import agree, make_manifest
+from pipeline.output.manifest import make_manifest, require_same_run
 from pipeline.output.plan import load_plan, make_plan, share_plan
 from pipeline.output.summary import summarise
 from pipeline.output.units import Finished, UnitLimits
@@ -15,7 +15,7 @@ from pipeline.run.prepare import ArmState, Prepared
 from pipeline.sources.task import Task, requests_of
 from pipeline.sources.webdataset import WebDataset
 from pipeline.stages.read import read_shard
-from pipeline.stages.rows import UnitRow, pack, unpack
+from pipeline.stages.rows import UnitRow, pack_unit, unpack_unit
 from pipeline.stages.write import ArmOutput, write_unit
 from pipeline.storage.uris import Storage, canonical, list_names
 from pipeline.support.schema import REQUESTS, VOLATILE
@@ -34,15 +34,15 @@ def quick_answer(source: Any, output: Path, *arms: str, **limits: int) -> None:
     )
     for number in prepared.pending:
         shard = prepared.plan.shard(number, HERE)
-        _, finished, partly = prepared.missing(number)
+        _, finished, lacking_arms = prepared.missing(number)
         reading = {"storage": HERE, "task": TASK, "limits": UnitLimits(**limits)}
-        for unit in read_shard(source, shard, finished=finished, partly=partly, **reading):
-            row = _answered(unpack(unit), len(outputs))
-            write_unit(pack(row), outputs=outputs, storage=HERE, attempt="1")
+        for unit in read_shard(source, shard, finished=finished, lacking_arms=lacking_arms, **reading):
+            row = _answered(unpack_unit(unit), len(outputs))
+            write_unit(pack_unit(row), outputs=outputs, storage=HERE, attempt="1")
     for state in quick_prepare(source, output, *arms, **limits).states:
         assert all(state.finished.has_shard(shard) for shard in range(len(prepared.plan)))
         summary = summarise(state.folder, prepared.plan, state.finished, HERE)
-        if not summary["failed_shards"]:
+        if not summary.failed_shards:
             Path(state.folder.removeprefix("file://"), "_SUCCESS").touch()
 
 
@@ -60,7 +60,7 @@ def quick_prepare(source: Any, output: Path, *arms: str, **limits: int) -> Prepa
     for folder in folders:
         share_plan(plan, folder, HERE)
         manifest = make_manifest(folder, {"limits": limits}, settings)
-        agree(folder, manifest, HERE)
+        require_same_run(folder, manifest, HERE)
         names = list_names(*HERE.open(f"{folder}/data"))
         states.append(ArmState(SimpleNamespace(), folder, manifest, Finished(names)))
     return Prepared(plan, SimpleNamespace(), tuple(states))

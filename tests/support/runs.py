@@ -12,17 +12,10 @@ from pipeline.models.config import Decoding, Model
 from pipeline.output.units import Unit, UnitLimits
 from pipeline.run.cluster.resources import ActorResources, Cluster
 from pipeline.run.config import RunConfig, RunOptions
-from pipeline.run.flow import outputs_of
-from pipeline.run.prepare import prepare
 from pipeline.sources.base import Source
 from pipeline.sources.task import Task
 from pipeline.stages.arms import Arm
-from pipeline.stages.decode import decode_unit
-from pipeline.stages.encode import Encode
-from pipeline.stages.generate import Generate
 from pipeline.stages.imaging import Imaging
-from pipeline.stages.read import read_shard
-from pipeline.stages.write import write_unit
 from pipeline.storage.uris import Storage, list_names
 from pipeline.support.schema import VOLATILE
 from trim import Full, Trim
@@ -76,23 +69,6 @@ def make_config(
         cluster=CLUSTER,
         settings={**settings, "max_questions": unit_limits.max_questions},
     )
-
-
-def answer_here(config: RunConfig, attempt: str = "1") -> None:
-    """Every unit through the very functions of the stages, one by one in this process, without Ray."""
-    prepared = prepare(config)
-    shared = {"geometry": prepared.geometry, "model": config.model, "arms": config.arms}
-    shared |= {"device": "cpu", "threads": None}
-    encode = Encode(clip_text=config.clip_text, suffix=config.task.suffix, **shared)
-    generate = Generate(engine=config.engine, decoding=config.decoding, seed=config.options.seed, **shared)
-    outputs = outputs_of(config, prepared)
-    reading = {"storage": config.storage, "task": config.task, "limits": config.limits}
-    for number in prepared.pending:
-        shard = prepared.plan.shard(number, config.storage)
-        _, finished, partly = prepared.missing(number)
-        for unit in read_shard(config.source, shard, finished=finished, partly=partly, **reading):
-            decoded = decode_unit(unit, model=config.model, imaging=config.imaging)
-            write_unit(generate(encode(decoded)), outputs=outputs, storage=config.storage, attempt=attempt)
 
 
 def unit_names(output: str | Path, storage: Storage | None = None) -> list[str]:

@@ -11,7 +11,7 @@ from tests.trim.batches import make
 from tests.trim.oracle_baselines import divprune
 from trim import DivPrune, VisualTokens
 from trim.cosine import cosines
-from trim.divprune import spread
+from trim.divprune import pick_farthest
 
 
 @settings(max_examples=80, deadline=None, derandomize=True)
@@ -34,7 +34,7 @@ def test_order_of_choice() -> None:
     """Directions in degrees: 90's neighbour is farthest; then what is farthest from it, and so on."""
     angle = torch.deg2rad(torch.tensor([0.0, 10.0, 20.0, 90.0, 130.0, 165.0]))
     embeddings = torch.stack([angle.cos(), angle.sin()], -1)[None]
-    assert spread(cosines(embeddings, "x"), 6).tolist() == [[3, 0, 5, 4, 2, 1]]
+    assert pick_farthest(cosines(embeddings, "x"), 6).tolist() == [[3, 0, 5, 4, 2, 1]]
 
 
 def test_one_of_each_before_any_twice() -> None:

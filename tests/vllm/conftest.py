@@ -26,10 +26,10 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 @pytest.fixture(scope="session")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The random LLaVA with three heads of 32 instead of four of 24, which vLLM's CPU kernels do not have."""
-    from pipeline.models.demo import random_weights as random_checkpoint
+    from pipeline.models.demo.random_weights import make_random
 
     folder = tmp_path_factory.mktemp("checkpoint") / "random"
-    random_checkpoint.make(folder)
+    make_random(folder)
     shutil.copytree(folder / "llava", folder / "three")
     file = folder / "three" / "config.json"
     config = json.loads(file.read_bytes())

@@ -7,7 +7,7 @@ import pytest
 
 from pipeline.engines.base import Request
 from pipeline.engines.vllm import Vllm
-from pipeline.engines.vllm_steps import Task
+from pipeline.engines.vllm_steps import Generation
 from pipeline.models.config import Decoding
 from pipeline.support.errors import ConfigError
 
@@ -167,7 +167,7 @@ def test_a_failing_engine_fails_all_who_wait(model, requests):
     import torch
 
     with loaded(model, max_num_seqs=2) as engine:
-        wrong = Task(torch.zeros(3), engine._sampling(requests[0]), 0)
+        wrong = Generation(torch.zeros(3), engine._sampling(requests[0]), 0)
         engine._steps.submit(wrong)
         with pytest.raises(ValueError, match="shape"):
             engine.generate(requests[:8])

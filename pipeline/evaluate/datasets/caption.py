@@ -1,4 +1,4 @@
-"""Captions: COCO."""
+"""Reads COCO's captions."""
 
 from collections import defaultdict
 from collections.abc import Collection, Iterator
@@ -6,19 +6,19 @@ from dataclasses import dataclass
 
 from pipeline.evaluate.base import Metric, Reference
 from pipeline.evaluate.datasets.official import WithImages
-from pipeline.evaluate.files import json_items, telling
+from pipeline.evaluate.files import json_items, official_file
 from pipeline.evaluate.metrics import caption
-from pipeline.evaluate.questions import Asked
+from pipeline.evaluate.questions import Question
 from pipeline.storage.uris import Storage
 from pipeline.support.fields import free, require
 
 
 @dataclass(frozen=True, kw_only=True)
 class CocoCaption(WithImages):
-    """COCO captions (arXiv 1504.00325): every image of the annotation file is asked `prompt`.
+    """Reads COCO captions (arXiv 1504.00325): every image of the annotation file is asked `prompt`.
 
-    A question is called by the image's id. An output of another task, whose questions all have one name, is
-    known by the images' names.
+    The question_id is the image's id. The rows of an output of another task, whose questions all have one
+    id, are matched by the images' names.
     """
 
     images: str = free("val2014")
@@ -30,10 +30,10 @@ class CocoCaption(WithImages):
         super().__post_init__()
         require(bool(self.prompt.strip()), "dataset.prompt must not be empty")
 
-    def asked(self, storage: Storage) -> Iterator[Asked]:
-        """See `Official.asked`."""
+    def read_questions(self, storage: Storage) -> Iterator[Question]:
+        """See `Official.read_questions`."""
         captions: dict[int, list[str]] = defaultdict(list)
-        with telling(self.root, self.annotations, storage):
+        with official_file(self.root, self.annotations, storage):
             for item in json_items(self.root, self.annotations, "annotations.item", storage):
                 captions[item["image_id"]].append(item["caption"])
             for item in json_items(self.root, self.annotations, "images.item", storage):

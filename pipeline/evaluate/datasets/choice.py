@@ -1,4 +1,4 @@
-"""Multiple choice: ScienceQA-IMG, SEED-Bench and MMBench."""
+"""Reads multiple-choice datasets: ScienceQA-IMG, SEED-Bench and MMBench."""
 
 import base64
 import hashlib
@@ -15,9 +15,9 @@ import pyarrow.parquet as pq
 from pipeline.evaluate import submission
 from pipeline.evaluate.base import Answered, Metric, Reference
 from pipeline.evaluate.datasets.official import LETTER, Official, WithImages, with_choices
-from pipeline.evaluate.files import json_items, json_pairs, table_rows, telling
+from pipeline.evaluate.files import json_items, json_pairs, official_file, table_rows
 from pipeline.evaluate.metrics import choice
-from pipeline.evaluate.questions import Asked, keep
+from pipeline.evaluate.questions import Question, write_once
 from pipeline.sources.base import Source
 from pipeline.sources.parquet import Parquet
 from pipeline.storage.uris import Storage
@@ -30,7 +30,7 @@ KINDS = ("image", "video")
 
 @dataclass(frozen=True, kw_only=True)
 class ScienceQaImg(WithImages):
-    """ScienceQA (arXiv 2209.09513), the questions of a split that have an image."""
+    """Reads ScienceQA (arXiv 2209.09513): the questions of a split that have an image."""
 
     images: str = free("images/test")
     suffix: str = free(LETTER)
@@ -38,11 +38,11 @@ class ScienceQaImg(WithImages):
     splits: str = free("pid_splits.json")
     split: str = free("test")
 
-    def asked(self, storage: Storage) -> Iterator[Asked]:
-        """See `Official.asked`."""
-        with telling(self.root, self.splits, storage):
+    def read_questions(self, storage: Storage) -> Iterator[Question]:
+        """See `Official.read_questions`."""
+        with official_file(self.root, self.splits, storage):
             chosen = {str(name) for name in json_items(self.root, self.splits, f"{self.split}.item", storage)}
-        with telling(self.root, self.problems, storage):
+        with official_file(self.root, self.problems, storage):
             for name, item in json_pairs(self.root, self.problems, "", storage):
                 if name not in chosen or not item["image"]:
                     continue
@@ -66,7 +66,7 @@ class ScienceQaImg(WithImages):
 
 @dataclass(frozen=True, kw_only=True)
 class SeedBench(Official):
-    """SEED-Bench (arXiv 2307.16125): images, and the middle frames of videos as LLaVA's script has them."""
+    """Reads SEED-Bench (arXiv 2307.16125): images, and LLaVA's middle frames of videos."""
 
     suffix: str = free(LETTER)
     questions: str = free("SEED-Bench.json")
@@ -81,9 +81,9 @@ class SeedBench(Official):
             f"dataset.kinds: some of {list(KINDS)}, please",
         )
 
-    def asked(self, storage: Storage) -> Iterator[Asked]:
-        """See `Official.asked`."""
-        with telling(self.root, self.questions, storage):
+    def read_questions(self, storage: Storage) -> Iterator[Question]:
+        """See `Official.read_questions`."""
+        with official_file(self.root, self.questions, storage):
             names = {
                 number: name
                 for name, number in json_pairs(self.root, self.questions, "question_type", storage)
@@ -118,29 +118,32 @@ class SeedBench(Official):
 
 @dataclass(frozen=True, kw_only=True)
 class MmBench(Official):
-    """MMBench (arXiv 2307.06281): a TSV that holds the images as base64.
+    """Reads MMBench (arXiv 2307.06281): a TSV that holds the images as base64.
 
     A row whose index is 1,000,000 times n above another's is that question with its choices rotated n times:
-    together they are one circle, and here the questions of one sample. An image's cell may name another row.
+    together they are one circle, and here the questions of one sample. An image's cell may hold the index of
+    another row instead, whose image it shares.
     """
 
     suffix: str = free(LETTER)
     table: str = free("mmbench_dev_20230712.tsv")
 
-    def asked(self, storage: Storage) -> Iterator[Asked]:
-        """See `Official.asked`."""
-        with telling(self.root, self.table, storage):
+    def read_questions(self, storage: Storage) -> Iterator[Question]:
+        """See `Official.read_questions`."""
+        with official_file(self.root, self.table, storage):
             for row in table_rows(self.root, self.table, storage):
                 index = int(row["index"])
                 circle = str(index % choice.CIRCLE)
                 choices = _choices(row)
-                question = f"{row['hint']}\n{row['question']}" if _told(row.get("hint")) else row["question"]
+                question = (
+                    f"{row['hint']}\n{row['question']}" if _has_content(row.get("hint")) else row["question"]
+                )
                 answer = row.get("answer") or ""
                 reference = Reference(
                     str(index),
                     circle,
-                    (answer,) if _told(answer) else (),
-                    tuple(row[name] for name in ("l2-category", "category") if _told(row.get(name))),
+                    (answer,) if _has_content(answer) else (),
+                    tuple(row[name] for name in ("l2-category", "category") if _has_content(row.get(name))),
                     unit=circle,
                     choices=choices,
                 )
@@ -152,21 +155,21 @@ class MmBench(Official):
 
     def source(self, folder: str, storage: Storage) -> Source:
         """See `Dataset.source`: a Parquet file of the images, with the questions of each circle."""
-        with telling(self.root, self.table, storage) as uri:
-            fs, path = storage.open(uri)
+        with official_file(self.root, self.table, storage) as table:
+            fs, path = storage.open(table)
             with fs.open(path, "rb") as file:
                 digest = hashlib.file_digest(file, "sha256").hexdigest()[:16]
-            place = f"{folder.rstrip('/')}/{PurePosixPath(self.table).stem}-{digest}.parquet"
-            fs, path = storage.open(place)
+            uri = f"{folder.rstrip('/')}/{PurePosixPath(self.table).stem}-{digest}.parquet"
+            fs, path = storage.open(uri)
             if not fs.exists(path):
                 with tempfile.NamedTemporaryFile() as spool:
                     self._write(spool.name, storage)
-                    keep(place, spool.name, storage)
-        return Parquet(path=place, image_column="image", questions_column="questions", key_column="key")
+                    write_once(uri, spool.name, storage)
+        return Parquet(path=uri, image_column="image", questions_column="questions", key_column="key")
 
     def _write(self, file: str, storage: Storage) -> None:
         questions: dict[str, list[dict[str, str]]] = defaultdict(list)
-        for reference, text in self.asked(storage):
+        for reference, text in self.read_questions(storage):
             questions[reference.unit].append({"question_id": reference.question_id, "question": text})
         circles_of = self._circles_of_images(storage)
         schema = pa.schema(
@@ -180,11 +183,11 @@ class MmBench(Official):
                     writer.write_table(pa.Table.from_pylist([sample], schema=schema))
 
     def _circles_of_images(self, storage: Storage) -> dict[str, list[str]]:
-        """The circles whose image stands in a row, by the row's index."""
+        """The circles whose image is in a row, by the row's index."""
         linked: dict[str, str | None] = {}
         for row in table_rows(self.root, self.table, storage):
             linked[row["index"]] = row["image"] if row["image"].isdecimal() else None
-        found: dict[str, list[str]] = defaultdict(list)
+        circles: dict[str, list[str]] = defaultdict(list)
         for index in linked:
             if int(index) < choice.CIRCLE:
                 holder = linked[index] or index
@@ -192,20 +195,20 @@ class MmBench(Official):
                     raise ConfigError(
                         f"{self.table}: the image of row {index} is in row {holder}, which has none"
                     )
-                found[holder].append(index)
-        return found
+                circles[holder].append(index)
+        return circles
 
 
 def _choices(row: dict[str, str]) -> tuple[str, ...]:
     """The options up to the first that is missing."""
-    found = []
+    choices = []
     for letter in "ABCD":
-        if not _told(row.get(letter)):
+        if not _has_content(row.get(letter)):
             break
-        found.append(row[letter])
-    return tuple(found)
+        choices.append(row[letter])
+    return tuple(choices)
 
 
-def _told(cell: str | None) -> bool:
-    """Whether a cell holds something; pandas writes nan for what is not there."""
+def _has_content(cell: str | None) -> bool:
+    """Whether a cell is filled; pandas writes nan for a missing value."""
     return cell is not None and cell.strip().lower() not in ("", "nan", "none")

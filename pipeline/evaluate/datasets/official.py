@@ -1,4 +1,4 @@
-"""What the official sets have in common."""
+"""Shares what the official datasets have in common."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterator
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from pipeline.evaluate.base import Answered, Metric, Reference
-from pipeline.evaluate.questions import Asked, jsonl_source
+from pipeline.evaluate.questions import Question, jsonl_source
 from pipeline.sources.base import Source
 from pipeline.sources.task import Task
 from pipeline.storage.uris import Storage, canonical
@@ -19,11 +19,11 @@ LETTER = "\nAnswer with the option's letter from the given choices directly."
 
 @dataclass(frozen=True, kw_only=True)
 class Official(ABC):
-    """Questions and images in files below `root`; a `sample_key` is an image's path below `image_root`.
+    """Reads questions and images from files below `root`; a `sample_key` is an image's path in `image_root`.
 
     Args:
-        root: the folder, local or a URI, with the official files under the names that the other keys tell.
-        suffix: what is put after each question: LLaVA-1.5's words (arXiv 2310.03744, appendix) by default.
+        root: the folder, local or a URI, with the official files; the other keys hold their names.
+        suffix: appended to each question; LLaVA-1.5's words (arXiv 2310.03744, appendix) by default.
     """
 
     joint: ClassVar[bool] = False
@@ -36,16 +36,16 @@ class Official(ABC):
 
     @property
     def image_root(self) -> str:
-        """What the images' paths are relative to."""
+        """The folder to which the images' paths are relative."""
         return self.root.rstrip("/")
 
     @abstractmethod
-    def asked(self, storage: Storage) -> Iterator[Asked]:
-        """Every question with its reference, in the order of the files."""
+    def read_questions(self, storage: Storage) -> Iterator[Question]:
+        """Reads every reference with the question to ask, in the order of the files."""
 
     def references(self, storage: Storage) -> Iterator[Reference]:
         """See `Dataset.references`."""
-        return (reference for reference, _ in self.asked(storage))
+        return (reference for reference, _ in self.read_questions(storage))
 
     def metric(self, references: Collection[Reference]) -> Metric | None:
         """See `Dataset.metric`."""
@@ -58,7 +58,9 @@ class Official(ABC):
     def source(self, folder: str, storage: Storage) -> Source:
         """See `Dataset.source`: LLaVA's JSONL."""
         images = canonical(self.image_root, storage)
-        return jsonl_source(type(self).__name__.lower(), self.asked(storage), images, folder, storage)
+        return jsonl_source(
+            type(self).__name__.lower(), self.read_questions(storage), images, folder, storage
+        )
 
     def task(self) -> Task:
         """See `Dataset.task`."""
@@ -67,17 +69,17 @@ class Official(ABC):
 
 @dataclass(frozen=True, kw_only=True)
 class WithImages(Official):
-    """A set whose images lie in the folder `images` below `root`."""
+    """Reads a dataset whose images lie in the folder `images` below `root`."""
 
     images: str = free()
 
     @property
     def image_root(self) -> str:
-        """What the images' paths are relative to."""
+        """The folder to which the images' paths are relative."""
         return f"{self.root.rstrip('/')}/{self.images}"
 
 
 def with_choices(question: str, choices: Collection[str]) -> str:
-    """A multiple-choice question as LLaVA-1.5 asks it: an option a line, led by its letter."""
+    """Formats a multiple-choice question as LLaVA-1.5 asks it: an option a line, after its letter."""
     lettered = (f"{letter}. {choice}" for letter, choice in zip("ABCDEFGHIJ", choices, strict=False))
     return "\n".join((question, *lettered))

@@ -1,4 +1,4 @@
-"""Answers for a judge: LLaVA-Bench-in-the-Wild and MM-Vet, which are exported and not scored."""
+"""Reads LLaVA-Bench-in-the-Wild and MM-Vet, whose answers are exported for a judge and not scored."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -6,24 +6,24 @@ from dataclasses import dataclass
 from pipeline.evaluate import submission
 from pipeline.evaluate.base import Answered, Reference
 from pipeline.evaluate.datasets.official import WithImages
-from pipeline.evaluate.files import json_lines, json_pairs, telling
-from pipeline.evaluate.questions import Asked
+from pipeline.evaluate.files import json_pairs, jsonl_items, official_file
+from pipeline.evaluate.questions import Question
 from pipeline.storage.uris import Storage
 from pipeline.support.fields import free
 
 
 @dataclass(frozen=True, kw_only=True)
 class LlavaBench(WithImages):
-    """LLaVA-Bench-in-the-Wild (arXiv 2304.08485): eval_gpt_review_bench.py takes what is exported."""
+    """Reads LLaVA-Bench-in-the-Wild (arXiv 2304.08485); eval_gpt_review_bench.py reads the export."""
 
     images: str = free("images")
     suffix: str = free("")
     questions: str = free("questions.jsonl")
 
-    def asked(self, storage: Storage) -> Iterator[Asked]:
-        """See `Official.asked`."""
-        with telling(self.root, self.questions, storage):
-            for item in json_lines(self.root, self.questions, storage):
+    def read_questions(self, storage: Storage) -> Iterator[Question]:
+        """See `Official.read_questions`."""
+        with official_file(self.root, self.questions, storage):
+            for item in jsonl_items(self.root, self.questions, storage):
                 yield (
                     Reference(str(item["question_id"]), item["image"], (), (item["category"],)),
                     item["text"],
@@ -33,7 +33,7 @@ class LlavaBench(WithImages):
         """See `Dataset.submission`: JSONL as LLaVA's model_vqa.py writes it; `answer_id` is the row's key."""
         return submission.json_lines(
             {
-                "question_id": submission.number(row.question_id),
+                "question_id": submission.official_id(row.question_id),
                 "prompt": row.question,
                 "text": row.prediction or "",
                 "answer_id": row.key,
@@ -46,15 +46,15 @@ class LlavaBench(WithImages):
 
 @dataclass(frozen=True, kw_only=True)
 class MmVet(WithImages):
-    """MM-Vet (arXiv 2308.02490): its evaluator takes an object of answers by question."""
+    """Reads MM-Vet (arXiv 2308.02490); its evaluator reads an object of answers by question."""
 
     images: str = free("images")
     suffix: str = free("")
     questions: str = free("mm-vet.json")
 
-    def asked(self, storage: Storage) -> Iterator[Asked]:
-        """See `Official.asked`."""
-        with telling(self.root, self.questions, storage):
+    def read_questions(self, storage: Storage) -> Iterator[Question]:
+        """See `Official.read_questions`."""
+        with official_file(self.root, self.questions, storage):
             for name, item in json_pairs(self.root, self.questions, "", storage):
                 yield Reference(name, item["imagename"], (), tuple(item["capability"])), item["question"]
 

@@ -1,18 +1,19 @@
-"""The demo's scenes, whose truth stands in their sidecars."""
+"""Reads the demo's scenes, whose right answers are in their sidecars."""
 
 import json
 import tarfile
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from pipeline.demo.pictures import PICTURES, pictures
 from pipeline.demo.scenes import CAPTION_PROMPT
 from pipeline.evaluate.base import Answered, Metric, Reference
-from pipeline.evaluate.files import telling
+from pipeline.evaluate.files import official_file
 from pipeline.evaluate.metrics.exact import CAPTION, scenes
-from pipeline.sources.base import IMAGE_SUFFIXES, Sample, Source, sidecar_questions
+from pipeline.sources.base import IMAGE_SUFFIXES, Sample, Source
 from pipeline.sources.images import Images
+from pipeline.sources.sidecars import sidecar_questions
 from pipeline.sources.task import Task
 from pipeline.sources.webdataset import WebDataset
 from pipeline.storage.listing import list_files
@@ -25,7 +26,7 @@ _MOST_QUESTIONS = 10_000
 
 @dataclass(frozen=True, kw_only=True)
 class Scenes:
-    """Shards that `python -m pipeline.demo.scenes` wrote, or a folder of pictures with such sidecars.
+    """Reads shards of `python -m pipeline.demo.scenes`, or a folder of pictures with such sidecars.
 
     Args:
         root: the folder; `demo:pictures` are those of `make demo`, whose photographs have no known answers.
@@ -44,12 +45,12 @@ class Scenes:
         """See `Dataset.references`."""
         for key, sidecar in self._sidecars(storage):
             try:
-                asked = self._asked(key, sidecar)
+                references = self._references_of(key, sidecar)
             except (BadSample, ValueError, KeyError, TypeError) as error:
                 raise ConfigError(f"the sidecar of {storage.redact(key)}: {error!s:.200}") from None
-            yield from asked
+            yield from references
 
-    def _asked(self, key: str, sidecar: bytes) -> list[Reference]:
+    def _references_of(self, key: str, sidecar: bytes) -> list[Reference]:
         tree = json.loads(sidecar)
         truth: list[tuple[tuple[str, ...], str]] = []
         if self.caption:
@@ -65,10 +66,10 @@ class Scenes:
         ]
 
     def _sidecars(self, storage: Storage) -> Iterator[tuple[str, bytes]]:
-        """Each picture's key, as a source names it, and its sidecar."""
+        """Reads each picture's sidecar, with the picture's key in a source."""
         root = self._folder()
         names: dict[str, str] = {}
-        with telling(root, "", storage):
+        with official_file(root, "", storage):
             uris = [file.uri for file in list_files(root, storage)]
         base = canonical(root, storage).rstrip("/") + "/"
         for uri in uris:
@@ -109,7 +110,7 @@ def _of_tar(uri: str, storage: Storage) -> Iterator[tuple[str, bytes]]:
     try:
         with fs.open(path, "rb") as file, tarfile.open(fileobj=file, mode="r|") as tar:
             for member in tar:
-                content: Any = tar.extractfile(member) if member.name.endswith(".json") else None
+                content = tar.extractfile(member) if member.name.endswith(".json") else None
                 if content is not None:
                     yield member.name.removesuffix(".json"), content.read()
     except tarfile.TarError as error:

@@ -1,4 +1,4 @@
-"""Short answers: VQAv2, VizWiz, TextVQA and GQA."""
+"""Reads datasets of short answers: VQAv2, VizWiz, TextVQA and GQA."""
 
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
@@ -8,10 +8,10 @@ from sys import intern
 from pipeline.evaluate import submission
 from pipeline.evaluate.base import UNANSWERABLE, Answered, Metric, Reference
 from pipeline.evaluate.datasets.official import SHORT, WithImages
-from pipeline.evaluate.files import json_items, json_pairs, telling
+from pipeline.evaluate.files import json_items, json_pairs, official_file
 from pipeline.evaluate.metrics import exact, vqa
 from pipeline.evaluate.metrics.text import evalai_normal
-from pipeline.evaluate.questions import Asked
+from pipeline.evaluate.questions import Question
 from pipeline.storage.uris import Storage
 from pipeline.support.errors import ConfigError
 from pipeline.support.fields import free
@@ -19,37 +19,38 @@ from pipeline.support.fields import free
 
 @dataclass(frozen=True, kw_only=True)
 class VqaV2(WithImages):
-    """VQAv2 (arXiv 1612.00837): questions, and annotations where they are public (not of the test splits).
+    """Reads VQAv2 (arXiv 1612.00837): questions, and annotations where they are public.
 
-    An image is called `COCO_<split>_<id, 12 digits>.jpg`, the split being the last part of `images`.
+    Annotations of the test splits are not public. An image's file is `COCO_<split>_<id, 12 digits>.jpg`, the
+    split being the last part of `images`.
     """
 
     images: str = free("val2014")
     questions: str = free("v2_OpenEnded_mscoco_val2014_questions.json")
     annotations: str | None = free("v2_mscoco_val2014_annotations.json")
 
-    def asked(self, storage: Storage) -> Iterator[Asked]:
-        """See `Official.asked`."""
+    def read_questions(self, storage: Storage) -> Iterator[Question]:
+        """See `Official.read_questions`."""
         answers = self._answers(storage)
         split = PurePosixPath(self.images).name
-        with telling(self.root, self.questions, storage):
+        with official_file(self.root, self.questions, storage):
             for item in json_items(self.root, self.questions, "questions.item", storage):
                 name = str(item["question_id"])
-                given, groups = answers.get(name, ((), ()))
-                if self.annotations and not given:
+                of_question, groups = answers.get(name, ((), ()))
+                if self.annotations and not of_question:
                     raise ConfigError(f"{self.annotations} has no answers of question_id {name}")
                 image = f"COCO_{split}_{item['image_id']:012d}.jpg"
-                yield Reference(name, image, given, groups), item["question"]
+                yield Reference(name, image, of_question, groups), item["question"]
 
     def _answers(self, storage: Storage) -> dict[str, tuple[tuple[str, ...], tuple[str, ...]]]:
-        """The ten answers and the answer type by question; equal texts are one in memory."""
-        found: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {}
+        """Reads the ten answers and the answer type by question; equal texts share memory."""
+        by_question: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {}
         if self.annotations:
-            with telling(self.root, self.annotations, storage):
+            with official_file(self.root, self.annotations, storage):
                 for item in json_items(self.root, self.annotations, "annotations.item", storage):
                     answers = tuple(intern(answer["answer"]) for answer in item["answers"])
-                    found[str(item["question_id"])] = answers, (intern(item["answer_type"]),)
-        return found
+                    by_question[str(item["question_id"])] = answers, (intern(item["answer_type"]),)
+        return by_question
 
     def metric(self, references: Collection[Reference]) -> Metric:
         """See `Dataset.metric`."""
@@ -59,7 +60,7 @@ class VqaV2(WithImages):
         """See `Dataset.submission`: EvalAI's, as LLaVA's convert_vqav2_for_submission.py writes it."""
         return submission.json_list(
             {
-                "question_id": submission.number(row.question_id),
+                "question_id": submission.official_id(row.question_id),
                 "answer": evalai_normal(row.prediction or ""),
             }
             for row in rows
@@ -68,7 +69,7 @@ class VqaV2(WithImages):
 
 @dataclass(frozen=True, kw_only=True)
 class VizWiz(WithImages):
-    """VizWiz-VQA (arXiv 1802.08218): one JSON list; in that of the test split there are no answers."""
+    """Reads VizWiz-VQA (arXiv 1802.08218): one JSON list, without answers in the test split."""
 
     images: str = free("val")
     suffix: str = free(
@@ -76,9 +77,9 @@ class VizWiz(WithImages):
     )
     annotations: str = free("val.json")
 
-    def asked(self, storage: Storage) -> Iterator[Asked]:
-        """See `Official.asked`."""
-        with telling(self.root, self.annotations, storage):
+    def read_questions(self, storage: Storage) -> Iterator[Question]:
+        """See `Official.read_questions`."""
+        with official_file(self.root, self.annotations, storage):
             for item in json_items(self.root, self.annotations, "item", storage):
                 answers = tuple(answer["answer"] for answer in item.get("answers", ()))
                 groups = (item["answer_type"],) if answers else ()
@@ -99,16 +100,16 @@ class VizWiz(WithImages):
 
 @dataclass(frozen=True, kw_only=True)
 class TextVqa(WithImages):
-    """TextVQA 0.5.1 (arXiv 1904.08920). `ocr`: the official file of OCR tokens, which LLaVA-1.5 is shown."""
+    """Reads TextVQA 0.5.1 (arXiv 1904.08920). `ocr`: the official file of OCR tokens for the prompt."""
 
     images: str = free("train_images")
     annotations: str = free("TextVQA_0.5.1_val.json")
     ocr: str | None = free(None)
 
-    def asked(self, storage: Storage) -> Iterator[Asked]:
-        """See `Official.asked`."""
+    def read_questions(self, storage: Storage) -> Iterator[Question]:
+        """See `Official.read_questions`."""
         tokens = self._tokens(storage)
-        with telling(self.root, self.annotations, storage):
+        with official_file(self.root, self.annotations, storage):
             for item in json_items(self.root, self.annotations, "data.item", storage):
                 text = item["question"]
                 if tokens:
@@ -121,9 +122,9 @@ class TextVqa(WithImages):
     def _tokens(self, storage: Storage) -> dict[str, list[str]]:
         if self.ocr is None:
             return {}
-        with telling(self.root, self.ocr, storage):
-            found = json_items(self.root, self.ocr, "data.item", storage)
-            return {item["image_id"]: item["ocr_tokens"] for item in found}
+        with official_file(self.root, self.ocr, storage):
+            items = json_items(self.root, self.ocr, "data.item", storage)
+            return {item["image_id"]: item["ocr_tokens"] for item in items}
 
     def metric(self, references: Collection[Reference]) -> Metric:
         """See `Dataset.metric`."""
@@ -132,14 +133,14 @@ class TextVqa(WithImages):
 
 @dataclass(frozen=True, kw_only=True)
 class Gqa(WithImages):
-    """GQA (arXiv 1902.09506), test-dev balanced: an object of questions by their ids."""
+    """Reads GQA (arXiv 1902.09506), test-dev balanced: an object of questions by their ids."""
 
     images: str = free("images")
     questions: str = free("testdev_balanced_questions.json")
 
-    def asked(self, storage: Storage) -> Iterator[Asked]:
-        """See `Official.asked`."""
-        with telling(self.root, self.questions, storage):
+    def read_questions(self, storage: Storage) -> Iterator[Question]:
+        """See `Official.read_questions`."""
+        with official_file(self.root, self.questions, storage):
             for name, item in json_pairs(self.root, self.questions, "", storage):
                 kinds = item["types"]
                 groups = (

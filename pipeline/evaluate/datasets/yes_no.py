@@ -1,4 +1,4 @@
-"""Questions whose answer is yes or no: POPE and MME."""
+"""Reads datasets whose answers are yes or no: POPE and MME."""
 
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
@@ -6,9 +6,9 @@ from pathlib import PurePosixPath
 
 from pipeline.evaluate.base import Metric, Reference
 from pipeline.evaluate.datasets.official import Official, WithImages
-from pipeline.evaluate.files import json_lines, telling, text_of
+from pipeline.evaluate.files import jsonl_items, official_file, open_text
 from pipeline.evaluate.metrics import yes_no
-from pipeline.evaluate.questions import Asked
+from pipeline.evaluate.questions import Question
 from pipeline.sources.base import IMAGE_SUFFIXES
 from pipeline.storage.listing import list_files
 from pipeline.storage.uris import Storage, canonical
@@ -21,9 +21,9 @@ _MME_ENDING = "Please answer yes or no."
 
 @dataclass(frozen=True, kw_only=True)
 class Pope(WithImages):
-    """POPE (arXiv 2305.10355): a JSONL for each way to choose the objects that are not there.
+    """Reads POPE (arXiv 2305.10355): a JSONL for each way to choose the absent objects.
 
-    Their question_ids all begin with 1: a question is called `<category>/<question_id>` here.
+    The ids of each file begin with 1: the question_id here is `<category>/<question_id>`.
     """
 
     images: str = free("val2014")
@@ -35,12 +35,12 @@ class Pope(WithImages):
         require(bool(self.categories), "dataset.categories must not be empty")
         require("{category}" in self.questions, "dataset.questions must hold {category}")
 
-    def asked(self, storage: Storage) -> Iterator[Asked]:
-        """See `Official.asked`."""
+    def read_questions(self, storage: Storage) -> Iterator[Question]:
+        """See `Official.read_questions`."""
         for category in self.categories:
             name = self.questions.replace("{category}", category)
-            with telling(self.root, name, storage):
-                for item in json_lines(self.root, name, storage):
+            with official_file(self.root, name, storage):
+                for item in jsonl_items(self.root, name, storage):
                     label = _answer(item["label"], f"question_id {item['question_id']}")
                     reference = Reference(
                         f"{category}/{item['question_id']}", item["image"], (label,), (category,)
@@ -54,26 +54,26 @@ class Pope(WithImages):
 
 @dataclass(frozen=True, kw_only=True)
 class Mme(Official):
-    """MME (arXiv 2306.13394): folders of subtasks; an image has a text of two lines `question <tab> answer`.
+    """Reads MME (arXiv 2306.13394): folders of subtasks, each image with a text of its two questions.
 
-    In some subtasks both lie together, in others in `images/` and `questions_answers_YN/`. A question is
-    called `<subtask>/<image's stem>#<line>`. `suffix` replaces its `Please answer yes or no.`, as LLaVA-1.5
-    asks.
+    A line of the text is `question <tab> answer`. In some subtasks images and texts lie together, in others
+    in `images/` and `questions_answers_YN/`. The question_id is `<subtask>/<image's stem>#<line>`. `suffix`
+    replaces the question's `Please answer yes or no.`, as in LLaVA-1.5.
     """
 
-    def asked(self, storage: Storage) -> Iterator[Asked]:
-        """See `Official.asked`."""
+    def read_questions(self, storage: Storage) -> Iterator[Question]:
+        """See `Official.read_questions`."""
         base = canonical(self.root, storage).rstrip("/")
-        with telling(self.root, "", storage):
+        with official_file(self.root, "", storage):
             names = [file.uri.removeprefix(f"{base}/") for file in list_files(self.root, storage)]
         paths = [PurePosixPath(name) for name in names if name.split("/")[0] in SUBTASKS]
         images = {_named(path): path for path in paths if path.suffix.lower()[1:] in IMAGE_SUFFIXES}
         for path in (path for path in paths if path.suffix == ".txt"):
-            with telling(self.root, str(path), storage) as uri:
+            with official_file(self.root, str(path), storage) as uri:
                 subtask, stem = _named(path)
                 if (subtask, stem) not in images:
                     raise ValueError("there is no image of that name")
-                with text_of(uri, storage) as file:
+                with open_text(uri, storage) as file:
                     lines = [line.strip().split("\t") for line in file if line.strip()]
                 if [len(line) for line in lines] != [2, 2]:
                     raise ValueError("it should hold two lines of a question, a tab and an answer")

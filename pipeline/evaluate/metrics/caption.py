@@ -1,22 +1,23 @@
-"""Captions by COCO's rules (arXiv 1504.00325): BLEU, ROUGE-L, METEOR and CIDEr-D, without Java.
+"""Scores captions by COCO's rules (arXiv 1504.00325): BLEU, ROUGE-L, METEOR and CIDEr-D, without Java.
 
 Deviations:
 1. The published tokenizer is Stanford's, which is Java. The one here gives the same tokens for plain English
    sentences; abbreviations, slashes and brackets may come out otherwise.
 2. METEOR is nltk's: exact and stemmed matches, no synonyms (their tables are a download), with the parameters
-   of the first METEOR. Its values are not METEOR 1.5's, and compare with one another alone.
+   of the first METEOR. Its values are not METEOR 1.5's and are comparable only with one another.
 """
 
 import math
 import re
 from collections.abc import Collection, Sequence
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING
 
-import numpy as np
-
-from pipeline.evaluate.base import Figures, Metric, Reference, ratio
+from pipeline.evaluate.base import Figures, Metric, Numbers, Reference, ratio
 from pipeline.evaluate.metrics.cider import CiderD
+
+if TYPE_CHECKING:
+    from sacrebleu.metrics.bleu import BLEU
 
 ORDER = 4
 ROUGE_BETA = 1.2
@@ -37,13 +38,16 @@ _DROPPED = frozenset("'`\".?!,:;-()[]{}…“”‘’")
 
 
 def tokenize(caption: str) -> list[str]:
-    """Lower-case words and symbols, clitics apart, without punctuation."""
+    """Splits a caption into lower-case words and symbols, clitics apart, without punctuation."""
     apart = _CLITIC.sub(r" \1", caption.lower()).replace("cannot", "can not")
     return [token for token in _TOKEN.findall(apart) if token not in _DROPPED]
 
 
-def rouge_l(candidate: Sequence[str], references: Sequence[Sequence[str]]) -> float:
-    """ROUGE-L as coco-caption has it: F, beta 1.2, of the best precision and the best recall."""
+def coco_rouge_l(candidate: Sequence[str], references: Sequence[Sequence[str]]) -> float:
+    """Computes coco-caption's ROUGE-L: F, beta 1.2, of the best precision and the best recall.
+
+    `compare` uses rouge-score's, which is another measure: `agreement.rouge_l_f1`.
+    """
     if not candidate or not any(references):
         return 0.0
     common = [(_common_subsequence(candidate, reference), len(reference)) for reference in references]
@@ -54,27 +58,27 @@ def rouge_l(candidate: Sequence[str], references: Sequence[Sequence[str]]) -> fl
 
 
 def _common_subsequence(one: Sequence[str], other: Sequence[str]) -> int:
-    row = [0] * (len(other) + 1)
+    lengths = [0] * (len(other) + 1)
     for token in one:
         before = 0
-        for place, theirs in enumerate(other, 1):
-            before, row[place] = (
-                row[place],
-                before + 1 if token == theirs else max(row[place], row[place - 1]),
+        for place, other_token in enumerate(other, 1):
+            before, lengths[place] = (
+                lengths[place],
+                before + 1 if token == other_token else max(lengths[place], lengths[place - 1]),
             )
-    return row[-1]
+    return lengths[-1]
 
 
 class _NoSynonyms:
-    """Stands where nltk asks WordNet."""
+    """Replaces WordNet in nltk's METEOR: no word has a synonym."""
 
     @staticmethod
-    def synsets(_: str) -> list[Any]:
+    def synsets(_: str) -> list[object]:
         return []
 
 
 def meteor(candidate: Sequence[str], references: Sequence[Sequence[str]]) -> float:
-    """nltk's METEOR (Banerjee and Lavie, 2005) with exact and stemmed matches."""
+    """Computes nltk's METEOR (Banerjee and Lavie, 2005) with exact and stemmed matches."""
     from nltk.translate.meteor_score import meteor_score
 
     return (
@@ -83,40 +87,46 @@ def meteor(candidate: Sequence[str], references: Sequence[Sequence[str]]) -> flo
 
 
 def captions(references: Collection[Reference]) -> Metric:
-    """All of them; the n-gram weights of CIDEr-D come from all `references`."""
-    from sacrebleu.metrics import BLEU
+    """Returns the metric of all four; the n-gram weights of CIDEr-D come from all `references`."""
+    from sacrebleu.metrics.bleu import BLEU
 
     cider = CiderD([tokenize(answer) for answer in reference.answers] for reference in references)
     observe = partial(_observe, cider, BLEU(tokenize="none", effective_order=True))
     return Metric(observe, _figures, notes=NOTES)
 
 
-def _observe(cider: CiderD, bleu: Any, prediction: str | None, reference: Reference) -> tuple[float, ...]:
-    given = tokenize(prediction or "")
+def _observe(cider: CiderD, bleu: "BLEU", prediction: str | None, reference: Reference) -> tuple[float, ...]:
+    said = tokenize(prediction or "")
     true = [tokenize(answer) for answer in reference.answers]
-    counted = bleu.sentence_score(" ".join(given), [" ".join(tokens) for tokens in true])
+    ngrams = bleu.sentence_score(" ".join(said), [" ".join(tokens) for tokens in true])
     return (
-        *counted.counts,
-        *counted.totals,
-        counted.sys_len,
-        counted.ref_len,
-        rouge_l(given, true),
-        meteor(given, true),
-        cider(given, true),
+        *ngrams.counts,
+        *ngrams.totals,
+        ngrams.sys_len,
+        ngrams.ref_len,
+        coco_rouge_l(said, true),
+        meteor(said, true),
+        cider(said, true),
     )
 
 
-def _figures(sums: np.ndarray) -> Figures:
-    matched, totals, (ours, theirs, *means, count) = sums[:ORDER], sums[ORDER : 2 * ORDER], sums[2 * ORDER :]
-    found = {f"bleu_{n}": bleu_of(matched[:n], totals[:n], ours, theirs) for n in range(1, ORDER + 1)}
-    return found | {
+def _figures(sums: Numbers) -> Figures:
+    matched, totals, (length, reference_length, *means, count) = (
+        sums[:ORDER],
+        sums[ORDER : 2 * ORDER],
+        sums[2 * ORDER :],
+    )
+    bleu = {
+        f"bleu_{n}": bleu_of(matched[:n], totals[:n], length, reference_length) for n in range(1, ORDER + 1)
+    }
+    return bleu | {
         name: ratio(mean, count) for name, mean in zip(("rouge_l", "meteor", "cider"), means, strict=True)
     }
 
 
-def bleu_of(matched: np.ndarray, totals: np.ndarray, ours: float, theirs: float) -> float:
-    """BLEU (Papineni et al., 2002) from sums over a corpus: matched n-grams, all n-grams, lengths."""
+def bleu_of(matched: Numbers, totals: Numbers, length: float, reference_length: float) -> float:
+    """Computes BLEU (Papineni et al., 2002) from a corpus's matched n-grams, all n-grams, lengths."""
     if not matched.all():
         return 0.0
     logs = [math.log(hits / total) for hits, total in zip(matched, totals, strict=True)]
-    return math.exp(sum(logs) / len(logs) + min(0.0, 1 - theirs / ours))
+    return math.exp(sum(logs) / len(logs) + min(0.0, 1 - reference_length / length))

@@ -1,12 +1,10 @@
-"""Multiple choice: which letter an answer chooses by published rules; MMBench's circular evaluation."""
+"""Scores multiple choice: reads an answer's letter by published rules; MMBench's circular evaluation."""
 
 import re
 from collections.abc import Callable, Sequence
 from string import ascii_uppercase
 
-import numpy as np
-
-from pipeline.evaluate.base import Figures, Metric, Reference, rates, ratio
+from pipeline.evaluate.base import Figures, Metric, Numbers, Reference, rates, ratio
 
 _SEPARATORS = str.maketrans(dict.fromkeys(".()[],:;!*#{}", " "))
 _THE_ANSWER_IS = re.compile(r"The answer is ([A-Z]).")
@@ -16,29 +14,29 @@ CIRCLE = 1_000_000  # MMBench: rows of a circle have the same index modulo this
 
 
 def exact_letter(prediction: str, choices: Sequence[str]) -> str | None:
-    """The prediction if it is a letter and nothing else: LLaVA's convert_seed_for_submission.py."""
-    found = prediction.strip()
-    return found if len(found) == 1 and found in ascii_uppercase[: len(choices)] else None
+    """Returns the prediction if it is a single letter: LLaVA's convert_seed_for_submission.py."""
+    letter = prediction.strip()
+    return letter if len(letter) == 1 and letter in ascii_uppercase[: len(choices)] else None
 
 
 def scienceqa_letter(prediction: str, choices: Sequence[str]) -> str | None:
-    """LLaVA's eval_science_qa.py: `B`, `B. ...`, or exactly one `The answer is B` that something follows.
+    """Reads a letter as eval_science_qa.py: `B`, `B. ...`, or one `The answer is B` before another character.
 
-    A letter beyond the question's own choices is none. The script's first version then took one by chance.
+    A letter beyond the question's choices is None, where the script's first version chose one at random.
     """
     text = prediction.strip()
     if text in tuple(_SCIENCEQA_LETTERS):
-        found = text
+        letter = text
     elif text[:1] in tuple(_SCIENCEQA_LETTERS) and text[1:3] == ". ":
-        found = text[0]
+        letter = text[0]
     else:
-        told = _THE_ANSWER_IS.findall(text)
-        found = told[0] if len(told) == 1 else ""
-    return found if found and found in ascii_uppercase[: len(choices)] else None
+        letters = _THE_ANSWER_IS.findall(text)
+        letter = letters[0] if len(letters) == 1 else ""
+    return letter if letter and letter in ascii_uppercase[: len(choices)] else None
 
 
 def vlmeval_letter(prediction: str, choices: Sequence[str]) -> str | None:
-    """VLMEvalKit's `can_infer`, by which MMBench (arXiv 2307.06281) is scored without a judge.
+    """Reads a letter as VLMEvalKit's `can_infer`, which scores MMBench (arXiv 2307.06281) without a judge.
 
     First the letters: if the words hold exactly one of the choices' letters, brackets and punctuation aside,
     and it is first among the last four words, it is the answer. Then the texts: if exactly one choice's text
@@ -56,12 +54,12 @@ def vlmeval_letter(prediction: str, choices: Sequence[str]) -> str | None:
 
 
 def scienceqa() -> Metric:
-    """ScienceQA: `accuracy` by LLaVA's script, `accuracy_vlmeval` by VLMEvalKit's more lenient reading."""
+    """Scores ScienceQA: `accuracy` by LLaVA's script, `accuracy_vlmeval` by the more lenient VLMEvalKit."""
     return _letters(scienceqa_letter)
 
 
 def seed_bench() -> Metric:
-    """SEED-Bench: `accuracy` by LLaVA's script (the letter alone), `accuracy_vlmeval` by VLMEvalKit's."""
+    """Scores SEED-Bench: `accuracy` by LLaVA's script (a letter only), `accuracy_vlmeval` by VLMEvalKit."""
     return _letters(exact_letter)
 
 
@@ -77,7 +75,7 @@ def _letters(read: Callable[[str, Sequence[str]], str | None]) -> Metric:
 
 
 def mmbench() -> Metric:
-    """MMBench: `accuracy` counts a question if it is answered right in every rotation of its choices.
+    """Scores MMBench: `accuracy` counts a question if every rotation of its choices is answered right.
 
     `accuracy_vanilla` counts the unrotated ones alone; `accuracy_rows` counts every row by itself.
     """
@@ -89,12 +87,12 @@ def mmbench() -> Metric:
     return Metric(observe, _circular_figures, _circle)
 
 
-def _circle(rows: np.ndarray) -> tuple[float, ...]:
+def _circle(rows: Numbers) -> tuple[float, ...]:
     right, unrotated = rows.T.astype(bool)
     return float(right.all()), float((right & unrotated).any()), float(right.sum()), float(len(rows))
 
 
-def _circular_figures(sums: np.ndarray) -> Figures:
+def _circular_figures(sums: Numbers) -> Figures:
     circular, vanilla, right, rows, count = sums
     return {
         "accuracy": ratio(circular, count),

@@ -1,4 +1,4 @@
-"""CIDEr-D (arXiv 1411.5726, section 3 and the gaming-resistant variant of section 7.1)."""
+"""Computes CIDEr-D (arXiv 1411.5726, section 3 and the gaming-resistant variant of section 7.1)."""
 
 import math
 from collections import Counter
@@ -13,7 +13,7 @@ Tokens = Sequence[str]
 
 
 class CiderD:
-    """CIDEr-D against a corpus: an n-gram weighs the less, the more images have it in a reference.
+    """Computes CIDEr-D against a corpus: an n-gram weighs less, the more images have it in a reference.
 
     Args:
         corpus: the tokenised references, [images][references][tokens], of the whole set: the inverse document
@@ -21,9 +21,8 @@ class CiderD:
     """
 
     def __init__(self, corpus: Iterable[Sequence[Tokens]]) -> None:
-        self._images_with: Counter[int] = (
-            Counter()
-        )  # by the hash of the n-gram: some bytes instead of a tuple
+        # by the hash of the n-gram, which takes less memory than its tuple
+        self._images_with: Counter[int] = Counter()
         images = 0
         for references in corpus:
             images += 1
@@ -31,16 +30,16 @@ class CiderD:
         self._log_images = math.log(images) if images else 0.0
 
     def __call__(self, candidate: Tokens, references: Sequence[Tokens]) -> float:
-        """The mean over references and n-gram lengths of the clipped, penalised cosine, times 10."""
-        given = self._vectors(candidate)
-        scores = [self._similarity(candidate, given, reference) for reference in references]
+        """Computes the mean clipped, penalised cosine over references and n-gram lengths, times 10."""
+        weights = self._vectors(candidate)
+        scores = [self._similarity(candidate, weights, reference) for reference in references]
         return SCALE * sum(scores) / (len(scores) * N_GRAMS) if scores else 0.0
 
-    def _similarity(self, candidate: Tokens, given: list[dict[NGram, float]], reference: Tokens) -> float:
-        apart = _length(candidate) - _length(reference)
-        penalty = math.exp(-(apart**2) / (2 * SIGMA**2))
+    def _similarity(self, candidate: Tokens, weights: list[dict[NGram, float]], reference: Tokens) -> float:
+        difference = _length(candidate) - _length(reference)
+        penalty = math.exp(-(difference**2) / (2 * SIGMA**2))
         true = self._vectors(reference)
-        return penalty * sum(map(_clipped_cosine, given, true))
+        return penalty * sum(map(_clipped_cosine, weights, true))
 
     def _vectors(self, tokens: Tokens) -> list[dict[NGram, float]]:
         """TF-IDF weights, one vector for each n; the frequencies are counts, as in the published code."""
@@ -51,12 +50,12 @@ class CiderD:
         return vectors
 
 
-def _clipped_cosine(given: dict[NGram, float], true: dict[NGram, float]) -> float:
-    norms = math.hypot(*given.values()) * math.hypot(*true.values())
+def _clipped_cosine(weights: dict[NGram, float], true: dict[NGram, float]) -> float:
+    norms = math.hypot(*weights.values()) * math.hypot(*true.values())
     if not norms:
         return 0.0
     return (
-        sum(min(weight, true[ngram]) * true[ngram] for ngram, weight in given.items() if ngram in true)
+        sum(min(weight, true[ngram]) * true[ngram] for ngram, weight in weights.items() if ngram in true)
         / norms
     )
 

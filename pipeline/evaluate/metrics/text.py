@@ -1,4 +1,4 @@
-"""The official normalisation of short answers: VQA's (arXiv 1505.00468, vqaEval.py) and EvalAI's (TextVQA).
+"""Normalises short answers officially: VQA's script (arXiv 1505.00468, vqaEval.py) and EvalAI's (TextVQA).
 
 Both scripts share the tables and the two steps below; they differ in what they do before them.
 """
@@ -24,14 +24,14 @@ something'd've there'd've they'd've we'd've who'd've wouldn't've y'all'll y'all'
 """
 _GROUPED_DIGITS = re.compile(r"\d,\d")
 _PERIOD = re.compile(r"\.(?!\d)")
-_MOST_PERIODS = 32  # the scripts hand re.UNICODE over as the number of replacements
+_MOST_PERIODS = 32  # the scripts pass re.UNICODE as the number of replacements
 
 
 def _without_one_apostrophe(word: str) -> list[str]:
     return [word[:place] + word[place + 1 :] for place, letter in enumerate(word) if letter == "'"]
 
 
-# A word that lacks exactly one apostrophe -> the word. "somebody'd" is the tables' own slip, the other way.
+# A word without one of its apostrophes -> the word. "somebody'd" is the official tables' own error.
 CONTRACTIONS = {
     lacking: word
     for word in (_ONE_APOSTROPHE + _MORE_APOSTROPHES).split()
@@ -40,36 +40,36 @@ CONTRACTIONS = {
 
 
 def one_line(text: str) -> str:
-    """The text with its line breaks and tabs as blanks, stripped."""
+    """Replaces line breaks and tabs by blanks, and strips the text."""
     return text.replace("\n", " ").replace("\t", " ").strip()
 
 
 def strip_punctuation(text: str) -> str:
-    """Punctuation out, the scripts' way.
+    """Removes punctuation as the official scripts do.
 
-    A mark vanishes if the text holds it beside a blank, or holds a comma between digits at all; else it
-    becomes a blank. Then periods vanish unless a digit follows.
+    A mark is removed if the text has it beside a blank, or has a comma between digits anywhere; otherwise it
+    becomes a blank. Then periods are removed unless a digit follows.
     """
     grouped = _GROUPED_DIGITS.search(text) is not None
-    found = text
+    stripped = text
     for mark in PUNCTUATION:
         beside_blank = f"{mark} " in text or f" {mark}" in text
-        found = found.replace(mark, "" if beside_blank or grouped else " ")
-    return _PERIOD.sub("", found, count=_MOST_PERIODS)
+        stripped = stripped.replace(mark, "" if beside_blank or grouped else " ")
+    return _PERIOD.sub("", stripped, count=_MOST_PERIODS)
 
 
 def plain_words(text: str) -> str:
-    """Lower case, number words as digits, articles out, apostrophes of contractions put back."""
+    """Lower-cases, writes number words as digits, drops articles, restores apostrophes of contractions."""
     words = (NUMBERS.get(word, word) for word in text.lower().split())
     return " ".join(CONTRACTIONS.get(word, word) for word in words if word not in ARTICLES)
 
 
 def vqa_normal(text: str) -> str:
-    """An answer as VQA's script compares it."""
+    """Normalises an answer as VQA's script does before comparing."""
     return plain_words(strip_punctuation(one_line(text)))
 
 
 def evalai_normal(text: str) -> str:
-    """An answer as EvalAI's processor leaves it: what LLaVA's scripts submit, and what TextVQA compares."""
+    """Normalises an answer as EvalAI's processor: LLaVA's scripts submit this, TextVQA compares it."""
     lowered = text.lower().replace(",", "").replace("?", "").replace("'s", " 's").strip()
     return vqa_normal(lowered)

@@ -1,15 +1,13 @@
-"""Accuracy against ten annotators: VQA (arXiv 1505.00468), TextVQA (1904.08920), VizWiz (1802.08218)."""
+"""Computes accuracy against annotators: VQA (arXiv 1505.00468), TextVQA (1904.08920), VizWiz (1802.08218)."""
 
 from collections.abc import Sequence
 
-import numpy as np
-
-from pipeline.evaluate.base import UNANSWERABLE, Figures, Metric, Reference, f1, rates, ratio
+from pipeline.evaluate.base import UNANSWERABLE, Figures, Metric, Numbers, Reference, f1, rates, ratio
 from pipeline.evaluate.metrics.text import evalai_normal, one_line, vqa_normal
 
 
 def leave_one_out(matches: int, annotators: int) -> float:
-    """The mean over the annotators of min(1, n / 3), n of the *others* having given the answer."""
+    """Averages min(1, n / 3) over the annotators, n being how many of the *others* gave the answer."""
     if not annotators:
         return 0.0
     of_others = matches * min(1.0, (matches - 1) / 3) if matches else 0.0
@@ -17,28 +15,28 @@ def leave_one_out(matches: int, annotators: int) -> float:
 
 
 def vqa_accuracy(prediction: str, answers: Sequence[str]) -> float:
-    """vqaEval.py's rule: where all annotators agree to the letter, nothing is normalised, not even case."""
-    given = [one_line(answer) for answer in answers]
+    """Scores by vqaEval.py: normalises nothing, not even case, if all annotators agree exactly."""
+    true = [one_line(answer) for answer in answers]
     predicted = one_line(prediction)
-    if len(set(given)) > 1:
-        given = [vqa_normal(answer) for answer in given]
+    if len(set(true)) > 1:
+        true = [vqa_normal(answer) for answer in true]
         predicted = vqa_normal(predicted)
-    return leave_one_out(given.count(predicted), len(given))
+    return leave_one_out(true.count(predicted), len(true))
 
 
 def textvqa_accuracy(prediction: str, answers: Sequence[str]) -> float:
-    """TextVQA's rule (m4c_evaluator.py): all answers go through EvalAI's processor."""
-    given = [evalai_normal(answer) for answer in answers]
-    return leave_one_out(given.count(evalai_normal(prediction)), len(given))
+    """Scores by TextVQA's m4c_evaluator.py: EvalAI's processor normalises all answers."""
+    true = [evalai_normal(answer) for answer in answers]
+    return leave_one_out(true.count(evalai_normal(prediction)), len(true))
 
 
 def vizwiz_accuracy(prediction: str, answers: Sequence[str]) -> float:
-    """VizWiz's rule: the prediction is normalised, the annotators' answers are taken as they are."""
+    """Scores by VizWiz's rule: normalises the prediction, but not the annotators' answers."""
     return leave_one_out(list(answers).count(vqa_normal(prediction)), len(answers))
 
 
 def vqa() -> Metric:
-    """VQAv2: predictions as LLaVA submits them (EvalAI's processor), then VQA's own rule."""
+    """Scores VQAv2: EvalAI's processor on predictions, as LLaVA submits them, then VQA's own rule."""
 
     def observe(prediction: str | None, reference: Reference) -> tuple[float, ...]:
         if prediction is None:
@@ -49,7 +47,7 @@ def vqa() -> Metric:
 
 
 def textvqa() -> Metric:
-    """TextVQA."""
+    """Scores TextVQA."""
 
     def observe(prediction: str | None, reference: Reference) -> tuple[float, ...]:
         return (0.0 if prediction is None else textvqa_accuracy(prediction, reference.answers),)
@@ -58,7 +56,7 @@ def textvqa() -> Metric:
 
 
 def vizwiz() -> Metric:
-    """VizWiz: accuracy, and how well "unanswerable" is said where it is true."""
+    """Scores VizWiz: accuracy, and precision, recall and F1 of "unanswerable"."""
 
     def observe(prediction: str | None, reference: Reference) -> tuple[float, ...]:
         unanswerable = UNANSWERABLE in reference.groups
@@ -72,7 +70,7 @@ def vizwiz() -> Metric:
     return Metric(observe, _vizwiz_figures)
 
 
-def _vizwiz_figures(sums: np.ndarray) -> Figures:
+def _vizwiz_figures(sums: Numbers) -> Figures:
     accuracy, hits, said, true, count = sums
     precision, recall = ratio(hits, said), ratio(hits, true)
     return {

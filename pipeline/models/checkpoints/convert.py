@@ -1,8 +1,8 @@
-"""Write a checkpoint of LLaVA's original layout as one of Hugging Face, tensor by tensor.
+"""Converts a checkpoint of LLaVA's original layout to Hugging Face's, tensor by tensor.
 
-The names are those of the published llava-hf checkpoints, and so is the rest, in transformers' own
-convert_llava_weights_to_hf.py: `<image>` and `<pad>` are added to the vocabulary, whose tables grow to a
-multiple of 64 rows. The new rows are the mean of the others, so that none of them is ever the likeliest.
+It does what transformers' convert_llava_weights_to_hf.py does, with the names of the published llava-hf
+checkpoints: `<image>` and `<pad>` are added to the vocabulary, whose tables grow to a multiple of 64 rows.
+The new rows are the mean of the others, so that none of them is ever the most likely.
 """
 
 import json
@@ -17,25 +17,26 @@ from torch import Tensor
 
 from pipeline.models.checkpoints.fit import IMAGE_TOKEN
 from pipeline.models.checkpoints.folders import resolve
+from pipeline.models.checkpoints.kinds import is_original
 from pipeline.models.checkpoints.layouts import language_name, projector_name, tower_name
 from pipeline.models.checkpoints.llama_tokenizer import write_tokenizer
-from pipeline.models.checkpoints.original import is_original, pads, translated
+from pipeline.models.checkpoints.original import pads, translated
 from pipeline.models.checkpoints.sharded import ShardWriter
 from pipeline.models.checkpoints.tensors import read_config, weight_files
 from pipeline.models.preprocess import settings_of
-from pipeline.support.cache import made_once
+from pipeline.support.cache import make_once
 from pipeline.support.errors import ConfigError
 
 _PAD = "<pad>"
-_ROWS = 64  # the tables' rows are a multiple of it
+_ROWS = 64  # the number of the tables' rows is a multiple of it
 _TABLES = ("model.embed_tokens.weight", "lm_head.weight")
-# No part of a LLaVA: what older Llamas computed, and CLIP's other parts, which TRIM's authors save, too.
+# No part of a LLaVA: buffers of older Llamas, and CLIP's other parts, which TRIM's authors save, too.
 _LEFT_OUT = re.compile(r"\.inv_freq$|^model\.vision_tower\.")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Conversion:
-    """What `trimline convert` is told: `from` and `to`, and what `model` has in a run.
+    """The options of `trimline convert`: `from`, `to`, and as in the group `model`.
 
     `clip` null: the one that the checkpoint names itself.
     """
@@ -46,23 +47,22 @@ class Conversion:
     allow_pickle: bool = False
 
 
-def convert(told: Conversion) -> None:
-    """Write the folder `told.target`, whole or not at all; some 1 GiB is in memory at a time.
+def convert(options: Conversion) -> None:
+    """Write the folder `options.target`, whole or not at all; some 1 GiB is in memory at a time.
 
     Raises:
-        ConfigError: the source is not in the original layout or does not fit its CLIP, the target is there.
+        ConfigError: the source is not in the original layout or does not fit its CLIP, the target exists.
     """
-    llava = resolve(told.source, told.allow_pickle)
+    llava = resolve(options.source, options.allow_pickle)
     config = read_config(llava)
     if not is_original(config):
-        raise ConfigError(f"from: {told.source} is not in LLaVA's original layout (no mm_vision_tower)")
-    clip = resolve(told.clip or str(config["mm_vision_tower"]), told.allow_pickle)
-    target = Path(told.target).expanduser()
+        raise ConfigError(f"from: {options.source} is not in LLaVA's original layout (no mm_vision_tower)")
+    clip = resolve(options.clip or str(config["mm_vision_tower"]), options.allow_pickle)
+    target = Path(options.target).expanduser()
     if target.exists():
-        raise ConfigError(f"to: {told.target} is there already; name a new folder")
+        raise ConfigError(f"to: {options.target} is there already; name a new folder")
     _require_projector(llava)
-    made_once(target, lambda made: _write(llava, clip, made, pads(llava, config)))
-    target.chmod(0o755)
+    make_once(target, lambda folder: _write(llava, clip, folder, pads(llava, config)))
 
 
 def _require_projector(llava: Path) -> None:
@@ -73,11 +73,11 @@ def _require_projector(llava: Path) -> None:
     raise ConfigError(f"{llava} holds no projector weights (model.mm_projector)")
 
 
-def _write(llava: Path, clip: Path, made: Path, padded: bool) -> None:
+def _write(llava: Path, clip: Path, folder: Path, padded: bool) -> None:
     config = translated(llava, clip)
     del config["mm_vision_tower"]
     text = config["text_config"]
-    tokenizer = write_tokenizer(llava, made, text, added=(IMAGE_TOKEN, _PAD))
+    tokenizer = write_tokenizer(llava, folder, text, added=(IMAGE_TOKEN, _PAD))
     text["vocab_size"] = -(-max(text["vocab_size"], tokenizer.get_vocab_size()) // _ROWS) * _ROWS
     config["image_token_index"] = tokenizer.token_to_id(IMAGE_TOKEN)
     text["pad_token_id"] = tokenizer.token_to_id(_PAD)
@@ -95,30 +95,30 @@ def _write(llava: Path, clip: Path, made: Path, padded: bool) -> None:
         "processor_config.json": processor,
     }
     for name, content in small.items():
-        (made / name).write_text(json.dumps(content, indent=1))
+        (folder / name).write_text(json.dumps(content, indent=1))
     generation = llava / "generation_config.json"
     if generation.is_file():
-        (made / generation.name).write_bytes(generation.read_bytes())
-    writer = ShardWriter(made)
+        (folder / generation.name).write_bytes(generation.read_bytes())
+    writer = ShardWriter(folder)
     for name, tensor in _renamed(llava, clip, text["vocab_size"]):
         writer.add(name, tensor)
     writer.close()
 
 
 def _renamed(llava: Path, clip: Path, rows: int) -> Iterator[tuple[str, Tensor]]:
-    """All tensors of the new checkpoint: the tower is the CLIP's if the old one left it out."""
-    own_tower = False
+    """Yield all tensors of the new checkpoint, with the CLIP's tower if the old one has none."""
+    has_tower = False
     for name, tensor in _tensors(llava):
         if (short := language_name(name)) is not None:
             yield f"language_model.{short}", _grown(tensor, rows) if short in _TABLES else tensor
         elif (short := projector_name(name)) is not None:
             yield f"multi_modal_projector.{short}", tensor
         elif (short := tower_name(name)) is not None:
-            own_tower = True
+            has_tower = True
             yield f"vision_tower.vision_model.{short}", tensor
         elif not _LEFT_OUT.search(name):
             raise ConfigError(f"{llava}: {name} is no weight of a LLaVA-1.5")
-    if not own_tower:
+    if not has_tower:
         for name, tensor in _tensors(clip):
             if (short := tower_name(name)) is not None:
                 yield f"vision_tower.vision_model.{short}", tensor
@@ -132,6 +132,6 @@ def _tensors(folder: Path) -> Iterator[tuple[str, Tensor]]:
 
 
 def _grown(table: Tensor, rows: int) -> Tensor:
-    """A table with the mean of its rows repeated below them."""
+    """Append rows to a table, each the mean of its own rows."""
     mean = table.mean(0, dtype=torch.float32).to(table.dtype)
     return torch.cat([table, mean.expand(rows - len(table), -1)])

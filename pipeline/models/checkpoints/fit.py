@@ -1,6 +1,6 @@
-"""Tell checkpoints from one another, and refuse those that do not belong together.
+"""Checks that a LLaVA and a CLIP belong together, and computes a digest of a checkpoint.
 
-Reads JSON and the headers of safetensors files only: no torch, no weights, a few milliseconds.
+It reads JSON and the headers of safetensors files, without torch, in a few milliseconds.
 """
 
 import hashlib
@@ -8,13 +8,15 @@ import struct
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pipeline.models.checkpoints.kinds import CLIP, Kind, kind_of, language_sizes, vision_sizes
 from pipeline.models.checkpoints.layouts import projector_name, tower_name
 from pipeline.models.checkpoints.tensors import (
+    SMALL_FILES,
+    Json,
     Located,
     locate,
     read_config,
@@ -24,47 +26,42 @@ from pipeline.models.checkpoints.tensors import (
     tensors_of,
     weight_files,
 )
+from pipeline.models.sizes import Shape, shape_of_config
 from pipeline.support.errors import ConfigError
 
 IMAGE_TOKEN = "<image>"
 
-SMALL_FILES = (
-    "config.json",
-    "generation_config.json",
-    "preprocessor_config.json",
-    "processor_config.json",
-    "tokenizer.json",
-    "tokenizer.model",
-    "spiece.model",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "merges.txt",
-)
-_IMAGE_TOKEN_ID = 32000  # of a config.json that does not say
-_NEAR = 0.9  # cosine
+_IMAGE_TOKEN_ID = 32000  # if config.json does not say
+_NEAR = 0.9  # cosine between tensors of towers that training made of one another
 
 
-@dataclass(frozen=True)
-class Geometry:
-    """Shapes of a LLaVA and its CLIP (or SigLIP) that fit each other."""
+@dataclass(frozen=True, kw_only=True)
+class Geometry(Shape):
+    """The shape of a LLaVA, and the sizes that follow from the CLIP (or SigLIP) that it fits.
 
-    image_size: int  # S, pixels a side
-    patch_size: int  # pixels a side
-    num_patches: int  # N
-    vision_width: int  # D
-    joint_width: int  # P, of CLIP's image-text space
-    language_width: int  # H
-    feature_layer: int  # vision layers to run to get what LLaVA projects
-    max_positions: int  # of the language model
-    kind: str = CLIP.name  # of the vision tower: one of KINDS
+    Args:
+        patch_size: pixels a side.
+        num_patches: N.
+        joint_width: P, of CLIP's image-text space.
+        language_width: H.
+        feature_layer: vision layers to run to get what LLaVA projects.
+        max_positions: of the language model.
+        kind: of the vision tower, one of KINDS.
+    """
+
+    patch_size: int
+    num_patches: int
+    joint_width: int
+    language_width: int
+    feature_layer: int
+    max_positions: int
+    kind: str = CLIP.name
 
 
 def weights_digest(folder: Path) -> str:
-    """A sha256 that changes with the checkpoint, without reading its gigabytes.
+    """Compute a sha256 that changes with the checkpoint, without reading its gigabytes.
 
-    Covers name, size and header of each weight file, the first 64 bytes of each tensor (or a fine-tuned
+    It covers name, size and header of each weight file, the first 64 bytes of each tensor (or a fine-tuned
     model would pass for its base), and the whole of the configuration and tokenizer files.
     Raises ConfigError if there are no safetensors files.
     """
@@ -89,7 +86,7 @@ def weights_digest(folder: Path) -> str:
 
 
 def check_fit(llava: Path, clip: Path) -> Geometry:
-    """The geometry of a LLaVA and the CLIP or SigLIP whose vision tower it has.
+    """Return the geometry of a LLaVA and the CLIP or SigLIP whose vision tower it has.
 
     Raises ConfigError, naming what is wrong, if either is not what it should be, if they have different
     vision towers, or if the LLaVA reads its tower in a way that is not supported.
@@ -107,10 +104,9 @@ def check_fit(llava: Path, clip: Path) -> Geometry:
     _check_weights(llava, clip, kind, feature_layer)
     language = language_sizes(llava_config.get("text_config"))
     return Geometry(
-        image_size=vision["image_size"],
+        **vars(shape_of_config(llava_config)),
         patch_size=vision["patch_size"],
         num_patches=(vision["image_size"] // vision["patch_size"]) ** 2,
-        vision_width=vision["hidden_size"],
         joint_width=kind.joint_width(clip_config),
         language_width=language["hidden_size"],
         feature_layer=feature_layer,
@@ -119,17 +115,17 @@ def check_fit(llava: Path, clip: Path) -> Geometry:
     )
 
 
-def _check_kinds(llava: Path, llava_config: dict[str, Any], clip: Path, clip_config: dict[str, Any]) -> Kind:
-    """The family of the vision tower."""
+def _check_kinds(llava: Path, llava_config: Json, clip: Path, clip_config: Json) -> Kind:
+    """Check types and files of both checkpoints; returns the family of the vision tower."""
     if "mm_vision_tower" in llava_config and "vision_config" not in llava_config:
         raise ConfigError(f"{llava} is in the original LLaVA layout, not in that of Hugging Face")
-    if (found := llava_config.get("model_type")) != "llava":
+    if (model_type := llava_config.get("model_type")) != "llava":
         blind = not any("vision" in key for key in llava_config)
         more = ", and there is nothing of a vision tower in its config.json: text alone" if blind else ""
-        raise ConfigError(f"{llava} is no llava checkpoint: its model_type is {found!r}{more}")
+        raise ConfigError(f"{llava} is no llava checkpoint: its model_type is {model_type!r}{more}")
     kind = kind_of(llava_config, llava)
-    if (found := clip_config.get("model_type")) != kind.name:
-        raise ConfigError(f"{clip} is no {kind.name} checkpoint: its model_type is {found!r}")
+    if (model_type := clip_config.get("model_type")) != kind.name:
+        raise ConfigError(f"{clip} is no {kind.name} checkpoint: its model_type is {model_type!r}")
     if not any((llava / name).is_file() for name in ("tokenizer.json", "tokenizer.model")):
         raise ConfigError(f"{llava} lacks a tokenizer (tokenizer.json or tokenizer.model)")
     if not any((clip / name).is_file() for name in kind.tokenizers):
@@ -138,35 +134,38 @@ def _check_kinds(llava: Path, llava_config: dict[str, Any], clip: Path, clip_con
     return kind
 
 
-def _check_image_token(folder: Path, config: dict[str, Any]) -> None:
-    """The tokenizer's files must know `<image>` by the number that the model has for it.
+def _check_image_token(folder: Path, config: Json) -> None:
+    """Require that tokenizer and model have the same number for `<image>`.
 
-    In the original layout that number is negative: there prompts are cut at `<image>` before tokenising.
+    In the original layout it is negative: prompts are split at `<image>` before tokenising.
     """
-    wanted = config.get("image_token_index", config.get("image_token_id", _IMAGE_TOKEN_ID))
-    found = _added_tokens(folder).get(IMAGE_TOKEN)
-    if wanted < 0 or found == wanted:
+    names = ("image_token_index", "image_token_id")
+    expected: int = next((config[name] for name in names if name in config), _IMAGE_TOKEN_ID)
+    token_id = _added_tokens(folder).get(IMAGE_TOKEN)
+    if expected < 0 or token_id == expected:
         return
-    if found is None:
+    if token_id is None:
         raise ConfigError(f"{folder}: the tokenizer has no image token ({IMAGE_TOKEN})")
-    raise ConfigError(f"{folder}: {IMAGE_TOKEN} is token {found} of the tokenizer, but {wanted} of the model")
+    raise ConfigError(
+        f"{folder}: {IMAGE_TOKEN} is token {token_id} of the tokenizer, but {expected} of the model"
+    )
 
 
 def _added_tokens(folder: Path) -> dict[str, int]:
-    """The ids of the tokens that the tokenizer's files name beside its vocabulary."""
-    there = {
+    """Read the ids of the tokens that were added to the tokenizer's vocabulary."""
+    files = {
         name: read_json(folder / name)
         for name in ("added_tokens.json", "tokenizer_config.json", "tokenizer.json")
         if (folder / name).is_file()
     }
-    found: dict[str, int] = dict(there.get("added_tokens.json", {}))
-    decoder = there.get("tokenizer_config.json", {}).get("added_tokens_decoder", {})
-    found |= {entry["content"]: int(number) for number, entry in decoder.items()}
-    whole = there.get("tokenizer.json", {})
-    return found | {entry["content"]: entry["id"] for entry in whole.get("added_tokens", [])}
+    token_ids: dict[str, int] = dict(files.get("added_tokens.json", {}))
+    decoder = files.get("tokenizer_config.json", {}).get("added_tokens_decoder", {})
+    token_ids |= {entry["content"]: int(number) for number, entry in decoder.items()}
+    whole = files.get("tokenizer.json", {})
+    return token_ids | {entry["content"]: entry["id"] for entry in whole.get("added_tokens", [])}
 
 
-def _feature_layer(folder: Path, config: dict[str, Any], kind: Kind, num_layers: int) -> int:
+def _feature_layer(folder: Path, config: Json, kind: Kind, num_layers: int) -> int:
     strategy = config.get("vision_feature_select_strategy", "default")
     if strategy != kind.strategy:
         raise ConfigError(
@@ -185,8 +184,8 @@ def _feature_layer(folder: Path, config: dict[str, Any], kind: Kind, num_layers:
 def _check_weights(llava: Path, clip: Path, kind: Kind, feature_layer: int) -> None:
     """Compare two tiny tensors of the towers: one at their start, one in the last layer that is read.
 
-    They are equal but for rounding or, where towers are tuned, near each other. A LLaVA in the original
-    layout may leave its tower out: it is then that of the CLIP that it names.
+    They must be equal but for rounding or, where towers are tuned, near each other. A LLaVA in the original
+    layout may have no tower: its tower is then the CLIP's.
     """
     tensors = locate(llava)
     if not any(projector_name(name) for name in tensors):
@@ -205,13 +204,13 @@ def _check_weights(llava: Path, clip: Path, kind: Kind, feature_layer: int) -> N
             raise ConfigError(f"the vision tower in {llava} is not that of {clip}: {name} differs")
 
 
-def _equal(ours: np.ndarray, theirs: np.ndarray, rounding: float) -> bool:
-    allowed = rounding * np.abs(theirs) + 1e-7  # float16's smallest steps
+def _equal(ours: NDArray[np.float32], theirs: NDArray[np.float32], rounding: float) -> bool:
+    allowed = rounding * np.abs(theirs) + 1e-7  # the smallest steps of float16
     return bool((np.abs(ours - theirs) <= allowed).all())
 
 
-def _near(ours: np.ndarray, theirs: np.ndarray) -> bool:
-    """Whether training may have made one of the other; towers trained apart are about orthogonal."""
+def _near(ours: NDArray[np.float32], theirs: NDArray[np.float32]) -> bool:
+    """Whether training may have made one of the other: separately trained towers are about orthogonal."""
     lengths = float(np.linalg.norm(ours) * np.linalg.norm(theirs))
     return float(np.vdot(ours, theirs)) >= _NEAR * lengths
 

@@ -1,8 +1,9 @@
-"""The local folders of a model's two checkpoints: from a folder, a `demo:` name or a hub id."""
+"""Finds the local folders of a model's two checkpoints: from a folder, a `demo:` name or a hub id."""
 
 import re
 from pathlib import Path
 
+from pipeline.models.checkpoints.kinds import is_original
 from pipeline.models.checkpoints.tensors import WEIGHTS, read_config
 from pipeline.models.config import Model
 from pipeline.models.demo.names import resolve_checkpoint
@@ -13,31 +14,31 @@ HUB_FILES = ["*.json", "*.safetensors", "*.txt", "tokenizer.model", "spiece.mode
 
 
 def folders(model: Model) -> tuple[Path, Path]:
-    """The folders of a model's LLaVA and its CLIP, both in the Hugging Face layout.
+    """Return the folders of a model's LLaVA and its CLIP, both in the Hugging Face layout.
 
-    A LLaVA in the original layout is seen through a folder in the cache (original.py).
-    Raises ConfigError if there is nothing to be had under their names.
+    For a LLaVA in the original layout it is a folder in the cache (original.py).
+    Raises ConfigError if one of them cannot be found or downloaded.
     """
     llava = resolve(model.path, model.allow_pickle)
     clip = resolve(clip_of(model, llava), model.allow_pickle)
-    from pipeline.models.checkpoints.original import as_hugging_face, is_original
+    from pipeline.models.checkpoints.original import as_hugging_face
 
     return (as_hugging_face(llava, clip) if is_original(read_config(llava)) else llava), clip
 
 
 def clip_of(model: Model, llava: Path) -> str:
-    """The name of a model's CLIP: `model.clip`, or what a LLaVA in the original layout says itself."""
-    named = model.clip or read_config(llava).get("mm_vision_tower")
-    if not isinstance(named, str):
+    """Return the name of a model's CLIP: `model.clip`, or the one in an original LLaVA's config.json."""
+    name = model.clip or read_config(llava).get("mm_vision_tower")
+    if not isinstance(name, str):
         raise ConfigError(f"model.clip must be given: {llava} does not say on which CLIP it was built")
-    return named
+    return name
 
 
 def resolve(path: str, allow_pickle: bool = False) -> Path:
-    """The local folder of a checkpoint: a folder, a `demo:` name, or a hub id (downloaded if need be).
+    """Return the local folder of a checkpoint: a folder, a `demo:` name, or a hub id (downloaded if need be).
 
-    With `allow_pickle` it may be a copy, whose weights are safetensors, of one whose weights are a pickle.
-    Raises ConfigError if there is nothing to be had under that name.
+    With `allow_pickle`, pickled weights are copied to safetensors first, and the copy is returned.
+    Raises ConfigError if it cannot be found or downloaded.
     """
     folder = _folder(path, HUB_FILES)
     if not allow_pickle or any((folder / name).is_file() for name in WEIGHTS):

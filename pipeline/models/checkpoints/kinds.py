@@ -1,14 +1,30 @@
-"""The families of image-text models on whose vision tower a LLaVA may stand, and in what they differ.
+"""Describes the families of image-text models (CLIP, SigLIP) whose vision tower a LLaVA may have.
 
-The numbers are the library's defaults, for what a config.json leaves out. A new family is a row in `KINDS`
-and an encoder of its own (pipeline/models/encoder.py chooses it).
+A new family is a row in `KINDS` and an encoder, a subclass of `pipeline.models.towers.Towers`, that the row
+names. The sizes are the library's defaults, for what a config.json leaves out.
 """
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from pipeline.models.checkpoints.tensors import Json
 from pipeline.support.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Squares:
+    """How a family's image processor makes a square of an image, done without the library in calls of Pillow.
+
+    Args:
+        processors: prefixes of the `image_processor_type` of such processors.
+        crops: scale the short edge and cut out the middle, as CLIP does; else stretch, as SigLIP does.
+        mean, std: the processor's defaults, channel by channel.
+    """
+
+    processors: tuple[str, ...]
+    crops: bool
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
 
 
 @dataclass(frozen=True)
@@ -17,17 +33,25 @@ class Kind:
 
     Args:
         name: the `model_type` of a checkpoint with both towers; that of its vision tower begins with it.
+        encoder: the dotted name of its subclass of `Towers`; loading it needs torch, reading this does not.
+        squares: its image processor; None leaves images to the library's own, which is slower to start.
         vision: the sizes that two towers must agree in, with their defaults.
+        tower_parts: what the tensors of a vision tower begin with, in the tower alone.
+        head: what the tensors begin with that project a patch into the joint space.
         tokenizers: files any of which holds the text tower's tokenizer.
         strategy: the `vision_feature_select_strategy` under which LLaVA reads each patch and nothing else.
-        landmark: a small tensor at the start of the vision tower, by which two of them are told apart.
+        landmark: a small tensor at the start of the vision tower, by which two towers are compared.
         lacks: fields of VisualTokens that the tower cannot fill.
         tuned: LLaVAs are trained with this tower: each has its own, perhaps without the last layers.
         projects: into a joint space of its own width; else that is as wide as the vision tower.
     """
 
     name: str
+    encoder: str
+    squares: Squares | None
     vision: dict[str, int]
+    tower_parts: tuple[str, ...]
+    head: str
     tokenizers: tuple[str, ...]
     strategy: str
     landmark: str
@@ -35,8 +59,8 @@ class Kind:
     tuned: bool = False
     projects: bool = True
 
-    def joint_width(self, config: dict[str, Any]) -> int:
-        """P, the width of the space that a checkpoint's towers share, from its config.json."""
+    def joint_width(self, config: Json) -> int:
+        """Return P, the width of the space that a checkpoint's towers share, from its config.json."""
         if self.projects:
             return int(config.get("projection_dim", 512))
         return int((self.vision | config.get("vision_config", {}))["hidden_size"])
@@ -46,14 +70,27 @@ _BASE = {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12,
 
 CLIP = Kind(
     name="clip",
+    encoder="pipeline.models.clip.ClipEncoder",
+    squares=Squares(
+        processors=("CLIP", "LlavaImage"),
+        crops=True,
+        mean=(0.48145466, 0.4578275, 0.40821073),
+        std=(0.26862954, 0.26130258, 0.27577711),
+    ),
     vision={**_BASE, "image_size": 224, "patch_size": 32},
+    tower_parts=("embeddings.", "pre_layrnorm.", "encoder.", "post_layernorm."),
+    head="visual_projection.",
     tokenizers=("tokenizer.json", "vocab.json"),
     strategy="default",
     landmark="embeddings.class_embedding",
 )
-SIGLIP = Kind(  # arXiv 2303.15343: no CLS token, a pooling head in its place
+SIGLIP = Kind(  # arXiv 2303.15343: a pooling head instead of a CLS token
     name="siglip",
+    encoder="pipeline.models.siglip.SiglipEncoder",
+    squares=Squares(processors=("SiglipImage",), crops=False, mean=(0.5,) * 3, std=(0.5,) * 3),
     vision={**_BASE, "image_size": 224, "patch_size": 16},
+    tower_parts=("embeddings.", "encoder.", "post_layernorm."),
+    head="vision_model.head.",
     tokenizers=("tokenizer.json", "spiece.model"),
     strategy="full",
     landmark="embeddings.patch_embedding.bias",
@@ -63,7 +100,7 @@ SIGLIP = Kind(  # arXiv 2303.15343: no CLS token, a pooling head in its place
 )
 KINDS = {kind.name: kind for kind in (CLIP, SIGLIP)}
 
-_LLAVA_VISION = {  # of a LLaVA without any vision_config
+_LLAVA_VISION = {  # of a LLaVA without a vision_config
     "hidden_size": 1024,
     "intermediate_size": 4096,
     "num_hidden_layers": 24,
@@ -80,21 +117,26 @@ _LLAMA = {
 _LANGUAGE = {"llama": _LLAMA, "qwen2": {**_LLAMA, "max_position_embeddings": 32768}}
 
 
-def kind_of(config: dict[str, Any], where: Path | str = "config.json") -> Kind:
-    """The family of a LLaVA's vision tower, from its config.json. Raises ConfigError if not ours."""
-    told = config.get("vision_config", {}).get("model_type", "clip_vision_model")
+def is_original(config: Json) -> bool:
+    """Whether a config.json is of the original layout."""
+    return "mm_vision_tower" in config and "vision_config" not in config
+
+
+def kind_of(config: Json, where: Path | str = "config.json") -> Kind:
+    """Return the family of a LLaVA's vision tower, from its config.json; ConfigError if it is unknown."""
+    model_type = config.get("vision_config", {}).get("model_type", "clip_vision_model")
     for kind in KINDS.values():
-        if told == f"{kind.name}_vision_model":
+        if model_type == f"{kind.name}_vision_model":
             return kind
-    raise ConfigError(f"{where}: a vision tower of model_type {told!r} is none of {', '.join(KINDS)}")
+    raise ConfigError(f"{where}: a vision tower of model_type {model_type!r} is none of {', '.join(KINDS)}")
 
 
-def vision_sizes(config: dict[str, Any]) -> dict[str, Any]:
-    """A LLaVA's vision_config, whole."""
+def vision_sizes(config: Json) -> Json:
+    """Return a LLaVA's vision_config with the defaults filled in."""
     return kind_of(config).vision | config["vision_config"] if "vision_config" in config else _LLAVA_VISION
 
 
-def language_sizes(text_config: dict[str, Any] | None) -> dict[str, Any]:
-    """The configuration of a LLaVA's language model, whole."""
-    told = text_config or {}
-    return _LANGUAGE.get(told.get("model_type", "llama"), _LLAMA) | told
+def language_sizes(text_config: Json | None) -> Json:
+    """Return the configuration of a LLaVA's language model with the defaults filled in."""
+    config = text_config or {}
+    return _LANGUAGE.get(config.get("model_type", "llama"), _LLAMA) | config

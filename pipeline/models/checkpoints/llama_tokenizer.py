@@ -1,56 +1,54 @@
-"""Llama's tokenizer as one tokenizer.json, from that or from the SentencePiece model of the original layout.
+"""Writes Llama's tokenizer as a tokenizer.json, from one or from the original SentencePiece model.
 
-transformers 5 reads a `tokenizer.model` in two ways, and for a folder whose config.json says `llava` takes
-the one that leaves out the space before the first word (seen with 5.23), so its ids are not the model's. Here
+transformers 5 reads a `tokenizer.model` in two ways, and for a folder whose config.json says `llava` it takes
+the one without a space before the first word (seen with 5.23), which gives other ids than the model's. Here
 the pieces are SentencePiece's own and every text begins with a space, as in the slow tokenizer that LLaVA's
-code uses; texts on either side of an added token are tokenised as if each stood alone.
+code uses; texts on either side of an added token are tokenised separately.
 """
 
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, processors
 
+from pipeline.models.checkpoints.tensors import Json
 from pipeline.support.errors import ConfigError
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json")
 _SPACE = "▁"
 _UNKNOWN, _CONTROL, _BYTE = 2, 3, 6  # kinds of pieces, sentencepiece_model.proto
-_WHOLE = (_UNKNOWN, _CONTROL, _BYTE)  # that are never put together from others
+_ATOMIC = (_UNKNOWN, _CONTROL, _BYTE)  # never merged from other pieces
 
 
-def write_tokenizer(
-    folder: Path, target: Path, config: dict[str, Any], added: Sequence[str] = ()
-) -> Tokenizer:
+def write_tokenizer(folder: Path, target: Path, config: Json, added: Sequence[str] = ()) -> Tokenizer:
     """Write tokenizer.json and tokenizer_config.json into `target`; returns the tokenizer.
 
     Args:
         folder: the checkpoint, with a tokenizer.json or a tokenizer.model.
         config: of the language model, for its bos_token_id and eos_token_id.
-        added: special tokens that come on top.
+        added: further special tokens.
 
     Raises ConfigError if there is no tokenizer, or it cannot be read.
     """
     tokenizer = _read(folder, config)
     tokenizer.add_special_tokens([AddedToken(token, normalized=False, special=True) for token in added])
     tokenizer.save(str(target / "tokenizer.json"))
-    own = folder / "tokenizer_config.json"
-    length = json.loads(own.read_bytes()).get("model_max_length") if own.is_file() else None
-    named = {
+    settings = folder / "tokenizer_config.json"
+    length = json.loads(settings.read_bytes()).get("model_max_length") if settings.is_file() else None
+    special = {
         f"{name}_token": tokenizer.id_to_token(config[f"{name}_token_id"])
         for name in ("bos", "eos")
         if config.get(f"{name}_token_id") is not None
     }
-    told = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False, **named}
+    content = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False, **special}
     if length is not None:
-        told["model_max_length"] = length
-    (target / "tokenizer_config.json").write_text(json.dumps(told, indent=1))
+        content["model_max_length"] = length
+    (target / "tokenizer_config.json").write_text(json.dumps(content, indent=1))
     return tokenizer
 
 
-def _read(folder: Path, config: dict[str, Any]) -> Tokenizer:
+def _read(folder: Path, config: Json) -> Tokenizer:
     whole, pieces = folder / "tokenizer.json", folder / "tokenizer.model"
     if whole.is_file():
         try:
@@ -63,12 +61,12 @@ def _read(folder: Path, config: dict[str, Any]) -> Tokenizer:
 
 
 def _from_pieces(file: Path, bos: int) -> Tokenizer:
-    """Byte-pair encoding with the pieces of a SentencePiece model; bytes stand for what has no piece."""
+    """Make a byte-pair tokenizer of a SentencePiece model; text without a piece becomes bytes."""
     from google.protobuf.message import DecodeError
     from sentencepiece import sentencepiece_model_pb2
     from transformers.tokenization_utils_base import generate_merges
 
-    proto: Any = getattr(sentencepiece_model_pb2, "ModelProto")()  # noqa: B009 - generated: mypy sees none
+    proto = getattr(sentencepiece_model_pb2, "ModelProto")()  # noqa: B009 - generated: mypy sees none
     try:
         proto.ParseFromString(file.read_bytes())
     except DecodeError:
@@ -80,7 +78,7 @@ def _from_pieces(file: Path, bos: int) -> Tokenizer:
     vocab = {name: number for number, name in enumerate(names)}
     unknown = names[next(number for number, kind in kinds.items() if kind == _UNKNOWN)]
     merges = generate_merges(
-        vocab, skip_tokens={name for number, name in enumerate(names) if kinds[number] in _WHOLE}
+        vocab, skip_tokens={name for number, name in enumerate(names) if kinds[number] in _ATOMIC}
     )
     model = models.BPE(vocab=vocab, merges=merges, fuse_unk=True, byte_fallback=True, unk_token=unknown)
     tokenizer = Tokenizer(model)

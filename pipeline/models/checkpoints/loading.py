@@ -1,9 +1,9 @@
-"""Load part of a checkpoint with transformers: quietly, and never with invented weights."""
+"""Loads part of a checkpoint with transformers, and refuses missing weights instead of inventing them."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from safetensors import safe_open
@@ -13,11 +13,14 @@ from transformers.utils import logging
 from pipeline.models.checkpoints.tensors import weight_files
 from pipeline.support.errors import ConfigError
 
+Module = TypeVar("Module", bound=nn.Module)
 
+
+# `kind` is a model class of transformers or one of its Auto classes, which share no type.
 def load_part(kind: Any, part: str, folder: Path, dtype: torch.dtype, **options: Any) -> Any:
-    """`kind.from_pretrained(folder)`, ready for inference; what else the folder holds is not read.
+    """Run `kind.from_pretrained(folder, **options)` for inference; the folder's other weights are not read.
 
-    Neither is a pickle, nor is code that the checkpoint brings along run.
+    No pickle is read, and no code of the checkpoint is run.
 
     Raises ConfigError if weights of the part are missing or of another shape.
     """
@@ -35,18 +38,18 @@ def load_part(kind: Any, part: str, folder: Path, dtype: torch.dtype, **options:
 
 
 def fill(
-    module: nn.Module, part: str, folder: Path, short: Callable[[str], str | None], dtype: torch.dtype
-) -> Any:
-    """A module made on the meta device, with its tensors from a checkpoint; nothing else is read.
+    module: Module, part: str, folder: Path, short: Callable[[str], str | None], dtype: torch.dtype
+) -> Module:
+    """Fill a module that was made on the meta device with tensors of a checkpoint; no others are read.
 
-    `short` gives a tensor's name in the module, or None. Raises ConfigError as `load_part`.
+    `short` maps a tensor's name to its name in the module, or to None. Raises ConfigError as `load_part`.
     """
     weights = {}
     for file in weight_files(folder):
         with safe_open(file, framework="pt") as tensors:
             for name in tensors.keys():  # noqa: SIM118 - not a dict
-                if (found := short(name)) is not None:
-                    weights[found] = tensors.get_tensor(name).to(dtype)
+                if (short_name := short(name)) is not None:
+                    weights[short_name] = tensors.get_tensor(name).to(dtype)
     expected = module.state_dict()
     mismatched = {
         name for name in expected if name in weights and weights[name].shape != expected[name].shape
@@ -56,8 +59,8 @@ def fill(
     return module.eval().requires_grad_(False)
 
 
-def refuse_gaps(folder: Path, part: str, missing: Any, mismatched: Any) -> None:
-    """Raise ConfigError if there are any."""
+def refuse_gaps(folder: Path, part: str, missing: Iterable[object], mismatched: Iterable[object]) -> None:
+    """Raise ConfigError if weights are missing or mismatched."""
     names = sorted(map(str, [*missing, *mismatched]))
     if names:
         listed = ", ".join(names[:3])
@@ -68,13 +71,13 @@ def refuse_gaps(folder: Path, part: str, missing: Any, mismatched: Any) -> None:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Without progress bars, and without the report of all the weights that another part will read."""
+    """Silence progress bars and the library's report of weights that belong to other parts."""
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
+    logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
         yield
     finally:
         logging.set_verbosity(verbosity)
         if bars:
-            logging.enable_progress_bar()
+            logging.enable_progress_bar()  # type: ignore[no-untyped-call]

@@ -1,22 +1,21 @@
-"""LLaVA's original layout, as haotian-liu/LLaVA and its forks write it, seen as that of Hugging Face.
+"""Translates LLaVA's original layout, of haotian-liu/LLaVA and its forks, to Hugging Face's.
 
 Such a checkpoint has one flat config.json (`mm_vision_tower`, `mm_projector_type`, ... beside Llama's keys),
-a Llama tokenizer that knows no `<image>`, and weights without the vision tower, which `mm_vision_tower`
-names. What a key means is read from llava/model/llava_arch.py, multimodal_encoder/ and multimodal_projector/.
+a Llama tokenizer without `<image>`, and weights without the vision tower, which `mm_vision_tower` names. The
+meaning of the keys is that of llava/model/llava_arch.py, multimodal_encoder/ and multimodal_projector/.
 
-Nothing is copied but small files: the weights stay where they are, under their own names.
+Only small files are copied: the weights stay where they are, under their own names.
 """
 
 import hashlib
 import json
 import re
 from pathlib import Path
-from typing import Any
 
 from pipeline.models.checkpoints.kinds import CLIP
 from pipeline.models.checkpoints.llama_tokenizer import TOKENIZER_FILES, write_tokenizer
-from pipeline.models.checkpoints.tensors import INDEX, read_config, weight_files
-from pipeline.support.cache import cache_folder, made_once
+from pipeline.models.checkpoints.tensors import INDEX, Json, read_config, weight_files
+from pipeline.support.cache import cache_folder, make_once
 from pipeline.support.errors import ConfigError
 
 IMAGE_TOKEN_ID = -200  # llava/constants.py: IMAGE_TOKEN_INDEX
@@ -27,14 +26,14 @@ _VERSION = 1  # of what is written; raise it with every change
 _TYPES = ("llava", "llava_llama")  # llava_mpt, llava_mistral, ... have other language models
 _IMAGE_PX = re.compile(r"-(\d{3})$")  # openai/clip-vit-large-patch14-336
 _FEATURES = {"patch": "default", "cls_patch": "full"}
-# What a text_config takes over from the flat config.json.
+# Keys of the flat config.json that become keys of the text_config.
 _LANGUAGE = (
     *("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"),
     *("num_key_value_heads", "head_dim", "hidden_act", "max_position_embeddings", "initializer_range"),
     *("rms_norm_eps", "rope_theta", "rope_scaling", "attention_bias", "mlp_bias", "tie_word_embeddings"),
     *("bos_token_id", "eos_token_id", "pad_token_id"),
 )
-# What would change the tokens, and has no counterpart here -> the values with which it does nothing.
+# Keys that would change the tokens, and are not supported -> their values that change nothing.
 _UNSUPPORTED = {
     "image_aspect_ratio": (None, "pad", "square"),
     "mm_patch_merge_type": (None, "flat"),
@@ -45,45 +44,40 @@ _UNSUPPORTED = {
 }
 
 
-def is_original(config: dict[str, Any]) -> bool:
-    """Whether a config.json is of the original layout."""
-    return "mm_vision_tower" in config and "vision_config" not in config
-
-
-def pads(folder: Path, config: dict[str, Any]) -> bool:
-    """Whether images are padded to squares, or cut as CLIP does. Raises ConfigError if it is neither."""
+def pads(folder: Path, config: Json) -> bool:
+    """Whether images are padded to squares, not cropped as CLIP does; ConfigError if it is neither."""
     _require_supported(folder, config, "image_aspect_ratio")
     return config.get("image_aspect_ratio") == "pad"
 
 
 def as_hugging_face(folder: Path, clip: Path) -> Path:
-    """A folder in the cache that shows an original checkpoint as one of Hugging Face; made once.
+    """Return a cache folder that presents an original checkpoint in Hugging Face's layout; made once.
 
-    Its weight files are links to the checkpoint's own, so it takes no room. Its `image_token_index` is
+    Its weight files are links to the checkpoint's own, so it takes no space. Its `image_token_index` is
     negative, and `mm_vision_tower` stays in its config.json: the tower may be the CLIP's.
     Raises ConfigError if it is not a checkpoint of LLaVA and that CLIP, or does what is not supported.
     """
     config = translated(folder, clip)
     files = weight_files(folder)
-    own = [folder / name for name in (INDEX, "generation_config.json", *TOKENIZER_FILES)]
-    small = [(file.name, file.read_bytes()) for file in own if file.is_file()]
-    told = [(str(file.absolute()), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
-    identity = hashlib.sha256(repr((_VERSION, config, told, small)).encode()).hexdigest()[:16]
+    copied = [folder / name for name in (INDEX, "generation_config.json", *TOKENIZER_FILES)]
+    small = [(file.name, file.read_bytes()) for file in copied if file.is_file()]
+    weights = [(str(file.absolute()), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    identity = hashlib.sha256(repr((_VERSION, config, weights, small)).encode()).hexdigest()[:16]
 
-    def make(made: Path) -> None:
-        (made / "config.json").write_text(json.dumps(config, indent=1))
+    def make(target: Path) -> None:
+        (target / "config.json").write_text(json.dumps(config, indent=1))
         for name, content in small:
             if name not in TOKENIZER_FILES:
-                (made / name).write_bytes(content)
+                (target / name).write_bytes(content)
         for file in files:
-            (made / file.name).symlink_to(file.absolute())
-        write_tokenizer(folder, made, config["text_config"])
+            (target / file.name).symlink_to(file.absolute())
+        write_tokenizer(folder, target, config["text_config"])
 
-    return made_once(cache_folder() / f"original-{identity}", make)
+    return make_once(cache_folder() / f"original-{identity}", make)
 
 
-def translated(folder: Path, clip: Path) -> dict[str, Any]:
-    """The config.json of Hugging Face's layout that says what the original's does.
+def translated(folder: Path, clip: Path) -> Json:
+    """Translate an original config.json to Hugging Face's layout.
 
     Raises ConfigError if the checkpoint is not one of LLaVA and that CLIP, or does what is not supported.
     """
@@ -115,23 +109,23 @@ def translated(folder: Path, clip: Path) -> dict[str, Any]:
     }
 
 
-def _require_supported(folder: Path, config: dict[str, Any], key: str) -> None:
+def _require_supported(folder: Path, config: Json, key: str) -> None:
     value = config.get(key)
     if value not in _UNSUPPORTED[key]:
-        known = ", ".join(json.dumps(one) for one in _UNSUPPORTED[key])
+        known = ", ".join(json.dumps(supported) for supported in _UNSUPPORTED[key])
         raise ConfigError(f"{folder}: {key} {value!r} is not supported, only {known}")
 
 
-def _require_clip(folder: Path, config: dict[str, Any], clip: Path, vision: dict[str, Any]) -> None:
-    """What can be told of the CLIP without weights: its width, and the pixels that its name ends in."""
-    named = str(config["mm_vision_tower"])
+def _require_clip(folder: Path, config: Json, clip: Path, vision: Json) -> None:
+    """Compare the CLIP with what the LLaVA says of it: its width, and the pixels that its name ends in."""
+    name = str(config["mm_vision_tower"])
     width = config.get("mm_hidden_size", vision["hidden_size"])
     if width != vision["hidden_size"]:
         raise ConfigError(
-            f"{folder} was built on a CLIP of width {width} ({named}), but {clip} has {vision['hidden_size']}"
+            f"{folder} was built on a CLIP of width {width} ({name}), but {clip} has {vision['hidden_size']}"
         )
-    pixels = _IMAGE_PX.search(named)
+    pixels = _IMAGE_PX.search(name)
     if pixels and int(pixels[1]) != vision["image_size"]:
         raise ConfigError(
-            f"{folder} was built on {named}, but {clip} takes images of {vision['image_size']} pixels a side"
+            f"{folder} was built on {name}, but {clip} takes images of {vision['image_size']} pixels a side"
         )

@@ -1,44 +1,46 @@
-"""Checkpoints whose weights are a pickle (`pytorch_model.bin`): read only if the user says so.
+"""Converts pickled weights (`pytorch_model.bin`) to safetensors, if the user allows it.
 
-A pickle runs what it likes when it is loaded. Here nothing but tensors is made of one
-(`torch.load(weights_only=True)`), once: what everything else reads is a copy as safetensors, which takes
-the memory of one of its shards to make.
+Loading a pickle can run any code. Here only tensors are loaded from one (`torch.load(weights_only=True)`),
+once: everything else reads a copy as safetensors. Making it takes the memory of one shard.
 """
 
 import hashlib
 import json
 import zipfile
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
-from pipeline.models.checkpoints.fit import SMALL_FILES
 from pipeline.models.checkpoints.sharded import ShardWriter
-from pipeline.support.cache import cache_folder, made_once
+from pipeline.models.checkpoints.tensors import SMALL_FILES
+from pipeline.support.cache import cache_folder, make_once
 from pipeline.support.errors import ConfigError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json")
 
 
 def as_safetensors(folder: Path) -> Path:
-    """A copy of the checkpoint in the cache, made once, with its weights as safetensors.
+    """Return a copy of the checkpoint in the cache, made once, with its weights as safetensors.
 
     Raises ConfigError if a file of weights is missing, or holds anything but tensors.
     """
     files = _files(folder)
     small = [folder / name for name in SMALL_FILES if (folder / name).is_file()]
-    told = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in (*files, *small)]
-    digest = hashlib.sha256(repr(told).encode()).hexdigest()[:16]
+    identity = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in (*files, *small)]
+    digest = hashlib.sha256(repr(identity).encode()).hexdigest()[:16]
 
-    def make(made: Path) -> None:
+    def make(target: Path) -> None:
         for file in small:
-            (made / file.name).write_bytes(file.read_bytes())
-        writer = ShardWriter(made)
+            (target / file.name).write_bytes(file.read_bytes())
+        writer = ShardWriter(target)
         for file in files:
             for name, tensor in _tensors(file).items():
-                writer.add(name, tensor.clone())  # none shares memory, with each other or with the file
+                writer.add(name, tensor.clone())  # safetensors refuses tensors that share memory
         writer.close()
 
-    return made_once(cache_folder() / f"safetensors-{digest}", make)
+    return make_once(cache_folder() / f"safetensors-{digest}", make)
 
 
 def _files(folder: Path) -> list[Path]:
@@ -52,18 +54,18 @@ def _files(folder: Path) -> list[Path]:
     return [folder / name for name in names]
 
 
-def _tensors(file: Path) -> dict[str, Any]:
-    """One file's tensors by name, mapped into memory where the file's format allows it."""
+def _tensors(file: Path) -> "dict[str, Tensor]":
+    """Load one file's tensors by name, memory-mapped where the file's format allows it."""
     import pickle  # for the name of its error alone
 
     import torch
 
     try:
         mapped = zipfile.is_zipfile(file)  # torch before 1.6 wrote another format
-        loaded: Any = torch.load(file, map_location="cpu", weights_only=True, mmap=mapped)
+        loaded: object = torch.load(file, map_location="cpu", weights_only=True, mmap=mapped)
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
-        told = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ConfigError(f"{file} cannot be read as weights alone: {told[:200]}") from None
-    if not isinstance(loaded, dict) or not all(isinstance(one, torch.Tensor) for one in loaded.values()):
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ConfigError(f"{file} cannot be read as weights alone: {reason[:200]}") from None
+    if not isinstance(loaded, dict) or not all(isinstance(x, torch.Tensor) for x in loaded.values()):
         raise ConfigError(f"{file} holds something else than tensors by name")
     return {str(name): tensor for name, tensor in loaded.items()}

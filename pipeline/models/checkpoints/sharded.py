@@ -1,4 +1,4 @@
-"""Write a checkpoint's tensors one after the other, in shards: what is in memory is one shard at most."""
+"""Writes a checkpoint's tensors one after the other, in shards, with one shard in memory at most."""
 
 import json
 from pathlib import Path
@@ -10,11 +10,11 @@ SHARD_BYTES = 1 << 30
 
 
 class ShardWriter:
-    """Tensors by name, in the order in which they are added; the files are whole after `close`.
+    """Writes tensors in the order in which they are added; the checkpoint is complete after `close`.
 
     Args:
-        folder: there, without weights yet.
-        shard_bytes: a shard is written as soon as it holds so many.
+        folder: exists, without weights.
+        shard_bytes: a shard is written once it holds that many.
     """
 
     def __init__(self, folder: Path, shard_bytes: int = SHARD_BYTES) -> None:
@@ -24,17 +24,17 @@ class ShardWriter:
         self._index: dict[str, str] = {}
 
     def add(self, name: str, tensor: Tensor) -> None:
-        """One more tensor, which must share its memory with no other."""
+        """Add a tensor, which must share its memory with no other."""
         self._held[name] = tensor.contiguous()
         self._held_bytes += tensor.nbytes
         if self._held_bytes >= self._shard_bytes:
             self._flush()
 
     def close(self) -> None:
-        """Write what is left, and the index."""
+        """Write the last shard and the index."""
         self._flush()
-        told = {"metadata": {"total_size": self._total}, "weight_map": self._index}
-        (self._folder / "model.safetensors.index.json").write_text(json.dumps(told, indent=1))
+        index = {"metadata": {"total_size": self._total}, "weight_map": self._index}
+        (self._folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=1))
 
     def _flush(self) -> None:
         if not self._held:

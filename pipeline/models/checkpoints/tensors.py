@@ -1,4 +1,4 @@
-"""The safetensors files of a checkpoint, read without torch: headers, and one small tensor at a time."""
+"""Reads a checkpoint's safetensors files without torch: headers, and one small tensor at a time."""
 
 import json
 from dataclasses import dataclass
@@ -6,11 +6,28 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pipeline.support.errors import ConfigError
 
+Json = dict[str, Any]  # a JSON object of a checkpoint: its keys vary between versions and families
 WHOLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 WEIGHTS = (WHOLE, INDEX)
+# The configuration and tokenizer files of a checkpoint.
+SMALL_FILES = (
+    "config.json",
+    "generation_config.json",
+    "preprocessor_config.json",
+    "processor_config.json",
+    "tokenizer.json",
+    "tokenizer.model",
+    "spiece.model",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+)
 
 # dtype in a safetensors header -> (how its bytes are read, relative rounding)
 FLOATS = {"F32": ("<f4", 2.0**-23), "F16": ("<f2", 2.0**-10), "BF16": ("<u2", 2.0**-7)}
@@ -18,7 +35,7 @@ FLOATS = {"F32": ("<f4", 2.0**-23), "F16": ("<f2", 2.0**-10), "BF16": ("<u2", 2.
 
 @dataclass(frozen=True)
 class Located:
-    """A tensor in its file; `start` and `size` count bytes, `dtype` is the header's name of it."""
+    """A tensor's place in its file; `start` and `size` in bytes, `dtype` as the header names it."""
 
     file: Path
     start: int
@@ -28,12 +45,12 @@ class Located:
 
     @property
     def count(self) -> int:
-        """How many numbers it holds."""
+        """How many numbers the tensor has."""
         return int(np.prod(self.shape, dtype=np.int64))
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The safetensors files of the checkpoint, sorted; ConfigError if there are none or one is missing."""
+    """List the safetensors files of a checkpoint, sorted; ConfigError if there are none or one is missing."""
     if (folder / WHOLE).is_file():
         files = [folder / WHOLE]
     elif (folder / INDEX).is_file():
@@ -50,19 +67,19 @@ def weight_files(folder: Path) -> list[Path]:
 
 
 def locate(folder: Path) -> dict[str, Located]:
-    """Every tensor of a checkpoint by its name."""
-    found = {}
+    """Find every tensor of a checkpoint by its name."""
+    located = {}
     for file in weight_files(folder):
         header = read_header(file)
         for name, entry in tensors_of(header):
             first, stop = entry["data_offsets"]
             start = 8 + len(header) + first
-            found[name] = Located(file, start, stop - first, entry["dtype"], tuple(entry["shape"]))
-    return found
+            located[name] = Located(file, start, stop - first, entry["dtype"], tuple(entry["shape"]))
+    return located
 
 
 def read_header(file: Path) -> bytes:
-    """The JSON header of a safetensors file, as it is written."""
+    """Read the JSON header of a safetensors file, unparsed."""
     size = file.stat().st_size
     with file.open("rb") as stream:
         length = int.from_bytes(stream.read(8), "little")
@@ -71,13 +88,13 @@ def read_header(file: Path) -> bytes:
         return stream.read(length)
 
 
-def tensors_of(header: bytes) -> list[tuple[str, dict[str, Any]]]:
-    """Names and entries of a header, sorted."""
+def tensors_of(header: bytes) -> list[tuple[str, Json]]:
+    """Parse a header into names and entries, sorted."""
     return sorted((name, entry) for name, entry in json.loads(header).items() if name != "__metadata__")
 
 
-def read_tensor(where: Located) -> tuple[np.ndarray, float]:
-    """A tensor as float32, and the relative rounding of the type it is stored in."""
+def read_tensor(where: Located) -> tuple[NDArray[np.float32], float]:
+    """Read a tensor as float32; also returns the relative rounding of its stored type."""
     if where.dtype not in FLOATS:
         raise ConfigError(f"{where.file}: dtype {where.dtype} is not supported, only {', '.join(FLOATS)}")
     kind, rounding = FLOATS[where.dtype]
@@ -89,15 +106,15 @@ def read_tensor(where: Located) -> tuple[np.ndarray, float]:
     return values.astype(np.float32).reshape(where.shape), rounding
 
 
-def read_config(folder: Path) -> dict[str, Any]:
-    """A checkpoint's config.json. Raises ConfigError if there is none."""
+def read_config(folder: Path) -> Json:
+    """Read a checkpoint's config.json; ConfigError if there is none."""
     if not (folder / "config.json").is_file():
         raise ConfigError(f"{folder} holds no config.json")
     return read_json(folder / "config.json")
 
 
-def read_json(file: Path) -> dict[str, Any]:
-    """A JSON object. Raises ConfigError if the file is something else."""
+def read_json(file: Path) -> Json:
+    """Read a JSON object; ConfigError if the file holds something else."""
     try:
         content = json.loads(file.read_bytes())
     except ValueError as error:

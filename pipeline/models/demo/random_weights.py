@@ -1,19 +1,17 @@
-"""A LLaVA and its CLIP with random weights, in the Hugging Face layouts.
+"""Makes a small LLaVA and its CLIP with random weights, in the Hugging Face layouts.
 
-Nothing it says means anything, but everything about it is real: 336 x 336 pixels, 576 patches, both
-CLIP towers, tokenizers that take any Unicode text, a Llama that reads the projected patches. It is what
-the tests and the `demo:random/...` names load, since no model hub is needed for it.
+Its answers mean nothing, but everything else is real: 336 x 336 pixels, 576 patches, both CLIP towers,
+tokenizers for any Unicode text, a Llama that reads the projected patches. The tests and the
+`demo:random/...` names load it, without a model hub.
 
-Plain random weights would make a poor test bed: attention that averages over 600 tokens answers the
-same to every image. The scales below make attention sharp and logits wide apart, so that answers depend
-on the image and the question, some end in EOS, and greedy choices are never ties that rounding breaks.
+Plain random weights would be a poor test: attention that averages over 600 tokens gives the same answer to
+every image. The scales below make attention sharp and logits wide apart, so that answers depend on the image
+and the question, some end in EOS, and no greedy choice is a tie that rounding decides.
 
 Shapes: V vocabulary, H language width.
 """
 
 import math
-import shutil
-import tempfile
 from pathlib import Path
 
 import torch
@@ -40,10 +38,11 @@ from pipeline.models.demo.tokenizers import (
     llava_processor,
     special_ids,
 )
+from pipeline.support.cache import make_once
 
-LOUDNESS = 20.0  # norm of the rows of lm_head, so the standard deviation of logits
+LOGIT_DEVIATION = 20.0  # norm of the rows of lm_head, so the standard deviation of logits
 LLAVA_SEED = 5  # of eight tried with photographs, the one with varied answers and no near ties
-END = "at"  # EOS is said where this word would be: with that seed, in some four of ten answers
+END = "at"  # EOS takes the place of this word: with that seed, in some four of ten answers
 WORDS = """
 a the an of on in with and is are to at by near next front behind under over some two three four many one
 what where how which who does do color shape size number kind picture image photo scene object background
@@ -64,27 +63,18 @@ SENTENCES = [
 ]
 
 
-def make(folder: Path, seed: int = 0) -> None:
-    """Write `folder/clip` and `folder/llava`; whole or not at all, also if several processes do it at once.
+def make_random(folder: Path, seed: int = 0) -> None:
+    """Make `folder/clip` and `folder/llava`, unless the folder exists; see `make_once`.
 
-    The same seed gives the same bytes. An existing folder is left as it is.
+    The same seed gives the same bytes.
     """
-    if folder.exists():
-        return
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    try:
+
+    def make(target: Path) -> None:
         with quiet():
-            clip = _make_clip(scratch / "clip", torch.Generator().manual_seed(seed))
-            _make_llava(scratch / "llava", clip, torch.Generator().manual_seed(seed + LLAVA_SEED))
-        scratch.chmod(0o755)  # mkdtemp keeps others out
-        try:
-            scratch.rename(folder)
-        except OSError:
-            if not folder.exists():
-                raise  # else another process was first, with the same bytes
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+            clip = _make_clip(target / "clip", torch.Generator().manual_seed(seed))
+            _make_llava(target / "llava", clip, torch.Generator().manual_seed(seed + LLAVA_SEED))
+
+    make_once(folder, make)
 
 
 def _make_clip(folder: Path, generator: torch.Generator) -> CLIPModel:
@@ -120,12 +110,12 @@ def _make_clip(folder: Path, generator: torch.Generator) -> CLIPModel:
         "text_model.embeddings.token_embedding": 1.0,
         "text_model.embeddings.position_embedding": 0.3,
         "visual_projection": 1.0,
-        "text_projection": 0.25,  # the spread of metric . text: what decides how many patches are outliers
+        "text_projection": 0.25,  # the spread of metric . text, which decides how many patches are outliers
         "q_proj": 1.5,
         "k_proj": 1.5,
     }
     _randomize(model, scales, generator)
-    with torch.no_grad():  # filters that see edges more than brightness, or one photograph is all outliers
+    with torch.no_grad():  # filters for edges more than brightness, or one photograph would be all outliers
         filters = model.vision_model.embeddings.patch_embedding.weight
         filters -= 0.8 * filters.mean((2, 3), keepdim=True)
     model.save_pretrained(folder)
@@ -165,25 +155,25 @@ def _make_llava(folder: Path, clip: CLIPModel, generator: torch.Generator) -> No
     }
     _randomize(model, scales, generator)
     model.model.vision_tower.load_state_dict(clip.vision_model.state_dict())
-    _choose_what_is_said(model.lm_head.weight, tokenizer)
-    model.generation_config = GenerationConfig(**ids)
+    _restrict_to_words(model.lm_head.weight, tokenizer)
+    model.generation_config = GenerationConfig(**ids)  # type: ignore[no-untyped-call]
     model.save_pretrained(folder)
     llava_processor(tokenizer).save_pretrained(folder)
 
 
-def _choose_what_is_said(lm_head_VH: torch.Tensor, tokenizer: LlamaTokenizer) -> None:
-    """Only whole words are ever answered, each as loud as the next, and EOS where `END` would be."""
+def _restrict_to_words(lm_head_VH: torch.Tensor, tokenizer: LlamaTokenizer) -> None:
+    """Let only whole words be answered, with equal norms, and EOS instead of `END`."""
     vocab = tokenizer.get_vocab()
-    said = {vocab["▁" + word] for word in WORDS if "▁" + word in vocab} | {tokenizer.eos_token_id}
-    said -= {vocab["▁" + END]}
+    allowed = {vocab["▁" + word] for word in WORDS if "▁" + word in vocab} | {tokenizer.eos_token_id}
+    allowed -= {vocab["▁" + END]}
     with torch.no_grad():
-        lm_head_VH *= LOUDNESS / lm_head_VH.norm(dim=1, keepdim=True)
+        lm_head_VH *= LOGIT_DEVIATION / lm_head_VH.norm(dim=1, keepdim=True)
         lm_head_VH[tokenizer.eos_token_id] = lm_head_VH[vocab["▁" + END]]
-        lm_head_VH[sorted(set(vocab.values()) - said)] = 0
+        lm_head_VH[sorted(set(vocab.values()) - allowed)] = 0
 
 
 def _randomize(model: nn.Module, scales: dict[str, float], generator: torch.Generator) -> None:
-    """Normal weights of deviation scale / sqrt(fan in), embeddings of scale; norms and biases stay put."""
+    """Draw normal weights of deviation scale / sqrt(fan in), embeddings of scale; keep norms and biases."""
     embeddings = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
     with torch.no_grad():
         for name, weight in model.named_parameters():

@@ -1,12 +1,11 @@
-"""Checkpoints of LLaVA-1.5's sizes with random weights: for what costs time and memory, not for answers.
+"""Makes checkpoints of LLaVA-1.5's sizes with random weights, to measure time and memory.
 
-Weights are drawn tensor by tensor and written shard by shard, in bfloat16: 13B needs no memory for 13B.
+Weights are drawn tensor by tensor and written shard by shard, in bfloat16: one shard is in memory at a time.
 """
 
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from transformers import (
@@ -18,9 +17,11 @@ from transformers import (
     LlamaConfig,
     LlavaConfig,
     LlavaForConditionalGeneration,
+    PreTrainedModel,
 )
 
 from pipeline.models.checkpoints.sharded import SHARD_BYTES, ShardWriter
+from pipeline.models.checkpoints.tensors import Json
 from pipeline.models.demo.random_weights import SENTENCES
 from pipeline.models.demo.tokenizers import (
     IMAGE_PX,
@@ -37,8 +38,8 @@ _DEVIATION = 0.02
 
 
 @dataclass(frozen=True)
-class Size:
-    """A Llama and a CLIP. `width` and `intermediate` are of the language model, `vision_*` of the tower."""
+class RandomLlava:
+    """Sizes of a Llama and a CLIP to make; `width` and `intermediate` are the language model's."""
 
     width: int
     intermediate: int
@@ -56,58 +57,60 @@ class Size:
 
 
 SIZES = {
-    "1b": Size(2048, 5632, 22, 32, 4),  # TinyLlama 1.1B
-    "7b": Size(4096, 11008, 32, 32, 32),  # Vicuna 7B, CLIP ViT-L/14-336: LLaVA-1.5-7B
-    "13b": Size(5120, 13824, 40, 40, 40),
+    "1b": RandomLlava(2048, 5632, 22, 32, 4),  # TinyLlama 1.1B
+    "7b": RandomLlava(4096, 11008, 32, 32, 32),  # Vicuna 7B, CLIP ViT-L/14-336: LLaVA-1.5-7B
+    "13b": RandomLlava(5120, 13824, 40, 40, 40),
 }
 
 
-def make(folder: Path, size: Size) -> None:
-    """Write `clip` and `llava` into a folder that exists."""
+def make_sized(folder: Path, recipe: RandomLlava) -> None:
+    """Write `clip` and `llava` into an existing folder."""
     vision = CLIPVisionConfig(
-        hidden_size=size.vision_width,
-        intermediate_size=4 * size.vision_width,
-        num_hidden_layers=size.vision_layers,
-        num_attention_heads=size.vision_heads,
+        hidden_size=recipe.vision_width,
+        intermediate_size=4 * recipe.vision_width,
+        num_hidden_layers=recipe.vision_layers,
+        num_attention_heads=recipe.vision_heads,
         image_size=IMAGE_PX,
         patch_size=PATCH_PX,
-        projection_dim=size.joint_width,
+        projection_dim=recipe.joint_width,
     ).to_dict()
-    _make_clip(folder / "clip", size, vision)
-    _make_llava(folder / "llava", size, vision)
+    _make_clip(folder / "clip", recipe, vision)
+    _make_llava(folder / "llava", recipe, vision)
 
 
-def _make_clip(folder: Path, size: Size, vision: dict[str, Any]) -> None:
+def _make_clip(folder: Path, recipe: RandomLlava, vision: Json) -> None:
     tokenizer = clip_tokenizer(SENTENCES, 900)
     text = CLIPTextConfig(
-        hidden_size=size.text_width,
-        intermediate_size=4 * size.text_width,
-        num_hidden_layers=size.text_layers,
-        num_attention_heads=size.text_heads,
-        projection_dim=size.joint_width,
+        hidden_size=recipe.text_width,
+        intermediate_size=4 * recipe.text_width,
+        num_hidden_layers=recipe.text_layers,
+        num_attention_heads=recipe.text_heads,
+        projection_dim=recipe.joint_width,
         vocab_size=len(tokenizer),
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
     ).to_dict()
     with torch.device("meta"):
-        model = CLIPModel(CLIPConfig(vision_config=vision, text_config=text, projection_dim=size.joint_width))
+        model = CLIPModel(
+            CLIPConfig(vision_config=vision, text_config=text, projection_dim=recipe.joint_width)
+        )
     _write(folder, model)
     tokenizer.save_pretrained(folder)
     image_processor().save_pretrained(folder)
 
 
-def _make_llava(folder: Path, size: Size, vision: dict[str, Any]) -> None:
+def _make_llava(folder: Path, recipe: RandomLlava, vision: Json) -> None:
     tokenizer = llama_tokenizer(SENTENCES, 1200)
     ids = special_ids(tokenizer)
     text = LlamaConfig(
-        hidden_size=size.width,
-        intermediate_size=size.intermediate,
-        num_hidden_layers=size.layers,
-        num_attention_heads=size.heads,
-        num_key_value_heads=size.kv_heads,
+        hidden_size=recipe.width,
+        intermediate_size=recipe.intermediate,
+        num_hidden_layers=recipe.layers,
+        num_attention_heads=recipe.heads,
+        num_key_value_heads=recipe.kv_heads,
         max_position_embeddings=4096,
-        vocab_size=size.vocabulary,
+        vocab_size=recipe.vocabulary,
         **ids,
     ).to_dict()
     config = LlavaConfig(
@@ -121,12 +124,12 @@ def _make_llava(folder: Path, size: Size, vision: dict[str, Any]) -> None:
     with torch.device("meta"):
         model = LlavaForConditionalGeneration(config)
     _write(folder, model)
-    GenerationConfig(**ids).save_pretrained(folder)
+    GenerationConfig(**ids).save_pretrained(folder)  # type: ignore[no-untyped-call]
     llava_processor(tokenizer).save_pretrained(folder)
 
 
-def _write(folder: Path, model: Any) -> None:
-    """The configuration, and random weights for a model that holds none."""
+def _write(folder: Path, model: PreTrainedModel) -> None:
+    """Write the configuration, and random weights for a model on the meta device."""
     folder.mkdir()
     model.config.dtype = "bfloat16"
     model.config.architectures = [type(model).__name__]
@@ -138,10 +141,10 @@ def _write(folder: Path, model: Any) -> None:
 
 
 def _drawn(name: str, shape: torch.Size) -> torch.Tensor:
-    """A tensor that depends on its name and shape alone: the tower is the same in CLIP and in LLaVA."""
+    """Draw a tensor that depends on its name and shape alone: CLIP and LLaVA get the same tower."""
     if len(shape) < 2 and not name.endswith("class_embedding"):
         fill = 0.0 if name.endswith("bias") else 1.0
         return torch.full(shape, fill, dtype=torch.bfloat16)
-    own = name.rpartition("vision_tower.")[2].rpartition("vision_model.")[2]
-    generator = torch.Generator().manual_seed(zlib.crc32(own.encode()))
+    short_name = name.rpartition("vision_tower.")[2].rpartition("vision_model.")[2]
+    generator = torch.Generator().manual_seed(zlib.crc32(short_name.encode()))
     return torch.empty(shape, dtype=torch.bfloat16).normal_(0.0, _DEVIATION, generator=generator)

@@ -1,27 +1,32 @@
-"""A running Ray cluster's job server: start a command there, follow its log here."""
+"""Submits a command to a running Ray cluster's job server and follows its log."""
 
 import asyncio
 import logging
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pipeline.support.errors import RunError
+
+if TYPE_CHECKING:
+    from ray.job_submission import JobSubmissionClient
 
 _POLL_S = 1.0
 _DETACHED = 130  # as after Ctrl-C
 _PACKAGES = "ray.dashboard.modules"
-_TALKATIVE = (  # of packages sent and connections closed
+_NOISY_LOGGERS = (  # they report packages sent and connections closed
     f"{_PACKAGES}.dashboard_sdk",
     f"{_PACKAGES}.job.sdk",
     "ray._private.runtime_env.packaging",
 )
 
 
-def run_job(dashboard: str, entrypoint: str, runtime_env: dict[str, Any]) -> int:
-    """Start a command as a job, print its log until it ends or Ctrl-C; returns its exit status.
+def run_job(dashboard: str, entrypoint: str, runtime_env: dict[str, Any]) -> int:  # JSON of Ray's
+    """Submit a command as a job, and print its log until it ends or Ctrl-C; returns its exit status.
 
     Args:
         dashboard: http://HOST:PORT of the cluster's dashboard.
+        entrypoint: the command line.
+        runtime_env: what the job needs, in the form of Ray's runtime environments.
 
     Raises:
         RunError: the job server cannot be reached, or could not start the job.
@@ -35,21 +40,21 @@ def run_job(dashboard: str, entrypoint: str, runtime_env: dict[str, Any]) -> int
     return _follow(client, job)
 
 
-def _follow(client: Any, job: str) -> int:
-    """Print a job's log until it ends; its exit status."""
+def _follow(client: "JobSubmissionClient", job: str) -> int:
+    """Print a job's log until it ends; returns its exit status."""
     try:
         asyncio.run(_print_log(client, job))
     except KeyboardInterrupt:
         print(f"\n{job} runs on; `ray job logs --follow {job}` follows it again", file=sys.stderr)
         return _DETACHED
-    told = client.get_job_info(job)
-    if told.driver_exit_code is None:
-        raise RunError(f"job {job} {told.status.lower()}: {_last_line(told.message)}")
-    return int(told.driver_exit_code)
+    details = client.get_job_info(job)
+    if details.driver_exit_code is None:
+        raise RunError(f"job {job} {details.status.lower()}: {_last_line(details.message)}")
+    return int(details.driver_exit_code)
 
 
-async def _print_log(client: Any, job: str) -> None:
-    """All of the log once, over as many connections as it takes."""
+async def _print_log(client: "JobSubmissionClient", job: str) -> None:
+    """Print the whole log once, reconnecting as often as the connection breaks."""
     printed = 0
     while True:
         seen = 0
@@ -60,17 +65,17 @@ async def _print_log(client: Any, job: str) -> None:
                 print(new, end="", flush=True)
                 printed = max(printed, seen)
         except RuntimeError:
-            pass  # the connection broke off
+            pass  # the connection broke
         if client.get_job_status(job).is_terminal():
             return
         await asyncio.sleep(_POLL_S)
 
 
-def _client(dashboard: str) -> Any:
+def _client(dashboard: str) -> "JobSubmissionClient":
     try:
         from ray.job_submission import JobSubmissionClient
 
-        for name in _TALKATIVE:
+        for name in _NOISY_LOGGERS:
             logging.getLogger(name).setLevel(logging.WARNING)
         return JobSubmissionClient(dashboard)
     except (ConnectionError, RuntimeError) as error:

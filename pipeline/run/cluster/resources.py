@@ -1,4 +1,4 @@
-"""What the stages book of a cluster, and how many actors there are."""
+"""Decides how many CPUs and GPUs each stage books in Ray, and how many actors it has."""
 
 import math
 import os
@@ -8,20 +8,18 @@ from typing import Any
 from pipeline.support.errors import ConfigError
 from pipeline.support.fields import free, require
 
-# Of a GPU: CLIP takes a fraction of the language model's time and memory. One actor of each fits on a GPU,
-# and four of CLIP's beside one of the language model, so that wherever Ray packs them, all find a place.
+# Fractions of a GPU: CLIP needs much less time and memory than the language model. One actor of each fits
+# on a GPU, and even four of CLIP's beside one of the language model: however Ray packs them, all have room.
 GPU_SHARES = {"encode": 0.1, "generate": 0.6}
 _GENERATE_PER_ENCODE = 4
-_TINY = 1e-9
-
-
-_OURS = {"working_dir", "worker_process_setup_hook"}  # of a runtime environment
+_TINY = 1e-9  # against rounding: 0.4 / 0.1 is 4
+_RESERVED = {"working_dir", "worker_process_setup_hook"}  # keys of a runtime environment that Trimline sets
 _POSITIVE = "cluster: num_cpus of a stage must be positive, or Ray starves it"
 
 
 @dataclass(frozen=True, kw_only=True)
 class TaskResources:
-    """What one task of a stage books: there are as many as fit beside the actors."""
+    """CPUs that one task of a stage books. As many tasks run as fit beside the actors."""
 
     num_cpus: float = free()
 
@@ -31,11 +29,11 @@ class TaskResources:
 
 @dataclass(frozen=True, kw_only=True)
 class ActorResources:
-    """What one actor of a stage books, and how many there are.
+    """CPUs and GPUs that one actor of a stage books, and the number of actors.
 
-    `num_gpus` null: none without a GPU in the cluster, else the stage's share of one. `num_actors` null: as
-    many as the cluster's GPUs can take, without any one on each node that has room for both stages'.
-    `threads` null: torch may use all cores of the node, whatever is booked.
+    `num_gpus` null: the stage's share of a GPU (`GPU_SHARES`); 0 in a cluster without GPUs. `num_actors`
+    null: as many as the GPUs can take; without GPUs one on each node that has room for one actor of either
+    stage. `threads` null: torch uses all cores of the node, whatever the actor books.
     """
 
     num_cpus: float = free()
@@ -58,28 +56,30 @@ class ActorResources:
 
 @dataclass(frozen=True)
 class Hardware:
-    """What a cluster has."""
+    """The CPUs of each node of a cluster, and its GPUs in all."""
 
     node_cpus: tuple[float, ...]
     gpus: float = 0.0
 
     @property
     def cpus(self) -> float:
+        """The CPUs of all nodes."""
         return sum(self.node_cpus)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Cluster:
-    """The Ray cluster: `address` is `local` for one started here, `auto` or host:port for one that runs.
+    """Configures the Ray cluster, and what each stage books in it.
 
-    Stages differ in what they book, since Ray fuses neighbours that book alike.
+    Neighbouring stages book different amounts of CPU, since Ray fuses neighbours that book the same.
 
     Args:
+        address: `local` starts a cluster on this machine; `auto` or host:port joins a running one.
         num_cpus, num_gpus, object_store_bytes: of a local cluster; null: all cores (at least 2), all GPUs.
-        stall_s: seconds in which nothing moves before a run ends, and says where it was.
-        ship: send these packages to the nodes, which then need no Trimline of their own.
-        runtime_env: what else the nodes' workers need, as Ray's runtime environments have it.
-        submit: hand the run to the cluster's job server at `dashboard`, and follow its log.
+        stall_s: seconds without progress after which a run ends, saying where it is stuck.
+        ship: copy this installation's packages to the nodes, which then need not have Trimline installed.
+        runtime_env: further needs of the workers, in the form of Ray's runtime environments.
+        submit: submit the run to the cluster's job server at `dashboard`, and follow its log.
     """
 
     address: str = free("local")
@@ -88,7 +88,7 @@ class Cluster:
     object_store_bytes: int | None = free(None)
     stall_s: float = free(1800.0)
     ship: bool = free(False)
-    runtime_env: dict[str, Any] | None = free(None)
+    runtime_env: dict[str, Any] | None = free(None)  # JSON of Ray's, of any form
     submit: bool = free(False)
     dashboard: str | None = free(None)
     read: TaskResources = free(default_factory=lambda: TaskResources(num_cpus=0.2))
@@ -99,8 +99,8 @@ class Cluster:
 
     def __post_init__(self) -> None:
         require(self.stall_s > 0, "cluster.stall_s must be positive")
-        taken = sorted(_OURS & (self.runtime_env or {}).keys())
-        require(not taken, f"cluster.runtime_env.{', '.join(taken)}: Trimline itself sets it")
+        reserved = sorted(_RESERVED & (self.runtime_env or {}).keys())
+        require(not reserved, f"cluster.runtime_env.{', '.join(reserved)}: Trimline itself sets it")
         require(
             not self.submit or bool(self.dashboard), "cluster.submit needs cluster.dashboard=http://HOST:8265"
         )
@@ -112,13 +112,22 @@ class Cluster:
 
     @property
     def local_cpus(self) -> int:
+        """CPUs of a cluster started on this machine."""
         return self.num_cpus or max(2, len(os.sched_getaffinity(0)))
 
+    def tasks(self, stage: str) -> TaskResources:
+        """The resources of a stage of tasks."""
+        return {"read": self.read, "decode": self.decode, "write": self.write}[stage]
+
+    def actors(self, stage: str) -> ActorResources:
+        """The resources of a stage of actors."""
+        return {"encode": self.encode, "generate": self.generate}[stage]
+
     def on(self, hardware: Hardware, device: str) -> "Cluster":
-        """These settings with what was left open filled in: each actor's GPUs and the number of actors.
+        """Fill in the settings left open: each actor's share of a GPU and the numbers of actors.
 
         Raises:
-            ConfigError: Ray would wait for ever, without a message, for room for all of the actors.
+            ConfigError: the cluster has no room for all actors; Ray would wait for it without a word.
         """
         filled = self._with_shares(hardware, device)._with_actors(hardware)
         filled._require_cpus(hardware.cpus)
@@ -126,51 +135,62 @@ class Cluster:
         return filled
 
     def _with_shares(self, hardware: Hardware, device: str) -> "Cluster":
+        """Fill in each actor's share of a GPU."""
         on_gpu = device == "cuda" or (device == "auto" and hardware.gpus > 0)
-        shares = {
-            name: (share if on_gpu else 0.0) if own.num_gpus is None else own.num_gpus
-            for name, share in GPU_SHARES.items()
-            for own in [getattr(self, name)]
-        }
-        return self._each(num_gpus=shares)
+
+        def filled(stage: str) -> ActorResources:
+            actors = self.actors(stage)
+            share = GPU_SHARES[stage] if on_gpu else 0.0
+            return replace(actors, num_gpus=share) if actors.num_gpus is None else actors
+
+        return replace(self, encode=filled("encode"), generate=filled("generate"))
 
     def _with_actors(self, hardware: Hardware) -> "Cluster":
-        """On CPUs one of each on every node, since its threads take the whole node's cores."""
-        encode, generate = (
-            own.num_actors or (1 if own.max_actors else None) for own in (self.encode, self.generate)
-        )
-        both = self.encode.num_cpus + self.generate.num_cpus + self._largest_task
-        nodes = sum(cpus + _TINY >= both for cpus in hardware.node_cpus)
-        if encode is None:
-            wanted = math.ceil(int(hardware.gpus) / _GENERATE_PER_ENCODE)
-            encode = max(1, wanted if self.encode.num_gpus else nodes)
-        if generate is None:
-            room = self._generate_on_gpus(encode, hardware.gpus) if self.generate.num_gpus else nodes
-            left = hardware.cpus - self._largest_task - encode * self.encode.num_cpus
-            generate = max(1, min(room, int(left / self.generate.num_cpus + _TINY)))
-        return self._each(num_actors={"encode": encode, "generate": generate})
+        """Fill in the numbers of actors.
 
-    def _each(self, **values: dict[str, Any]) -> "Cluster":
-        stages = {
-            stage: replace(getattr(self, stage), **{name: own[stage] for name, own in values.items()})
-            for stage in GPU_SHARES
-        }
-        return replace(self, **stages)
+        Without GPUs each node gets one of either stage, because an actor's threads use all cores of its node.
+        """
+        both = self.encode.num_cpus + self.generate.num_cpus + self._largest_task
+        nodes_with_room = sum(cpus + _TINY >= both for cpus in hardware.node_cpus)
+        encode, generate = (
+            actors.num_actors or (1 if actors.max_actors else None) for actors in (self.encode, self.generate)
+        )
+        if encode is None:
+            for_gpus = math.ceil(int(hardware.gpus) / _GENERATE_PER_ENCODE)
+            encode = max(1, for_gpus if self.encode.num_gpus else nodes_with_room)
+        if generate is None:
+            most = nodes_with_room
+            if self.generate.num_gpus:
+                most = self._generate_on_gpus(encode, hardware.gpus)
+            free_cpus = hardware.cpus - self._largest_task - encode * self.encode.num_cpus
+            generate = max(1, min(most, int(free_cpus / self.generate.num_cpus + _TINY)))
+        return replace(
+            self,
+            encode=replace(self.encode, num_actors=encode),
+            generate=replace(self.generate, num_actors=generate),
+        )
 
     @property
     def _largest_task(self) -> float:
         return max(stage.num_cpus for stage in (self.read, self.decode, self.write))
 
-    def _generate_on_gpus(self, encode: int, gpus: float) -> int:
-        """How many actors of `generate` find a GPU if those of `encode` are packed as badly as can be."""
-        own, other = self.generate.num_gpus or 0.0, self.encode.num_gpus or 0.0
-        if own >= 1:
-            return int((gpus - encode * math.ceil(other)) / own + _TINY)
-        beside = int((1 - own) / other + _TINY) if other else encode  # of encode's that leave room for one
-        return (int(gpus) - encode // (beside + 1)) * int(1 / own + _TINY)
+    def _generate_on_gpus(self, encode_actors: int, gpus: float) -> int:
+        """Count the generate actors that are sure to find a GPU, however Ray packs those of encode.
+
+        An example with 8 GPUs and 12 encode actors of 0.1 GPU each; a generate actor takes 0.6. Four encode
+        actors fit beside a generate actor: (1 - 0.6) / 0.1. Five on one GPU leave no room for it. At worst
+        Ray packs the twelve as 5 + 5 + 2: two GPUs are blocked, and six are left for one generate actor each.
+        """
+        generate_share, encode_share = self.generate.num_gpus or 0.0, self.encode.num_gpus or 0.0
+        if generate_share >= 1:  # whole GPUs, and an encode actor blocks each GPU that it touches
+            return int((gpus - encode_actors * math.ceil(encode_share)) / generate_share + _TINY)
+        fit_beside = int((1 - generate_share) / encode_share + _TINY) if encode_share else encode_actors
+        blocked = encode_actors // (fit_beside + 1)
+        per_gpu = int(1 / generate_share + _TINY)
+        return (int(gpus) - blocked) * per_gpu
 
     def _require_cpus(self, num_cpus: float) -> None:
-        """With one actor where their number is still open."""
+        """Refuse a cluster that is too small; numbers of actors left open count as 1."""
         actors = sum((stage.num_actors or 1) * stage.num_cpus for stage in (self.encode, self.generate))
         if actors + self._largest_task > num_cpus + _TINY:
             raise ConfigError(
@@ -179,6 +199,7 @@ class Cluster:
             )
 
     def _require_gpus(self, num_gpus: float) -> None:
+        """Refuse a cluster in which some actor might find no GPU."""
         encode, generate = self.encode, self.generate
         booked = sum((stage.num_actors or 1) * (stage.num_gpus or 0) for stage in (encode, generate))
         if booked > num_gpus + _TINY:

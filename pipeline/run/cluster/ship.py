@@ -1,4 +1,4 @@
-"""These packages for a cluster whose nodes do not have them: Ray copies a folder to every node."""
+"""Copies this installation's packages to cluster nodes that lack them."""
 
 import shutil
 from collections.abc import Iterator
@@ -12,12 +12,16 @@ NAMES = ("trim", "pipeline", "jobs", "conf")
 
 @contextmanager
 def packages(**more: str) -> Iterator[str]:
-    """A folder with the packages that this process runs from, as Ray's `working_dir`; `more`: other folders.
+    """Make a folder with the packages of this installation, for Ray to copy to every node.
 
-    Ray names its copy by what is in it, so that a cluster is sent the same version once.
+    Ray calls it `working_dir`, and names the copy by a hash of its content: a cluster gets the same version
+    only once.
+
+    Args:
+        more: further folders, by their names in the copy.
     """
     with TemporaryDirectory(prefix="trimline-") as folder:
-        for name, place in {**{name: str(ROOT / name) for name in NAMES}, **more}.items():
+        for name, source in {**{name: str(ROOT / name) for name in NAMES}, **more}.items():
             ignored = shutil.ignore_patterns("__pycache__", "*.pyc")
-            shutil.copytree(place, Path(folder) / name, ignore=ignored)
+            shutil.copytree(source, Path(folder) / name, ignore=ignored)
         yield folder

@@ -1,45 +1,48 @@
-"""The Ray cluster that the stages run in: started or joined, closed to others, with our own packages."""
+"""Starts or joins the Ray cluster, locks others out of it, and makes its workers import this installation."""
 
 import hashlib
 import logging
 import os
 import secrets
-import signal
 import sys
 import tempfile
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from pipeline.run.cluster.resources import Cluster, Hardware
 from pipeline.run.cluster.ship import NAMES, ROOT, packages
 from pipeline.support.errors import RunError
+from pipeline.support.signals import keeping_sigterm_handler
 
 _EXPORT = "RAY_enable_export_api_write"
 
 
 def start_ray(cluster: Cluster, device: str, metrics_port: int | None = None) -> None:
-    """Start or join the cluster, unless this process has done so.
+    """Start or join the cluster, unless this process has done so already.
 
-    Its workers find this installation's packages before anything else. A cluster that is started serves its
-    metrics at `metrics_port`; one that is joined has its own.
+    The workers look for our packages in this installation first.
+
+    Args:
+        metrics_port: where a cluster started here serves its metrics; a joined one has a port of its own.
 
     Raises:
         ConfigError: what the stages book does not fit the cluster.
         RunError: the cluster cannot be reached, or a node's workers import another `pipeline`, or none.
     """
-    _close_to_others(cluster)
+    _secure(cluster)
     import ray
 
     if ray.is_initialized():
         return
-    # Two actors whose threads spin at OpenMP's barriers on the same cores slow each other down tenfold.
+    # If two actors' threads spin at OpenMP's barriers on the same cores, they slow each other down tenfold.
     variables = {"OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "PASSIVE")}
-    environment = {**(cluster.runtime_env or {}), "worker_process_setup_hook": _own_packages_first()}
+    environment = {**(cluster.runtime_env or {}), "worker_process_setup_hook": _our_packages_first()}
     environment["env_vars"] = variables | environment.get("env_vars", {})
-    options: dict[str, Any] = {"runtime_env": environment, "log_to_driver": False}
+    options: dict[str, Any] = {  # keyword arguments of ray.init
+        "runtime_env": environment,
+        "log_to_driver": False,
+    }
     if cluster.address == "local":
         options |= {
             "num_cpus": cluster.local_cpus,
@@ -49,47 +52,55 @@ def start_ray(cluster: Cluster, device: str, metrics_port: int | None = None) ->
             "_node_ip_address": "127.0.0.1",
             "_metrics_export_port": metrics_port,
         }
-        # Ray's own second is over between two units: then a hundred units start dozens of processes.
+        # Ray's default is a second, less than the time between two units: dozens of processes would start.
         os.environ.setdefault("RAY_idle_worker_killing_time_threshold_ms", "60000")
-    # The driver's core worker logs to stderr; what matters comes back as an exception.
+    # The driver's C++ code logs to stderr, but everything that matters is raised as an exception.
     quiet = os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal") == "fatal"
-    on_sigterm = signal.getsignal(signal.SIGTERM)
     try:
         with (
+            keeping_sigterm_handler(),
             _without_stderr() if quiet else nullcontext(),
-            packages() if cluster.ship else nullcontext() as ours,
+            packages() if cluster.ship else nullcontext() as working_dir,
         ):
-            if ours:
-                environment["working_dir"] = ours
+            if working_dir:
+                environment["working_dir"] = working_dir
             ray.init(address=cluster.address, logging_level=logging.ERROR, **options)
     except ConnectionError as error:
         raise RunError(f"cluster.address={cluster.address}: {error}") from None
-    finally:
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, on_sigterm)  # Ray's own ends with status 15 and no word
     cluster.on(hardware(), device)
-    _require_own_packages()
+    _require_our_packages()
 
 
 def hardware() -> Hardware:
-    """What the cluster that this process has joined consists of."""
-    there = alive_nodes()
-    cpus = tuple(float(node["Resources"]["CPU"]) for node in there)
-    return Hardware(cpus, float(sum(node["Resources"].get("GPU", 0) for node in there)))
+    """Count the CPUs and GPUs of the cluster that this process has joined."""
+    nodes = alive_nodes()
+    cpus = tuple(float(node["Resources"]["CPU"]) for node in nodes)
+    return Hardware(cpus, float(sum(node["Resources"].get("GPU", 0) for node in nodes)))
 
 
-def alive_nodes() -> list[dict[str, Any]]:
-    """The nodes that can run a stage, as Ray tells them."""
+class Node(TypedDict):
+    """What Ray tells of a node, as far as we read it."""
+
+    NodeID: str
+    NodeManagerHostname: str
+    Alive: bool
+    Resources: dict[str, float]
+
+
+def alive_nodes() -> list[Node]:
+    """List the nodes that can run a stage, as Ray describes them."""
     import ray
 
-    return [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
+    nodes: list[Node] = ray.nodes()  # type: ignore[no-untyped-call]
+    return [node for node in nodes if node["Alive"] and node["Resources"].get("CPU")]
 
 
-def _close_to_others(cluster: Cluster) -> None:
-    """Before Ray is imported: no export of the stages' arguments, and a token for a cluster started here.
+def _secure(cluster: Cluster) -> None:
+    """Require a token for a cluster started here, and keep Ray from exporting the stages' arguments.
 
-    The arguments hold the storage's settings. Without a token whoever reaches the cluster's ports runs what
-    he likes in it: other users of this machine, too. Who has set RAY_AUTH_MODE himself keeps what he set.
+    This must happen before Ray is imported. The arguments hold the storage's credentials. Without a token,
+    everyone who reaches the cluster's ports, other users of this machine included, can run code in it. A
+    RAY_AUTH_MODE that is already set is kept.
     """
     os.environ.pop(_EXPORT, None)
     exported = os.environ.get(f"{_EXPORT}_config", "").split(",")
@@ -100,13 +111,13 @@ def _close_to_others(cluster: Cluster) -> None:
         return
     if not {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & os.environ.keys():
         os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
-    if "ray" not in sys.modules:  # else it has read the mode; from 2.60 on it turns to tokens by itself
+    if "ray" not in sys.modules:  # else Ray has read the mode already; from 2.60 on its default is tokens
         os.environ["RAY_AUTH_MODE"] = "token"
 
 
 @contextmanager
 def _without_stderr() -> Iterator[None]:
-    """Keep what C++ code writes to stderr off the terminal, unless what is inside raises."""
+    """Hide what C++ code writes to stderr; show it if the block raises."""
     with tempfile.TemporaryFile() as kept:
         stderr = os.dup(2)
         os.dup2(kept.fileno(), 2)
@@ -121,60 +132,60 @@ def _without_stderr() -> Iterator[None]:
             os.close(stderr)
 
 
-def _own_packages_first() -> Callable[[], None]:
-    """What a worker runs when it starts, so that it imports this installation's packages.
+def _our_packages_first() -> Callable[[], None]:
+    """Make the function that a worker runs when it starts, so that it imports this installation's packages.
 
-    Ray puts the driver's working directory before everything else on a worker's path, after this hook:
-    a user's own folder called `pipeline` would be taken for ours. The hook is a closure because those
-    travel by value, not as the name of a module that is still to be found. Where this installation is not
-    on a worker's node, the packages are in the folder that Ray was told to send, or installed there.
+    After this function, Ray puts the driver's working directory first on the worker's path: there, a user's
+    own folder called `pipeline` would be imported in place of ours. The function is a closure, because Ray
+    pickles closures by value; a function of a module would have to be imported from our packages first. On a
+    node without this installation, the packages are in the folder that Ray has copied, or installed there.
     """
     root, names = str(ROOT), NAMES
 
     def hook() -> None:
         import os
         import sys
-        from importlib.machinery import PathFinder
+        from importlib.machinery import ModuleSpec, PathFinder
 
         sent = [path for path in (os.getcwd(), *sys.path) if "working_dir_files" in path][:1]  # noqa: PTH109
         places = [root, *sent] if os.path.isdir(os.path.join(root, "pipeline")) else sent  # noqa: PTH112, PTH118
 
-        # without names of this module, which the hook cannot bring along
-        def find_spec(name, path=None, target=None):
+        # uses no names of this module, which are not pickled along
+        def find_spec(name: str, path: object = None, target: object = None) -> ModuleSpec | None:
             return PathFinder.find_spec(name, places) if path is None and name in names else None
 
-        finder = type("OwnPackages", (), {"find_spec": staticmethod(find_spec)})
+        finder = type("OurPackages", (), {"find_spec": staticmethod(find_spec)})
         sys.meta_path.insert(0, finder)  # type: ignore[arg-type]
 
     return hook
 
 
-def _require_own_packages() -> None:
-    """Check in a worker of each node that the hook did its work."""
+def _require_our_packages() -> None:
+    """Check that a worker on each node imports the same sources as this process."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     expected = _package_digest()
 
-    def found() -> str:
-        from pipeline.run.cluster import start as cluster
+    def digest_of_worker() -> str:
+        from pipeline.run.cluster import start
 
-        return str(cluster._package_digest())
+        return str(start._package_digest())
 
     nodes = {node["NodeID"]: node["NodeManagerHostname"] for node in alive_nodes()}
-    digest_there = ray.remote(num_cpus=0)(found)
-    at = {
-        name: digest_there.options(
+    remote_digest = ray.remote(num_cpus=0)(digest_of_worker)
+    digests = {
+        name: remote_digest.options(
             scheduling_strategy=NodeAffinitySchedulingStrategy(name, soft=False)
         ).remote()
         for name in nodes
     }
-    for name, digest in at.items():
+    for name, digest in digests.items():
         try:
             same = ray.get(digest) == expected
         except ray.exceptions.RayError as error:
-            told = str(error).strip().splitlines()[-1]
-            raise RunError(f"no worker can be used on the node {nodes[name]}: {told}{_SHIP}") from None
+            reason = str(error).strip().splitlines()[-1]
+            raise RunError(f"no worker can be used on the node {nodes[name]}: {reason}{_SHIP}") from None
         if not same:
             raise RunError(
                 f"the workers of the node {nodes[name]} import another version of `pipeline` than this "
@@ -186,6 +197,6 @@ _SHIP = "; cluster.ship=true sends it the packages of this one"
 
 
 def _package_digest() -> str:
-    """A hash of this package's sources."""
-    sources = sorted(Path(__file__).resolve().parents[2].rglob("*.py"))
+    """Hash the sources of `pipeline`."""
+    sources = sorted((ROOT / "pipeline").rglob("*.py"))
     return hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()

@@ -1,6 +1,7 @@
-"""A stage in a process that may die: `python -m pipeline.run.guard.child READ WRITE`, two inherited pipes.
+"""Runs a stage in a child process: `python -m pipeline.run.guard.child READ WRITE`, two inherited pipes.
 
-It is given what makes the stage, then units; of each unit it sends what the stage makes of it, and DONE.
+The parent sends the pickled function that makes the stage, then units. For each unit the child sends the
+tables that the stage returns, and then DONE.
 """
 
 import pickle
@@ -8,44 +9,33 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection
-from typing import Any
 
 import pyarrow as pa
 
+from pipeline.stages.rows import table_from_ipc, table_to_ipc
+
 TABLE, DONE, ERROR = b"T", b"D", b"E"
+Stage = Callable[[pa.Table], pa.Table | Iterator[pa.Table]]
 
 
 def serve(commands: Connection, answers: Connection) -> None:
-    """Answer until the other end closes."""
+    """Run the stage on each unit that arrives, until the parent closes its end."""
     try:
         stage = pickle.loads(commands.recv_bytes())()  # from our own parent process
         while True:
-            batch = table_of(commands.recv_bytes())
-            for made in _made(stage, batch):
-                answers.send_bytes(TABLE + bytes_of(made))
+            batch = table_from_ipc(pa.py_buffer(commands.recv_bytes()))
+            for table in _tables(stage, batch):
+                answers.send_bytes(TABLE + table_to_ipc(table).to_pybytes())
             answers.send_bytes(DONE)
     except EOFError:
         return
-    except Exception:  # noqa: BLE001 - it is raised again on the other side
+    except Exception:  # noqa: BLE001 - the parent raises it again
         answers.send_bytes(ERROR + traceback.format_exc().encode())
 
 
-def _made(stage: Callable[[pa.Table], Any], batch: pa.Table) -> Iterator[pa.Table]:
-    made = stage(batch)
-    yield from [made] if isinstance(made, pa.Table) else made
-
-
-def bytes_of(table: pa.Table) -> bytes:
-    """A table as an Arrow IPC stream."""
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, table.schema) as writer:
-        writer.write_table(table)
-    return sink.getvalue().to_pybytes()
-
-
-def table_of(data: bytes | memoryview) -> pa.Table:
-    """What `bytes_of` wrote."""
-    return pa.ipc.open_stream(pa.py_buffer(data)).read_all()
+def _tables(stage: Stage, batch: pa.Table) -> Iterator[pa.Table]:
+    result = stage(batch)
+    yield from [result] if isinstance(result, pa.Table) else result
 
 
 if __name__ == "__main__":

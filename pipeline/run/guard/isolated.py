@@ -1,4 +1,4 @@
-"""A unit whose workers died, in a process of its own: whole, and if that dies too, sample by sample."""
+"""Runs a unit whose workers died in a separate process: first whole, then, if that dies, sample by sample."""
 
 import os
 import signal
@@ -8,29 +8,27 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import pyarrow as pa
 
-from pipeline.run.guard.child import DONE, ERROR, bytes_of, table_of
-from pipeline.run.guard.samples import failed, joined, pieces
-from pipeline.stages.rows import pack, unpack
+from pipeline.run.cluster.ship import ROOT
+from pipeline.run.guard.child import DONE, ERROR, Stage
+from pipeline.run.guard.samples import join_samples, mark_failed, split_by_sample
+from pipeline.stages.rows import pack_unit, table_from_ipc, table_to_ipc, unpack_unit
 from pipeline.support.errors import RunError
 
-Stage = Callable[[pa.Table], Any]
-Make = Callable[[], Stage]
-
-_ROOT = str(Path(__file__).resolve().parents[3])
+MakeStage = Callable[[], Stage]
 
 
-class Died(Exception):  # noqa: N818 - an event, handled where it happens
-    """The process is gone; the message says of what."""
+class ProcessDied(Exception):  # noqa: N818 - an event, handled where it happens
+    """The process has died; the message names the signal or the exit status."""
 
 
-class Alone:
-    """A stage in a process that may die; it is started when it is needed, and again after a death."""
+class IsolatedStage:
+    """A stage in a process that may die. The process starts with the first unit, and again after a death."""
 
-    def __init__(self, make: Make) -> None:
+    def __init__(self, make: MakeStage) -> None:
         self._make = make
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -41,47 +39,47 @@ class Alone:
         self._stop()
 
     def __call__(self, batch: pa.Table) -> pa.Table:
-        """What the stage makes of a unit; Died if its process does."""
-        (made,) = self.stream(batch)
-        return made
+        """Run a unit through the stage; ProcessDied if the process dies."""
+        (table,) = self.stream(batch)
+        return table
 
     def stream(self, batch: pa.Table) -> Iterator[pa.Table]:
-        """The same for a stage that makes several; Died after those that it made before its death."""
+        """Yield each table of a stage that returns several; ProcessDied when the process dies."""
         if self._process is None:
             self._start()
         try:
-            self._commands.send_bytes(bytes_of(batch))
+            self._commands.send_bytes(table_to_ipc(batch))
             while (message := self._answers.recv_bytes()) != DONE:
                 if message[:1] == ERROR:
                     raise RunError(message[1:].decode().strip().splitlines()[-1])
-                yield table_of(memoryview(message)[1:])
+                yield table_from_ipc(pa.py_buffer(memoryview(message)[1:]))
         except (EOFError, OSError):
-            raise Died(self._death()) from None
+            raise ProcessDied(self._cause_of_death()) from None
 
     def _start(self) -> None:
         import ray.cloudpickle
 
-        theirs, ours = os.pipe(), os.pipe()
-        self._commands = Connection(theirs[1], readable=False)
-        self._answers = Connection(ours[0], writable=False)
-        path = os.pathsep.join([_ROOT, *(folder for folder in sys.path if folder)])
+        to_child, from_child = os.pipe(), os.pipe()
+        self._commands = Connection(to_child[1], readable=False)
+        self._answers = Connection(from_child[0], writable=False)
+        path = os.pathsep.join([str(ROOT), *(folder for folder in sys.path if folder)])
         self._process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "pipeline.run.guard.child", str(theirs[0]), str(ours[1])],
+            [sys.executable, "-P", "-m", "pipeline.run.guard.child", str(to_child[0]), str(from_child[1])],
             env=os.environ | {"PYTHONPATH": path},
-            pass_fds=(theirs[0], ours[1]),
+            pass_fds=(to_child[0], from_child[1]),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
-        os.close(theirs[0])
-        os.close(ours[1])
-        # where memory runs out, the system shall take the process that may die
+        os.close(to_child[0])
+        os.close(from_child[1])
+        # if memory runs out, let the kernel kill this process rather than the worker
         with suppress(OSError):
             Path(f"/proc/{self._process.pid}/oom_score_adj").write_text("1000")
-        with suppress(OSError):  # a process that died at once is found out by the first unit
-            self._commands.send_bytes(ray.cloudpickle.dumps(self._make))
+        with suppress(OSError):  # if the process died at once, the first unit notices
+            self._commands.send_bytes(ray.cloudpickle.dumps(self._make))  # type: ignore[no-untyped-call]
 
-    def _death(self) -> str:
+    def _cause_of_death(self) -> str:
         assert self._process is not None
         status = self._process.wait()
         self._stop()
@@ -96,30 +94,33 @@ class Alone:
             self._process = None
 
 
-def answer_alone(name: str, make: Make, batch: pa.Table) -> pa.Table:
-    """A unit through the stage `name`; samples that kill its process even alone become `failed` rows.
+def answer_isolated(name: str, make: MakeStage, batch: pa.Table) -> pa.Table:
+    """Run a unit through the stage `name` in a separate process.
+
+    Samples that kill the process even alone become `failed` rows.
 
     Raises:
-        RunError: the stage raised, or dies whatever it is given.
+        RunError: the stage raised an error, or its process dies of failed rows, too.
     """
-    with Alone(make) as process:
-        with suppress(Died):  # as many at a time as ever: an innocent unit's answers are those of any other
+    with IsolatedStage(make) as process:
+        with suppress(ProcessDied):  # whole at first: batches of the usual size give the usual answers
             return process(batch)
-        row = unpack(batch)
+        row = unpack_unit(batch)
         done = []
-        for piece in pieces(row):
+        for sample in split_by_sample(row):
             try:
-                done.append(unpack(process(pack(piece))))
-            except Died as death:
-                lost = failed(piece, f"the worker of stage {name} died of {death} on this sample alone")
-                done.append(unpack(_must(name, process, pack(lost))))
+                done.append(unpack_unit(process(pack_unit(sample))))
+            except ProcessDied as death:
+                error = f"the worker of stage {name} died of {death} on this sample alone"
+                done.append(unpack_unit(_pass_failed(name, process, pack_unit(mark_failed(sample, error)))))
         if not done:
             raise RunError(f"stage {name} dies of an empty unit: {row.unit.file_name}")
-        return pack(joined(done))
+        return pack_unit(join_samples(done))
 
 
-def _must(name: str, process: Alone, batch: pa.Table) -> pa.Table:
+def _pass_failed(name: str, process: IsolatedStage, batch: pa.Table) -> pa.Table:
+    """Run failed rows through the stage, which only passes them on."""
     try:
         return process(batch)
-    except Died as death:
+    except ProcessDied as death:
         raise RunError(f"stage {name} dies of {death} whatever it is given") from None

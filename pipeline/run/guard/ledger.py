@@ -1,47 +1,111 @@
-"""Who is at what: an actor that every stage tells what it begins and what it ends."""
+"""A Ray actor that records which unit each stage is working on, and counts the crashes at each unit."""
 
+import os
+import socket
 import time
 from dataclasses import dataclass
+from typing import Any
 
-Place = tuple[str, int, int]  # stage, shard, first sample of the unit (-1: the shard, or the stage's start)
+
+@dataclass(frozen=True, slots=True)
+class WorkItem:
+    """A unit at a stage, identified by its shard and its first sample.
+
+    The read stage works on whole shards (`first` is None); an actor that loads its model on neither.
+    """
+
+    stage: str
+    shard: int | None = None
+    first: int | None = None
 
 
-@dataclass(frozen=True)
-class Begun:
-    """What a stage is at: since when (seconds since the epoch), and in which process."""
+@dataclass(frozen=True, slots=True)
+class InWork:
+    """A work item in progress: since when (seconds since the epoch), and in which process."""
 
-    place: Place
+    item: WorkItem
     since: float
     node: str
     pid: int
 
 
 class Ledger:
-    """Counts, for each unit at each stage, how often it was begun without an end: its workers' deaths."""
+    """The actor's class. An item that begins again before it has ended counts one death of its worker."""
 
     def __init__(self) -> None:
-        self._begun: dict[Place, Begun] = {}
-        self._deaths: dict[Place, int] = {}
-        self._moved = time.time()
+        self._in_work: dict[WorkItem, InWork] = {}
+        self._deaths: dict[WorkItem, int] = {}
+        self._last_progress = time.time()
 
-    def begin(self, place: Place, node: str, pid: int) -> int:
-        """How many workers have died at this before."""
-        self._moved = time.time()
-        if place in self._begun:
-            self._deaths[place] = self._deaths.get(place, 0) + 1
-        self._begun[place] = Begun(place, self._moved, node, pid)
-        return self._deaths.get(place, 0)
+    def begin(self, item: WorkItem, node: str, pid: int) -> int:
+        """Record that work begins; returns how many workers have died at this item before."""
+        self._last_progress = time.time()
+        if item in self._in_work:
+            self._deaths[item] = self._deaths.get(item, 0) + 1
+        self._in_work[item] = InWork(item, self._last_progress, node, pid)
+        return self._deaths.get(item, 0)
 
-    def put_off(self, place: Place) -> None:
-        """It will be begun again: a death until then is not its own."""
-        self._begun.pop(place, None)
+    def defer(self, item: WorkItem) -> None:
+        """Forget this item for now; a crash before it begins again is not counted against it."""
+        self._in_work.pop(item, None)
 
-    def end(self, place: Place) -> None:
-        """The stage is through with it."""
-        self._moved = time.time()
-        self._begun.pop(place, None)
-        self._deaths.pop(place, None)
+    def end(self, item: WorkItem) -> None:
+        """Record that work has ended, and forget the item's deaths."""
+        self._last_progress = time.time()
+        self._in_work.pop(item, None)
+        self._deaths.pop(item, None)
 
-    def standing(self) -> tuple[float, list[Begun]]:
-        """For how many seconds nothing has begun or ended, and what has begun, the oldest first."""
-        return time.time() - self._moved, sorted(self._begun.values(), key=lambda item: item.since)
+    def in_work(self) -> tuple[float, list[InWork]]:
+        """Return the seconds since the last progress, and the items in work, oldest first."""
+        return time.time() - self._last_progress, sorted(
+            self._in_work.values(), key=lambda entry: entry.since
+        )
+
+
+@dataclass(frozen=True)
+class LedgerHandle:
+    """Calls the ledger's actor from the driver and from the stages' workers; travels to them by pickle."""
+
+    actor: Any  # a Ray actor handle: Ray makes its methods' `remote` while running, without types
+
+    def begin(self, item: WorkItem) -> int:
+        """Record that this process begins with an item; returns how many workers have died at it before."""
+        import ray
+
+        return int(ray.get(self.actor.begin.remote(item, socket.gethostname(), os.getpid())))
+
+    def defer(self, item: WorkItem) -> None:
+        """Forget an item until it begins again; does not wait for the ledger."""
+        self.actor.defer.remote(item)
+
+    def end(self, item: WorkItem) -> None:
+        """Record that work on an item has ended; does not wait for the ledger."""
+        self.actor.end.remote(item)
+
+    def in_work(self, timeout_s: float | None = None) -> tuple[float, list[InWork]]:
+        """Return the seconds since the last progress, and the items in work, oldest first.
+
+        Raises:
+            ray.exceptions.RayError: no reply within the timeout, or the ledger is gone.
+        """
+        import ray
+
+        quiet_s, entries = ray.get(self.actor.in_work.remote(), timeout=timeout_s)
+        return float(quiet_s), list(entries)
+
+    def kill(self) -> None:
+        """End the ledger's actor."""
+        import ray
+
+        ray.kill(self.actor)
+
+
+def start_ledger() -> LedgerHandle:
+    """Start the ledger on the driver's node, so that losing another node does not lose it."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    node = ray.get_runtime_context().get_node_id()
+    strategy = NodeAffinitySchedulingStrategy(node, soft=False)
+    actor = ray.remote(Ledger).options(num_cpus=0, max_restarts=0, scheduling_strategy=strategy)
+    return LedgerHandle(actor.remote())

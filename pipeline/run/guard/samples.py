@@ -1,4 +1,4 @@
-"""A unit taken apart by samples, and put together again."""
+"""Splits a unit into its samples, joins them again, and marks samples as failed."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -8,34 +8,36 @@ import pyarrow.compute as pc
 
 from pipeline.stages.rows import UnitRow
 
-_BY_SAMPLE = ("samples", "images", "requests")  # the tables that have a column `sample`
+_BY_SAMPLE = ("samples", "images", "requests")  # tables with a column `sample`
 _HEAVY = ("image", "pixels")
 
 
-def pieces(row: UnitRow) -> Iterator[UnitRow]:
-    """One row a sample, in order; each has the place of the whole unit."""
+def split_by_sample(row: UnitRow) -> Iterator[UnitRow]:
+    """Yield one row per sample, in order; each keeps the range and trace of the whole unit."""
     (name,) = (name for name in _BY_SAMPLE if name in row.tables)
     table = row.tables[name]
     for sample in pc.unique(table["sample"]):
-        own = table.filter(pc.equal(table["sample"], sample))
-        tables = {name: own}
+        of_sample = table.filter(pc.equal(table["sample"], sample))
+        tables = {name: of_sample}
         if "tokens" in row.tables:
-            used = pc.unique(own["visual"].drop_null())
+            used = pc.unique(of_sample["visual"].drop_null())
             tables = {
-                name: _pointing(own, pc.index_in(own["visual"], used)),
+                name: _with_tokens_rows(of_sample, pc.index_in(of_sample["visual"], used)),
                 "tokens": row.tables["tokens"].take(used),
             }
         yield replace(row, tables=tables)
 
 
-def joined(rows: Sequence[UnitRow]) -> UnitRow:
-    """The unit whose samples these are, in the order in which stages leave their tables."""
+def join_samples(rows: Sequence[UnitRow]) -> UnitRow:
+    """Join samples to their unit, with requests ordered by arm and key as `encode` leaves them."""
     names = list(rows[0].tables)
     parts: dict[str, list[pa.Table]] = {name: [row.tables[name] for row in rows] for name in names}
     if "tokens" in parts:
         offset, moved = 0, []
         for requests, tokens in zip(parts["requests"], parts["tokens"], strict=True):
-            moved.append(_pointing(requests, pc.add(requests["visual"], pa.scalar(offset, pa.int32()))))
+            moved.append(
+                _with_tokens_rows(requests, pc.add(requests["visual"], pa.scalar(offset, pa.int32())))
+            )
             offset += tokens.num_rows
         parts["requests"] = moved
     tables = {name: pa.concat_tables(part) for name, part in parts.items()}
@@ -44,8 +46,8 @@ def joined(rows: Sequence[UnitRow]) -> UnitRow:
     return replace(rows[-1], tables=tables)
 
 
-def failed(row: UnitRow, error: str) -> UnitRow:
-    """The same unit with all that could be answered marked as `failed`."""
+def mark_failed(row: UnitRow, error: str) -> UnitRow:
+    """Mark all rows with status `ok` as `failed`, and drop the images; faulty rows keep their error."""
     (name,) = (name for name in _BY_SAMPLE if name in row.tables)
     table = row.tables[name]
     ok = pc.equal(table["status"], "ok")
@@ -56,8 +58,8 @@ def failed(row: UnitRow, error: str) -> UnitRow:
     return replace(row, tables={**row.tables, name: table})
 
 
-def _pointing(requests: pa.Table, visual: pa.ChunkedArray) -> pa.Table:
-    """Requests whose tokens stand elsewhere."""
+def _with_tokens_rows(requests: pa.Table, visual: pa.ChunkedArray) -> pa.Table:
+    """Give the requests new row numbers into the tokens table."""
     return _with(requests, "visual", visual.cast(pa.int32()))
 
 

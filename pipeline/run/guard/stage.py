@@ -1,209 +1,179 @@
-"""A stage as Ray calls it: it tells the ledger, and takes a unit that killed its workers aside."""
+"""Wraps a stage so that units which crash its worker are isolated, and given up after too many crashes.
+
+A stage reports to the ledger when it begins and ends a unit. After a crash, Ray calls the restarted worker
+with the same units again, and the ledger counts a death for each unit that had begun and not ended.
+"""
 
 import gc
-import os
-import socket
-import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, cast
 
 import pyarrow as pa
 
-from pipeline.run.guard.isolated import Alone, Died, Make, answer_alone
-from pipeline.run.guard.ledger import Place
-from pipeline.run.guard.samples import failed
-from pipeline.stages.rows import pack, unpack
+from pipeline.run.guard.isolated import IsolatedStage, MakeStage, ProcessDied, answer_isolated
+from pipeline.run.guard.ledger import LedgerHandle, WorkItem
+from pipeline.run.guard.samples import mark_failed
+from pipeline.run.guard.shared_lock import SharedLock
+from pipeline.stages.rows import pack_unit, unpack_unit
 from pipeline.support.errors import RunError
 
-DEATHS_ASIDE = 2  # after so many deaths a unit goes to a process of its own
-DEATHS_AT_ALL = 5  # after so many it is given up: its workers die though the work is done elsewhere
-_START = -1
+if TYPE_CHECKING:
+    from pipeline.stages.read import ReadPending
+
+# Deaths of a unit's workers after which the unit runs in a separate process, and after which it is given up:
+# then its workers die although another process does the work.
+ISOLATE_AFTER = 2
+GIVE_UP_AFTER = 5
 
 
 @dataclass(frozen=True)
 class Watch:
-    """A stage's name, what makes it, and the handle of the ledger's actor.
+    """A stage to be wrapped.
 
-    `apart`: whether a unit may be taken apart, and a sample given up. What is answered already may not.
+    Attributes:
+        name: of the stage.
+        make: makes the stage, in its worker.
+        can_fail: whether rows may become `failed`. Rows that are answered already may not.
     """
 
     name: str
-    make: Make
-    ledger: Any
-    apart: bool = True
+    make: MakeStage
+    ledger: LedgerHandle
+    can_fail: bool = True
 
-    def begin(self, place: Place) -> int:
-        """How many workers have died at this before."""
-        import ray
+    def item(self, batch: pa.Table) -> WorkItem:
+        """Name the unit of a batch as the ledger does."""
+        return WorkItem(self.name, batch["shard"][0].as_py(), batch["first"][0].as_py())
 
-        return int(ray.get(self.ledger.begin.remote(place, socket.gethostname(), os.getpid())))
-
-    def put_off(self, place: Place) -> None:
-        """Not now; it is begun again when there is nothing else under way."""
-        self.ledger.put_off.remote(place)
-
-    def end(self, place: Place) -> None:
-        """Through with it."""
-        self.ledger.end.remote(place)
+    def run(self, batch: pa.Table) -> pa.Table:
+        """Make the stage and run one unit through it."""
+        return cast(pa.Table, self.make()(batch))  # every stage but `read` returns one table
 
 
 def watched_actor(name: str) -> type:
-    """The class of the actors of stage `name`: Ray shows its name."""
+    """Make the class of the stage's actors, with the stage's name for Ray to show."""
     return type(name, (_Actor,), {})
 
 
 def watched_task(watch: Watch) -> Callable[[pa.Table], pa.Table]:
-    """The function of a stage's tasks: Ray shows its name."""
+    """Make the function of the stage's tasks, with the stage's name for Ray to show."""
 
     def task(batch: pa.Table) -> pa.Table:
-        place = _place(watch, batch)
-        deaths = watch.begin(place)
-        if watch.apart and DEATHS_ASIDE <= deaths < DEATHS_AT_ALL:
-            made = answer_alone(watch.name, watch.make, batch)
+        item = watch.item(batch)
+        deaths = watch.ledger.begin(item)
+        if watch.can_fail and ISOLATE_AFTER <= deaths < GIVE_UP_AFTER:
+            result = answer_isolated(watch.name, watch.make, batch)
         else:
-            made = watch.make()(_given_up(watch, batch, deaths))
-        watch.end(place)
-        return made
+            result = watch.run(_failed_if_given_up(watch, batch, deaths))
+        watch.ledger.end(item)
+        return result
 
     task.__name__ = watch.name
     return task
 
 
 def watched_read(watch: Watch, shards: list[int]) -> Callable[[pa.Table], Iterator[pa.Table]]:
-    """The function of the tasks that read: a shard that kills its workers breaks off where it does.
+    """Make the function of the read tasks; a shard that kills its workers ends where it does.
 
-    A batch says which of the pending `shards`.
+    Args:
+        shards: the numbers of the pending shards; a batch has an index into them.
     """
 
     def read(batch: pa.Table) -> Iterator[pa.Table]:
-        place = (watch.name, shards[batch["pending"][0].as_py()], _START)
-        deaths = watch.begin(place)
-        if deaths < DEATHS_ASIDE:
+        item = WorkItem(watch.name, shards[batch["pending"][0].as_py()])
+        deaths = watch.ledger.begin(item)
+        if deaths < ISOLATE_AFTER:
             yield from watch.make()(batch)
         else:
-            yield from _read_alone(watch, batch, deaths)
-        watch.end(place)
+            yield from _read_isolated(watch, batch, deaths)
+        watch.ledger.end(item)
 
     return read
 
 
 class _Actor:
-    """An actor's stage; several threads may have a unit in it.
+    """Runs an actor's stage; several threads may each have a unit in it.
 
-    A death counts against all units that were under way. So one that has been in a death goes through alone
-    from then on: the next death tells the culprit from those that were with it.
+    A crash counts as a death of every unit that was in the actor. To find the culprit, a unit that has been
+    in a crash runs alone from then on. An example with three threads, and unit B that kills the process:
+
+        A, B, C begin     no deaths so far: all three run under the shared lock
+        crash             Ray restarts the actor and calls it with A, B, C again
+        A, B, C begin     the ledger counts one death for each: each is a suspect, defers (so that no further
+                          crash counts against it while it waits) and waits for the exclusive lock
+        A begins          alone, and ends: its death is forgotten
+        B begins          alone; crash: the actor is restarted, and only B had begun
+        B begins          two deaths: deferred; then alone again, now in a separate process, sample by sample
+        C begins          one death, as before; alone, and ends
     """
 
     def __init__(self, *, watch: Watch) -> None:
         import ray
 
         self._watch = watch
-        self._gate = Gate()
+        self._lock = SharedLock()
         actor = ray.get_runtime_context().get_actor_id()  # the same after a restart
-        place = (f"{watch.name} (start of actor {actor})", _START, _START)
-        if (deaths := watch.begin(place)) > DEATHS_ASIDE:
+        start = WorkItem(f"{watch.name} (start of actor {actor})")
+        if (deaths := watch.ledger.begin(start)) > ISOLATE_AFTER:
             raise RunError(f"stage {watch.name}: its worker died {deaths} times while it loaded its model")
         self._stage = watch.make()
-        watch.end(place)
+        watch.ledger.end(start)
 
     def __call__(self, batch: pa.Table) -> pa.Table:
-        """One unit."""
-        place = _place(self._watch, batch)
-        with self._gate.together():
-            suspect = self._watch.begin(place) > 0
-            if suspect:
-                self._watch.put_off(place)
+        """Run one unit through the stage."""
+        ledger, item = self._watch.ledger, self._watch.item(batch)
+        with self._lock.shared():
+            is_suspect = ledger.begin(item) > 0
+            if is_suspect:
+                ledger.defer(item)
             else:
-                made = self._stage(batch)
-        if suspect:
-            with self._gate.alone():
-                made = self._suspect(batch, self._watch.begin(place))
-        self._watch.end(place)
-        return made
+                result = cast(pa.Table, self._stage(batch))
+        if is_suspect:
+            with self._lock.exclusive():
+                result = self._run_suspect(batch, ledger.begin(item))
+        ledger.end(item)
+        return result
 
-    def _suspect(self, batch: pa.Table, deaths: int) -> pa.Table:
-        """A unit whose workers died, while no other is under way."""
-        if not DEATHS_ASIDE <= deaths < DEATHS_AT_ALL:
-            return self._stage(_given_up(self._watch, batch, deaths))
-        del self._stage  # two models at a time may be more than fit
+    def _run_suspect(self, batch: pa.Table, deaths: int) -> pa.Table:
+        """Run a unit whose workers died, while no other unit is in the actor."""
+        if not ISOLATE_AFTER <= deaths < GIVE_UP_AFTER:
+            return cast(pa.Table, self._stage(_failed_if_given_up(self._watch, batch, deaths)))
+        del self._stage  # memory may not hold the model twice
         gc.collect()
-        made = answer_alone(self._watch.name, self._watch.make, batch)
+        result = answer_isolated(self._watch.name, self._watch.make, batch)
         self._stage = self._watch.make()
-        return made
+        return result
 
 
-def _given_up(watch: Watch, batch: pa.Table, deaths: int) -> pa.Table:
-    """A unit as it is, or, beyond all attempts, with nothing in it to be answered.
+def _failed_if_given_up(watch: Watch, batch: pa.Table, deaths: int) -> pa.Table:
+    """Return the unit as it is or, after too many deaths, with its rows marked as failed.
 
     Raises:
-        RunError: beyond all attempts, of a stage whose units must stay as they are.
+        RunError: too many deaths at a stage whose rows may not fail.
     """
-    if deaths < DEATHS_AT_ALL:
+    if deaths < GIVE_UP_AFTER:
         return batch
-    row = unpack(batch)
-    told = f"{deaths} workers of stage {watch.name} died on this unit"
-    if not watch.apart:
-        raise RunError(f"{told}: {row.unit.file_name}")
-    return pack(failed(row, told))
+    row = unpack_unit(batch)
+    error = f"{deaths} workers of stage {watch.name} died on this unit"
+    if not watch.can_fail:
+        raise RunError(f"{error}: {row.unit.file_name}")
+    return pack_unit(mark_failed(row, error))
 
 
-def _place(watch: Watch, batch: pa.Table) -> Place:
-    return watch.name, batch["shard"][0].as_py(), batch["first"][0].as_py()
-
-
-def _read_alone(watch: Watch, batch: pa.Table, deaths: int) -> Iterator[pa.Table]:
-    reader: Any = watch.make()
-    read: list[tuple[int, int]] = []
+def _read_isolated(watch: Watch, batch: pa.Table, deaths: int) -> Iterator[pa.Table]:
+    """Read a shard in a separate process; if that dies, end the shard after the units read so far."""
+    reader = cast("ReadPending", watch.make())
+    read: dict[int, int] = {}  # first -> stop
     reason = f"{deaths} workers died on it"
-    if deaths < DEATHS_AT_ALL:
-        with Alone(watch.make) as process:
+    if deaths < GIVE_UP_AFTER:
+        with IsolatedStage(watch.make) as process:
             try:
                 for unit in process.stream(batch):
-                    read.append((unit["first"][0].as_py(), unit["stop"][0].as_py()))
+                    read[unit["first"][0].as_py()] = unit["stop"][0].as_py()
                     yield unit
-            except Died as death:
+            except ProcessDied as death:
                 reason = str(death)
             else:
                 return
-    yield from reader.broken_off(batch, dict(read), f"reading it killed its worker: {reason}")
-
-
-class Gate:
-    """For threads. Who wants to be alone waits until all others are through, and keeps later ones waiting."""
-
-    def __init__(self) -> None:
-        self._changed = threading.Condition()
-        self._inside = 0
-        self._loners = 0
-
-    @contextmanager
-    def together(self) -> Iterator[None]:
-        """Go through with others."""
-        with self._changed:
-            self._changed.wait_for(lambda: not self._loners)
-            self._inside += 1
-        try:
-            yield
-        finally:
-            self._leave()
-
-    @contextmanager
-    def alone(self) -> Iterator[None]:
-        """Go through without any other."""
-        with self._changed:
-            self._loners += 1
-            self._changed.wait_for(lambda: not self._inside)
-            self._inside += 1
-        try:
-            yield
-        finally:
-            with self._changed:
-                self._loners -= 1
-            self._leave()
-
-    def _leave(self) -> None:
-        with self._changed:
-            self._inside -= 1
-            self._changed.notify_all()
+    yield from reader.broken_off(batch, read, f"reading it killed its worker: {reason}")

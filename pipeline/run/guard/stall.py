@@ -1,80 +1,75 @@
-"""The driver's side: the ledger's actor, and a run that says where it is stuck instead of waiting on."""
+"""Ends a run in which nothing makes progress any more, and says where it is stuck."""
 
 import queue
 import threading
 from collections.abc import Iterable, Iterator
-from typing import Any, TypeVar
+from typing import TypeVar
 
-from pipeline.run.guard.ledger import Begun, Ledger
+from pipeline.run.guard.ledger import InWork, LedgerHandle, WorkItem
 from pipeline.support.errors import RunError
 
 Item = TypeVar("Item")
-_ASK_S = 5.0
+_POLL_S = 5.0
 _MOST_NAMED = 5
 
 
-def start_ledger() -> Any:
-    """The handle of a ledger on this node, which a node that is lost does not take along."""
-    import ray
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
-    here = ray.get_runtime_context().get_node_id()
-    place = NodeAffinitySchedulingStrategy(here, soft=False)
-    return ray.remote(Ledger).options(num_cpus=0, max_restarts=0, scheduling_strategy=place).remote()
-
-
-def unless_stuck(items: Iterable[Item], ledger: Any, stall_s: float) -> Iterator[Item]:
-    """The items as they come.
+def unless_stalled(items: Iterable[Item], ledger: LedgerHandle, stall_s: float) -> Iterator[Item]:
+    """Yield the items as they arrive.
 
     Raises:
-        RunError: for `stall_s` seconds none came, and no stage began or ended anything either.
+        RunError: for `stall_s` seconds no item arrived, and no stage began or ended a unit either.
     """
-    import ray
-
-    coming: queue.Queue[tuple[str, Any]] = queue.Queue(maxsize=64)
-    threading.Thread(target=_fetch, args=(items, coming), daemon=True).start()
+    # A thread iterates, so that this one can look at the ledger while no item arrives.
+    arrivals: queue.Queue[Item | _End] = queue.Queue(maxsize=64)
+    threading.Thread(target=_fetch, args=(items, arrivals), daemon=True).start()
     while True:
         try:
-            kind, value = coming.get(timeout=min(_ASK_S, stall_s))
+            arrival = arrivals.get(timeout=min(_POLL_S, stall_s))
         except queue.Empty:
-            quiet_s, begun = ray.get(ledger.standing.remote())
+            quiet_s, in_work = ledger.in_work()
             if quiet_s >= stall_s:
-                raise RunError(_told(quiet_s, begun)) from None
+                raise RunError(_message(quiet_s, in_work)) from None
             continue
-        if kind == "item":
-            yield value
-        elif kind == "error":
-            raise value
-        else:
+        if not isinstance(arrival, _End):
+            yield arrival
+        elif arrival.error is None:
             return
+        else:
+            raise arrival.error
 
 
-def _fetch(items: Iterable[Any], coming: "queue.Queue[tuple[str, Any]]") -> None:
+class _End:
+    """The end of the items: exhausted, or broken off by an error."""
+
+    def __init__(self, error: BaseException | None = None) -> None:
+        self.error = error
+
+
+def _fetch(items: Iterable[Item], arrivals: "queue.Queue[Item | _End]") -> None:
     try:
         for item in items:
-            coming.put(("item", item))
-    except BaseException as error:  # noqa: BLE001 - it is raised in the thread that waits
-        coming.put(("error", error))
+            arrivals.put(item)
+    except BaseException as error:  # noqa: BLE001 - raised again in the waiting thread
+        arrivals.put(_End(error))
     else:
-        coming.put(("end", None))
+        arrivals.put(_End())
 
 
-def _told(quiet_s: float, begun: list[Begun]) -> str:
-    where = [
-        f"stage {_place(item)} for {quiet_s:.0f} s or more (pid {item.pid} on {item.node})" for item in begun
+def _message(quiet_s: float, in_work: list[InWork]) -> str:
+    places = [
+        f"stage {_place(entry.item)} for {quiet_s:.0f} s or more (pid {entry.pid} on {entry.node})"
+        for entry in in_work
     ]
-    more = f", and {len(where) - _MOST_NAMED} more" if len(where) > _MOST_NAMED else ""
-    told = ", ".join(where[:_MOST_NAMED]) + more
-    if not begun:
-        told = "no stage has been given anything: does the cluster have what the stages book?"
+    more = f", and {len(places) - _MOST_NAMED} more" if len(places) > _MOST_NAMED else ""
+    where = ", ".join(places[:_MOST_NAMED]) + more
+    if not in_work:
+        where = "no stage has been given anything: does the cluster have what the stages book?"
     return (
-        f"nothing has moved for {quiet_s:.0f} s: {told}; if a unit may take longer, raise cluster.stall_s; "
+        f"nothing has moved for {quiet_s:.0f} s: {where}; if a unit may take longer, raise cluster.stall_s; "
         "run the same command again to go on"
     )
 
 
-def _place(item: Begun) -> str:
-    stage, shard, first = item.place
-    if shard < 0:
-        return stage
-    return f"{stage} at shard {shard}" + (f", samples from {first} on" if first >= 0 else "")
+def _place(item: WorkItem) -> str:
+    shard = "" if item.shard is None else f" at shard {item.shard}"
+    return item.stage + shard + ("" if item.first is None else f", samples from {item.first} on")

@@ -1,14 +1,19 @@
 """The baseline of the end-to-end benchmark is LLaVA itself, and the figures are of what was run."""
 
+import dataclasses
+
 import pytest
 import torch
 
 from pipeline.benchmark import end_to_end
 from pipeline.benchmark.end_to_end import Bench, Job
+from pipeline.benchmark.options import EndToEndOptions
 from pipeline.engines.base import Request
 from pipeline.engines.transformers import Transformers
 from pipeline.models.config import Model
-from tests.support.runs import TEMPLATE
+from pipeline.sources.images import Images
+from pipeline.stages.arms import Arm
+from tests.support.runs import TEMPLATE, make_config
 from trim import Full, Trim
 
 MODEL = Model(
@@ -35,8 +40,12 @@ def test_the_plain_loop_answers_what_the_engine_answers():
     assert sum(map(len, ours)) > 20
 
 
-def test_each_arm_is_measured_in_each_round(monkeypatch):
-    found = end_to_end.measure(MODEL, Transformers(), {"full": Full(), "fifth": Trim(keep_ratio=0.2)}, JOB)
+def test_each_arm_is_measured_in_each_round(tmp_path):
+    config = make_config(tmp_path, Images(path=str(tmp_path)), tmp_path / "out", max_new_tokens=6)
+    arms = (Arm("full", Full(), {}), Arm("fifth", Trim(keep_ratio=0.2), {}))
+    model = dataclasses.replace(MODEL, encode_batch_size=2)
+    options = EndToEndOptions(requests=5, rounds=2, loop_batches=[1, 4])
+    found = end_to_end.measure(dataclasses.replace(config, model=model, arms=arms), options)
     arms = found["arms"]
     assert list(arms) == ["loop, batch 1", "loop, batch 4", "full", "fifth"]
     assert all(len(arm["rounds"]) == 2 for arm in arms.values())

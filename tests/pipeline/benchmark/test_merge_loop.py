@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from pipeline.benchmark.merge_loop import merge_loop
 from trim.cosine import unit_vectors
-from trim.prumerge import merge
+from trim.prumerge import merge_neighbours
 
 
 @settings(max_examples=60, deadline=None, derandomize=True)
@@ -18,7 +18,7 @@ def test_the_loop_and_the_merge_agree(seed, patches, kept, neighbours):
     scores_N = torch.rand(patches, generator=generator)
     kept_k = torch.randperm(patches, generator=generator)[:kept]
     given = (x_ND, scores_N, unit_vectors(keys_ND, "last_keys", 0), kept_k, neighbours)
-    torch.testing.assert_close(merge(*given), merge_loop(*given), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(merge_neighbours(*given), merge_loop(*given), rtol=1e-4, atol=1e-4)
 
 
 def test_an_image_whose_patches_are_few_is_beyond_the_loop():
@@ -26,4 +26,4 @@ def test_an_image_whose_patches_are_few_is_beyond_the_loop():
     given = (torch.randn(5, 3), torch.rand(5), torch.eye(5).double(), torch.tensor([2]), 32)
     with pytest.raises(RuntimeError):
         merge_loop(*given)
-    assert merge(*given).shape == (2, 3)
+    assert merge_neighbours(*given).shape == (2, 3)

@@ -4,9 +4,10 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.run.in_process import run_in_process
 from pipeline.sources.webdataset import WebDataset
 from tests.pipeline.compare.made_arms import copied
-from tests.support.runs import answer_here, make_config
+from tests.support.runs import make_config
 from tests.support.tars import write_tar
 
 
@@ -17,7 +18,7 @@ def outputs(random_checkpoint, tmp_path_factory) -> dict[str, Path]:
     write_tar(folder / "tars" / "a.tar", 6, questions=2)
     for name in ("full", "trim"):
         source = WebDataset(path=str(folder / "tars"))
-        answer_here(
+        run_in_process(
             make_config(
                 random_checkpoint, source, folder / name, reducer=name, unit_samples=2, token_budget=3000
             )

@@ -31,7 +31,7 @@ def change(output: Path, edit: Callable[[Rows], Rows], unit: int | None = None) 
 
 
 def compared(place: Path, arms: dict[str, Path], **options: Any) -> dict[str, Any]:
-    """comparison.json of some outputs, the first one being the baseline."""
+    """The content of comparison.json of some outputs, the first one being the baseline."""
     given = {"baseline": next(iter(arms)), "resamples": 200, **options}
     outputs = {name: str(output) for name, output in arms.items()}
-    return compare_outputs(outputs, place=str(place), storage=STORAGE, **given)
+    return compare_outputs(outputs, place=str(place), storage=STORAGE, **given).to_json()

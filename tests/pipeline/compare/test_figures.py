@@ -10,13 +10,16 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.compare.agreement import NOTHING, SAME, Answer, Worst, agreement, chrf, rouge_l
+from pipeline.compare.agreement import NOTHING, SAME, ArmAnswer, Worst, agreement, chrf, rouge_l_f1
+from pipeline.compare.comparison import McNemar
 from pipeline.compare.cost import Pricing, cost_of, seconds_per_success
-from pipeline.compare.machine_time import Clock, shared_seconds
+from pipeline.compare.machine_time import MachineTime, shared_seconds
 from pipeline.compare.scores import mcnemar, sign_test
 from pipeline.models.sizes import Shape, read_shape, shape_of_config
+from pipeline.output.footers import Footer
 from pipeline.support.errors import ConfigError
 from pipeline.support.intervals import interval, quotient, resampled_sums
+from tests.support.footers import footer_of
 
 CONF = Path(__file__).parents[3] / "conf" / "pricing"
 
@@ -93,7 +96,7 @@ def test_the_sign_test_of_many():
 def test_mcnemar_counts_what_one_arm_alone_has_right():
     nan = math.nan
     found = mcnemar(np.array([1, 1, 0, 0, 1, nan]), np.array([1, 0, 1, 0, 0, 1]))
-    assert found == {"b": 2, "c": 1, "p": 1.0}
+    assert found == McNemar(b=2, c=1, p=1.0)
     assert mcnemar(np.array([0.3, 1]), np.array([1, 1])) is None
     assert mcnemar(np.array([nan]), np.array([nan])) is None
 
@@ -102,43 +105,45 @@ def test_mcnemar_counts_what_one_arm_alone_has_right():
 
 
 def test_agreement():
-    said = Answer("The bus is red.", "ok")
+    said = ArmAnswer("The bus is red.", "ok")
     assert agreement(said, said) == SAME
-    near = agreement(said, Answer("bus is red", "ok"))
+    near = agreement(said, ArmAnswer("bus is red", "ok"))
     assert (near.exact, near.normalised) == (0, 1)
     assert near.rouge_l == pytest.approx(2 * 0.75 / 1.75) and 50 < near.chrf < 100
-    assert agreement(said, Answer(None, "failed")) == NOTHING
-    assert agreement(Answer(None, "failed"), Answer(None, "failed")) == SAME
-    assert agreement(Answer(None, "bad_image"), Answer(None, "failed")) == NOTHING
-    assert agreement(Answer("", "ok"), Answer("", "ok")) == SAME
-    assert agreement(Answer("", "ok"), Answer("red", "ok")) == NOTHING
+    assert agreement(said, ArmAnswer(None, "failed")) == NOTHING
+    assert agreement(ArmAnswer(None, "failed"), ArmAnswer(None, "failed")) == SAME
+    assert agreement(ArmAnswer(None, "bad_image"), ArmAnswer(None, "failed")) == NOTHING
+    assert agreement(ArmAnswer("", "ok"), ArmAnswer("", "ok")) == SAME
+    assert agreement(ArmAnswer("", "ok"), ArmAnswer("red", "ok")) == NOTHING
 
 
 @settings(max_examples=40, deadline=None)
 @given(st.text(max_size=30), st.text(max_size=30))
 def test_texts_are_scored_within_bounds(one, other):
-    found = agreement(Answer(one, "ok"), Answer(other, "ok"))
+    found = agreement(ArmAnswer(one, "ok"), ArmAnswer(other, "ok"))
     assert 0 <= found.rouge_l <= 1 and 0 <= found.chrf <= 100 + 1e-9
     assert found.exact <= found.normalised
-    assert rouge_l(one, one) == 1 and chrf(one, one) == 100
+    assert rouge_l_f1(one, one) == 1 and chrf(one, one) == 100
 
 
 def test_the_worst_are_told_in_order():
     worst = Worst(most=2)
-    base = Answer("a red bus on a road", "ok")
+    base = ArmAnswer("a red bus on a road", "ok")
     for key, said in enumerate(["a red bus on a road", "a red bus", "two dogs", "a bus", "kittens"]):
-        worst.add((str(key), "s", "q"), base, Answer(said, "ok"), agreement(base, Answer(said, "ok")))
-    worst.add(("5", "s", "q"), base, Answer(None, "failed"), NOTHING)
-    told = worst.told()
-    assert {item["key"] for item in told} == {"2", "4"}
-    assert [item["rouge_l"] for item in told] == [0, 0]
-    assert told[0]["baseline"] == base.prediction
+        worst.add((str(key), "s", "q"), base, ArmAnswer(said, "ok"), agreement(base, ArmAnswer(said, "ok")))
+    worst.add(("5", "s", "q"), base, ArmAnswer(None, "failed"), NOTHING)
+    answers = worst.answers()
+    assert {answer.key for answer in answers} == {"2", "4"}
+    assert [answer.rouge_l for answer in answers] == [0, 0]
+    assert answers[0].baseline == base.prediction
 
 
 # --- whose time it was ---
 
 
-def footer(attempt: str, begin: float, *, own: float, common: float = 1.0, wait: float = 0.0, **more) -> dict:
+def footer(
+    attempt: str, begin: float, *, own: float, common: float = 1.0, wait: float = 0.0, **more
+) -> Footer:
     """Of a unit that reads, decodes and encodes for a second each, and generates as long as it is busy."""
     ends = {"read": begin + 1, "decode": begin + 2, "encode": begin + 3}
     stages = {
@@ -166,10 +171,8 @@ def footer(attempt: str, begin: float, *, own: float, common: float = 1.0, wait:
         "prefill_s": 0,
     }
     end = stages["generate"]["end"] + 1
-    return {
-        **{"attempt": attempt, "start": begin, "end_time": end, "stages": stages},
-        "totals": totals | {"status": {"ok": 4}} | more,
-    }
+    totals |= {"status": {"ok": 4}} | more
+    return footer_of(attempt=attempt, start=begin, end_time=end, stages=stages, totals=totals)
 
 
 def test_a_pass_that_several_arms_share_is_counted_once():
@@ -181,54 +184,66 @@ def test_a_pass_that_several_arms_share_is_counted_once():
 
 
 def test_shares_add_up_to_the_job_and_alone_goes_at_its_rate():
-    clock = Clock()
+    job = MachineTime()
     for begin in (0.0, 10.0):
-        clock.add({"full": footer("1", begin, own=6.0), "trim": footer("1", begin, own=2.0)})
-    full, trim = clock.provisioned("full"), clock.provisioned("trim")
+        job.add({"full": footer("1", begin, own=6.0), "trim": footer("1", begin, own=2.0)})
+    full, trim = job.provisioned("full"), job.provisioned("trim")
     assert full.shared + trim.shared == pytest.approx(20)  # from 0 to 10 + 3 + 6 + 1
     assert full.alone == pytest.approx(20 * 16 / 20) and trim.alone == pytest.approx(20 * 8 / 20)
     assert (full.busy, trim.busy) == (16, 8)
-    assert clock.ran_together
+    assert job.interleaved
+
+
+def test_the_worked_example():
+    """The table in the docstring of pipeline/compare/machine_time.py."""
+    job = MachineTime()
+    arms = {arm: footer("1", 0.0, own=own, wait=5.0) for arm, own in (("full", 6.0), ("trim", 2.0))}
+    assert shared_seconds(arms) == {"full": 7, "trim": 3}
+    job.add(arms)
+    full, trim = job.provisioned("full"), job.provisioned("trim")
+    assert (full.busy, trim.busy) == (8, 4)
+    assert (full.alone, trim.alone) == pytest.approx((12, 6))
+    assert (full.shared, trim.shared) == pytest.approx((10.5, 4.5))
 
 
 def test_loading_models_is_start_up_and_not_work():
-    clock = Clock()
-    clock.add({"full": footer("1", 0.0, own=6.0, wait=5.0, startup=7.0)})
-    clock.add({"full": footer("2", 100.0, own=6.0, wait=5.0, startup=2.0)})  # waited for more than loading
-    found = clock.provisioned("full")
+    job = MachineTime()
+    job.add({"full": footer("1", 0.0, own=6.0, wait=5.0, startup=7.0)})
+    job.add({"full": footer("2", 100.0, own=6.0, wait=5.0, startup=2.0)})  # waited for more than loading
+    found = job.provisioned("full")
     assert found.startup == 9
     assert found.shared == pytest.approx(found.alone) == pytest.approx(10 + 13)
-    assert clock.throughput("full") == [[10, 4], [23, 8]], "what lies between the attempts is left out"
+    assert job.throughput("full") == [[10, 4], [23, 8]], "what lies between the attempts is left out"
 
 
 @settings(max_examples=30, deadline=None)
 @given(st.lists(st.floats(0.01, 100), min_size=1, max_size=5), st.floats(0, 10))
 def test_shared_seconds_never_exceed_those_alone_and_add_up(own, common):
-    clock = Clock()
+    job = MachineTime()
     footers = {str(arm): footer("1", 0.0, own=seconds, common=common) for arm, seconds in enumerate(own)}
-    clock.add(footers)
-    found = [clock.provisioned(arm) for arm in footers]
+    job.add(footers)
+    found = [job.provisioned(arm) for arm in footers]
     assert sum(time.shared for time in found) == pytest.approx(3 + max(own) + 1)
     assert all(time.shared <= time.alone * (1 + 1e-9) for time in found)
 
 
 def test_a_job_in_which_nothing_was_done_is_charged_to_all():
-    clock = Clock()
-    clock.add({arm: footer("1", 0.0, own=0.0, common=0.0) for arm in "ab"})
-    found = clock.provisioned("a")
+    job = MachineTime()
+    job.add({arm: footer("1", 0.0, own=0.0, common=0.0) for arm in "ab"})
+    found = job.provisioned("a")
     assert (found.alone, found.shared) == (4, 2)
     assert seconds_per_success(found, np.array([0.0]), np.array([2.0])) == [2.0]
 
 
 def test_the_cost_of_a_million():
-    clock = Clock()
-    clock.add({"full": footer("1", 0.0, own=6.0, startup=4.0)})
-    time, ok = clock.provisioned("full"), np.array([4.0, 4.0, 2.0])
+    job = MachineTime()
+    job.add({"full": footer("1", 0.0, own=6.0, startup=4.0)})
+    time, ok = job.provisioned("full"), np.array([4.0, 4.0, 2.0])
     each = seconds_per_success(time, np.array([8.0, 8.0, 8.0]), ok)
     assert each == pytest.approx([2.5, 2.5, 5])
     found = cost_of(time, each, 4, Pricing(hardware="h", price_per_hour=3.6))
-    assert found["per_million"]["value"] == found["shared_per_million"] == pytest.approx(2500)
-    assert found["startup_cost"] == pytest.approx(0.004)
+    assert found.per_million["value"] == found.shared_per_million == pytest.approx(2500)
+    assert found.startup_cost == pytest.approx(0.004)
 
 
 def test_prices():

@@ -6,9 +6,10 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from pipeline.compare.comparison import Comparison
 from pipeline.compare.cost import Pricing
 from pipeline.compare.table import comparison_schema
-from pipeline.compare.terminal import table, text
+from pipeline.compare.terminal import comparison_tables, summary_text
 from pipeline.models.sizes import Shape, read_shape
 from pipeline.support.schema import COLUMNS, PREDICTIONS
 from tests.pipeline.compare.made_arms import change, compared, copied
@@ -84,6 +85,7 @@ def test_trim_against_full(outputs, tmp_path):
     assert seconds["decode_s"] == pytest.approx(decoding / 9, rel=1e-4)
     assert set(arm["peak_memory_bytes"]) == {"read", "decode", "encode", "generate", "write"}
     assert any("did not run interleaved" in note for note in found["notes"])
+    assert found["interleaved"] is False
     points = arm["throughput"]
     assert points[-1][1] == 9 and points == sorted(points)
 
@@ -91,6 +93,7 @@ def test_trim_against_full(outputs, tmp_path):
 def test_the_files_hold_what_is_returned(outputs, tmp_path):
     found = compared(tmp_path, outputs, pricing=PRICING)
     assert json.loads((tmp_path / "comparison.json").read_text()) == found
+    assert Comparison.from_json(found).to_json() == found
     assert sorted(path.name for path in tmp_path.iterdir()) == ["comparison.json", "comparison.parquet"]
     joined = pq.read_table(tmp_path / "comparison.parquet")
     assert joined.schema.equals(comparison_schema(["full", "trim"]))
@@ -107,16 +110,16 @@ def test_the_files_hold_what_is_returned(outputs, tmp_path):
 
 def test_it_is_shown(outputs, tmp_path):
     found = compared(tmp_path, outputs, pricing=PRICING)
-    told = text(found)
+    told = summary_text(Comparison.from_json(found))
     assert told.startswith("9 requests; full: 576.0 of 576 visual tokens, ")
     assert "USD a million answers" in told and "the same answer to" in told
-    arms, pairs = table(found)
+    arms, pairs = comparison_tables(Comparison.from_json(found))
     assert [row[0] for row in arms.rows] == ["full", "trim"]
     assert [row[0] for row in pairs.rows][:2] == ["trim: same answer", "trim: letter for letter"]
     bare = compared(tmp_path / "bare", outputs, resamples=0)
     assert "low" not in bare["pairs"]["trim"]["exact_agreement"]
     assert bare["arms"]["full"]["cost"] is None
-    assert text(bare) and table(bare)
+    assert summary_text(Comparison.from_json(bare)) and comparison_tables(Comparison.from_json(bare))
 
 
 def test_tokens_per_s_is_what_its_description_says(outputs):
@@ -170,7 +173,9 @@ def test_an_arm_in_which_all_failed(outputs, tmp_path):
     assert values(pair, *PAIR) == [0, 0, 0, 0]
     assert pair["cost_ratio"] is None and pair["tokens_ratio"] is None
     assert found["arms"]["lost"]["cost"]["per_million"] is None
-    assert "9 of 9 failed" in text(found) and table(found)
+    assert "9 of 9 failed" in summary_text(Comparison.from_json(found)) and comparison_tables(
+        Comparison.from_json(found)
+    )
 
 
 # --- computed bytes ---

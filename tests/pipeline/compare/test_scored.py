@@ -6,14 +6,16 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from pipeline.compare.comparison import Comparison
 from pipeline.compare.scores import sign_test
-from pipeline.compare.terminal import table, text
+from pipeline.compare.terminal import comparison_tables, summary_text
 from pipeline.demo.scenes import write_shards
 from pipeline.evaluate.datasets.scenes import Scenes
 from pipeline.evaluate.evaluate import Evaluation, evaluate
+from pipeline.run.in_process import run_in_process
 from pipeline.support.errors import ConfigError
 from tests.pipeline.compare.made_arms import STORAGE, change, compared, copied
-from tests.support.runs import answer_here, make_config, rows
+from tests.support.runs import make_config, rows
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +35,7 @@ def answered(random_checkpoint, scenes, tmp_path_factory) -> Path:
     output = tmp_path_factory.mktemp("answered") / "o"
     source = scenes.source("", STORAGE)
     config = make_config(random_checkpoint, source, output, max_new_tokens=1, reducer="trim")
-    answer_here(type(config)(**{**vars(config), "task": scenes.task()}))
+    run_in_process(type(config)(**{**vars(config), "task": scenes.task()}))
     return output
 
 
@@ -82,8 +84,11 @@ def test_accuracy_its_difference_and_mcnemar(scenes, answered, tmp_path):
     truth = {(item.sample_key, item.question_id): item for item in scenes.references(STORAGE)}
     known = [bool(truth[row["sample_key"], row["question_id"]].answers) for row in rows(arms["full"])]
     assert scores == [1.0 if known else None for known in known]  # captions, too, by their F1
-    assert "McNemar's p" in text(found)
-    assert any(table.title == "Against the reference answers" for table in table(found))
+    assert "McNemar's p" in summary_text(Comparison.from_json(found))
+    assert any(
+        table.title == "Against the reference answers"
+        for table in comparison_tables(Comparison.from_json(found))
+    )
 
 
 def test_identical_arms_score_alike(scenes, answered, tmp_path):

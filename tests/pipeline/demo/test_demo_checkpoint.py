@@ -16,9 +16,10 @@ from pipeline.demo.scenes import make_sample, write_shards
 from pipeline.engines.transformers import Transformers
 from pipeline.models.config import Model
 from pipeline.models.demo import names
+from pipeline.run.in_process import run_in_process
 from pipeline.sources.webdataset import WebDataset
 from pipeline.storage.uris import Storage
-from tests.support.runs import answer_here, lasting, make_config, rows
+from tests.support.runs import lasting, make_config, rows
 
 CHECKPOINT = Path(names.__file__).with_name("checkpoint")
 PICTURES = 3  # whose answers are compared one by one
@@ -70,7 +71,7 @@ def answered(tmp_path_factory, model, scenes):
         folder = tmp_path_factory.mktemp("answered")
         config = make_config(CHECKPOINT, scenes, folder, max_new_tokens=48)
         config = dataclasses.replace(config, model=model, engine=Transformers(max_batch=max_batch))
-        answer_here(config)
+        run_in_process(config)
         found[max_batch] = rows(folder)
     return found
 
@@ -112,7 +113,7 @@ def _opened(data: bytes) -> Image.Image:
 def test_what_it_answers_is_right_and_trim_keeps_what_matters(model):
     """Looser than what the card tells of 400 pictures: these are but a few of them."""
     arms = {name: arm for name, arm in demo.arms_of(model).items() if name in ("full", "trim", "random")}
-    found = demo.measure(
+    found = demo.measure_arms(
         model,
         Transformers(),
         arms,

@@ -16,7 +16,7 @@ from pipeline.demo.draw import RGB
 from pipeline.demo.scene import HELD_OUT, SIDE, TEXTURES
 from pipeline.demo.scenes import make_sample
 from pipeline.demo.score import caption_f1, is_right
-from pipeline.sources.base import sidecar_questions
+from pipeline.sources.sidecars import sidecar_questions
 from pipeline.train_demo.corpus import _disc
 
 SAMPLES = 150
@@ -45,7 +45,7 @@ def test_equal_arguments_give_equal_bytes_and_shards_hold_what_was_asked(tmp_pat
         picture = Image.open(io.BytesIO(tar.extractfile("val-3-0000002.jpg").read()))
     sample = make_sample("val", 3, 2)
     assert picture.size == sample.scene.canvas
-    assert [q.text for q in sidecar_questions(sidecar)] == [asked.question for asked in sample.asked]
+    assert [q.text for q in sidecar_questions(sidecar)] == [asked.question for asked in sample.questions]
     assert json.loads(sidecar)["caption"] == sample.caption
     assert all(
         set(q) == {"question_id", "question", "kind", "answers"} for q in json.loads(sidecar)["questions"]
@@ -76,12 +76,12 @@ def test_held_out_pairs_are_shown_and_named_in_the_test_split_alone(test_split):
         for index in range(SAMPLES):
             sample = make_sample(split, 0, index)
             assert not any(thing.pair in HELD_OUT for thing in sample.scene.things)
-            told = " ".join([sample.caption, *(asked.question for asked in sample.asked)])
+            told = " ".join([sample.caption, *(asked.question for asked in sample.questions)])
             assert not any(name in told for name in names)
 
 
 def test_every_kind_is_asked_and_yes_and_no_are_balanced(test_split):
-    asked = [question for sample in test_split for question in sample.asked]
+    asked = [question for sample in test_split for question in sample.questions]
     kinds = Counter(question.kind for question in asked)
     assert set(kinds) == set(KINDS)
     assert min(kinds.values()) > SAMPLES / 3
@@ -111,7 +111,7 @@ def test_answers_follow_from_the_scene(test_split):
     """Each answer again, from the scene's numbers alone."""
     for sample in test_split:
         things = sample.scene.things
-        for asked in sample.asked:
+        for asked in sample.questions:
             about = [things[index] for index in asked.about]
             answer = asked.answers[0]
             if asked.kind in ("color", "shape", "texture"):

@@ -110,6 +110,10 @@ def test_greedy_answers_are_the_librarys_token_for_token(language_model, referen
         assert 0 < answer.prefill_s <= answer.generate_s
 
 
+def embed_prompt(language_model, request):
+    return language_model.embed_ids(language_model.tokenize(request.prompt), request.tokens_KD)
+
+
 @torch.inference_mode()
 def test_the_test_above_means_something(language_model, reference):
     """Answers differ, some end early, and no choice between two tokens is near what batching can change."""
@@ -117,10 +121,7 @@ def test_the_test_above_means_something(language_model, reference):
     assert 0.1 < sum(ids[-1] == 2 for ids in reference.expected) / len(reference.expected) < 0.9
     embed = language_model.model.get_input_embeddings()
     chosen = list(zip(reference.requests, reference.expected, strict=True))[:12]
-    sequences = [
-        torch.cat([language_model.embed(r.prompt, r.tokens_KD)[0], embed(torch.tensor(ids))])
-        for r, ids in chosen
-    ]
+    sequences = [torch.cat([embed_prompt(language_model, r), embed(torch.tensor(ids))]) for r, ids in chosen]
     inputs_BLH, mask_BL = pad_behind(sequences, 0)
     positions_BL = (mask_BL.cumsum(-1) - 1).clamp(min=0)
     together = language_model.model(
@@ -176,11 +177,7 @@ class SimilarTo:
 
 def test_what_does_not_fit_is_refused_and_the_rest_is_answered(language_model, reference):
     short = reference.requests[:2]
-    room = (
-        language_model.max_positions
-        - NEW_TOKENS
-        - language_model.embed(short[0].prompt, short[0].tokens_KD)[1]
-    )
+    room = language_model.max_positions - NEW_TOKENS - (len(language_model.tokenize(short[0].prompt)) - 1)
     fits = Request(short[0].prompt, torch.randn(room, 64))
     too_long = Request(short[0].prompt, torch.randn(room + 1, 64))
     answers = engine(language_model, token_budget=600).generate([too_long, *short, fits])

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from pipeline.output.footers import FOOTER
-from pipeline.output.manifest import agree, make_manifest
+from pipeline.output.manifest import make_manifest, require_same_run
 from pipeline.output.plan import make_plan
 from pipeline.output.units import Unit
 from pipeline.storage.uris import Storage
@@ -55,7 +55,7 @@ def answer(dataset: Any, output: Path, say: Callable[[str, str], Any], **rows: A
 def answer_source(source: Any, task: Any, output: Path, say: Any, double: int = -1, drop: int = -1) -> Path:
     manifest = make_manifest(str(output), {"made": "by hand"}, {})
     plan = make_plan(str(output), source, None, STORAGE)
-    agree(str(output), manifest, STORAGE)
+    require_same_run(str(output), manifest, STORAGE)
     (output / "data").mkdir()
     number = 0
     for shard in plan.shards(STORAGE):

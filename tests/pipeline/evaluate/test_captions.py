@@ -8,7 +8,7 @@ import pytest
 from sacrebleu.metrics import BLEU
 
 from pipeline.evaluate.base import Reference
-from pipeline.evaluate.metrics.caption import captions, meteor, rouge_l, tokenize
+from pipeline.evaluate.metrics.caption import captions, coco_rouge_l, meteor, tokenize
 from pipeline.evaluate.metrics.cider import CiderD
 
 WORDS = ["a", "the", "dog", "cat", "runs", "sits", "on", "grass", "sofa", "brown", "two", "people"]
@@ -75,7 +75,7 @@ def test_cider_of_worked_examples():
 
 def test_rouge_of_worked_examples():
     def score(given, *true):
-        return rouge_l(given.split(), [text.split() for text in true])
+        return coco_rouge_l(given.split(), [text.split() for text in true])
 
     assert score("a b c", "a b c") == pytest.approx(1)
     assert score("a b", "c d") == score("", "a") == 0

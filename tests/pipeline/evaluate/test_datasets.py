@@ -106,7 +106,7 @@ def test_vqav2(tmp_path):
     assert {name: values(group["figures"])["accuracy"] for name, group in found["groups"].items()} == (
         pytest.approx({"yes/no": 1.0, "number": 0.6, "other": 0.3})
     )
-    asked = dict((reference.question_id, text) for reference, text in dataset.asked(STORAGE))
+    asked = dict((reference.question_id, text) for reference, text in dataset.read_questions(STORAGE))
     assert asked["9001000"] == "Is it red?"
 
 
@@ -159,14 +159,14 @@ def test_gqa_by_type(tmp_path):
 def test_textvqa_shows_ocr_tokens_if_asked_to(tmp_path):
     plain = fixture("textvqa", tmp_path)
     shown = make("textvqa", plain.root, ocr="TextVQA_Rosetta_OCR_v0.2_val.json")
-    texts = [[text for _, text in dataset.asked(STORAGE)] for dataset in (plain, shown)]
+    texts = [[text for _, text in dataset.read_questions(STORAGE)] for dataset in (plain, shown)]
     assert texts[0][0] == "what is the brand?"
     assert texts[1][0] == "what is the brand?\nReference OCR token: DAKOTA, DIGITAL"
 
 
 def test_scienceqa_asks_of_images_alone(tmp_path):
     dataset = fixture("scienceqa_img", tmp_path)
-    asked = dict((reference.question_id, text) for reference, text in dataset.asked(STORAGE))
+    asked = dict((reference.question_id, text) for reference, text in dataset.read_questions(STORAGE))
     assert asked == {
         "4": "Which is a solid?\nA. ice\nB. steam",
         "11": "Context: The picture shows water.\nWhich is a solid?\nA. ice\nB. steam",
@@ -194,7 +194,7 @@ def test_pope(tmp_path):
 
 def test_mme(tmp_path):
     dataset = fixture("mme", tmp_path)
-    texts = {reference.question_id: text for reference, text in dataset.asked(STORAGE)}
+    texts = {reference.question_id: text for reference, text in dataset.read_questions(STORAGE)}
     assert texts["OCR/0001#1"] == "Is it Yes?" and len(texts) == 8
     right = truth(dataset)
     said = {**right, "OCR/0001#2": "Yes", "code_reasoning/0001#1": "I'd say yes"}
@@ -211,7 +211,7 @@ def test_mme(tmp_path):
 @pytest.mark.parametrize("name", ["mmbench", "mmbench_cn"])
 def test_mmbench(name, tmp_path):
     dataset = fixture(name, tmp_path)
-    texts = {reference.question_id: text for reference, text in dataset.asked(STORAGE)}
+    texts = {reference.question_id: text for reference, text in dataset.read_questions(STORAGE)}
     assert texts["2"] == "Look\nhere.\nWhat?\nA. up\nB. down"
     assert texts["1000001"] == "Which?\nA. dog\nB. cow\nC. cat"
     said = {"1": "A", "1000001": "C.", "2000001": "(B)", "2": "down", "1000002": "up"}

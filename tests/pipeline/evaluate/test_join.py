@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from pipeline.evaluate.base import Metric, rates
-from pipeline.evaluate.evaluate import table
-from pipeline.evaluate.score_intervals import spread
+from pipeline.evaluate.evaluate import evaluation_table
+from pipeline.evaluate.score_intervals import group_intervals
 from pipeline.support.errors import ConfigError
 from tests.pipeline.evaluate import official
 from tests.pipeline.evaluate.test_datasets import STORAGE, fixture, make, scored, values
@@ -27,7 +27,7 @@ def test_a_missing_row_is_named(tmp_path):
     assert "1 of 3 questions have no row: 201307251; partial=true" in told
     found = scored(dataset, output, partial=True)
     assert found["scored"] == 2 and found["questions"] == 3
-    assert "a part of the dataset: 2 of 3 questions" in table(found).notes
+    assert "a part of the dataset: 2 of 3 questions" in evaluation_table(found).notes
 
 
 def test_a_doubled_row_is_named(tmp_path):
@@ -121,9 +121,9 @@ def test_intervals_are_seeded_and_as_wide_as_theory_has_them():
     units = np.column_stack([right, np.ones(4000)])
     metric = Metric(lambda *_: (), rates("accuracy"))
     groups = {"half": np.arange(2000)}
-    found = spread(metric, units, groups, resamples=400, seed=1)
-    again = spread(metric, units, groups, resamples=400, seed=1)
-    other = spread(metric, units, groups, resamples=400, seed=2)
+    found = group_intervals(metric, units, groups, resamples=400, seed=1)
+    again = group_intervals(metric, units, groups, resamples=400, seed=1)
+    other = group_intervals(metric, units, groups, resamples=400, seed=2)
     assert found == again != other
     accuracy = found[""]["accuracy"]
     width = 2 * 1.96 * np.sqrt(0.7 * 0.3 / 4000)

@@ -34,6 +34,9 @@ def edit_weights(folder, change):
 
 def test_geometry(random_checkpoint):
     assert check_fit(random_checkpoint / "llava", random_checkpoint / "clip") == Geometry(
+        layers=3,
+        kv_heads=4,
+        head_dim=24,
         image_size=336,
         patch_size=14,
         num_patches=576,

@@ -8,7 +8,7 @@ from pipeline.models.checkpoints.fit import check_fit
 from pipeline.models.checkpoints.folders import resolve
 from pipeline.models.demo import sized_weights as geometry
 
-SMALL = geometry.Size(
+SMALL = geometry.RandomLlava(
     width=64,
     intermediate=96,
     layers=2,

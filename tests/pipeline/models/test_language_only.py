@@ -41,7 +41,8 @@ def test_it_says_what_the_whole_says(random_checkpoint, cache):
     config = json.loads((folder / "config.json").read_bytes())
     assert config["architectures"] == ["LlamaForCausalLM"]
     model = AutoModelForCausalLM.from_pretrained(folder).eval()
-    embeds_LH, _ = whole.embed("USER: <image>\nwhat is it? ASSISTANT:", torch.randn(9, 64))
+    token_ids = whole.tokenize("USER: <image>\nwhat is it? ASSISTANT:")
+    embeds_LH = whole.embed_ids(token_ids, torch.randn(9, 64))
     assert torch.equal(logits(model, embeds_LH), logits(whole.model, embeds_LH))
 
 
@@ -51,7 +52,9 @@ def test_prompts_without_the_model_are_those_with_it(random_checkpoint):
     alone = Prompts(folder, load_table(folder), device="cpu", dtype=torch.float32)
     tokens_KD = torch.randn(9, 64)
     prompt = "USER: <image>\nwhat is it? ASSISTANT:"
-    assert torch.equal(alone.embed(prompt, tokens_KD)[0], whole.embed(prompt, tokens_KD)[0])
+    token_ids = alone.tokenize(prompt)
+    assert token_ids == whole.tokenize(prompt)
+    assert torch.equal(alone.embed_ids(token_ids, tokens_KD), whole.embed_ids(token_ids, tokens_KD))
     assert alone.eos_token_ids == whole.eos_token_ids
 
 

@@ -57,16 +57,17 @@ def test_the_prompt_is_tokenised_as_the_processor_does(random_checkpoint, refere
         tokens_KD = torch.randn(576, 64)
         expected = reference.get_input_embeddings()(ids)
         expected[is_image] = reference.model.multi_modal_projector(tokens_KD)
-        embeds_LH, num_text_tokens = ours.embed(prompt, tokens_KD)
-        torch.testing.assert_close(embeds_LH, expected)
-        assert num_text_tokens == int((~is_image).sum())
+        token_ids = ours.tokenize(prompt)
+        torch.testing.assert_close(ours.embed_ids(token_ids, tokens_KD), expected)
+        assert len(token_ids) - 1 == int((~is_image).sum())
         assert ids[0] == processor.tokenizer.bos_token_id
 
 
 def test_fewer_tokens_and_other_dtypes_are_taken(random_checkpoint):
     ours = LanguageModel(random_checkpoint / "llava", dtype=torch.bfloat16)
-    embeds_LH, num_text_tokens = ours.embed(PROMPT, torch.randn(3, 64))
-    assert embeds_LH.shape == (num_text_tokens + 3, 96)
+    token_ids = ours.tokenize(PROMPT)
+    embeds_LH = ours.embed_ids(token_ids, torch.randn(3, 64))
+    assert embeds_LH.shape == (len(token_ids) - 1 + 3, 96)
     assert embeds_LH.dtype == torch.bfloat16
 
 

@@ -21,10 +21,11 @@ from pipeline.models.config import Decoding, Model
 from pipeline.models.llava import LanguageModel
 from pipeline.models.preprocess import Preprocessor, pad_to_square, preprocessor_of
 from pipeline.models.sizes import read_shape
+from pipeline.run.in_process import run_in_process
 from pipeline.sources.images import Images
 from pipeline.support.errors import ConfigError
 from tests.support.original_checkpoint import as_pickles, edit, make_original
-from tests.support.runs import answer_here, lasting, make_config, rows
+from tests.support.runs import lasting, make_config, rows
 
 TEMPLATE = "A chat. USER: <image>\n{question} ASSISTANT:"
 KINDS = {
@@ -99,7 +100,7 @@ def test_the_same_requests_get_the_same_rows(original, random_checkpoint, tmp_pa
     for name, model in models.items():
         source = Images(path=str(tmp_path / "in"))
         config = make_config(random_checkpoint, source, tmp_path / name, reducer="trim")
-        answer_here(replace(config, model=model))
+        run_in_process(replace(config, model=model))
         found[name] = lasting(rows(tmp_path / name), "model")
     assert len(found["direct"]) == 4 and all(row["status"] == "ok" for row in found["direct"])
     assert found["direct"] == found["converted"]

@@ -29,11 +29,12 @@ from pipeline.models.encoder import load_encoder
 from pipeline.models.footprint import of_encode, of_generate
 from pipeline.models.llava import LanguageModel
 from pipeline.models.preprocess import Preprocessor
+from pipeline.run.in_process import run_in_process
 from pipeline.run.prepare import prepare
 from pipeline.sources.images import Images
 from pipeline.stages.arms import Arm
 from pipeline.support.errors import ConfigError
-from tests.support.runs import answer_here, make_config, rows
+from tests.support.runs import make_config, rows
 from tests.support.siglip_checkpoint import GRID, LAYERS, POSITIONS, SIDE, TEMPLATE, make_siglip, relaid
 from trim import CDPruner, DivPrune, Full, PruMerge, Random, Trim, TrimCover, VisionZip
 
@@ -87,6 +88,9 @@ def edit_config(folder, **changes):
 
 def test_geometry(siglip):
     assert check_fit(siglip / "llava", siglip / "clip") == Geometry(
+        layers=2,
+        kv_heads=2,
+        head_dim=16,
         image_size=SIDE,
         patch_size=14,
         num_patches=PATCHES,
@@ -234,7 +238,7 @@ def config_of(folder, pictures, output, **reducers):
 def test_with_all_tokens_answers_are_the_librarys(pair, pictures, expected, tmp_path, lay):
     if lay is not None:
         lay(pair[0])
-    answer_here(config_of(pair[0].parent, pictures, tmp_path / "out", full=Full()))
+    run_in_process(config_of(pair[0].parent, pictures, tmp_path / "out", full=Full()))
     found = rows(tmp_path / "out/full")
     assert [row["status"] for row in found] == ["ok"] * 3
     assert [row["prediction"] for row in found] == expected
@@ -249,7 +253,7 @@ def test_every_reducer_that_reads_no_cls_works(siglip, pictures, tmp_path):
         "cdpruner": CDPruner(num_kept=6),
         "random": Random(num_kept=6, seed=0),
     }
-    answer_here(config_of(siglip, pictures, tmp_path / "out", **reducers))
+    run_in_process(config_of(siglip, pictures, tmp_path / "out", **reducers))
     for name in reducers:
         found = rows(tmp_path / "out" / name)
         assert [row["status"] for row in found] == ["ok"] * 3, name

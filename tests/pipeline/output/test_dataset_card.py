@@ -1,12 +1,11 @@
 """The card beside an output: what hubs show, and what `datasets` reads the folder by."""
 
-import json
-
 import datasets
 
 from pipeline.compare.table import comparison_schema
 from pipeline.output.dataset_card import write_card
 from pipeline.output.manifest import load_manifest
+from pipeline.output.summary import read_summary
 from pipeline.sources.webdataset import WebDataset
 from pipeline.support.schema import COLUMNS, PREDICTIONS
 from tests.support.quick import HERE, quick_answer
@@ -27,7 +26,8 @@ def test_a_folder_with_a_card_loads_by_its_name_alone(tmp_path):
     write_tar(tmp_path / "in" / "a.tar", 5, questions=2)
     output = tmp_path / "out"
     quick_answer(WebDataset(path=str(tmp_path / "in")), output, unit_samples=2)
-    summary = json.loads((output / "summary.json").read_text())
+    summary = read_summary(str(output), HERE)
+    assert summary is not None
     write_card(str(output), load_manifest(str(output), HERE), summary, HERE)
     text = (output / "README.md").read_text()
     assert "7 rows about 5 samples of `file://" in text

@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from pipeline.output.manifest import agree, make_manifest
+from pipeline.output.manifest import make_manifest, require_same_run
 from pipeline.storage.uris import Storage
 from pipeline.support.errors import ConfigError
 from pipeline.support.schema import SCHEMA_VERSION
@@ -49,18 +49,18 @@ def test_every_change_of_what_counts_is_another_fingerprint(change):
 
 def test_the_first_start_writes_and_later_ones_agree(tmp_path):
     made = make_manifest(f"file://{tmp_path}", COUNTED, {"source": {"path": "a"}})
-    agree(str(tmp_path), made, HERE)
+    require_same_run(str(tmp_path), made, HERE)
     first = (tmp_path / "run.json").read_bytes()
     assert json.loads(first) == dataclasses.asdict(made)
-    agree(str(tmp_path), dataclasses.replace(made, configuration={"source": {"path": "b"}}), HERE)
+    require_same_run(str(tmp_path), dataclasses.replace(made, configuration={"source": {"path": "b"}}), HERE)
     assert (tmp_path / "run.json").read_bytes() == first, "what made it stays"
 
 
 def test_a_difference_is_told_by_name_with_both_values(tmp_path):
-    agree(str(tmp_path), make_manifest("o", COUNTED, {}), HERE)
+    require_same_run(str(tmp_path), make_manifest("o", COUNTED, {}), HERE)
     changed = {"seed": 7, "model": {"template": "x" * 200, "weights": "1f"}, "task": {"prompts": ["b", "c"]}}
     with pytest.raises(ConfigError) as refusal:
-        agree(str(tmp_path), make_manifest("o", changed, {}), HERE)
+        require_same_run(str(tmp_path), make_manifest("o", changed, {}), HERE)
     assert "seed was 0, is 7" in str(refusal.value)
     assert 'model.template was "a", is "xxx' in str(refusal.value)
     assert "weights" not in str(refusal.value) and "task" not in str(refusal.value)
@@ -68,29 +68,29 @@ def test_a_difference_is_told_by_name_with_both_values(tmp_path):
 
 
 def test_many_differences_are_counted(tmp_path):
-    agree(str(tmp_path), make_manifest("o", {f"a{index}": 0 for index in range(9)}, {}), HERE)
+    require_same_run(str(tmp_path), make_manifest("o", {f"a{index}": 0 for index in range(9)}, {}), HERE)
     with pytest.raises(ConfigError, match=r"a4 was 0, is 1; and 4 more"):
-        agree(str(tmp_path), make_manifest("o", {f"a{index}": 1 for index in range(9)}, {}), HERE)
+        require_same_run(str(tmp_path), make_manifest("o", {f"a{index}": 1 for index in range(9)}, {}), HERE)
 
 
 def test_a_field_that_is_new_or_gone_is_told(tmp_path):
-    agree(str(tmp_path), make_manifest("o", {"old": 1}, {}), HERE)
+    require_same_run(str(tmp_path), make_manifest("o", {"old": 1}, {}), HERE)
     with pytest.raises(ConfigError, match="new was null, is 2; old was 1, is null"):
-        agree(str(tmp_path), make_manifest("o", {"new": 2}, {}), HERE)
+        require_same_run(str(tmp_path), make_manifest("o", {"new": 2}, {}), HERE)
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"run_id": 1}', '"a"', "null"])
 def test_a_damaged_run_json_is_refused(tmp_path, content):
     (tmp_path / "run.json").write_text(content)
     with pytest.raises(ConfigError, match=r"run\.json in .* is damaged or of another version"):
-        agree(str(tmp_path), make_manifest("o", COUNTED, {}), HERE)
+        require_same_run(str(tmp_path), make_manifest("o", COUNTED, {}), HERE)
 
 
 def test_run_json_holds_no_credentials(tmp_path, monkeypatch):
     monkeypatch.setenv("AWS_SESSION_TOKEN", "CANARY-1")
     storage = Storage(key="CANARY-2", secret="CANARY-3")
     told = {"url": "http://user:CANARY-4@host", "a": ["CANARY-1", "CANARY-2"], "b": "x CANARY-3"}
-    agree(str(tmp_path), make_manifest("o", COUNTED, told), storage)
+    require_same_run(str(tmp_path), make_manifest("o", COUNTED, told), storage)
     text = (tmp_path / "run.json").read_text()
     assert "CANARY" not in text
     assert json.loads(text)["configuration"]["a"] == ["***", "***"]

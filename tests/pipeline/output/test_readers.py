@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.output.units import Unit
-from pipeline.stages.rows import UnitRow, pack
+from pipeline.stages.rows import UnitRow, pack_unit
 from pipeline.stages.write import ArmOutput, write_unit
 from pipeline.storage.uris import Storage
 from pipeline.support.schema import PREDICTIONS, REQUESTS
@@ -49,7 +49,7 @@ def write(folder, statuses):
         row = UnitRow(Unit(shard, 0, len(rows), True), tables, TRACE | {"requests": len(rows)})
         row = row.passed("read", 0.0, tables)
         outputs = (ArmOutput(str(folder), "trim", "fp", "run", "demo"),)
-        write_unit(pack(row), outputs=outputs, storage=Storage(), attempt="1")
+        write_unit(pack_unit(row), outputs=outputs, storage=Storage(), attempt="1")
     return folder / "data"
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from pipeline.output.manifest import Manifest
-from pipeline.planner.forecast import Plant
+from pipeline.planner.forecast import Simulator
 from pipeline.planner.profile import Profile
 from pipeline.planner.simulate import Station, Worker
 from pipeline.run.cluster.resources import Cluster
@@ -17,7 +17,7 @@ NAMES = ("read", "decode", "encode", "generate", "write")
 
 def plant(
     *seconds: float, driver_unit_s: float = 0.0, spread: float = 0.0, generators: int = 1, **more
-) -> Plant:
+) -> Simulator:
     """Stations that take these seconds a unit of four requests; `generate` is up after 20 s."""
     ready = [(READY_S,) * generators if name == "generate" else (0.0,) for name in NAMES]
     worker = Worker(tuple(Station(name, up) for name, up in zip(NAMES, ready, strict=True)))
@@ -36,7 +36,7 @@ def plant(
         footers=(),
         everything=(),
     )
-    return Plant(worker, profile, driver_unit_s, most_units=200, **more)
+    return Simulator(worker, profile, driver_unit_s, most_units=200, **more)
 
 
 def seconds_of(found) -> float:

@@ -3,12 +3,14 @@
 import numpy as np
 import pytest
 
+from pipeline.output.footers import Footer
 from pipeline.planner.timeline import STAGES, timeline_of
+from tests.support.footers import footer_of, with_visit
 
 BEGAN = 1000.0
 
 
-def footer(number: int, spans: list[tuple[float, float]], pids: list[int], cpu: float = 1.0) -> dict:
+def footer(number: int, spans: list[tuple[float, float]], pids: list[int], cpu: float = 1.0) -> Footer:
     """One unit's, of two samples; `spans` count from the job's start."""
     visits = {
         stage: {
@@ -17,13 +19,13 @@ def footer(number: int, spans: list[tuple[float, float]], pids: list[int], cpu: 
         }
         for stage, (first, last), pid in zip(STAGES, spans, pids, strict=True)
     }
-    return {
-        **{"attempt": str(BEGAN), "first": 2 * number, "stop": 2 * number + 2},
-        **{"stages": visits, "end_time": BEGAN + spans[-1][1]},
-    }
+    end_time = BEGAN + spans[-1][1]
+    return footer_of(
+        attempt=str(BEGAN), first=2 * number, stop=2 * number + 2, stages=visits, end_time=end_time
+    )
 
 
-def chain(count: int, generate_s: float = 2.0) -> list[dict]:
+def chain(count: int, generate_s: float = 2.0) -> list[Footer]:
     """Units that queue before `generate`, which takes each of them 0.25 s after the one before."""
     found = []
     for number in range(count):
@@ -63,18 +65,17 @@ def test_what_backpressure_held_up_is_no_hand_over():
 
 def test_first_visits_and_concurrency_are_told_apart_by_process():
     units = chain(4)
-    units[2]["stages"]["write"]["pid"] = 9
+    units[2] = with_visit(units[2], "write", pid=9)
     timeline = timeline_of(units)
     assert np.argwhere(timeline.first[:, 4]).ravel().tolist() == [0, 2]
     assert timeline.at_once(3) == 1
-    units[1]["stages"]["generate"]["start"] -= 1
+    units[1] = with_visit(units[1], "generate", start=units[1].stages["generate"].start - 1)
     assert timeline_of(units).at_once(3) == 2
 
 
 def test_units_that_a_process_has_together_share_its_cpu_seconds():
-    units = chain(4)
-    for unit in units:  # all at once, from 10 s to 20 s
-        unit["stages"]["generate"] |= {"start": BEGAN + 10, "end": BEGAN + 20, "cpu_s": 8.0}
+    at_once = {"start": BEGAN + 10, "end": BEGAN + 20, "cpu_s": 8.0}
+    units = [with_visit(unit, "generate", **at_once) for unit in chain(4)]
     timeline = timeline_of(units)
     assert timeline.cpu_VS[:, 3].sum() == pytest.approx(8.0)
     assert timeline.cpu_VS[:, 2].tolist() == [1.0] * 4

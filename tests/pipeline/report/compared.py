@@ -31,7 +31,7 @@ def make_inputs(folder: Path) -> None:
     for index in range(SCENES):
         sample = make_sample("test", 0, index)
         sample.image.save(folder / f"{index:03d}.png")
-        (folder / f"{index:03d}.txt").write_text(HOSTILE if index == 1 else sample.asked[0].question)
+        (folder / f"{index:03d}.txt").write_text(HOSTILE if index == 1 else sample.questions[0].question)
     (folder / "broken.jpg").write_bytes(b"\xff\xd8 not a picture")
     (folder / "broken.txt").write_text("what <b>is</b> it?")
 

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 
 from pipeline.compare.compare import compare_outputs
-from pipeline.report.write import write_report
+from pipeline.report.write import write_report_files
+from pipeline.run.in_process import run_in_process
 from pipeline.storage.uris import Storage
 from tests.pipeline.report.browser import Page, start
 from tests.pipeline.report.compared import ARMS, PRICE, configure, make_inputs
-from tests.support.runs import answer_here
 
 
 @pytest.fixture(scope="session")
@@ -20,7 +20,7 @@ def outputs(tmp_path_factory: pytest.TempPathFactory, random_checkpoint: Path) -
     folder = tmp_path_factory.mktemp("report") / "compared"
     inputs = folder.parent / "in"
     make_inputs(inputs)
-    answer_here(configure(inputs, folder, random_checkpoint))
+    run_in_process(configure(inputs, folder, random_checkpoint))
     compare_outputs(
         {name: str(folder / name) for name in ARMS},
         place=str(folder),
@@ -37,14 +37,14 @@ def outputs(tmp_path_factory: pytest.TempPathFactory, random_checkpoint: Path) -
 @pytest.fixture(scope="session")
 def comparison(outputs: Path) -> Path:
     """A folder as `trimline compare` leaves it, with its report."""
-    write_report(str(outputs), Storage(), gallery=200, seed=0)
+    write_report_files(str(outputs), Storage(), gallery=200, seed=0)
     return outputs
 
 
 @pytest.fixture(scope="session")
 def run(outputs: Path) -> Path:
     """A single run with its report."""
-    write_report(str(outputs / "trim"), Storage(), gallery=200, seed=0)
+    write_report_files(str(outputs / "trim"), Storage(), gallery=200, seed=0)
     return outputs / "trim"
 
 

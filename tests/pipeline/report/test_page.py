@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.report.write import write_report
+from pipeline.report.write import write_report_files
 from pipeline.storage.uris import Storage
 from tests.pipeline.report.compared import HOSTILE, SCENES, make_rows
 
@@ -166,7 +166,7 @@ def test_a_small_grid_is_lit_patch_by_patch(chromium, comparison, tmp_path):
         column = pa.array([value] * len(table), field.type)
         table = table.set_column(table.column_names.index(name), field, column)
     pq.write_table(table, file)
-    write_report(str(tmp_path / "small"), Storage(), gallery=200, seed=0)
+    write_report_files(str(tmp_path / "small"), Storage(), gallery=200, seed=0)
     chromium.open(tmp_path / "small" / "report.html")
     patches = """((pen) => [40, 120, 200].map((y) => [40, 120, 200]
       .map((x) => [...pen.getImageData(x, y, 1, 1).data])))
@@ -220,7 +220,7 @@ def crowded(request, outputs, tmp_path_factory):
             arm["cost"]["per_million"]["value"] *= 1 + 0.002 * number
         figures["arms"][name] = arm
     (folder / "comparison.json").write_text(json.dumps(figures))
-    write_report(str(folder), Storage(), gallery=0, seed=0)
+    write_report_files(str(folder), Storage(), gallery=0, seed=0)
     return folder / "report.html", names
 
 

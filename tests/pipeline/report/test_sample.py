@@ -4,7 +4,7 @@ from collections import Counter
 
 import pytest
 
-from pipeline.report.choose import KINDS, choose
+from pipeline.report.choose import KINDS, select_requests
 from pipeline.storage.uris import Storage
 from tests.pipeline.report.compared import SHARDS, make_rows
 
@@ -22,15 +22,15 @@ def kinds_of(rows: int) -> dict:
 
 def test_failures_and_disagreements_are_preferred(tmp_path):
     requests = make_rows(tmp_path, 5000, **kinds_of(5000))
-    found = choose(requests, Storage(), most=40, seed=0, shards=SHARDS)
+    found = select_requests(requests, Storage(), most=40, seed=0, shards=SHARDS)
     assert found.kinds == Counter(failed=50, differs=100, same=4850)
     assert len(set(found.keys)) == 40
     rows = [int(key[:6]) + SHARDS * int(key[7:15]) for key in found.keys]
     shown = Counter("failed" if row % 100 == 0 else "differs" if row % 50 == 1 else "same" for row in rows)
     assert shown == Counter(failed=10, differs=20, same=10)
     assert {kind for kind in KINDS if kind in shown} == set(KINDS)
-    assert choose(requests, Storage(), most=40, seed=0, shards=SHARDS) == found
-    assert choose(requests, Storage(), most=40, seed=1, shards=SHARDS).keys != found.keys
+    assert select_requests(requests, Storage(), most=40, seed=0, shards=SHARDS) == found
+    assert select_requests(requests, Storage(), most=40, seed=1, shards=SHARDS).keys != found.keys
     (examples,) = found.examples.values()
     assert [example.error for example in examples] == [f"error {row}" for row in range(0, 500, 100)]
 
@@ -38,19 +38,19 @@ def test_failures_and_disagreements_are_preferred(tmp_path):
 @pytest.mark.parametrize(("most", "shown"), [(0, 0), (1, 1), (7, 7), (100, 100), (500, 200)])
 def test_as_many_are_shown_as_there_are(tmp_path, most, shown):
     requests = make_rows(tmp_path, 200, **kinds_of(200))
-    found = choose(requests, Storage(), most=most, seed=0, shards=SHARDS)
+    found = select_requests(requests, Storage(), most=most, seed=0, shards=SHARDS)
     assert len(found.keys) == len(set(found.keys)) == shown
 
 
 def test_the_worst_disagreements_come_first_and_few_shards_are_read(tmp_path):
     requests = make_rows(tmp_path, 5000, **kinds_of(5000))
-    everything = choose(requests, Storage(), most=200, seed=0, shards=SHARDS).keys
+    everything = select_requests(requests, Storage(), most=200, seed=0, shards=SHARDS).keys
     worst = [key for key in everything if (int(key[:6]) + SHARDS * int(key[7:15])) % 50 == 1][-5:]
-    found = choose(requests, Storage(), most=40, seed=0, shards=SHARDS, first=worst).keys
+    found = select_requests(requests, Storage(), most=40, seed=0, shards=SHARDS, first=worst).keys
     assert set(worst) <= set(found[:20])
     assert len({key[:6] for key in found if key not in worst}) <= 32
 
 
 def test_a_single_run_without_rows_has_an_empty_gallery(tmp_path):
-    found = choose(make_rows(tmp_path, 0), Storage(), most=10, seed=0, shards=1)
+    found = select_requests(make_rows(tmp_path, 0), Storage(), most=10, seed=0, shards=1)
     assert found.keys == [] and not found.examples

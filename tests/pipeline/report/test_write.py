@@ -4,6 +4,8 @@ import hashlib
 import json
 import math
 import shutil
+from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -12,13 +14,13 @@ import pytest
 from PIL import Image
 
 from pipeline.compare.compare import compare_outputs
-from pipeline.compare.terminal import table, text
+from pipeline.compare.terminal import comparison_tables, summary_text
 from pipeline.report.page import embedded
-from pipeline.report.write import gather, write_report
+from pipeline.report.write import gather_report, write_report_files
 from pipeline.run.prepare import prepare
 from pipeline.storage.uris import Storage
 from pipeline.support.errors import ConfigError
-from pipeline.support.words import duration, interval, number, percent, size, spread, times
+from pipeline.support.words import duration, figure_text, interval_text, number, percent, size, times
 from tests.pipeline.report.compared import ARMS, configure, make_rows
 from tests.support.s3 import BUCKET
 
@@ -41,7 +43,7 @@ def test_a_hundred_thousand_requests_fit_into_ten_megabytes(outputs, tmp_path, r
     columns |= {"image_sha256": [digests[row % images] for row in range(rows)], "prediction.trim": long}
     make_rows(folder, rows, tuple(ARMS), **columns)
     shutil.copy(outputs / "comparison.json", folder)
-    html, text = write_report(str(folder), Storage(), gallery=2000, seed=0)
+    html, text = write_report_files(str(folder), Storage(), gallery=2000, seed=0)
     content = (folder / "report.html").read_bytes()
     assert html == f"{folder}/report.html" and text == f"{folder}/report.txt"
     assert 8_000_000 < len(content) < MOST_BYTES
@@ -85,22 +87,32 @@ def test_terminal_and_page_tell_one_figure_as_the_same_answer(outputs, tmp_path)
         baseline="full",
         resamples=0,
     )
-    pair = found["pairs"]["trim"]
-    same, exact = pair["normalised_agreement"]["value"], pair["exact_agreement"]["value"]
+    pair = found.pairs["trim"]
+    same, exact = pair.normalised_agreement["value"], pair.exact_agreement["value"]
     assert same == 1 and exact < 1
-    terminal = text(found).split("\ntrim: ")[1].splitlines()[1]
-    assert "the same answer to 100.0 % of the requests" in terminal
-    rows = dict(row[:2] for part in table(found) for row in part.rows)
+    terminal = summary_text(found).split("\ntrim: ")[1].splitlines()[1]
+    assert "the same answer to 100 % of the requests" in terminal
+    rows = dict(row[:2] for table in comparison_tables(found) for row in table.rows)
     assert rows["trim: same answer"] == same and rows["trim: letter for letter"] == exact
-    write_report(str(copy), Storage(), gallery=0, seed=0)
+    write_report_files(str(copy), Storage(), gallery=0, seed=0)
     page = (copy / "report.html").read_text().replace("\xa0", " ")
     for told in (page, (copy / "report.txt").read_text()):
         assert "the same answer to 100 % of the requests" in told
         assert f"letter for letter: {percent(exact)}" in told
 
 
+def test_interleaved_arms_bring_no_warning(comparison):
+    figures = json.loads((comparison / "comparison.json").read_text())
+    assert figures["interleaved"] is True
+    assert figures["notes"] == [
+        "Rows failed in trim, a third, full: they are charged to the requests that were answered."
+    ]
+    assert "interleaved arms share their processes" in (comparison / "report.txt").read_text()
+
+
 def test_a_run_has_the_figures_that_its_comparison_has(comparison):
-    alone = gather(str(comparison / "trim"), Storage(), gallery=0, seed=0).figures["arms"]["trim"]
+    alone = gather_report(str(comparison / "trim"), Storage(), gallery=0, seed=0)
+    alone = alone.comparison.to_json()["arms"]["trim"]
     compared = json.loads((comparison / "comparison.json").read_text())["arms"]["trim"]
     for name in ("status", "histogram", "kv_cache_bytes", "peak_memory_bytes", "run_id", "model"):
         assert alone[name] == compared[name], name
@@ -119,11 +131,29 @@ def test_scores_are_told(comparison, tmp_path):
         pair["figure_differences"] = {"accuracy": pair["score_difference"], "cider": {"value": -0.25}}
         pair["mcnemar"] = {"b": 3, "c": 1, "p": 0.625}
     (tmp_path / "scored" / "comparison.json").write_text(json.dumps(figures))
-    write_report(str(tmp_path / "scored"), Storage(), gallery=2, seed=0)
+    write_report_files(str(tmp_path / "scored"), Storage(), gallery=2, seed=0)
     html = (tmp_path / "scored" / "report.html").read_text()
     for part in (html.replace("\xa0", " "), (tmp_path / "scored" / "report.txt").read_text()):
         assert "−1.2 pp (−3.0 to +0.6 pp)" in part and "0.625" in part
         assert "50.0 % (40.0 to 80.0 %)" in part and "1.25" in part and "−0.25" in part
+
+
+def edit(folder: Path, change: Callable[[dict], object]) -> None:
+    tree = json.loads((folder / "comparison.json").read_text())
+    change(tree)
+    (folder / "comparison.json").write_text(json.dumps(tree))
+
+
+def test_a_comparison_of_an_older_version_has_its_report(comparison, tmp_path):
+    """Without what later versions added, and with a key that none knows."""
+    for name in ("comparison.parquet", "full", "trim", "a third"):
+        (tmp_path / name).symlink_to(comparison / name)
+    shutil.copy(comparison / "comparison.json", tmp_path)
+    edit(tmp_path, lambda tree: [tree.pop("interleaved"), tree.pop("notes"), tree.update(unknown={"a": 1})])
+    edit(tmp_path, lambda tree: [arm.pop("moved_bytes") for arm in tree["arms"].values()])
+    report = gather_report(str(tmp_path), Storage(), gallery=0, seed=0)
+    assert (report.comparison.interleaved, report.notes) == (None, [])
+    assert report.cards == gather_report(str(comparison), Storage(), gallery=0, seed=0).cards
 
 
 @pytest.mark.parametrize(
@@ -131,15 +161,23 @@ def test_scores_are_told(comparison, tmp_path):
     [
         (lambda folder: shutil.rmtree(folder / "full"), "full is no output of Trimline"),
         (lambda folder: (folder / "comparison.json").write_text("{"), "comparison.json in .* is damaged"),
+        (lambda folder: edit(folder, lambda tree: tree.pop("baseline")), "comparison.json in .* is damaged"),
+        (
+            lambda folder: edit(folder, lambda tree: tree["arms"].update(trim=3)),
+            "comparison.json in .* is damaged",
+        ),
         (lambda folder: (folder / "comparison.parquet").write_text("?"), "output: .*parquet"),
-        (lambda folder: (folder / "comparison.json").unlink(), "is no output of Trimline: it has no plan"),
+        (
+            lambda folder: (folder / "comparison.json").unlink(),
+            "is no output of Trimline: it has no run.json",
+        ),
     ],
 )
 def test_what_is_wrong_with_a_comparison_is_told(outputs, tmp_path, break_it, told):
     shutil.copytree(outputs, tmp_path / "copy")
     break_it(tmp_path / "copy")
     with pytest.raises(ConfigError, match=told) as caught:
-        write_report(str(tmp_path / "copy"), Storage(), gallery=5, seed=0)
+        write_report_files(str(tmp_path / "copy"), Storage(), gallery=5, seed=0)
     assert "\n" not in str(caught.value)
 
 
@@ -147,7 +185,7 @@ def test_an_output_that_is_not_finished_is_refused(outputs, tmp_path):
     shutil.copytree(outputs / "trim", tmp_path / "run")
     next((tmp_path / "run" / "data").glob("*-end.parquet")).unlink()
     with pytest.raises(ConfigError, match="is not finished: 1 of 1 shards are not"):
-        write_report(str(tmp_path / "run"), Storage(), gallery=5, seed=0)
+        write_report_files(str(tmp_path / "run"), Storage(), gallery=5, seed=0)
 
 
 def test_an_output_whose_model_is_gone_has_a_report_without_pictures(outputs, tmp_path):
@@ -155,14 +193,14 @@ def test_an_output_whose_model_is_gone_has_a_report_without_pictures(outputs, tm
     tree = json.loads((tmp_path / "run" / "run.json").read_text())
     tree["configuration"]["model"]["path"] = "/nowhere/model"
     (tmp_path / "run" / "run.json").write_text(json.dumps(tree))
-    gallery = gather(str(tmp_path / "run"), Storage(), gallery=5, seed=0).gallery
+    gallery = gather_report(str(tmp_path / "run"), Storage(), gallery=5, seed=0).gallery
     assert len(gallery.items) == 5 and gallery.pictures == []
 
 
 def test_a_run_in_object_storage_has_its_report_there(run, s3):
     fs, bucket = s3.open(f"s3://{BUCKET}")
     fs.put(str(run), f"{bucket}/reported", recursive=True)
-    paths = write_report(f"s3://{BUCKET}/reported", s3, gallery=200, seed=0)
+    paths = write_report_files(f"s3://{BUCKET}/reported", s3, gallery=200, seed=0)
     assert paths == [f"s3://{BUCKET}/reported/report.html", f"s3://{BUCKET}/reported/report.txt"]
     assert fs.cat_file(f"{bucket}/reported/report.html") == (run / "report.html").read_bytes()
 
@@ -189,11 +227,11 @@ def test_embedded_data_cannot_end_its_element():
         (size(576 * 1024), "576 KiB"),
         (size(3 << 30), "3 GiB"),
         (times(0.449), "0.45 ×"),
-        (interval({"value": 1, "low": 0.4, "high": 0.5}, times), "0.40 to 0.50 ×"),
-        (interval({"value": 1, "low": 0.9, "high": 1.1}, duration), "900 ms to 1.1 s"),
-        (interval(None), ""),
-        (spread(None), "–"),
-        (spread({"value": 2.0}), "2"),
+        (interval_text({"value": 1, "low": 0.4, "high": 0.5}, times), "0.40 to 0.50 ×"),
+        (interval_text({"value": 1, "low": 0.9, "high": 1.1}, duration), "900 ms to 1.1 s"),
+        (interval_text(None), ""),
+        (figure_text(None), "–"),
+        (figure_text({"value": 2.0}), "2"),
     ],
 )
 def test_figures_in_words(told, expected):

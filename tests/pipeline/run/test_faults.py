@@ -157,9 +157,9 @@ def test_too_many_failed_rows_are_status_3_until_they_are_allowed(finished, anno
     total = sum(len(case.statuses) for case in CASES)
     for write in (as_images, as_parquet, as_jsonl):
         run = finished(write)
-        assert (run.status, run.summary["rows"]) == (3, total)
+        assert (run.status, run.summary.rows) == (3, total)
         assert run.line == f"{bad} of {total} rows failed, more than max_failed_fraction=0.1"
-        assert run.summary["status"] == Counter(row["status"] for row in run.rows)
+        assert run.summary.status == Counter(row["status"] for row in run.rows)
         assert not (run.output / "_SUCCESS").exists()
         status, line = annotate(*run.overrides, "max_failed_fraction=0.5")
         assert (status, line.partition(":")[0]) == (0, "nothing to do")
@@ -210,7 +210,7 @@ def test_shards_that_break_are_status_1_and_lose_no_neighbour(finished):
         ("whole.tar", "ok"): 12,
     }
     names = ["corpus.tar", *BESIDE]
-    failed = [names[item["shard"]] for item in run.summary["failed_shards_named"]]
+    failed = [names[failed.shard] for failed in run.summary.failed_shards_named]
     assert failed == ["cut.tar", "spoilt.tar"]
     assert run.status == 1, "and not 3: more was lost than the rows that failed"
     assert run.line.startswith("2 shards could not be read whole; shard 1: ")

@@ -2,14 +2,19 @@
 
 import re
 
+from pipeline.output.footers import Totals
+from pipeline.output.units import Unit
 from pipeline.run.progress import Progress
+from pipeline.stages.write import UnitStats
 
 
 def stats(first, stop, source_bytes, kept, failed=0):
     rows = stop - first
     status = {"ok": rows - failed, "bad_image": failed}
-    totals = {"rows": rows, "status": status, "visual_tokens_kept": kept}
-    return {"unit": [0, first, stop, False], "source_bytes": source_bytes, "totals": [totals]}
+    tokens = {"visual_tokens_kept": kept}
+    totals = Totals(rows=rows, samples=rows, status=status, tokens=tokens, seconds={})
+    unit = Unit(0, first, stop, False)
+    return UnitStats(unit=unit, source_bytes=source_bytes, arms=[0], totals=[totals], stage_s={})
 
 
 def test_before_the_first_unit_it_says_that_it_starts():

@@ -337,7 +337,7 @@ def test_a_broken_shard_is_told_and_harms_none_beside_it(extended):
     outcome = extended.outcome
     assert outcome.status == 1
     assert "2 shards could not be read whole" in outcome.message
-    assert [item["shard"] for item in outcome.summary["failed_shards_named"]] == [2, 4]
+    assert [failed.shard for failed in outcome.summary.failed_shards_named] == [2, 4]
     assert not (extended.output / "_SUCCESS").exists(), "nor the one of the run before"
     units = read_units(extended.output)
     last = {name[:6]: item for name, item in units.items() if item[1]["end"]}
@@ -361,4 +361,4 @@ def test_a_bad_image_is_a_row_and_its_neighbours_are_answered(extended):
         else:
             assert (row["status"], row["error"]) == ("ok", None)
             assert row["generated_tokens"] > 0
-    assert extended.outcome.summary["status"]["bad_image"] == 4
+    assert extended.outcome.summary.status["bad_image"] == 4

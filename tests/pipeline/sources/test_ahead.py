@@ -10,13 +10,14 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.output.units import UnitLimits
-from pipeline.sources.base import AHEAD, AHEAD_BYTES, Sample, read_ahead, read_image
+from pipeline.sources.base import AHEAD, Sample
 from pipeline.sources.images import Images
 from pipeline.sources.jsonl import Jsonl
 from pipeline.sources.parquet import Parquet
+from pipeline.sources.read_ahead import AHEAD_BYTES, read_ahead, read_image
 from pipeline.sources.task import Task
 from pipeline.stages.read import read_shard
-from pipeline.stages.rows import unpack
+from pipeline.stages.rows import unpack_unit
 from pipeline.storage.uris import Storage
 from pipeline.support.errors import BadImage, BadSample
 from tests.support.s3 import BUCKET
@@ -170,7 +171,7 @@ def units_of(source, storage, finished=None):
     limits = UnitLimits(unit_bytes=8 * len(jpeg(0, 96)))
     task = Task(prompts=["Describe."])
     tables = read_shard(source, shard, storage=storage, task=task, limits=limits, finished=finished or {})
-    rows = [unpack(table) for table in tables]
+    rows = [unpack_unit(table) for table in tables]
     return [(row.unit, row.tables["samples"].to_pylist()) for row in rows]
 
 

@@ -7,9 +7,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.sources.base import MAX_SIDECAR_BYTES
 from pipeline.sources.jsonl import Jsonl
 from pipeline.sources.parquet import Parquet
+from pipeline.sources.sidecars import MAX_SIDECAR_BYTES
 from pipeline.support import memory
 from pipeline.support.errors import ShardError
 from tests.pipeline.sources.test_foreign import HERE, asked, faults, samples

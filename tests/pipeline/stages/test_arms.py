@@ -6,13 +6,14 @@ import pytest
 
 from pipeline.demo.scenes import write_shards
 from pipeline.output.units import Unit
+from pipeline.run.in_process import run_in_process
 from pipeline.run.prepare import prepare, prepare_all
 from pipeline.sources.webdataset import WebDataset
 from pipeline.stages.arms import Arm, reduction_order, with_budgets
 from pipeline.stages.rows import UnitRow
 from pipeline.storage.uris import Storage
 from pipeline.support.errors import ConfigError
-from tests.support.runs import answer_here, lasting, make_config, read_units, rows, unit_names
+from tests.support.runs import lasting, make_config, read_units, rows, unit_names
 from trim import Full, Random, Trim
 
 TRIM = Arm("trim", Trim(), {"name": "trim"}, "trim")
@@ -34,7 +35,7 @@ def compared(tmp_path_factory, random_checkpoint, scenes):
     output = tmp_path_factory.mktemp("compared")
     config = make_config(random_checkpoint, scenes, output, unit_samples=2)
     config = dataclasses.replace(config, arms=(CHANCE, FULL, TRIM))
-    answer_here(config)
+    run_in_process(config)
     return config, output
 
 
@@ -42,7 +43,7 @@ def test_each_arm_is_as_if_it_had_run_alone(compared, tmp_path, random_checkpoin
     _, output = compared
     for arm in (FULL, TRIM):
         alone = make_config(random_checkpoint, scenes, tmp_path / arm.name, unit_samples=2)
-        answer_here(dataclasses.replace(alone, arms=(dataclasses.replace(arm, folder=""),)))
+        run_in_process(dataclasses.replace(alone, arms=(dataclasses.replace(arm, folder=""),)))
         assert unit_names(output / arm.name) == unit_names(tmp_path / arm.name)
         assert lasting(rows(output / arm.name)) == lasting(rows(tmp_path / arm.name))
 
@@ -62,7 +63,7 @@ def test_a_rerun_makes_just_the_missing_file_of_one_arm(compared):
     lost = output / "chance" / "data" / name
     lost.unlink()
     times = {path: path.stat().st_mtime_ns for path in output.rglob("*.parquet")}
-    answer_here(config)
+    run_in_process(config)
     assert {path: path.stat().st_mtime_ns for path in times} == times
     table, _ = read_units(output / "chance")[name]
     was, _ = before["chance"][name]

@@ -10,7 +10,7 @@ from pipeline.sources.images import Images
 from pipeline.sources.task import Task
 from pipeline.sources.webdataset import WebDataset
 from pipeline.stages.read import read_shard
-from pipeline.stages.rows import unpack
+from pipeline.stages.rows import unpack_unit
 from pipeline.storage.uris import Storage
 from tests.support.tars import add, jpeg, write_members, write_tar
 
@@ -26,7 +26,7 @@ def units_of(source, *, finished=None, task=VQA, samples=None, **limits):
     tables = read_shard(
         source, shard, storage=STORAGE, task=task, limits=UnitLimits(**limits), finished=finished or {}
     )
-    rows = [unpack(table) for table in tables]
+    rows = [unpack_unit(table) for table in tables]
     return [(row.unit, row.tables["samples"].to_pylist(), row.trace) for row in rows]
 
 

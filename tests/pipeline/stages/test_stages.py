@@ -22,8 +22,8 @@ from pipeline.stages.decode import decode_unit
 from pipeline.stages.encode import Encode
 from pipeline.stages.generate import Generate
 from pipeline.stages.imaging import Imaging
-from pipeline.stages.rows import UnitRow, pack, unpack
-from pipeline.stages.write import ArmOutput, write_unit
+from pipeline.stages.rows import UnitRow, pack_unit, unpack_unit
+from pipeline.stages.write import ArmOutput, UnitStats, write_unit
 from pipeline.storage.uris import Storage
 from pipeline.support.schema import PREDICTIONS, SAMPLES
 from tests.support.tars import jpeg
@@ -78,7 +78,7 @@ def unit_of(lines, end=True):
         "source_etag": "e",
     }
     row = UnitRow(Unit(3, 0, len(rows), end), {"samples": pa.Table.from_pylist(rows, schema=SAMPLES)}, trace)
-    return pack(row.passed("read", time.time(), row.tables))
+    return pack_unit(row.passed("read", time.time(), row.tables))
 
 
 @pytest.fixture(scope="module")
@@ -109,7 +109,7 @@ LINES = [
 @pytest.fixture(scope="module")
 def answered(stages):
     decode, encode, generate, _ = stages
-    return unpack(generate(encode(decode(unit_of(LINES)))))
+    return unpack_unit(generate(encode(decode(unit_of(LINES)))))
 
 
 def test_every_arm_has_one_row_for_each_request(answered):
@@ -153,7 +153,7 @@ def test_full_keeps_all_patches_and_trim_fewer(answered):
 
 def test_a_reduction_that_does_not_read_the_question_is_made_once_an_image(stages):
     decode, encode, *_ = stages
-    row = unpack(encode(decode(unit_of([(jpeg(1), ["a?", "b?", "c?"], "ok"), (jpeg(2), ["a?"], "ok")]))))
+    row = unpack_unit(encode(decode(unit_of([(jpeg(1), ["a?", "b?", "c?"], "ok"), (jpeg(2), ["a?"], "ok")]))))
     visual = {
         arm: [r["visual"] for r in row.tables["requests"].to_pylist() if r["arm"] == arm] for arm in (0, 1)
     }
@@ -164,7 +164,7 @@ def test_a_reduction_that_does_not_read_the_question_is_made_once_an_image(stage
 
 def test_answers_do_not_depend_on_the_unit(stages, answered):
     decode, encode, generate, _ = stages
-    alone = unpack(generate(encode(decode(unit_of([LINES[5]])))))
+    alone = unpack_unit(generate(encode(decode(unit_of([LINES[5]])))))
     expected = [row for row in answered.tables["requests"].to_pylist() if row["sample"] == 5]
     for row, whole in zip(alone.tables["requests"].to_pylist(), expected, strict=True):
         assert (row["prediction"], row["kept_patches"]) == (whole["prediction"], whole["kept_patches"])
@@ -175,7 +175,7 @@ def test_what_the_reducer_refuses_is_a_failed_row_and_no_other(stages):
     row = decode(
         unit_of([(png("white"), ["a?"], "ok"), (png("black"), ["a?"], "ok"), (png("white"), ["a?"], "ok")])
     )
-    pixels = unpack(row).tables["images"]["pixels"]
+    pixels = unpack_unit(row).tables["images"]["pixels"]
     squares = torch.from_numpy(
         np.stack([np.frombuffer(p.as_buffer(), np.uint8) for p in pixels]).reshape(3, 336, 336, 3)
     )
@@ -187,7 +187,7 @@ def test_what_the_reducer_refuses_is_a_failed_row_and_no_other(stages):
     threshold = sum(means[:2]) / 2
     light, dark = (0, 1) if means[0] > means[1] else (1, 0)
     picky = Encode(arms=(Arm("picky", Picky(threshold), {}),), **shared)
-    rows = unpack(picky(row)).tables["requests"].to_pylist()
+    rows = unpack_unit(picky(row)).tables["requests"].to_pylist()
     assert rows[dark]["status"] == "failed"
     assert "too dark" in rows[dark]["error"]
     assert rows[light]["status"] == "ok"
@@ -199,7 +199,7 @@ def outputs(folder):
 
 
 def test_a_unit_is_written_as_one_file_per_arm(answered, tmp_path):
-    packed = pack(answered)
+    packed = pack_unit(answered)
     stats = write_unit(packed, outputs=outputs(tmp_path), storage=Storage(), attempt="1")
     for name in ("full", "trim"):
         (file,) = (tmp_path / name / "data").iterdir()
@@ -212,18 +212,18 @@ def test_a_unit_is_written_as_one_file_per_arm(answered, tmp_path):
         assert footer["totals"]["status"] == {"ok": 4, "bad_image": 1, "bad_question": 2, "bad_sample": 1}
         assert set(footer["stages"]) == {"read", "decode", "encode", "generate", "write"}
         assert all(visit["peak_memory_bytes"] > 1 << 20 for visit in footer["stages"].values())
-    assert json.loads(stats["stats"][0].as_py())["unit"] == [3, 0, 6, True]
+    assert UnitStats.from_row(stats.to_pylist()[0]).unit == Unit(3, 0, 6, True)
 
 
 def test_a_unit_that_lost_a_row_is_not_written(answered, tmp_path):
     requests = answered.tables["requests"]
     lossy = UnitRow(answered.unit, {"requests": requests.slice(1)}, answered.trace)
     with pytest.raises(AssertionError, match="lost or gained"):
-        write_unit(pack(lossy), outputs=outputs(tmp_path), storage=Storage(), attempt="1")
+        write_unit(pack_unit(lossy), outputs=outputs(tmp_path), storage=Storage(), attempt="1")
     assert not list(tmp_path.rglob("*.parquet"))
 
 
 def test_two_units_are_never_taken_for_one(answered):
-    packed = pack(answered)
+    packed = pack_unit(answered)
     with pytest.raises(AssertionError, match="one unit"):
-        unpack(pa.concat_tables([packed, packed]))
+        unpack_unit(pa.concat_tables([packed, packed]))

@@ -12,6 +12,7 @@ from pipeline.status.sample import choose, rate_of
 from pipeline.status.status import Look, look
 from pipeline.status.terminal import clock, lines
 from pipeline.support.errors import ConfigError
+from tests.support.footers import footer_of
 from tests.support.quick import HERE, quick_answer, quick_prepare
 from tests.support.tars import write_tar
 
@@ -161,13 +162,8 @@ def test_the_newest_units_are_read_and_others_from_all_over():
 
 def test_the_rate_is_that_of_the_latest_start():
     def footer(attempt, end, samples, rows):
-        return {
-            "attempt": attempt,
-            "end_time": end,
-            "first": 10,
-            "stop": 10 + samples,
-            "totals": {"rows": rows},
-        }
+        stop = 10 + samples
+        return footer_of(attempt=attempt, end_time=end, first=10, stop=stop, totals={"rows": rows})
 
     older = [footer("1", second, 50, 50) for second in range(5)]
     newer = [footer("2", 1000 + 10 * number, 4, 8) for number in range(6)]

@@ -6,8 +6,12 @@ import warnings
 
 import pytest
 
+from pipeline.output.footers import Totals
+from pipeline.output.units import Unit
 from pipeline.run.progress import Progress
+from pipeline.stages.write import UnitStats
 from pipeline.support import log
+from pipeline.support.schema import COUNTS
 
 
 @pytest.fixture(autouse=True)
@@ -58,10 +62,12 @@ def test_text_tells_no_events(capsys):
 
 def test_progress_is_an_event(capsys):
     log.start("json", str)
-    totals = {"rows": 2, "status": {"ok": 1, "bad_image": 1}, "visual_tokens_kept": 7}
+    counts = dict.fromkeys(COUNTS, 0) | {"visual_tokens_kept": 7}
+    totals = Totals(rows=2, samples=1, status={"ok": 1, "bad_image": 1}, tokens=counts, seconds={})
     with Progress(total_bytes=100, known_samples=4) as progress:
         for first in (0, 1):
-            progress.add({"unit": [0, first, first + 1, False], "source_bytes": 25, "totals": [totals]})
+            unit = Unit(0, first, first + 1, False)
+            progress.add(UnitStats(unit=unit, source_bytes=25, arms=[0], totals=[totals], stage_s={}))
         progress.steady_since -= 2  # seconds, enough for a rate
     (told,) = lines(capsys)
     assert (told["event"], told["samples"], told["samples_in_all"]) == ("progress", 2, 4)

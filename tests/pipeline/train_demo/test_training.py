@@ -7,11 +7,11 @@ import pytest
 import torch
 from torch import nn
 
-from pipeline.demo.ask import Asked
+from pipeline.demo.ask import SceneQuestion
 from pipeline.models.demo.tokenizers import clip_tokenizer, llama_tokenizer
 from pipeline.train_demo import loop
 from pipeline.train_demo.corpus import open_corpus, patchify, unpatchify
-from pipeline.train_demo.language import Row, all_right, answer_losses, llava_config, make_parts, pack
+from pipeline.train_demo.language import Row, all_right, answer_losses, llava_config, make_parts, pack_rows
 from pipeline.train_demo.start import LOCAL_LAYERS
 from pipeline.train_demo.tower import MEAN, STD, hidden_states, last_cls, make_clip, text_embeds
 from pipeline.train_demo.tower_batch import places_of, sample_batch, tower_corpus_texts
@@ -99,13 +99,13 @@ def test_what_a_text_is_about_is_shown_and_marked(corpus):
 def test_turns_that_share_a_picture_are_as_if_asked_alone(corpus, clip, talk):
     conversation, tokenizer = talk
     parts = make_parts(llava_config(tokenizer, clip[0].vision_model.config), 0).eval()
-    asked = corpus.truths[0].asked
-    turns = tuple(conversation.turn(item) for item in asked)
+    questions = corpus.truths[0].questions
+    turns = tuple(conversation.turn(item) for item in questions)
     rows = [Row(torch.randn(20 + n, 128), turns) for n in range(2)]
     with torch.no_grad():
-        together, right, turn_of = answer_losses(parts, pack(conversation.prefix, rows))
+        together, right, turn_of = answer_losses(parts, pack_rows(conversation.prefix, rows))
         alone = [
-            answer_losses(parts, pack(conversation.prefix, [Row(row.tokens_KD, (turn,))]))[0]
+            answer_losses(parts, pack_rows(conversation.prefix, [Row(row.tokens_KD, (turn,))]))[0]
             for row in rows
             for turn in row.turns
         ]
@@ -116,11 +116,11 @@ def test_turns_that_share_a_picture_are_as_if_asked_alone(corpus, clip, talk):
 
 def test_a_turn_is_the_prompt_that_a_run_sends_and_its_answer(talk):
     conversation, tokenizer = talk
-    turn = conversation.turn(Asked("color", "What color is the ring?", ("red", "crimson"), ()))
+    turn = conversation.turn(SceneQuestion("color", "What color is the ring?", ("red", "crimson"), ()))
     prompt = tokenizer(TEMPLATE.replace("{question}", "What color is the ring?"))["input_ids"]
     image = tokenizer.convert_tokens_to_ids("<image>")
-    asked = turn.token_ids[: -turn.answer_length]
-    assert [*conversation.prefix, image, *asked] == prompt
+    prompt_ids = turn.token_ids[: -turn.answer_length]
+    assert [*conversation.prefix, image, *prompt_ids] == prompt
     assert tokenizer.decode(turn.token_ids[-turn.answer_length :], skip_special_tokens=True).strip() == "red"
     assert turn.token_ids[-1] == tokenizer.eos_token_id
 

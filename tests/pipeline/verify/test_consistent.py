@@ -27,7 +27,7 @@ def edit(file, rows=None, footer=None, schema=PREDICTIONS, count=False):
     lines = table.to_pylist() if rows is None else rows(table.to_pylist())
     table = pa.Table.from_pylist(lines, schema=schema)
     if count:
-        told["totals"] = totals_of(table)
+        told["totals"] = totals_of(table).to_json()
     pq.write_table(table.replace_schema_metadata({FOOTER: json.dumps(told)}), file, write_page_checksum=True)
 
 

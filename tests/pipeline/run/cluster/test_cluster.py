@@ -9,7 +9,7 @@ import pytest
 
 from pipeline.run.cluster.resources import Cluster
 from pipeline.run.cluster.start import start_ray
-from pipeline.run.flow import _raised
+from pipeline.run.flow import _original_error
 
 START = """
 import os, ray
@@ -81,4 +81,4 @@ def test_what_a_stage_raised_is_told_and_not_what_ray_advises():
     start_ray(Cluster(), "cpu")
     with pytest.raises(ray.exceptions.RayError) as caught:
         ray.data.range(1).map_batches(full).materialize()
-    assert _raised(caught.value) == "OSError: [Errno 28] No space left on device"
+    assert _original_error(caught.value) == "OSError: [Errno 28] No space left on device"

@@ -10,10 +10,10 @@ import pyarrow as pa
 import pytest
 
 from pipeline.output.units import Unit
-from pipeline.run.guard.isolated import Alone, Died, answer_alone
-from pipeline.run.guard.samples import failed, joined, pieces
-from pipeline.run.guard.stage import Watch, _given_up
-from pipeline.stages.rows import UnitRow, pack, unpack
+from pipeline.run.guard.isolated import IsolatedStage, ProcessDied, answer_isolated
+from pipeline.run.guard.samples import join_samples, mark_failed, split_by_sample
+from pipeline.run.guard.stage import Watch, _failed_if_given_up
+from pipeline.stages.rows import UnitRow, pack_unit, unpack_unit
 from pipeline.support.errors import RunError
 from pipeline.support.schema import REQUESTS, SAMPLES, TOKENS
 
@@ -28,14 +28,14 @@ def samples(*kinds: str) -> UnitRow:
 
 def tell(kill: dict[str, int], log: Path, batch: pa.Table) -> pa.Table:
     """A stage that dies of some samples, and writes down how many it was given at a time."""
-    row = unpack(batch)
+    row = unpack_unit(batch)
     table = row.tables["samples"]
     with log.open("a") as file:
         print(table.num_rows, file=file)
     for line in table.to_pylist():
         if line["status"] == "ok" and line["sample_key"] in kill:
             signal.raise_signal(kill[line["sample_key"]])
-    return pack(row.passed("tell", time.time(), {"samples": table}))
+    return pack_unit(row.passed("tell", time.time(), {"samples": table}))
 
 
 def count(batch: pa.Table):
@@ -57,7 +57,7 @@ def made(kill: dict[str, int], log: Path):
 def test_the_samples_that_kill_are_named_and_all_others_are_answered(tmp_path):
     row, log = samples("a", "segfault", "b", "memory", "c"), tmp_path / "log"
     stage = made({"segfault": signal.SIGSEGV, "memory": signal.SIGKILL}, log)
-    done = unpack(answer_alone("tell", stage, pack(row)))
+    done = unpack_unit(answer_isolated("tell", stage, pack_unit(row)))
     assert done.unit == row.unit
     found = done.tables["samples"].to_pylist()
     assert [line["sample_key"] for line in found] == ["a", "segfault", "b", "memory", "c"]
@@ -71,28 +71,28 @@ def test_the_samples_that_kill_are_named_and_all_others_are_answered(tmp_path):
 
 def test_a_unit_that_does_not_kill_alone_is_answered_as_a_whole(tmp_path):
     log = tmp_path / "log"
-    done = unpack(answer_alone("tell", made({}, log), pack(samples("a", "b"))))
+    done = unpack_unit(answer_isolated("tell", made({}, log), pack_unit(samples("a", "b"))))
     assert done.tables["samples"].equals(samples("a", "b").tables["samples"])
     assert log.read_text().split() == ["2"]
 
 
 def test_what_it_raises_is_raised_here():
     with pytest.raises(RunError, match="ValueError: not this one"):
-        answer_alone("refuse", functools.partial(functools.partial, refuse), pack(samples("a")))
+        answer_isolated("refuse", functools.partial(functools.partial, refuse), pack_unit(samples("a")))
 
 
 def test_what_was_made_before_a_death_is_not_lost():
-    with Alone(functools.partial(functools.partial, count)) as process:
-        stream = process.stream(pack(samples("a")))
+    with IsolatedStage(functools.partial(functools.partial, count)) as process:
+        stream = process.stream(pack_unit(samples("a")))
         got = [next(stream)["number"][0].as_py(), next(stream)["number"][0].as_py()]
-        with pytest.raises(Died):
+        with pytest.raises(ProcessDied):
             next(stream)
     assert got == [0, 1]
 
 
 def test_no_process_is_left(tmp_path):
-    with Alone(made({}, tmp_path / "log")) as process:
-        process(pack(samples("a")))
+    with IsolatedStage(made({}, tmp_path / "log")) as process:
+        process(pack_unit(samples("a")))
         pid = process._process.pid
         assert Path(f"/proc/{pid}/oom_score_adj").read_text().strip() == "1000"
     assert not Path(f"/proc/{pid}").exists()
@@ -123,17 +123,17 @@ def of_requests(row: UnitRow) -> list[tuple]:
 
 def test_apart_and_together_is_the_same():
     row = requests()
-    apart = list(pieces(row))
+    apart = list(split_by_sample(row))
     assert [piece.tables["tokens"].num_rows for piece in apart] == [2, 2, 0]
-    again = joined(apart)
+    again = join_samples(apart)
     assert of_requests(again) == of_requests(row)
     assert again.tables["requests"].schema == REQUESTS
-    apart = list(pieces(samples("a", "b")))
-    assert joined(apart).tables["samples"].equals(samples("a", "b").tables["samples"])
+    apart = list(split_by_sample(samples("a", "b")))
+    assert join_samples(apart).tables["samples"].equals(samples("a", "b").tables["samples"])
 
 
 def test_what_was_at_fault_before_keeps_its_own_reason():
-    told = failed(requests(), "died").tables["requests"].to_pylist()
+    told = mark_failed(requests(), "died").tables["requests"].to_pylist()
     assert [line["status"] for line in told] == ["failed", "failed", "failed", "bad_image"] * 2
     assert [line["error"] for line in told] == ["died", "died", "died", None] * 2
 
@@ -144,22 +144,24 @@ def test_the_child_finds_our_packages_before_those_of_the_working_directory(tmp_
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
     assert sys.path[0] == str(tmp_path)
-    with Alone(made({}, tmp_path / "log")) as process:
-        assert process(pack(samples("a"))).num_rows == 1
+    with IsolatedStage(made({}, tmp_path / "log")) as process:
+        assert process(pack_unit(samples("a"))).num_rows == 1
 
 
 @pytest.mark.parametrize("deaths", [0, 2, 4])
 def test_what_is_answered_stays_as_it_is(deaths):
-    batch = pack(samples("a", "b"))
-    assert _given_up(Watch("write", None, None, apart=False), batch, deaths) is batch
-    assert _given_up(Watch("decode", None, None), batch, deaths) is batch
+    batch = pack_unit(samples("a", "b"))
+    assert _failed_if_given_up(Watch("write", None, None, can_fail=False), batch, deaths) is batch
+    assert _failed_if_given_up(Watch("decode", None, None), batch, deaths) is batch
 
 
 def test_beyond_all_attempts_answers_are_not_given_up_but_the_run_is():
-    batch = pack(samples("a", "b"))
+    batch = pack_unit(samples("a", "b"))
     with pytest.raises(
         RunError, match="5 workers of stage write died on this unit: 000003-00000007-00000009"
     ):
-        _given_up(Watch("write", None, None, apart=False), batch, 5)
-    given = unpack(_given_up(Watch("decode", None, None), batch, 5)).tables["samples"].to_pylist()
+        _failed_if_given_up(Watch("write", None, None, can_fail=False), batch, 5)
+    given = (
+        unpack_unit(_failed_if_given_up(Watch("decode", None, None), batch, 5)).tables["samples"].to_pylist()
+    )
     assert {line["status"] for line in given} == {"failed"}

@@ -14,9 +14,10 @@ import pytest
 from pipeline.output.units import Unit
 from pipeline.run.cluster.resources import Cluster
 from pipeline.run.cluster.start import start_ray
-from pipeline.run.guard.stage import Gate, Watch, watched_actor
-from pipeline.run.guard.stall import start_ledger
-from pipeline.stages.rows import UnitRow, pack, unpack
+from pipeline.run.guard.ledger import start_ledger
+from pipeline.run.guard.shared_lock import SharedLock
+from pipeline.run.guard.stage import Watch, watched_actor
+from pipeline.stages.rows import UnitRow, pack_unit, unpack_unit
 from pipeline.support.schema import REQUESTS
 
 CULPRIT, AT_ONCE = 3, 4
@@ -29,14 +30,14 @@ class Deadly:
         self._log = log
 
     def __call__(self, batch: pa.Table) -> pa.Table:
-        row = unpack(batch)
+        row = unpack_unit(batch)
         self._tell("begin", row.unit.first)
         self._wait_for_company()
         if row.unit.first == CULPRIT and row.tables["requests"]["status"][0].as_py() == "ok":
             os.kill(os.getpid(), signal.SIGKILL)
         time.sleep(1)  # in which the culprit, if it is here, dies
         self._tell("end", row.unit.first)
-        return pack(row.passed("generate", time.time(), row.tables))
+        return pack_unit(row.passed("generate", time.time(), row.tables))
 
     def _wait_for_company(self) -> None:
         """Until as many have begun as an actor takes at once: the first of them wait for one another."""
@@ -53,7 +54,7 @@ def unit(first: int) -> pa.Table:
     request = dict.fromkeys(REQUESTS.names) | {"arm": 0, "key": f"{first}", "sample": first, "status": "ok"}
     table = pa.Table.from_pylist([request], schema=REQUESTS)
     row = UnitRow(Unit(0, first, first + 1, False), {"requests": table})
-    return pack(row)
+    return pack_unit(row)
 
 
 @pytest.mark.slow
@@ -84,7 +85,11 @@ def test_those_that_were_with_the_culprit_are_not_taken_aside(tmp_path):
         max_task_retries=-1,
     )
     rows = sorted(
-        (row for batch in made.iter_batches(batch_size=1, batch_format="pyarrow") for row in [unpack(batch)]),
+        (
+            row
+            for batch in made.iter_batches(batch_size=1, batch_format="pyarrow")
+            for row in [unpack_unit(batch)]
+        ),
         key=lambda row: row.unit.first,
     )
     assert [row.unit.first for row in rows] == list(range(8))
@@ -112,11 +117,11 @@ def most_at_once(lines: list[list[str]]) -> int:
     return most
 
 
-def test_a_gate_lets_many_in():
-    gate, meeting = Gate(), threading.Barrier(3)
+def test_many_threads_hold_a_shared_lock():
+    lock, meeting = SharedLock(), threading.Barrier(3)
 
     def enter():
-        with gate.together():
+        with lock.shared():
             meeting.wait(timeout=60)  # for the two others, who are inside as well
 
     threads = [threading.Thread(target=enter) for _ in range(3)]
@@ -127,8 +132,8 @@ def test_a_gate_lets_many_in():
     assert not meeting.broken and not any(thread.is_alive() for thread in threads)
 
 
-def test_a_gate_lets_one_in_alone():
-    gate, inside, seen = Gate(), [], []
+def test_one_thread_holds_an_exclusive_lock():
+    lock, inside, seen = SharedLock(), [], []
 
     def enter(way, name):
         with way():
@@ -137,7 +142,7 @@ def test_a_gate_lets_one_in_alone():
             seen.append(frozenset(inside))
             inside.remove(name)
 
-    ways = [gate.together, gate.together, gate.together, gate.alone] * 6
+    ways = [lock.shared, lock.shared, lock.shared, lock.exclusive] * 6
     threads = [threading.Thread(target=enter, args=(way, number)) for number, way in enumerate(ways)]
     for thread in threads:
         thread.start()

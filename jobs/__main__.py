@@ -1,0 +1,5 @@
+"""Runs `trimline` as `python -m jobs`."""
+
+from jobs.main import main
+
+main()

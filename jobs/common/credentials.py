@@ -1,0 +1,50 @@
+"""Keeps credentials out of command lines, messages and run.json."""
+
+import os
+import re
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+
+CREDENTIALS = ("key", "secret", "token")  # fields of `storage`
+_OVERRIDE = re.compile(rf"(\+{{0,2}}storage\.({'|'.join(CREDENTIALS)}))=(.+)", re.DOTALL)
+
+
+def restart_without_credentials() -> None:
+    """Replace this process by one whose command line names environment variables in place of credentials.
+
+    Ray records a driver's command line in the cluster, and `ps` shows it to everyone. Does nothing if the
+    command line has no credentials.
+    """
+    arguments, environment = list(sys.orig_argv), dict(os.environ)
+    for index, argument in enumerate(arguments):
+        match = _OVERRIDE.fullmatch(argument)
+        if match and _is_written_out(match[3]):
+            variable = f"TRIMLINE_STORAGE_{match[2].upper()}"
+            environment[variable] = _unquoted(match[3])
+            arguments[index] = f"{match[1]}=${{oc.env:{variable}}}"
+    if arguments != sys.orig_argv:
+        os.execve(sys.executable, arguments, environment)
+
+
+def credentials_in(arguments: Iterable[str]) -> list[str]:
+    """The values of all credentials among some overrides."""
+    return [_unquoted(match[3]) for match in map(_OVERRIDE.fullmatch, arguments) if match]
+
+
+def written_out_keys(overrides: Sequence[str]) -> list[str]:
+    """The keys whose credentials are written out in the overrides, not taken from the environment."""
+    matches = filter(None, map(_OVERRIDE.fullmatch, overrides))
+    return [match[1].lstrip("+") for match in matches if _is_written_out(match[3])]
+
+
+def without_credentials(storage: Mapping[str, object]) -> dict[str, object]:
+    """The fields of `storage` that may be written into run.json."""
+    return {name: value for name, value in storage.items() if name not in CREDENTIALS}
+
+
+def _is_written_out(value: str) -> bool:
+    return value != "null" and "${" not in value
+
+
+def _unquoted(value: str) -> str:
+    return value[1:-1] if len(value) > 1 and value[0] == value[-1] and value[0] in "'\"" else value

@@ -1,0 +1,147 @@
+"""Options of each benchmark; together they are the keys below `benchmark` in conf/benchmark.yaml.
+
+A field of one name in several classes is one key.
+"""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Any
+
+from pipeline.models.config import DTYPES
+from pipeline.support.fields import free, require
+
+SPLITS = ("train", "val", "test")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EfficiencyOptions:
+    """Pictures with one question each, of `side` pixels, and interleaved rounds."""
+
+    samples: int = free(640)
+    side: int = free(200)
+    rounds: int = free(4)
+
+    def __post_init__(self) -> None:
+        _require_rounds(self.rounds)
+        require(self.samples >= 4, "benchmark.samples must be at least 4: a steady state needs some units")
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkersOptions(EfficiencyOptions):
+    """As for efficiency."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuestionsOptions:
+    """Pictures of one unit, and interleaved rounds."""
+
+    question_images: int = free(16)
+    rounds: int = free(4)
+
+    def __post_init__(self) -> None:
+        _require_rounds(self.rounds)
+        require(self.question_images >= 1, "benchmark.question_images must be at least 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class OverheadOptions:
+    """Number of units."""
+
+    overhead_units: int = free(400)
+
+    def __post_init__(self) -> None:
+        require(self.overhead_units >= 10, "benchmark.overhead_units must be at least 10")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DriverMemoryOptions:
+    """Number of requests of each run."""
+
+    driver_requests: list[int] = free(default_factory=lambda: [5000, 200_000])
+
+    def __post_init__(self) -> None:
+        require(bool(self.driver_requests), "benchmark.driver_requests must not be empty")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResumeOptions:
+    """Number of finished units."""
+
+    resume_units: int = free(100_000)
+
+    def __post_init__(self) -> None:
+        require(self.resume_units >= 100, "benchmark.resume_units must be at least 100")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReducersOptions:
+    """dtype of the features, images at a time, and interleaved rounds."""
+
+    reducer_dtype: str = free("bfloat16")
+    reducer_batches: list[int] = free(default_factory=lambda: [1, 16, 64])
+    rounds: int = free(4)
+
+    def __post_init__(self) -> None:
+        _require_rounds(self.rounds)
+        _require_each("reducer_batches", self.reducer_batches, 1)
+        require(self.reducer_dtype in DTYPES, f"benchmark.reducer_dtype: none of {DTYPES}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecodeOptions:
+    """Pixels of the longer side of each picture, and interleaved rounds."""
+
+    decode_sides: list[int] = free(default_factory=lambda: [336, 1024, 2048, 4032])
+    rounds: int = free(4)
+
+    def __post_init__(self) -> None:
+        _require_rounds(self.rounds)
+        _require_each("decode_sides", self.decode_sides, 32)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EndToEndOptions:
+    """Requests of a picture each, batches of the plain loop, and interleaved rounds.
+
+    `arms` has the form that `arms` of compare has; null: full and trim.
+    """
+
+    requests: int = free(16)
+    loop_batches: list[int] = free(default_factory=lambda: [1, 8])
+    arms: Any = free(None)  # YAML, read by arm_specs; OmegaConf knows no `object`
+    rounds: int = free(4)
+
+    def __post_init__(self) -> None:
+        _require_rounds(self.rounds)
+        require(self.requests >= 1, "benchmark.requests must be at least 1")
+        _require_each("loop_batches", self.loop_batches, 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DemoOptions:
+    """Split, number of pictures, and what is measured beside full, trim and random.
+
+    `demo_reducers` has the form that `arms` of compare has, or is `[all]`; `demo_budgets` counts tokens.
+    """
+
+    demo_split: str = free("test")
+    demo_pictures: int = free(200)
+    demo_reducers: Any = free(None)  # YAML, as `arms`
+    demo_budgets: list[int] = free(default_factory=list)
+
+    def __post_init__(self) -> None:
+        require(
+            self.demo_split in SPLITS, f"benchmark.demo_split: {self.demo_split!r} not among {list(SPLITS)}"
+        )
+        require(
+            all(number >= 1 for number in self.demo_budgets), "benchmark.demo_budgets must be at least 1 each"
+        )
+        require(self.demo_pictures >= 1, "benchmark.demo_pictures must be at least 1")
+
+
+def _require_rounds(rounds: int) -> None:
+    require(rounds >= 1, "benchmark.rounds must be at least 1")
+
+
+def _require_each(key: str, numbers: Collection[int], least: int) -> None:
+    require(bool(numbers) and min(numbers) >= least, f"benchmark.{key} must be at least {least} each")
