@@ -94,13 +94,13 @@ def _disagreements(
     if unit.shard >= len(plan):
         yield f"the plan has no shard {unit.shard}: a part of plan/ may be gone"
         return
-    line = plan.line(unit.shard)
+    planned = plan.line(unit.shard)
     for name in ("size", "etag"):
         stated_source = getattr(footer, f"source_{name}")
-        if stated_source != line[name]:
-            yield f"it was made of a shard of {name} {stated_source}, the plan has {line[name]}"
-    if not pc.all(pc.equal(table["source"], line["uri"]), min_count=0).as_py():
-        yield f"its source is not the plan's, {line['uri']}"
-    most = line["samples"]
+        if stated_source != getattr(planned, name):
+            yield f"it was made of a shard of {name} {stated_source}, the plan has {getattr(planned, name)}"
+    if not pc.all(pc.equal(table["source"], planned.uri), min_count=0).as_py():
+        yield f"its source is not the plan's, {planned.uri}"
+    most = planned.samples
     if most is not None and (unit.stop > most or (unit.end and unit.stop < most and not footer.shard_error)):
         yield f"it ends at sample {unit.stop}, the plan has {most} samples"
