@@ -42,7 +42,7 @@ class Manifest:
 
     @contextmanager
     def explaining_errors(self, output: str, storage: Storage) -> Iterator[Json]:
-        """Lend the configuration, to remake its objects; ConfigError if that fails."""
+        """Lend the configuration, to rebuild its objects; ConfigError if that fails."""
         try:
             yield self.configuration
         except (KeyError, TypeError, ValueError, AttributeError, ImportError) as error:
@@ -100,14 +100,14 @@ def load_manifest(output: str, storage: Storage, key: str = "output") -> Manifes
 
 
 @overload
-def remake(settings: Mapping[str, Any], kind: type[Kind]) -> Kind: ...
+def rebuild(settings: Mapping[str, Any], kind: type[Kind]) -> Kind: ...
 
 
 @overload
-def remake(settings: Mapping[str, Any]) -> Any: ...  # of a type that only run.json names
+def rebuild(settings: Mapping[str, Any]) -> Any: ...  # of a type that only run.json names
 
 
-def remake(settings: Mapping[str, Any], kind: Any = None) -> Any:
+def rebuild(settings: Mapping[str, Any], kind: Any = None) -> Any:
     """Make a dataclass again from its fields' values.
 
     Args:

@@ -8,7 +8,7 @@ from typing import Self
 
 from pipeline.output.footers import Footer, read_footers
 from pipeline.output.layout import COMPARISON, DATA, MANIFEST, PLAN
-from pipeline.output.manifest import Manifest, load_manifest, remake
+from pipeline.output.manifest import Manifest, load_manifest, rebuild
 from pipeline.output.plan import Plan, require_plan
 from pipeline.output.units import Finished, finished_units
 from pipeline.sources.base import Shard, Source
@@ -136,8 +136,8 @@ def questions_of(
     """
     path = plan.source if source_path is None else canonical(source_path, storage)
     with manifest.explaining_errors(folder, storage) as settings:
-        source: Source = remake(settings["source"]).relocated(path)
-        task = remake(settings["task"], Task)
+        source: Source = rebuild(settings["source"]).relocated(path)
+        task = rebuild(settings["task"], Task)
         return Questions(folder, plan, source, task, int(settings["max_questions"]), storage, path)
 
 

@@ -12,7 +12,7 @@ from PIL import Image
 from pipeline.demo.pictures import resolve_source
 from pipeline.models.config import Model
 from pipeline.models.preprocess import Preprocessor, preprocessor_of
-from pipeline.output.manifest import remake
+from pipeline.output.manifest import rebuild
 from pipeline.output.opened import Output
 from pipeline.sources.base import Source, Want
 from pipeline.stages.imaging import Imaging, decode
@@ -40,9 +40,9 @@ def images_of(output: Output) -> OutputImages:
     with output.manifest.explaining_errors(output.folder, output.storage) as settings:
         return OutputImages(
             output=output,
-            source=resolve_source(remake(settings["source"])),
-            model=remake(settings["model"], Model),
-            imaging=remake(settings["image"], Imaging),
+            source=resolve_source(rebuild(settings["source"])),
+            model=rebuild(settings["model"], Model),
+            imaging=rebuild(settings["image"], Imaging),
         )
 
 
