@@ -1,4 +1,4 @@
-"""Finished answers in the forms that training and other tools read.
+"""Writes finished answers in the formats that training and other tools read.
 
 llava       one line of JSON a sample, a turn for each question (LLaVA's training data, haotian-liu/LLaVA,
             docs/Finetune_Custom_Data.md; one JSON object a line in the place of one list)
@@ -30,12 +30,12 @@ from pipeline.support.fields import free, require
 from pipeline.support.schema import PREDICTIONS, STATUSES
 
 FORMATS = ("llava", "webdataset", "parquet")
-Rows = list[dict[str, Any]]
+Rows = list[dict[str, Any]]  # rows of PREDICTIONS
 
 
 @dataclass(frozen=True, kw_only=True)
 class Export:
-    """What goes where.
+    """Options of `trimline export`.
 
     Args:
         output: of `annotate`, or an arm of `compare`.
@@ -63,7 +63,7 @@ class Export:
 
 @dataclass(frozen=True)
 class _Answers:
-    """A finished output, and which of its rows go where."""
+    """A finished output and the options of its export."""
 
     options: Export
     output: Output
@@ -126,11 +126,11 @@ def _llava(answers: _Answers) -> int:
     return count
 
 
-def _conversation(rows: Rows) -> dict[str, Any]:
+def _conversation(rows: Rows) -> dict[str, object]:
     turns = []
     for number, row in enumerate(rows):
-        asked = f"<image>\n{row['question']}" if number == 0 else row["question"]
-        turns += [{"from": "human", "value": asked}, {"from": "gpt", "value": row["prediction"]}]
+        question = f"<image>\n{row['question']}" if number == 0 else row["question"]
+        turns += [{"from": "human", "value": question}, {"from": "gpt", "value": row["prediction"]}]
     return {"id": rows[0]["key"], "image": rows[0]["sample_key"], "conversations": turns}
 
 
@@ -196,12 +196,15 @@ _MAGIC = {b"\x89PNG": "png", b"RIFF": "webp"}
 
 
 def _members(sample: Sample, rows: Rows) -> Iterator[tuple[str, bytes]]:
-    """The files of one sample: WebDataset takes for its key what is before the name's first dot."""
+    """Name the files of one sample; WebDataset takes what is before a name's first dot as the key."""
     assert sample.image is not None
     folder, _, name = sample.key.rpartition("/")
     key = f"{folder}/{name.replace('.', '_')}" if folder else name.replace(".", "_")
     yield f"{key}.{_MAGIC.get(bytes(sample.image[:4]), 'jpg')}", bytes(sample.image)
-    told = [{name: row[name] for name in ("key", "question_id", "question", "prediction")} for row in rows]
-    yield f"{key}.json", json.dumps({"sample_key": sample.key, "answers": told}, ensure_ascii=False).encode()
+    answers = [{name: row[name] for name in ("key", "question_id", "question", "prediction")} for row in rows]
+    yield (
+        f"{key}.json",
+        json.dumps({"sample_key": sample.key, "answers": answers}, ensure_ascii=False).encode(),
+    )
     if len(rows) == 1:
         yield f"{key}.txt", (rows[0]["prediction"] or "").encode()

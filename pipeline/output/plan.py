@@ -1,7 +1,7 @@
-"""The plan: the source's listing, frozen in the output when a run first starts.
+"""Freezes the source's listing in the output when a run first starts: the plan.
 
-It only ever grows at its end, one Parquet file per growth, named after its first shard. A shard that
-failed and was mended in the source is renewed in its place.
+It only grows at its end, by one Parquet file for each growth, named after its first shard. A failed shard
+that has changed in the source since is renewed in its place.
 """
 
 import dataclasses
@@ -9,13 +9,14 @@ import re
 import tempfile
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from itertools import islice, pairwise
+from itertools import chain, islice, pairwise
 from typing import Any
 
 import fsspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from pipeline.output.layout import PLAN
 from pipeline.sources.base import Shard, Source, Want
@@ -41,15 +42,15 @@ class Plan:
         return int(self.table.num_rows)
 
     def size(self, shard: int) -> int:
-        """A shard's size in bytes."""
+        """Return a shard's size in bytes."""
         return int(self.table["size"][shard].as_py())
 
-    def line(self, shard: int) -> dict[str, Any]:
-        """A shard's uri, size, etag and number of samples."""
-        return {name: self.table[name][shard].as_py() for name in _LIGHT}
+    def line(self, shard: int) -> Shard:
+        """Return a shard without the files that it is made of."""
+        return Shard(**self.table.slice(shard, 1).to_pylist()[0])
 
     def shard(self, ordinal: int, storage: Storage) -> Shard:
-        """One shard with its files, as the plan holds it."""
+        """Read one shard with its files."""
         part = max((name for name in self.parts if _first_shard(name) <= ordinal), key=_first_shard)
         first = _first_shard(part)
         fs, folder = storage.open(self.folder)
@@ -63,7 +64,7 @@ class Plan:
         raise AssertionError(f"shard {ordinal} is not in {part}")
 
     def shards(self, storage: Storage) -> Iterator[Shard]:
-        """All shards with their files, in order, one row group of the plan in memory at a time."""
+        """Read all shards with their files, in order; one row group of the plan is in memory at a time."""
         for part in self.parts:
             yield from self._of_part(part, storage)
 
@@ -74,17 +75,17 @@ class Plan:
             for group in range(reader.num_row_groups):
                 yield from map(_shard, reader.read_row_group(group).to_pylist())
 
-    def renew(self, mended: Mapping[int, Shard], storage: Storage) -> None:
-        """Put shards as they are now in the place of those that were, one part after the other."""
+    def renew(self, changed: Mapping[int, Shard], storage: Storage) -> None:
+        """Replace the lines of shards that have changed, one part of the plan after the other."""
         starts = [*map(_first_shard, self.parts), len(self)]
         for part, (first, stop) in zip(self.parts, pairwise(starts), strict=True):
-            if any(first <= number < stop for number in mended):
-                shards = (mended.get(shard.shard, shard) for shard in self._of_part(part, storage))
+            if any(first <= number < stop for number in changed):
+                shards = (changed.get(shard.shard, shard) for shard in self._of_part(part, storage))
                 _write_part(self.folder, self.source, next(shards), shards, storage)
 
 
 def load_plan(output: str, storage: Storage) -> Plan | None:
-    """The plan of an output, or None if it has none yet."""
+    """Read the plan of an output; None if it has none yet."""
     fs, folder = storage.open(output)
     names = (name for name in list_names(fs, f"{folder}/{PLAN}") if re.fullmatch(r"\d+\.parquet", name))
     parts = sorted(names, key=_first_shard)
@@ -153,18 +154,20 @@ def extend_plan(plan: Plan, source: Source, storage: Storage) -> Plan:
 
 
 def share_plan(plan: Plan, folder: str, storage: Storage) -> Plan:
-    """The same plan in another output: what is missing there is copied.
+    """Copy the plan's parts that another output lacks, and return that output's plan.
 
     Raises:
         ConfigError: that output has another plan.
     """
     if plan.folder == folder:
         return plan
-    there = load_plan(folder, storage)
-    known = there.parts if there is not None else ()
+    earlier = load_plan(folder, storage)
+    known = earlier.parts if earlier is not None else ()
     from_fs, from_folder = storage.open(plan.folder)
     to_fs, to_folder = storage.open(folder)
-    if known != plan.parts[: len(known)] or (there and not there.table.equals(plan.table[: len(there)])):
+    if known != plan.parts[: len(known)] or (
+        earlier and not earlier.table.equals(plan.table[: len(earlier)])
+    ):
         raise ConfigError(
             f"{storage.redact(folder)} and {storage.redact(plan.folder)} were started on different listings "
             "of the source: choose another output"
@@ -212,13 +215,13 @@ def changed_files(
 def require_unchanged(
     plan: Plan, is_finished: Callable[[int], bool], source: Source, storage: Storage
 ) -> None:
-    """Refuse, by name, a shard that is not finished and whose files no longer equal the plan's."""
+    """Raise ConfigError, naming the file, if an unfinished shard's files no longer equal the plan's."""
     for shard, file in changed_files(plan, is_finished, source.entries(storage), storage):
         raise has_changed(shard, file, storage)
 
 
 def has_changed(shard: Shard, file: File, storage: Storage) -> ConfigError:
-    """The refusal of a shard that is to be read and no longer equals the plan's."""
+    """Make the error for a shard that is to be read and no longer equals the plan's."""
     return ConfigError(
         f"shard {shard.shard} has changed or is gone since the run first started: "
         f"{storage.redact(file.uri)}; restore it, or start a new output"
@@ -226,7 +229,7 @@ def has_changed(shard: Shard, file: File, storage: Storage) -> ConfigError:
 
 
 def require_same(shard: Shard, storage: Storage) -> None:
-    """Refuse a shard whose one file is no longer what the plan says, just before it is read.
+    """Check, just before a shard is read, that its one file still equals the plan's.
 
     Raises:
         RunError: the file has changed.
@@ -239,22 +242,22 @@ def require_same(shard: Shard, storage: Storage) -> None:
 
 
 def _first_samples(shards: Iterable[Shard], source: Source, limit: int, storage: Storage) -> Iterator[Shard]:
-    left = limit
+    remaining = limit
     for shard in shards:
         samples = source.samples(shard, storage, lambda _: Want.NOTHING)
         try:
-            count = sum(1 for _ in islice(samples, left + 1))
+            count = sum(1 for _ in islice(samples, remaining + 1))
         except ShardError:
-            count = left + 1  # what can be read of it is found out by the run
-        yield dataclasses.replace(shard, samples=left) if count > left else shard
-        left -= min(count, left)
-        if left == 0:
+            count = remaining + 1  # the run finds out how much of it can be read
+        yield dataclasses.replace(shard, samples=remaining) if count > remaining else shard
+        remaining -= min(count, remaining)
+        if remaining == 0:
             return
 
 
 def _write_part(output: str, source: str, first: Shard, more: Iterator[Shard], storage: Storage) -> None:
-    """One row group per shard that is a slice of files, so that it can be read alone."""
-    shards = (shard for some in ([first], more) for shard in some)
+    """Write a part of the plan; a shard made of several files is a row group, to be read alone."""
+    shards = chain([first], more)
     with tempfile.NamedTemporaryFile() as spool:
         with pq.ParquetWriter(spool, SHARDS.with_metadata({_SOURCE: source}), compression="zstd") as writer:
             while batch := list(islice(shards, 1)):
@@ -270,19 +273,19 @@ def _write_part(output: str, source: str, first: Shard, more: Iterator[Shard], s
             put_atomic(fs, f"{folder}/{PLAN}/{first.shard:06d}.parquet", spool.name)
 
 
-def _shard(row: dict[str, Any]) -> Shard:
+def _shard(row: dict[str, Any]) -> Shard:  # a row of SHARDS
     files = tuple(File(**file) for file in row.pop("files") or ())
     return Shard(**row, files=files)
 
 
-def _hashes(items: Iterable[Hashable]) -> np.ndarray:
-    """Eight bytes an item, sorted: a listing of millions fits."""
+def _hashes(items: Iterable[Hashable]) -> NDArray[np.int64]:
+    """Hash items and sort the hashes: with eight bytes an item, a listing of millions fits in memory."""
     hashes = np.fromiter(map(hash, items), np.int64)
     hashes.sort()
     return hashes
 
 
-def _holds(hashes: np.ndarray, item: Hashable) -> bool:
+def _holds(hashes: NDArray[np.int64], item: Hashable) -> bool:
     value = hash(item)
     place = int(np.searchsorted(hashes, value))
     return place < len(hashes) and int(hashes[place]) == value

@@ -149,8 +149,8 @@ def summarise(folder: str, plan: Plan, finished: Finished, storage: Storage) -> 
 def _require_same_shard(footer: Footer, plan: Plan) -> None:
     """Refuse a unit made of an earlier state of its shard: a retry was killed before it deleted the unit."""
     shard = footer.shard
-    line = plan.line(shard) if shard < len(plan) else {"size": None, "etag": None}
-    if (footer.source_size, footer.source_etag) != (line["size"], line["etag"]):
+    planned = plan.line(shard) if shard < len(plan) else None
+    if planned is None or (footer.source_size, footer.source_etag) != (planned.size, planned.etag):
         raise RunError(
             f"samples {footer.first} to {footer.stop} of shard {shard} are of another state of it than "
             "the plan's: `trimline verify output=... repair=true` removes them, a rerun makes them again"

@@ -12,7 +12,7 @@ from pipeline.output.manifest import Manifest, make_manifest, require_same_run
 from pipeline.output.plan import Plan, extend_plan, load_plan, make_plan, require_unchanged, share_plan
 from pipeline.output.units import MAX_UNIT_BYTES, Finished, finished_units
 from pipeline.run.fingerprint import counted_fields
-from pipeline.run.retry import make_room
+from pipeline.run.retry import delete_failed_units
 from pipeline.stages.arms import Arm, reduction_order, require_fields
 from pipeline.stages.read import PendingShard
 from pipeline.storage.uris import Storage, canonical, write_atomic
@@ -100,7 +100,9 @@ def prepare_all(groups: Sequence["RunConfig"]) -> list[Prepared]:
     if first.options.retry_failed:
         folders = [folder for group in checked for folder in group.folders]
         with first.storage.reaching("output", first.options.output):
-            make_room(folders, first.source, first.options.retry_statuses, first.options.limit, first.storage)
+            delete_failed_units(
+                folders, first.source, first.options.retry_statuses, first.options.limit, first.storage
+            )
     prepared: list[Prepared] = []
     for config, outputs in zip(groups, checked, strict=True):
         prepared.append(_freeze_plan(config, outputs, prepared[0].plan if prepared else None))

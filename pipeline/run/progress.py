@@ -1,4 +1,4 @@
-"""Live progress of a run: a display on a terminal, one line every few seconds elsewhere."""
+"""Shows the live progress of a run: a display on a terminal, one line every few seconds elsewhere."""
 
 import sys
 import time
@@ -15,12 +15,12 @@ from pipeline.stages.write import UnitStats
 from pipeline.support import log
 
 _LINE_EVERY_S = 5.0
-_RATE_AFTER_S = 1.0  # a rate over less than this tells of how the first units came in, not of the run
+_RATE_AFTER_S = 1.0  # over less time than this, a rate depends on the first units alone
 
 
 @dataclass
 class Progress:
-    """Counts what the units' statistics tell. The remaining time is estimated from source bytes."""
+    """Counts finished units, and estimates the remaining time from source bytes."""
 
     total_bytes: int
     known_samples: int | None  # None until every shard has been read to its end
@@ -32,7 +32,7 @@ class Progress:
     reduced_rows: int = 0
     done_bytes: int = 0
     started: float = field(default_factory=time.monotonic)
-    steady_since: float | None = None  # when the first unit was there: start-up must not weigh on the rate
+    steady_since: float | None = None  # when the first unit came: start-up must not count in the rate
     steady_samples: int = 0
     steady_bytes: int = 0
 
@@ -40,7 +40,7 @@ class Progress:
         self._console = Console(stderr=True)
         self._live: Live | None = None
         self._last_line = self.started
-        self._told = True  # whether the last line holds all that was taken in
+        self._is_shown = True  # whether the last line includes every unit
 
     def __enter__(self) -> Self:
         if self._console.is_terminal and not log.is_json():
@@ -55,11 +55,11 @@ class Progress:
     ) -> None:
         if self._live is not None:
             self._live.stop()
-        elif not self._told:
-            self._tell()
+        elif not self._is_shown:
+            self._show()
 
     def add(self, stats: UnitStats) -> None:
-        """Take in one unit's statistics."""
+        """Count one unit."""
         now = time.monotonic()
         self.samples += stats.samples
         self.done_bytes += stats.source_bytes
@@ -74,20 +74,20 @@ class Progress:
             self.status.update(totals.status)
             self.kept += totals.tokens["visual_tokens_kept"]
             self.reduced_rows += totals.ok
-        self._told = False
+        self._is_shown = False
         if self._live is None and now - self._last_line >= _LINE_EVERY_S:
             self._last_line = now
-            self._tell()
+            self._show()
 
-    def _tell(self) -> None:
-        self._told = True
+    def _show(self) -> None:
+        self._is_shown = True
         if log.is_json():
             log.event("progress", **self.counts())
         else:
             print(self.line(), file=sys.stderr, flush=True)
 
-    def counts(self) -> dict[str, Any]:
-        """What is done, how fast, and how long the rest will take; rates are since the first unit."""
+    def counts(self) -> dict[str, Any]:  # of a log event
+        """Return counts, rate and remaining seconds as data; the rate is since the first unit."""
         elapsed = self._elapsed()
         return {
             "samples": self.samples,
@@ -100,7 +100,7 @@ class Progress:
         }
 
     def line(self) -> str:
-        """The same for people."""
+        """Describe counts, rate and remaining time in one line."""
         if self.steady_since is None:
             return f"starting, {time.monotonic() - self.started:.0f} s"
         elapsed = self._elapsed()
@@ -114,7 +114,7 @@ class Progress:
         return " | ".join(parts)
 
     def _elapsed(self) -> float | None:
-        """Seconds since the first unit, or none while they are too few for a rate."""
+        """Return the seconds since the first unit; None while they are too few for a rate."""
         if self.steady_since is None or not self.steady_samples:
             return None
         elapsed = time.monotonic() - self.steady_since

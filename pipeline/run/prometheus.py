@@ -1,4 +1,4 @@
-"""Prometheus metrics of a run: the driver tells Ray's agent on its node, which serves them.
+"""Exports Prometheus metrics of a run: the driver sends them to Ray's agent on its node, which serves them.
 
 Every metric has the tag `run_id`, as logs and rows have it (of several arms, with commas between). Tags take
 few values: arms, statuses, stages. Ray puts `ray_` before each name, and `_total` behind that of a counter.
@@ -66,16 +66,16 @@ _OF_TOTALS = {
 
 
 def metrics_of(prepared: "Prepared", planned_bytes: int) -> "Metrics":
-    """The metrics of a run that is about to start."""
+    """Make the metrics of a run that is about to start."""
     return Metrics(prepared.run_id, [state.arm.name for state in prepared.states], planned_bytes)
 
 
 class Metrics:
-    """Takes in the units' statistics and what the ledger says is under way."""
+    """Counts finished units, and the units that the ledger says are in work."""
 
     def __init__(self, run_id: str, arms: Sequence[str], planned_bytes: int) -> None:
         self._run_id, self._arms = run_id, list(arms)
-        self._made = {one: _made(one) for one in DECLARED}
+        self._made = {metric: _made(metric) for metric in DECLARED}
         self._planned_bytes = planned_bytes
 
     def _tags(self, **more: str) -> dict[str, str]:
@@ -86,7 +86,7 @@ class Metrics:
             self._made[metric].inc(value, self._tags(**tags))
 
     def add(self, stats: UnitStats) -> None:
-        """Take in one unit's statistics."""
+        """Count one unit."""
         self._count(UNITS, 1)
         self._count(SAMPLES, stats.samples)
         self._count(BYTES, stats.source_bytes)
@@ -101,7 +101,7 @@ class Metrics:
 
     @contextmanager
     def watching(self, ledger: "LedgerHandle") -> Iterator[None]:
-        """While this is entered, ask the ledger every few seconds what is under way."""
+        """Ask the ledger every few seconds, until the block ends, which units are in work."""
         ended = threading.Event()
         thread = threading.Thread(target=self._watch, args=(ledger, ended), daemon=True)
         thread.start()
@@ -129,7 +129,7 @@ class Metrics:
             self._made[IN_STAGE].set(under_way[stage], self._tags(stage=stage))
 
 
-def _made(metric: Declared) -> Any:
+def _made(metric: Declared) -> Any:  # one of three classes of Ray's, without a common base of use
     import ray.util.metrics
 
     options = {"boundaries": _BOUNDARIES_S} if metric.kind == "Histogram" else {}

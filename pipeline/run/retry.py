@@ -1,15 +1,20 @@
-"""Room for what failed, so that a run makes it again.
+"""Deletes failed units, so that the next run makes them again.
 
-A range is deleted in every arm, the file that is the reason for it last. A shard that was mended in the
-source since is made again whole, since its units may end elsewhere: all its files go but one that is a
-reason, then its line in every plan is renewed, then that one goes. So the same command goes on wherever it
-was killed.
+A job with `retry_failed=true` that is killed here finds the rest of the failed units when it is started
+again, since what tells it so is deleted last:
+
+1. every other file of a failed unit (those of the arms in which it did not fail), and of a changed shard;
+2. the plan's lines of changed shards are renewed, in every arm;
+3. the failed files themselves; of a changed shard one failed file is left until now.
+
+A shard that changed in the source is made again as a whole, since its units may end elsewhere now.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from pipeline.output.footers import read_footers
+from pipeline.output.layout import DATA
 from pipeline.output.plan import Plan, changed_files, has_changed, load_plan
 from pipeline.output.summary import take_back_success
 from pipeline.output.units import Finished, Unit, finished_units
@@ -21,63 +26,74 @@ from pipeline.support.parallel import THREADS, each
 
 
 @dataclass(frozen=True, order=True)
-class _File:
+class _UnitFile:
+    """A unit's file in one arm's output."""
+
     unit: Unit
     folder: str
 
 
-def make_room(
+def delete_failed_units(
     folders: Sequence[str], source: Source, statuses: Sequence[str], limit: int | None, storage: Storage
 ) -> None:
-    """Delete every range that has a row of one of these statuses, or could not be read whole.
+    """Delete every unit that has a row of one of these statuses, or whose shard broke off in it.
 
     Args:
-        folders: the outputs of all arms.
+        folders: the outputs of all arms; a unit is deleted in all of them.
         limit: under which they were planned.
 
     Raises:
-        ConfigError: a shard that is still to be made has changed or is gone, or a mended one cannot be made
-            again by itself; nothing was deleted then.
+        ConfigError: a shard that is still to be made has changed or is gone, or a changed one cannot be made
+            again by itself. Nothing was deleted then.
     """
     plans = [plan for folder in folders if (plan := load_plan(folder, storage)) is not None]
     finished = {plan.folder: finished_units(plan.folder, storage) for plan in plans}
-    reasons = [
-        _File(unit, folder)
-        for folder, some in finished.items()
-        for unit in _failed(folder, some, statuses, storage)
+    failed = [
+        _UnitFile(unit, folder)
+        for folder, units in finished.items()
+        for unit in _failed(folder, units, statuses, storage)
     ]
-    if not reasons:
+    if not failed:
         return
-    mended = _mended(plans, finished, {reason.unit.shard for reason in reasons}, source, limit, storage)
-    kept = {reason.unit.shard: reason for reason in reasons if reason.unit.shard in mended}
-    there = [_File(unit, folder) for folder, some in finished.items() for unit in some]
-    of_mended = (file for file in there if file.unit.shard in mended and file not in kept.values())
-    failed = {reason.unit for reason in reasons if reason.unit.shard not in mended}
-    beside = (file for file in there if file.unit in failed and file not in set(reasons))
+    retried = {file.unit.shard for file in failed}
+    changed = _changed_shards(plans, finished, retried, source, limit, storage)
+    first, last = _deletions(failed, finished, changed)
     for folder in finished:
         take_back_success(folder, storage)
-    _delete([*of_mended, *beside], storage)
+    _delete(first, storage)
     for plan in plans:
-        plan.renew(mended, storage)
-    _delete([*kept.values(), *(reason for reason in reasons if reason.unit in failed)], storage)
+        plan.renew(changed, storage)
+    _delete(last, storage)
 
 
-def _failed(folder: str, finished: Finished, statuses: Sequence[str], storage: Storage) -> Iterable[Unit]:
+def _deletions(
+    failed: Sequence[_UnitFile], finished: Mapping[str, Finished], changed: Mapping[int, Shard]
+) -> tuple[list[_UnitFile], list[_UnitFile]]:
+    """Split the files to delete: those before the plans are renewed, and those after."""
+    one_of_shard = {file.unit.shard: file for file in failed if file.unit.shard in changed}
+    last = {*one_of_shard.values(), *(file for file in failed if file.unit.shard not in changed)}
+    units = {file.unit for file in last}
+    files = (_UnitFile(unit, folder) for folder, in_folder in finished.items() for unit in in_folder)
+    doomed = (file for file in files if file.unit in units or file.unit.shard in changed)
+    return [file for file in doomed if file not in last], sorted(last)
+
+
+def _failed(folder: str, finished: Finished, statuses: Sequence[str], storage: Storage) -> Iterator[Unit]:
     for footer in read_footers(folder, finished, storage):
         if footer.shard_error or any(footer.totals.status.get(status) for status in statuses):
             yield footer.unit
 
 
-def _delete(files: Iterable[_File], storage: Storage) -> None:
-    def remove(file: _File) -> None:
-        fs, path = storage.open(f"{file.folder}/data/{file.unit.file_name}")
+def _delete(files: Iterable[_UnitFile], storage: Storage) -> None:
+    def remove(file: _UnitFile) -> None:
+        fs, path = storage.open(f"{file.folder}/{DATA}/{file.unit.file_name}")
         fs.rm_file(path)
 
     for _ in each(remove, files, THREADS):
         pass
 
 
-def _mended(
+def _changed_shards(
     plans: Sequence[Plan],
     finished: Mapping[str, Finished],
     retried: set[int],
@@ -85,40 +101,44 @@ def _mended(
     limit: int | None,
     storage: Storage,
 ) -> dict[int, Shard]:
-    """The shards to be retried that are not as the plan has them, as they are now."""
+    """Find the retried shards that are not as a plan has them, and list them as they are now."""
 
-    def passed_over(shard: int) -> bool:
-        return shard not in retried and all(some.has_shard(shard) for some in finished.values())
+    def is_passed_over(shard: int) -> bool:
+        return shard not in retried and all(units.has_shard(shard) for units in finished.values())
 
-    changed: dict[int, Shard] = {}
+    planned: dict[int, Shard] = {}
     for number, plan in enumerate(plans):
-        # they differ where a renewal was interrupted
+        # plans differ if an earlier retry was killed while it renewed them
         if number and plan.table.equals(plans[0].table):
             continue
-        for shard, file in changed_files(plan, passed_over, source.entries(storage), storage):
+        for shard, file in changed_files(plan, is_passed_over, source.entries(storage), storage):
             if shard.shard not in retried:
                 raise has_changed(shard, file, storage)
-            changed[shard.shard] = shard
-    names = {file.uri for shard in changed.values() for file in shard.own_files}
-    now = {file.uri: file for file in source.entries(storage) if file.uri in names} if names else {}
-    return {number: _as_now(shard, now, source, limit, storage) for number, shard in changed.items()}
+            planned[shard.shard] = shard
+    uris = {file.uri for shard in planned.values() for file in shard.own_files}
+    files = {file.uri: file for file in source.entries(storage) if file.uri in uris} if uris else {}
+    return {number: _as_now(shard, files, source, limit, storage) for number, shard in planned.items()}
 
 
 def _as_now(
-    shard: Shard, now: Mapping[str, File], source: Source, limit: int | None, storage: Storage
+    shard: Shard, files: Mapping[str, File], source: Source, limit: int | None, storage: Storage
 ) -> Shard:
-    """The shard that takes the place of one, made of the same files as they are now."""
+    """Make the shard again out of the same files as they are now.
+
+    Args:
+        files: those of the source, by URI.
+    """
     for file in shard.own_files:
-        if file.uri not in now:
+        if file.uri not in files:
             raise has_changed(shard, file, storage)
-    made = source.shards([now[file.uri] for file in shard.own_files], storage)
-    new = next((one for one in made if one.uri == shard.uri), None)
-    if new is None:
+    shards = source.shards([files[file.uri] for file in shard.own_files], storage)
+    renewed = next((candidate for candidate in shards if candidate.uri == shard.uri), None)
+    if renewed is None:
         raise ConfigError(
             f"retry_failed: shard {shard.shard} is a part of a file that has changed, whose parts begin "
             f"elsewhere now: {storage.redact(shard.uri)}; restore the file, or start a new output"
         )
-    samples = new.samples
+    samples = renewed.samples
     if limit is not None and shard.samples is not None:
-        samples = min(shard.samples, new.samples or shard.samples)
-    return replace(new, shard=shard.shard, samples=samples)
+        samples = min(shard.samples, renewed.samples or shard.samples)
+    return replace(renewed, shard=shard.shard, samples=samples)

@@ -1,19 +1,30 @@
-"""How much there is in all, and how much of it is done, by the plan and the names of the files."""
+"""Counts how much there is in all, and how much of it is done, from the plan and the file names."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TypedDict
 
 from pipeline.output.plan import Plan
 from pipeline.output.units import Finished
 
 
+class BegunShard(TypedDict):
+    """A shard that has a part of its units; `of` is its number of samples, if that is known."""
+
+    shard: int
+    uri: str
+    samples: int
+    of: int | None
+
+
 @dataclass(frozen=True)
 class Extent:
-    """Samples and shards; `begun` names some of the shards that have a part of their units.
+    """Counts of samples and shards.
 
-    `samples_in_all` is None as long as nothing tells how many samples a byte of the source holds, and an
-    estimate if `estimated`: a tar's samples are counted when its end is reached.
+    Args:
+        samples_in_all: None while no shard is finished to estimate it from.
+        estimated: whether that is an estimate: a tar's samples are counted when its end is reached.
+        begun: some of the shards that have a part of their units.
     """
 
     units: int
@@ -23,11 +34,11 @@ class Extent:
     shards: int
     shards_finished: int
     shards_begun: int
-    begun: list[dict[str, Any]] = field(default_factory=list)
+    begun: list[BegunShard] = field(default_factory=list)
 
     @property
     def samples_left(self) -> int | None:
-        """What is still to be made."""
+        """The number of samples that are still to be made."""
         return None if self.samples_in_all is None else max(self.samples_in_all - self.samples, 0)
 
     @property
@@ -37,7 +48,7 @@ class Extent:
 
 
 def extent_of(plan: Plan, finished: Finished, most_named: int) -> Extent:
-    """What the plan holds and what of it is there; no file of a unit is opened."""
+    """Count what the plan holds and what of it is finished; no file of a unit is opened."""
     uris, sizes, planned = (plan.table[name].to_pylist() for name in ("uri", "size", "samples"))
     done = [_samples(finished, shard) for shard in range(len(plan))]
     whole = [finished.has_shard(shard) for shard in range(len(plan))]
@@ -65,9 +76,9 @@ def _samples(finished: Finished, shard: int) -> int:
 
 
 def _in_all(counts: Sequence[int | None], done: Sequence[int], sizes: Sequence[int]) -> int | None:
-    """The samples of all shards; those of one that is not counted yet by its size, like those that are.
+    """Estimate the samples of all shards: those of uncounted shards by their size, as in counted ones.
 
-    A shard holds at least what was made of it.
+    A shard holds at least as many samples as were made of it.
     """
     known = [(count, size) for count, size in zip(counts, sizes, strict=True) if count is not None]
     samples, held = sum(count for count, _ in known), sum(size for _, size in known)

@@ -1,4 +1,4 @@
-"""The footers of some units stand for those of all: which ones, and what they tell."""
+"""Estimates totals and rate of an output from a sample of its footers."""
 
 import heapq
 from collections import Counter
@@ -14,7 +14,12 @@ from pipeline.support.parallel import THREADS, each
 
 @dataclass
 class Sampled:
-    """Sums over the footers that were read. `damaged`: how many files have none that can be read."""
+    """Sums over the sampled footers.
+
+    Args:
+        damaged: how many files have no readable footer.
+        newest: the footers of the newest files.
+    """
 
     units: int = 0
     rows: int = 0
@@ -23,7 +28,7 @@ class Sampled:
     status: Counter[str] = field(default_factory=Counter)
     tokens: Counter[str] = field(default_factory=Counter)
     shard_errors: dict[int, str] = field(default_factory=dict)
-    newest: list[Footer] = field(default_factory=list)  # footers, of the newest files
+    newest: list[Footer] = field(default_factory=list)
 
     def add(self, footer: Footer) -> None:
         """Add one footer to the sums."""
@@ -37,17 +42,17 @@ class Sampled:
 
 
 def choose(times: Mapping[Unit, float], most: int) -> tuple[list[Unit], list[Unit]]:
-    """The newest units, for the rate, and others from all over, for the rest: `most` of them in all.
+    """Choose the newest units, for the rate, and others from all shards, for the totals: `most` in all.
 
-    Units without a sample come before those from all over: shards that could not be opened have such a one.
+    Of the others, units without a sample come first: a shard that could not be opened has one.
     """
     newest = heapq.nlargest(
         most if len(times) <= most else most // 2, times, key=lambda unit: (times[unit], *_place(unit))
     )
     taken = set(newest)
-    left = sorted((unit for unit in times if unit not in taken), key=_place)
-    empty = [unit for unit in left if unit.first == unit.stop]
-    others = [unit for unit in left if unit.first != unit.stop]
+    older = sorted((unit for unit in times if unit not in taken), key=_place)
+    empty = [unit for unit in older if unit.first == unit.stop]
+    others = [unit for unit in older if unit.first != unit.stop]
     room = most - len(newest)
     return newest, (_spread(empty, room // 2) + _spread(others, room))[:room]
 
@@ -57,14 +62,14 @@ def _place(unit: Unit) -> tuple[int, int]:
 
 
 def _spread(units: Sequence[Unit], count: int) -> list[Unit]:
-    """`count` of them at equal distances, or all."""
+    """Choose `count` units at equal distances, or all."""
     if len(units) <= count:
         return list(units)
     return [units[number * len(units) // count] for number in range(count)]
 
 
 def read_sample(folder: str, times: Mapping[Unit, float], most: int, storage: Storage) -> Sampled:
-    """The sums over the footers of at most `most` units; what vanishes meanwhile is passed over."""
+    """Sum up the footers of at most `most` units; files that vanish meanwhile are skipped."""
 
     def read(unit: Unit) -> Footer | Exception | None:
         try:
@@ -87,9 +92,9 @@ def read_sample(folder: str, times: Mapping[Unit, float], most: int, storage: St
 
 
 def rate_of(footers: Sequence[Footer]) -> tuple[float, float] | None:
-    """Samples and requests a second while the newest of these units came; None if that cannot be told.
+    """Compute samples and requests a second of the job's latest start; None if there are too few units.
 
-    Over the units of the latest start, from when the first of them was written to when the last was.
+    From when the first of its units here was written to when the last was.
     """
     if not footers:
         return None

@@ -1,4 +1,4 @@
-"""The state of an output, or of every arm of a comparison, as of now."""
+"""Concludes the state of an output, or of every arm of a comparison, from its files alone."""
 
 import json
 import time
@@ -17,14 +17,13 @@ from pipeline.status.sample import Sampled, rate_of, read_sample
 from pipeline.storage.uris import Storage, write_atomic
 from pipeline.support.fields import free, require
 
-# A run is taken for stopped when no unit has come for so many times as long as between the newest ones, but
-# never sooner than after so many seconds.
+# A run counts as stopped after _GAPS times the usual time between two units, and at least _LEAST_S seconds.
 _GAPS, _LEAST_S = 10, 120.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Look:
-    """What is looked at, and how closely.
+    """Options of `trimline status`.
 
     Args:
         output: of `annotate` or `compare`: running, stopped or finished.
@@ -71,15 +70,15 @@ class Status:
 
     @property
     def estimated(self) -> list[str]:
-        """What is no count of all there is."""
-        found = ["state"] if self.state in ("running", "stopped") else []
-        found += ["samples_in_all", "samples_left"] if self.extent.estimated else []
-        found += ["left_s"] if self.left_s else []
+        """Name the values that are estimates or counts of a part."""
+        names = ["state"] if self.state in ("running", "stopped") else []
+        names += ["samples_in_all", "samples_left"] if self.extent.estimated else []
+        names += ["left_s"] if self.left_s else []
         partial = self.counted_units < self.extent.units
-        return found + (["rows", "status", "tokens", "failed_shards"] if partial else [])
+        return names + (["rows", "status", "tokens", "failed_shards"] if partial else [])
 
-    def told(self) -> dict[str, Any]:
-        """All of it as data."""
+    def to_json(self) -> dict[str, object]:
+        """Return everything as data."""
         data = asdict(self)
         extent = data.pop("extent")
         del extent["estimated"]
@@ -87,21 +86,21 @@ class Status:
 
 
 def look(options: Look, storage: Storage) -> list[Status]:
-    """The state of an output, or of each arm of a comparison; nothing is written but `options.json`.
+    """Read the state of an output, or of each arm of a comparison; writes nothing but `options.json`.
 
     Raises:
         ConfigError: there is no output, its run.json or plan is damaged, or it cannot be reached.
     """
-    found = [_look(folder, options, storage) for folder in outputs_at(options.output, storage)]
+    states = [_look(folder, options, storage) for folder in outputs_at(options.output, storage)]
     if options.json is not None and options.json != "-":
         with storage.reaching("json", options.json):
-            write_atomic(*storage.open(options.json), as_json(found, storage).encode())
-    return found
+            write_atomic(*storage.open(options.json), as_json(states, storage).encode())
+    return states
 
 
-def as_json(found: list[Status], storage: Storage) -> str:
-    """The states as JSON, without credentials."""
-    return storage.hide(json.dumps([one.told() for one in found], indent=2))
+def as_json(states: list[Status], storage: Storage) -> str:
+    """Write the states as JSON, without credentials."""
+    return storage.hide(json.dumps([state.to_json() for state in states], indent=2))
 
 
 def _look(folder: str, options: Look, storage: Storage) -> Status:
@@ -138,12 +137,12 @@ def _state(marked: bool, extent: Extent, quiet_s: float | None, sampled: Sampled
 
 
 def _left_s(extent: Extent, samples_per_s: float | None) -> float | None:
-    left = extent.samples_left
-    return left / samples_per_s if samples_per_s and left is not None else None
+    samples = extent.samples_left
+    return samples / samples_per_s if samples_per_s and samples is not None else None
 
 
 def _of_summary(summary: Summary) -> dict[str, Any]:
-    """What summary.json says, which has counted everything."""
+    """Take the counts of summary.json, which are of all units."""
     return {
         "samples_per_s": summary.samples_per_s,
         "requests_per_s": summary.requests_per_s,
@@ -157,7 +156,7 @@ def _of_summary(summary: Summary) -> dict[str, Any]:
 
 
 def _of_sample(sampled: Sampled, most_shards: int) -> dict[str, Any]:
-    """What the footers say that were read."""
+    """Take the counts of the footers that were read."""
     samples_per_s, requests_per_s = rate_of(sampled.newest) or (None, None)
     return {
         "samples_per_s": samples_per_s,

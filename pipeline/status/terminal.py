@@ -1,4 +1,4 @@
-"""An output's state for people."""
+"""Describes an output's state in lines for a terminal."""
 
 from collections.abc import Iterator
 
@@ -13,56 +13,56 @@ _STATES = {
 }
 
 
-def lines(found: Status) -> Iterator[str]:
-    """One line for each thing that is known; what is estimated says so."""
-    extent = found.extent
-    yield f"{'run':10}{found.run_id}"
-    yield f"{'state':10}{_STATES[found.state].format(ago=clock(found.quiet_s or 0))}"
+def lines(status: Status) -> Iterator[str]:
+    """Describe a state, a line for each thing that is known; estimates say so."""
+    extent = status.extent
+    yield f"{'run':10}{status.run_id}"
+    yield f"{'state':10}{_STATES[status.state].format(ago=clock(status.quiet_s or 0))}"
     about = "about " if extent.estimated else ""
     in_all = f"{about}{extent.samples_in_all:,}" if extent.samples_in_all is not None else "an unknown number"
     share = f" ({extent.samples / extent.samples_in_all:.1%})" if extent.samples_in_all else ""
     yield f"{'done':10}{extent.samples:,} of {in_all} samples{share}, in {extent.units:,} units"
     begun = f", {extent.shards_begun:,} begun" if extent.shards_begun else ""
     yield f"{'shards':10}{extent.shards_finished:,} of {extent.shards:,} finished{begun}"
-    for one in extent.begun:
-        of = "" if one["of"] is None else f" of {one['of']:,}"
-        yield f"{'':10}shard {one['shard']}: {one['samples']:,}{of} samples, {one['uri']}"
-    yield from _pace(found)
-    yield from _outcome(found)
+    for shard in extent.begun:
+        of = "" if shard["of"] is None else f" of {shard['of']:,}"
+        yield f"{'':10}shard {shard['shard']}: {shard['samples']:,}{of} samples, {shard['uri']}"
+    yield from _pace(status)
+    yield from _outcome(status)
 
 
-def _pace(found: Status) -> Iterator[str]:
-    if found.samples_per_s is None or found.requests_per_s is None:
+def _pace(status: Status) -> Iterator[str]:
+    if status.samples_per_s is None or status.requests_per_s is None:
         return
-    rate = f"{found.samples_per_s:.2f} samples/s, {found.requests_per_s:.2f} requests/s"
-    if found.extent.complete:
+    rate = f"{status.samples_per_s:.2f} samples/s, {status.requests_per_s:.2f} requests/s"
+    if status.extent.complete:
         yield f"{'rate':10}{rate}"
         return
     yield f"{'rate':10}{rate} over the newest units"
-    if found.left_s is not None:
-        yield f"{'left':10}about {clock(found.left_s)} at that rate"
+    if status.left_s is not None:
+        yield f"{'left':10}about {clock(status.left_s)} at that rate"
 
 
-def _outcome(found: Status) -> Iterator[str]:
-    if found.rows:
-        told = ", ".join(
-            f"{status} {count:,} ({count / found.rows:.1%})" for status, count in found.status.items()
+def _outcome(status: Status) -> Iterator[str]:
+    if status.rows:
+        counts = ", ".join(
+            f"{name} {count:,} ({count / status.rows:.1%})" for name, count in status.status.items()
         )
-        yield f"{'rows':10}{told}{_of(found)}"
-        full, kept = found.tokens["visual_tokens_full"], found.tokens["visual_tokens_kept"]
+        yield f"{'rows':10}{counts}{_of(status)}"
+        full, kept = status.tokens["visual_tokens_full"], status.tokens["visual_tokens_kept"]
         if full:
             yield f"{'tokens':10}{kept / full:.1%} of the visual tokens kept"
-    for shard, error in found.failed_shards.items():
+    for shard, error in status.failed_shards.items():
         yield f"{'broken':10}shard {shard}: {error}"
-    if found.damaged:
-        yield f"{'damaged':10}{found.damaged:,} of the files read: `trimline verify output=...` names them"
+    if status.damaged:
+        yield f"{'damaged':10}{status.damaged:,} of the files read: `trimline verify output=...` names them"
 
 
-def _of(found: Status) -> str:
-    """Of how many units rows were counted, unless it is all."""
-    if found.counted_units == found.extent.units:
+def _of(status: Status) -> str:
+    """Say of how many units rows were counted, unless it is all."""
+    if status.counted_units == status.extent.units:
         return ""
-    return f", in {found.counted_units:,} of {found.extent.units:,} units"
+    return f", in {status.counted_units:,} of {status.extent.units:,} units"
 
 
 def clock(seconds: float) -> str:

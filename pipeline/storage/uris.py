@@ -5,9 +5,11 @@ import os
 import re
 import shutil
 import uuid
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
+from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO  # Any: pages of S3 listings, which have no types
 
@@ -221,21 +223,45 @@ def _sync_folder(folder: Path) -> None:
 
 def list_names(fs: fsspec.AbstractFileSystem, folder: str) -> Iterator[str]:
     """List the names in a folder, without those below subfolders; none if it does not exist."""
+    return (name for name, _ in _entries(fs, folder))
+
+
+def list_times(fs: fsspec.AbstractFileSystem, folder: str) -> Iterator[tuple[str, float]]:
+    """List the names in a folder with the times of writing, in seconds since the epoch; 0 if unknown."""
+    for name, time_of in _entries(fs, folder):
+        with suppress(FileNotFoundError):  # renamed since it was listed
+            yield name, time_of()
+
+
+def _entries(fs: fsspec.AbstractFileSystem, folder: str) -> Iterator[tuple[str, Callable[[], float]]]:
+    """Yield the names in a folder, each with a function for its time: a local one takes a system call."""
     if isinstance(fs, LocalFileSystem):
-        if Path(folder).is_dir():
-            with os.scandir(folder) as entries:
-                yield from (entry.name for entry in entries)
+        with os.scandir(folder) if Path(folder).is_dir() else nullcontext(()) as entries:
+            yield from ((entry.name, partial(_local_time, entry)) for entry in entries)
         return
     try:
         if "s3" in fs.protocol:
             for page in s3_pages(fs, f"{folder}/", Delimiter="/"):
-                paths = [item["Key"] for item in page.get("Contents", ())]
-                paths += [item["Prefix"].rstrip("/") for item in page.get("CommonPrefixes", ())]
-                yield from (name_of(path) for path in paths if not path.endswith("/"))
+                for item in page.get("Contents", ()):
+                    if not item["Key"].endswith("/"):
+                        yield name_of(item["Key"]), item["LastModified"].timestamp
+                yield from ((name_of(item["Prefix"]), float) for item in page.get("CommonPrefixes", ()))
         else:
-            yield from map(name_of, fs.ls(folder, detail=False))
+            yield from (
+                (name_of(info["name"]), partial(_time_of, info)) for info in fs.ls(folder, detail=True)
+            )
     except FileNotFoundError:
         return
+
+
+def _local_time(entry: "os.DirEntry[str]") -> float:
+    return entry.stat().st_mtime
+
+
+def _time_of(info: dict[str, Any]) -> float:
+    """The time of writing, by the name that a file system of fsspec has for it; 0 if it has none."""
+    time = info.get("mtime") or info.get("created") or info.get("LastModified") or 0
+    return time.timestamp() if isinstance(time, datetime) else float(time)
 
 
 def s3_pages(fs: fsspec.AbstractFileSystem, start: str, **options: Any) -> Iterator[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""One unit's file by itself: whole, of the declared form, and what its name and its footer say it is."""
+"""Checks one unit's file by itself: that it is whole, and as its name, footer, run.json and plan say."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -20,7 +20,13 @@ from pipeline.support.schema import COUNTS, PREDICTIONS
 
 @dataclass(frozen=True)
 class Checked:
-    """A unit's file. `fault`: what is wrong with it; `foreign`: with what run.json or the plan say of it."""
+    """The result of a file's check.
+
+    Args:
+        fault: what is wrong with the file by itself.
+        foreign: how it differs from what run.json or the plan say.
+        planned: whether the plan has its shard.
+    """
 
     unit: Unit
     rows: int = 0
@@ -28,11 +34,11 @@ class Checked:
     shard_error: str | None = None
     fault: str | None = None
     foreign: str | None = None
-    planned: bool = True  # whether the plan has its shard
+    planned: bool = True
 
 
 def check_file(unit: Unit, folder: str, manifest: Manifest, plan: Plan, storage: Storage) -> Checked:
-    """Read a unit's file whole, and say what is wrong with it.
+    """Read a unit's whole file and check it.
 
     Raises:
         ConfigError: the store cannot be reached.
@@ -70,17 +76,19 @@ def _faults(unit: Unit, table: pa.Table, footer: Footer) -> Iterator[str]:
 
 
 def _key_faults(unit: Unit, table: pa.Table) -> Iterator[str]:
-    """Keys that do not lead from sample to sample and from question to question without a gap."""
-    sample, asked = unit.first, 0
-    for row, (key, own) in enumerate(zip(table["key"].to_pylist(), table["sample"].to_pylist(), strict=True)):
-        if asked and own == sample + 1:
-            sample, asked = own, 0
-        expected = request_key(unit.shard, sample, asked)
-        if own != sample or key != expected:
-            yield f"row {row} has the key {key} and sample {own} in the place of {expected}"
+    """Check that the keys go on from sample to sample and from question to question without a gap."""
+    sample, question = unit.first, 0
+    for row, (key, number) in enumerate(
+        zip(table["key"].to_pylist(), table["sample"].to_pylist(), strict=True)
+    ):
+        if question and number == sample + 1:
+            sample, question = number, 0
+        expected = request_key(unit.shard, sample, question)
+        if number != sample or key != expected:
+            yield f"row {row} has the key {key} and sample {number} in the place of {expected}"
             return
-        asked += 1
-    if sample + bool(asked) != unit.stop:
+        question += 1
+    if sample + bool(question) != unit.stop:
         yield f"its rows end with sample {sample}, its name with {unit.stop - 1}"
 
 
@@ -94,13 +102,13 @@ def _disagreements(
     if unit.shard >= len(plan):
         yield f"the plan has no shard {unit.shard}: a part of plan/ may be gone"
         return
-    line = plan.line(unit.shard)
+    planned = plan.line(unit.shard)
     for name in ("size", "etag"):
         stated_source = getattr(footer, f"source_{name}")
-        if stated_source != line[name]:
-            yield f"it was made of a shard of {name} {stated_source}, the plan has {line[name]}"
-    if not pc.all(pc.equal(table["source"], line["uri"]), min_count=0).as_py():
-        yield f"its source is not the plan's, {line['uri']}"
-    most = line["samples"]
+        if stated_source != getattr(planned, name):
+            yield f"it was made of a shard of {name} {stated_source}, the plan has {getattr(planned, name)}"
+    if not pc.all(pc.equal(table["source"], planned.uri), min_count=0).as_py():
+        yield f"its source is not the plan's, {planned.uri}"
+    most = planned.samples
     if most is not None and (unit.stop > most or (unit.end and unit.stop < most and not footer.shard_error)):
         yield f"it ends at sample {unit.stop}, the plan has {most} samples"

@@ -1,9 +1,8 @@
-"""What is found in an output, and how it is told."""
+"""Describes the problems of an output, for people and as data."""
 
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
-from typing import Any
 
 from pipeline.output.units import Unit
 
@@ -14,7 +13,7 @@ _MOST_LINES = 50
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that is not as it should be, with the place as far as it is known.
+    """One problem and where it is.
 
     Args:
         kind: one of KINDS.
@@ -33,7 +32,7 @@ class Finding:
 
     @property
     def line(self) -> str:
-        """The finding for people."""
+        """Describe the finding in one line."""
         place = [] if self.shard is None else [f"shard {self.shard}"]
         if self.first is not None:
             place.append(f"[{self.first}, {'end' if self.stop is None else self.stop})")
@@ -43,13 +42,13 @@ class Finding:
 
 
 def of_unit(kind: str, unit: Unit, text: str, remove: bool = False) -> Finding:
-    """A finding about a unit's file."""
+    """Make a finding about a unit's file."""
     return Finding(kind, text, unit.shard, unit.first, unit.stop, f"data/{unit.file_name}", remove)
 
 
 @dataclass
 class Verified:
-    """What was found in one output."""
+    """The findings and counts of one output."""
 
     output: str
     deep: bool = False
@@ -65,12 +64,12 @@ class Verified:
         """Whether nothing is missing, doubled, damaged or changed."""
         return all(finding.kind == _HARMLESS for finding in self.findings)
 
-    def told(self) -> dict[str, Any]:
-        """All of it as data."""
+    def to_json(self) -> dict[str, object]:
+        """Return everything as data."""
         return {**asdict(self), "ok": self.ok}
 
     def lines(self) -> Iterator[str]:
-        """The report for people: findings by kind, as many as can be read, notes, and a line of counts."""
+        """Describe the first findings by kind, then the notes, then the counts in one line."""
         ordered = sorted(self.findings, key=lambda finding: KINDS.index(finding.kind))
         yield from (finding.line for finding in ordered[:_MOST_LINES])
         if len(ordered) > _MOST_LINES:

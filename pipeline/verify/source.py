@@ -1,4 +1,4 @@
-"""The rows held against the source: every request that it asks, in its order, and no other."""
+"""Compares the rows with the source: they hold each of its requests, in its order, and no other."""
 
 from collections.abc import Iterator, Sequence
 from itertools import islice, zip_longest
@@ -21,11 +21,11 @@ Requests = list[dict[str, str]]
 
 
 def prove(questions: Questions, units: dict[int, list[Unit]], errors: dict[int, str]) -> Iterator[Finding]:
-    """What differs between the source and the rows. A shard whose files have changed is named, not read.
+    """Find what differs between the source and the rows; shards whose files have changed are not read.
 
     Args:
-        units: of each shard those whose files are in order, sorted.
-        errors: of the shards that could not be read whole.
+        units: of each shard, those whose files are in order, sorted.
+        errors: why shards could not be read whole, by shard.
 
     Raises:
         ConfigError: the source cannot be reached.
@@ -37,19 +37,19 @@ def prove(questions: Questions, units: dict[int, list[Unit]], errors: dict[int, 
             changed.add(shard.shard)
             text = "it is gone, or has another size or etag than when the run first started"
             yield Finding("changed", text, shard.shard, file=storage.redact(file.uri))
-        left = (
+        unchanged = (
             shard for shard in plan.shards(storage) if units.get(shard.shard) and shard.shard not in changed
         )
 
         def compare(shard: Shard) -> list[Finding]:
             return list(_differences(questions, shard, units[shard.shard], errors.get(shard.shard)))
 
-        for found in each(compare, left, _SHARDS_AT_ONCE):
-            yield from found
+        for findings in each(compare, unchanged, _SHARDS_AT_ONCE):
+            yield from findings
 
 
 def not_planned(questions: Questions) -> list[str]:
-    """A note, if the source has files that the plan lacks."""
+    """Make a note if the source has files that the plan lacks."""
     with questions.storage.reaching("source.path", questions.source_path):
         new = new_files(questions.plan, questions.entries(), questions.storage)
         first = next(new, None)
@@ -62,28 +62,28 @@ def not_planned(questions: Questions) -> list[str]:
 def _differences(
     questions: Questions, shard: Shard, units: Sequence[Unit], lost: str | None
 ) -> Iterator[Finding]:
-    """What differs in the units of one shard; `lost`: why the run could not read all of it."""
-    there, position, same = _Reading(questions, shard), 0, True
+    """Find what differs in the units of one shard; `lost`: why the run could not read all of it."""
+    reading, position, same = _Reading(questions, shard), 0, True
     for unit in units:
-        there.requests(unit.first - position)  # of units that are missing
-        wanted, rows = there.requests(unit.stop - unit.first), _rows(questions, unit)
+        reading.requests(unit.first - position)  # of units that are missing
+        wanted, rows = reading.requests(unit.stop - unit.first), _rows(questions, unit)
         position, same = unit.stop, rows == wanted
         if not same:
-            broken = f"; the source breaks off: {there.error}" if there.error else ""
+            broken = f"; the source breaks off: {reading.error}" if reading.error else ""
             yield of_unit("changed", unit, questions.storage.redact(_difference(rows, wanted)) + broken)
     last = units[-1]
     if not last.end or not same:
         return
-    if there.requests(1):
+    if reading.requests(1):
         yield of_unit("changed", last, f"the source goes on with sample {last.stop}")
-    elif lost and not there.error:
+    elif lost and not reading.error:
         yield of_unit("changed", last, "the source can be read to its end, where the run could not")
-    elif there.error and not lost:
-        yield of_unit("changed", last, f"the source breaks off: {there.error}")
+    elif reading.error and not lost:
+        yield of_unit("changed", last, f"the source breaks off: {reading.error}")
 
 
 class _Reading:
-    """The requests of a shard's samples as the source asks them now; `error`: why it breaks off."""
+    """Reads the requests of a shard's samples as the source has them now; `error`: why it breaks off."""
 
     def __init__(self, questions: Questions, shard: Shard) -> None:
         self._questions, self._shard = questions, shard
@@ -101,15 +101,15 @@ class _Reading:
             self.error = questions.storage.redact(str(fault))
 
     def requests(self, samples: int) -> Requests:
-        """Those of the next samples: fewer, if the shard ends."""
+        """Read the requests of the next samples: fewer, if the shard ends."""
         questions = self._questions
-        found: Requests = []
+        requests: Requests = []
         for index, sample in islice(self._samples, samples):
             assert sample is not None, "all are wanted"
             row = sample_row(sample, index, questions.task, questions.max_questions, questions.storage)
-            own = {"sample_key": row["sample_key"]}
-            found += ({**request, **own} for request in requests_of(self._shard.shard, row))
-        return found
+            key = {"sample_key": row["sample_key"]}
+            requests += ({**request, **key} for request in requests_of(self._shard.shard, row))
+        return requests
 
 
 def _rows(questions: Questions, unit: Unit) -> Requests:
@@ -120,7 +120,7 @@ def _rows(questions: Questions, unit: Unit) -> Requests:
 
 
 def _difference(rows: Requests, wanted: Requests) -> str:
-    """The first request that is not the same in both."""
+    """Describe the first request that is not the same in both."""
     nothing: dict[str, str] = {}
     pairs = zip_longest(rows, wanted, fillvalue=nothing)
     row, request = next(pair for pair in pairs if pair[0] != pair[1])
@@ -130,8 +130,8 @@ def _difference(rows: Requests, wanted: Requests) -> str:
         )
         return f"the {only} {_shown(row or request)}, {lacking}"
     names = [name for name in row if row[name] != request[name]]
-    told = (f"{name} {row[name][:60]!r} where the source has {request[name][:60]!r}" for name in names)
-    return f"{row['key']} has the {', the '.join(told)}"
+    changes = (f"{name} {row[name][:60]!r} where the source has {request[name][:60]!r}" for name in names)
+    return f"{row['key']} has the {', the '.join(changes)}"
 
 
 def _shown(request: dict[str, str]) -> str:

@@ -1,4 +1,4 @@
-"""Whether the files of a shard tile [0, end)."""
+"""Finds gaps and overlaps among the units of a shard."""
 
 from collections.abc import Iterator, Sequence
 from itertools import groupby
@@ -7,32 +7,32 @@ from pipeline.output.units import Unit
 from pipeline.verify.findings import Finding, of_unit
 
 
-def groups(units: Sequence[Unit]) -> list[list[Unit]]:
-    """The units of one shard, in order, with those together that cannot all be true."""
-    found: list[list[Unit]] = []
+def overlapping(units: Sequence[Unit]) -> list[list[Unit]]:
+    """Group the units of one shard, given in order, by overlapping sample ranges; most groups hold one."""
+    groups: list[list[Unit]] = []
     for unit in units:
-        if found and _clash(found[-1], unit):
-            found[-1].append(unit)
+        if groups and _overlaps(groups[-1], unit):
+            groups[-1].append(unit)
         else:
-            found.append([unit])
-    return found
+            groups.append([unit])
+    return groups
 
 
-def _clash(group: Sequence[Unit], unit: Unit) -> bool:
-    """Whether a unit begins within one before it, where that does, or behind the one marked as the end."""
+def _overlaps(group: Sequence[Unit], unit: Unit) -> bool:
+    """Whether a unit begins within one of the group, where that begins, or after one marked as the end."""
     return any(unit.first < other.stop or unit.first == other.first or other.end for other in group)
 
 
 def doubled(group: Sequence[Unit]) -> Iterator[Finding]:
-    """A finding for each of several files that cannot all be true."""
+    """Make a finding for each unit of a group that overlaps."""
     for unit in group:
         others = ", ".join(other.file_name for other in group if other != unit)
         yield of_unit("doubled", unit, f"it contradicts {others[:200]}", remove=True)
 
 
 def unclaimed(units: Sequence[Unit], shards: int) -> Iterator[Finding]:
-    """The ranges of all shards that no file claims, in order or not; `units` are sorted."""
-    claims = {shard: list(some) for shard, some in groupby(units, key=lambda unit: unit.shard)}
+    """Find the ranges of all shards that no file covers; `units` are sorted, and need not be in order."""
+    claims = {shard: list(of_shard) for shard, of_shard in groupby(units, key=lambda unit: unit.shard)}
     for empty, group in groupby(range(shards), key=lambda shard: shard not in claims):
         numbers = list(group)
         if not empty:
@@ -47,7 +47,7 @@ def unclaimed(units: Sequence[Unit], shards: int) -> Iterator[Finding]:
 
 
 def _holes(shard: int, units: Sequence[Unit]) -> Iterator[Finding]:
-    """The ranges of a shard that no file claims, up to the first one that claims to be its end."""
+    """Find the gaps between a shard's units, up to the first unit that is marked as the end."""
     reached = 0
     for unit in units:
         if unit.first > reached:

@@ -9,7 +9,7 @@ from fsspec.implementations.local import LocalFileSystem
 
 from pipeline.output.plan import load_plan
 from pipeline.run.config import RunOptions
-from pipeline.run.retry import make_room
+from pipeline.run.retry import delete_failed_units
 from pipeline.sources.images import Images
 from pipeline.sources.jsonl import Jsonl
 from pipeline.sources.webdataset import WebDataset
@@ -24,7 +24,7 @@ ARMS = ("full", "trim")
 
 def room(source, output, *arms, statuses=STATUSES):
     folders = [canonical(str(output / arm), HERE) for arm in arms or ("",)]
-    make_room(folders, source, statuses, None, HERE)
+    delete_failed_units(folders, source, statuses, None, HERE)
 
 
 def plan_of(output):

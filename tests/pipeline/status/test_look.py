@@ -143,7 +143,7 @@ def test_an_output_on_s3_is_told_as_one_on_disk(output, s3):
     (there,) = look(Look(output="s3://bucket/status", json="s3://bucket/state.json"), s3)
     here = state_of(output)
     assert there.state == "running" and there.quiet_s < 60
-    assert {**there.told(), "output": "", "quiet_s": 0} == {**here.told(), "output": "", "quiet_s": 0}
+    assert {**there.to_json(), "output": "", "quiet_s": 0} == {**here.to_json(), "output": "", "quiet_s": 0}
     assert b'"samples": 12' in fs.cat_file("bucket/state.json")
 
 
