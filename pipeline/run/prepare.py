@@ -128,7 +128,7 @@ def _check(config: "RunConfig") -> _Checked:
             outputs, config.arms, counted_fields(config, llava, clip), strict=True
         )
     ]
-    started = [_require_same_run(config, *both) for both in zip(outputs, manifests, strict=True)]
+    started = [_is_started(config, *both) for both in zip(outputs, manifests, strict=True)]
     return _Checked(geometry, outputs, manifests, any(started))
 
 
@@ -161,7 +161,7 @@ def look_again(prepared: Prepared, storage: Storage) -> Prepared:
     return replace(prepared, states=tuple(states))
 
 
-def _require_same_run(config: "RunConfig", folder: str, manifest: Manifest) -> bool:
+def _is_started(config: "RunConfig", folder: str, manifest: Manifest) -> bool:
     """Tell whether an output exists; raise ConfigError if another configuration or source made it."""
     hide = config.storage.redact
     with config.storage.reaching("output", folder):

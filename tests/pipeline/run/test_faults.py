@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from pipeline.output.summary import Summary
 from tests.support.corpus import Case, encoded, images, members, picture, questions, sidecar
 from tests.support.runs import rows
 from tests.support.tars import add
@@ -53,7 +54,7 @@ def finished(annotate, tmp_path_factory):
         (folder / "in").mkdir()
         overrides = [*write(folder / "in", CASES), f"output={folder / 'out'}"]
         status, line = annotate(*overrides)
-        summary = json.loads((folder / "out" / "summary.json").read_text())
+        summary = Summary.from_json(json.loads((folder / "out" / "summary.json").read_text()))
         return SimpleNamespace(
             overrides=overrides,
             output=folder / "out",

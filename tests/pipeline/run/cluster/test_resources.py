@@ -50,6 +50,14 @@ def test_what_is_set_stays_as_it_is():
     assert filled.encode.num_gpus == 0
 
 
+def test_five_of_encode_on_a_gpu_leave_no_room_for_one_of_generate():
+    """The example in the docstring of `_generate_on_gpus`."""
+    encode = ActorResources(num_cpus=0.5, num_gpus=0.1, num_actors=12)
+    generate = ActorResources(num_cpus=0.6, num_gpus=0.6)
+    filled = Cluster(address="auto", encode=encode, generate=generate).on(Hardware((64.0,), 8), "auto")
+    assert actors(filled) == (12, 6)
+
+
 def worst_room(encode, other, generate_share, gpus):
     """Brute force: where can encode's actors lie so that the fewest of the others find a GPU?"""
     rooms = []
