@@ -8,16 +8,16 @@ from pathlib import Path
 
 COMMANDS = {
     "annotate": "answer every question about every image of a source",
-    "compare": "the same requests under several arms, and what each saves and costs",
+    "compare": "answer the same requests under several arms; compare what each saves and costs",
     "benchmark": "measure speed and memory on this machine: trimline benchmark pipeline",
-    "plan": "what a job would take: GPUs, hours, bytes, money: trimline benchmark plan requests=1e9",
+    "plan": "forecast a job's GPUs, hours, bytes and money: trimline benchmark plan requests=1e9",
     "evaluate": "score a finished output by the rules of a dataset",
-    "verify": "is an output all there? alone, or held against its source",
-    "status": "how far a run is: done, left, rate, failures; while it runs, too",
-    "report": "write report.html of a run or a comparison, or draw what was kept for a request",
-    "export": "finished answers as LLaVA's JSONL, WebDataset tars or partitioned Parquet",
+    "verify": "check that an output is complete, by itself or against its source",
+    "status": "show how far a run is: done, left, rate, failures; while it runs, too",
+    "report": "write report.html of a run or a comparison, or draw the patches kept for a request",
+    "export": "write finished answers as LLaVA's JSONL, WebDataset tars or partitioned Parquet",
     "train_demo": "rebuild the demo checkpoint",
-    "convert": "an original-layout LLaVA checkpoint to the layout of Hugging Face",
+    "convert": "convert a LLaVA checkpoint from its original layout to that of Hugging Face",
 }
 
 _USAGE = """\

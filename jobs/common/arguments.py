@@ -43,7 +43,7 @@ def require_valid(command: str, arguments: Sequence[str]) -> None:
 
 
 def _require_known_flags(command: str, arguments: Sequence[str]) -> None:
-    """Refuse what argparse would report in ten lines, or accept as an abbreviation of another flag."""
+    """Refuse flags that argparse would report in ten lines, or accept as abbreviations."""
     for argument in arguments:
         if argument.startswith("-") and not _FLAGS.fullmatch(argument.partition("=")[0]):
             raise ConfigError(f"unknown option {argument}; `trimline {command} --help` tells the usage")

@@ -40,7 +40,7 @@ class ArmSpec:
 
 
 def arm_specs(arms: object) -> list[ArmSpec]:
-    """Read the arms from a list of names or a mapping; where a value is a list, each item makes an arm.
+    """Read the arms from a list of names or a mapping; each item of a list value makes an arm.
 
     Raises:
         ConfigError: a name is no folder name or stands twice, or an arm has no reducer.

@@ -29,7 +29,7 @@ from pipeline.models.prompts import load_projector
 from pipeline.run.config import RunConfig
 from pipeline.stages.imaging import Imaging, decode
 from pipeline.stages.reduce import identity_of
-from pipeline.support.intervals import difference
+from pipeline.support.intervals import Interval, difference
 from pipeline.support.table import Table
 from trim import Full, Random, Reducer, Trim, VisualTokens
 
@@ -78,7 +78,7 @@ class DemoFigures(TypedDict):
     requests: int
     trim_sign: int
     arms: dict[str, DemoArmFigures]
-    differences: dict[str, dict[str, float]]
+    differences: dict[str, Interval]
 
 
 def measure(config: RunConfig, options: DemoOptions) -> DemoFigures:
@@ -275,7 +275,7 @@ def _mean(values: Sequence[float]) -> float:
     return float(np.mean(values)) if values else float("nan")
 
 
-def _difference(trim: list[Scored], other: list[Scored]) -> dict[str, float]:
+def _difference(trim: list[Scored], other: list[Scored]) -> Interval:
     """TRIM's accuracy minus another arm's, with its 95 % interval: paired, resampled by pictures."""
     pairs = [(a, b) for a, b in zip(trim, other, strict=True) if a.kind != "caption"]
     ours, theirs = np.array([(a.right, b.right) for a, b in pairs], float).T

@@ -48,7 +48,7 @@ _Stage = Callable[[pa.Table], pa.Table]
 
 
 class Round(TypedDict):
-    """What both ways of answering have."""
+    """One round of the bare loop or of the pipeline."""
 
     units: int
     requests_per_s: float

@@ -1,4 +1,4 @@
-"""Merges tokens one at a time, as PruMerge's published code does and `trim.prumerge.merge` does not.
+"""Merges tokens one at a time, as PruMerge's published code does: the baseline of `merge_neighbours`.
 
 Shapes: N patches, D vision width, k patches kept, K = k + 1 tokens.
 """
@@ -10,7 +10,7 @@ from torch import Tensor
 def merge_loop(
     patches_ND: Tensor, scores_N: Tensor, unit_ND: Tensor, kept_k: Tensor, neighbkept_parts: int
 ) -> Tensor:
-    """Compute what `merge` returns if something is pruned (arXiv 2403.15388, section 3.2).
+    """Compute the same as `merge_neighbours` if something is pruned (arXiv 2403.15388, section 3.2).
 
     For each kept token the loop concatenates all other tokens, keys and weights again, the kept ones first,
     and finds the nearest by one product: the data movement of the published loop.

@@ -119,7 +119,7 @@ class EndToEndOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class DemoOptions:
-    """Split, number of pictures, and what is measured beside full, trim and random.
+    """Split, number of pictures, and more arms than full, trim and random.
 
     `demo_reducers` has the form that `arms` of compare has, or is `[all]`; `demo_budgets` counts tokens.
     """

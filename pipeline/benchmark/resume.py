@@ -40,7 +40,7 @@ def measure(config: RunConfig, options: ResumeOptions) -> ResumeFigures:
 
 
 def _seconds(config: RunConfig, output: Path, units: int) -> float:
-    """Make the files of all units but the last, then time what a run does before Ray starts."""
+    """Make the files of all units but the last, then time the steps of a run before Ray starts."""
     options = dataclasses.replace(config.options, output=str(output), limit=None)
     config = dataclasses.replace(config, options=options)
     prepare(config)  # freezes the plan

@@ -1,1 +1,1 @@
-"""Draws scenes with known answers, asks about them and scores what is answered."""
+"""Draws scenes with known answers, asks questions about them and scores the answers."""

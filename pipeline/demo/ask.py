@@ -189,7 +189,7 @@ def _existence(
 
 
 def _absent(scene: Scene, rng: np.random.Generator, held_out: bool) -> tuple[str, str]:
-    """Draw a pair that the scene lacks; two times in three it has the colour or the shape of a thing."""
+    """Draw a pair that the scene lacks; two thirds share the colour or the shape of a thing."""
     shown = {thing.pair for thing in scene.things}
     thing = scene.things[int(rng.integers(len(scene.things)))]
     kind = int(rng.integers(3))
@@ -219,6 +219,7 @@ def _unique(scene: Scene, attribute: Callable[[Thing], str]) -> list[tuple[int, 
 
 
 def with_article(name: str) -> str:
+    """Put "a" or "an" before a name."""
     return f"{'an' if name[0] in 'aeiou' else 'a'} {name}"
 
 

@@ -1,1 +1,1 @@
-"""Forecasts what a larger job takes by simulating it from a small one."""
+"""Forecasts the hours, bytes and money of a larger job by simulating it from a small one."""

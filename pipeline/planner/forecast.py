@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from pipeline.planner.profile import Profile
 from pipeline.planner.simulate import Simulated, Worker, simulate
 from pipeline.planner.timeline import ACTORS, STAGES
-from pipeline.support.intervals import interval
+from pipeline.support.intervals import Interval, interval
 
 _QUICK = 0.1  # quantile of a stage's hand-overs that stands for a task with a process ready
 
@@ -33,7 +33,7 @@ class Forecast:
     """
 
     workers: int
-    hours: dict[str, float]
+    hours: Interval
     requests_per_s: float
     bound: str
     busy: dict[str, float]

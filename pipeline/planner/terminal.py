@@ -50,7 +50,7 @@ def _about(job: JobForecast) -> tuple[str, ...]:
 
 
 def _advice(job: JobForecast) -> tuple[str, ...]:
-    """Say from how many workers on the driver is the bottleneck, and what helps."""
+    """Say from how many workers on the driver is the bottleneck, and how to avoid it."""
     first = job.forecasts[0]
     alone = 1 / (job.driver_unit_s * _units_per_s(job)) if job.driver_unit_s else float("inf")
     if all(forecast.bound != "driver" for forecast in job.forecasts) and first.workers < alone:

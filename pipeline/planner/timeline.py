@@ -93,9 +93,9 @@ class Timeline:
         """Count the units that had left a stage and not yet entered the next one, at some times."""
         if place + 1 == len(STAGES):
             return np.zeros(len(at), np.int64)
-        left = np.searchsorted(np.sort(self.end_VS[:, place]), at)
+        departed = np.searchsorted(np.sort(self.end_VS[:, place]), at)
         entered = np.searchsorted(np.sort(self.start_VS[:, place + 1]), at)
-        return left - entered
+        return departed - entered
 
 
 def timeline_of(footers: Sequence[Footer]) -> Timeline:

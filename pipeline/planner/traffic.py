@@ -98,7 +98,7 @@ def _reads_request(manifest: Manifest) -> bool:
 
 
 def _read_totals(footers: Iterable[Footer], folder: str, storage: Storage) -> ReadTotals:
-    """Sum what the units read of their source; a shard counts by the part that was read."""
+    """Sum the bytes and samples that the units read; a shard counts by the part that was read."""
     footers = list(footers)
     shard_bytes: dict[int, int] = {}
     for footer in footers:

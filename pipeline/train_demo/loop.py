@@ -1,4 +1,4 @@
-"""Trains a module in a loop that can be stopped at any step and resumed, on a CPU or a GPU."""
+"""Trains a module in a loop that can be stopped and resumed at any step."""
 
 import json
 import math
