@@ -139,7 +139,7 @@ class RequestNumbers:
             self.worst[arm].add(request, base_answer, answer, agreed)
 
     def columns(self) -> Columns[Product]:
-        """Returns what is summed, a row a request."""
+        """Returns the columns to sum, a row a request."""
         base = self.arms[self.baseline]
         arms: dict[str, dict[str, Product]] = {}
         for arm, numbers in self.arms.items():

@@ -73,14 +73,14 @@ def compare_outputs(
             scored = scores.add(unit.tables) if scores else _no_scores(outputs, unit.tables)
             writer.add(joined_table(unit.tables, scored))
     shapes = {arm: geometry_of(manifest) for arm, manifest in manifests.items()}
-    drawing = {"resamples": resamples, "seed": seed}
-    figures, pairs = _figures(manifests, shapes, numbers, time, scores, pricing, drawing)
+    bootstrap = {"resamples": resamples, "seed": seed}
+    figures, pairs = _figures(manifests, shapes, numbers, time, scores, pricing, bootstrap)
     comparison = Comparison(
         source=storage.redact(arms[baseline].plan.source),
         requests=numbers.count,
         baseline=baseline,
         interleaved=time.interleaved,
-        bootstrap={**drawing, "level": LEVEL},
+        bootstrap={**bootstrap, "level": LEVEL},
         arms=figures,
         pairs=pairs,
         notes=notes + _notes(numbers, time, scores, shapes),
@@ -100,13 +100,13 @@ def _figures(
     time: MachineTime,
     scores: Scores | None,
     pricing: Pricing | None,
-    drawing: Mapping[str, int],
+    bootstrap: Mapping[str, int],
 ) -> tuple[dict[str, ArmFigures], dict[str, PairFigures]]:
     """The figures of all arms and pairs; those of seconds under resamples of units, not of requests."""
-    sums = column_sums(numbers.columns(), **drawing)
+    sums = column_sums(numbers.columns(), **bootstrap)
     by_unit = numbers.columns_by_unit()
     several = len(by_unit.arms[numbers.baseline]["busy_s"][0]) > 1
-    timed = column_sums(by_unit, **(drawing if several else {**drawing, "resamples": 0}))
+    timed = column_sums(by_unit, **(bootstrap if several else {**bootstrap, "resamples": 0}))
     arms = {
         arm: arm_figures(
             arm,
@@ -117,12 +117,12 @@ def _figures(
             time,
             shape=shapes[arm],
             pricing=pricing,
-            scores=scores.figures(arm, **drawing) if scores else None,
+            scores=scores.figures(arm, **bootstrap) if scores else None,
         )
         for arm, manifest in manifests.items()
     }
     pairs = {arm: pair_figures(arm, numbers, sums, timed, time) for arm in numbers.pairs}
-    differences = scores.differences(numbers.baseline, **drawing) if scores else {}
+    differences = scores.differences(numbers.baseline, **bootstrap) if scores else {}
     for arm, difference in differences.items():
         pairs[arm] = replace(pairs[arm], **vars(difference))
     return arms, pairs
@@ -142,7 +142,7 @@ def _notes(
     unknown = [arm for arm, shape in shapes.items() if shape is None]
     if unknown:
         notes.append(
-            f"The model's config.json is not at hand for {', '.join(unknown)}: no computed bytes there."
+            f"The model's config.json was not found for {', '.join(unknown)}: no computed bytes there."
         )
     return notes
 

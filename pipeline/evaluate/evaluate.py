@@ -19,7 +19,7 @@ from pipeline.support.table import Table
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """Configures what is scored, and where the figures go.
+    """Configures the output to score and the files to write.
 
     Args:
         output: of `annotate`, finished.

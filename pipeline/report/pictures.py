@@ -27,7 +27,7 @@ Place = tuple[int, int]  # shard, sample
 
 @dataclass(frozen=True, kw_only=True)
 class OutputImages:
-    """The images of an output: where they lie, and how the model's pixels are made of them."""
+    """Holds what is needed to make the model's pixels of an output's images again."""
 
     output: Output
     source: Source
