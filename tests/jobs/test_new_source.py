@@ -10,8 +10,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from jobs.common.entry import run_command
+from pipeline.run.in_process import run_in_process
 from tests.support.commands import compose
-from tests.support.runs import answer_here
 from tests.support.tars import jpeg
 
 ZIPS = '''
@@ -81,7 +81,7 @@ def answer(folder) -> None:
         *(f"output={folder}/out", "task=vqa", "model=random", "device=cpu", "unit_samples=1"),
         "decoding.max_new_tokens=2",
     )
-    answer_here(config, attempt=f"{time.time():.3f}")
+    run_in_process(config, attempt=f"{time.time():.3f}")
 
 
 @pytest.mark.slow
