@@ -94,6 +94,7 @@ def test_what_our_own_code_is_warned_of_is_an_error(kind):
         warnings.warn_explicit("old", kind, f"{module}.py", 1, module=module)
 
 
+@pytest.mark.slow  # three processes load pytest and its plugins
 def test_a_group_runs_in_one_worker(pytester):
     """pytest-xdist 3.8 splits groups under pytest 9.2: each worker would then make what they share."""
     pytester.makepyfile(
