@@ -53,9 +53,8 @@ def test_a_run_counts_its_actors_and_its_cache(random_checkpoint):
     with_one = of_run(llava, clip, cache_gib=None, actors={"encode": 1, "generate": 1}, **options)
     weights = of_generate(llava, "float32").weights
     assert with_one["generate"].weights == weights + PROCESS_BYTES
-    assert (
-        with_one["generate"].cache == (576 + 64 + 256) * 3 * 2 * 96 * 4
-    )  # layers, key and value, width, bytes
+    # tokens, layers, key and value, width, bytes
+    assert with_one["generate"].cache == (576 + 64 + 256) * 3 * 2 * 96 * 4
     with_two = of_run(llava, clip, cache_gib=4, actors={"encode": 1, "generate": 2}, **options)
     assert with_two["generate"] == Footprint(2 * (weights + PROCESS_BYTES), 2 * 4 * GIB)
     assert with_two["encode"] == with_one["encode"]
