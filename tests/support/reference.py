@@ -31,11 +31,11 @@ class Reference:
     names: list[str] = field(default_factory=list)
     seconds: float = 0.0  # duration of the undisturbed run
 
-    def overrides(self, output: str, *more: str, tars: str | None = None) -> list[str]:
-        return [f"source.path={tars or self.tars}", f"output={output}", *SETTINGS, *more]
+    def overrides(self, output: str, *options: str, tars: str | None = None) -> list[str]:
+        return [f"source.path={tars or self.tars}", f"output={output}", *SETTINGS, *options]
 
-    def command(self, output: str, *more: str, tars: str | None = None) -> list[str]:
-        return [TRIMLINE, "annotate", *self.overrides(output, *more, tars=tars)]
+    def command(self, output: str, *options: str, tars: str | None = None) -> list[str]:
+        return [TRIMLINE, "annotate", *self.overrides(output, *options, tars=tars)]
 
 
 def make(folder: Path) -> Reference:

@@ -48,7 +48,7 @@ import contextlib, http.client, sys, threading, time, urllib.request
 from jobs.common.entry import run_command
 
 port, units, *overrides = sys.argv[1:]
-seen, changed = {}, time.monotonic()
+series, changed = {}, time.monotonic()
 
 def scrape():
     global changed
@@ -57,8 +57,8 @@ def scrape():
             for line in answer.read().decode().splitlines():
                 if line.startswith("ray_trimline_"):
                     name, value = line.rsplit(" ", 1)
-                    if seen.get(name) != value:
-                        seen[name], changed = value, time.monotonic()
+                    if series.get(name) != value:
+                        series[name], changed = value, time.monotonic()
 
 def watch():
     while True:
@@ -66,7 +66,7 @@ def watch():
         time.sleep(0.3)
 
 def all_equal(name, count, value):
-    values = [float(text) for key, text in list(seen.items()) if key.startswith(f"ray_trimline_{name}{{")]
+    values = [float(text) for key, text in list(series.items()) if key.startswith(f"ray_trimline_{name}{{")]
     return len(values) == count and set(values) == {value}
 
 def complete():
@@ -78,7 +78,7 @@ status = run_command("annotate", overrides)
 until = time.monotonic() + 120
 while time.monotonic() < until and not complete():
     time.sleep(0.2)
-for name, value in list(seen.items()):
+for name, value in list(series.items()):
     print(name, value)
 sys.exit(status)
 """

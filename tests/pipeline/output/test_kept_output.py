@@ -75,12 +75,8 @@ def test_another_configuration_has_another_fingerprint(in_place, capsys):
 
 
 def test_the_output_is_verified_against_its_source(kept_outputs, capsys):
-    assert (
-        run_command(
-            "verify", [f"output={kept_outputs}/run", f"source.path={kept_outputs}/source", "deep=true"]
-        )
-        == 0
-    )
+    overrides = [f"output={kept_outputs}/run", f"source.path={kept_outputs}/source", "deep=true"]
+    assert run_command("verify", overrides) == 0
     assert capsys.readouterr().out == (
         "1 shards, 1 units, 19 rows: consistent, and proved against the source\n"
     )

@@ -243,15 +243,13 @@ def test_a_faulty_image_affects_no_other_image(s3):
     fs.pipe_file(f"{root}/q.jsonl", lines.encode())
     source = Jsonl(path=f"s3://{root}/q.jsonl")
     (shard,) = source.shards(source.entries(s3), s3)
-    read = list(source.samples(shard, s3, lambda _: True))
-    assert [sample_read.key for sample_read in read] == names
+    samples_read = list(source.samples(shard, s3, lambda _: True))
+    assert [sample.key for sample in samples_read] == names
     assert {
-        sample_read.key: sample_read.image
-        for sample_read in read
-        if sample_read.fault is None and sample_read.key in fine
+        sample.key: sample.image for sample in samples_read if sample.fault is None and sample.key in fine
     } == fine
     # SeaweedFS answers a name with a null character with an empty range, not with an error
-    assert {sample_read.key for sample_read in read if sample_read.fault} | {"a\0b.jpg"} == set(odd)
+    assert {sample.key for sample in samples_read if sample.fault} | {"a\0b.jpg"} == set(odd)
 
 
 @pytest.mark.parametrize(

@@ -42,11 +42,11 @@ def test_tars_of_webdataset(tmp_path):
         for index, picture in enumerate(PICTURES):
             image = Image.open(io.BytesIO(picture))
             sink.write({"__key__": f"k{index}", "png": image, "json": {"question": f"what {index}?"}})
-    read = samples(WebDataset(path=str(tmp_path)))
-    assert [(sample.key, questions_of(sample)) for sample in read] == [
+    samples_read = samples(WebDataset(path=str(tmp_path)))
+    assert [(sample.key, questions_of(sample)) for sample in samples_read] == [
         (f"k{i}", [("", f"what {i}?")]) for i in range(5)
     ]
-    pixels = [Image.open(io.BytesIO(sample.image)).tobytes() for sample in read]
+    pixels = [Image.open(io.BytesIO(sample.image)).tobytes() for sample in samples_read]
     assert pixels == [Image.open(io.BytesIO(picture)).convert("RGB").tobytes() for picture in PICTURES]
 
 
@@ -59,10 +59,12 @@ def test_parquet_of_datasets_with_its_image_type(tmp_path):
     datasets.Dataset.from_dict(rows).cast_column("image", datasets.Image()).to_parquet(tmp_path / "a.parquet")
     kind = pq.read_schema(tmp_path / "a.parquet").field("image").type
     assert pa.types.is_struct(kind), "the image column must be a struct {bytes, path}"
-    read = samples(Parquet(path=str(tmp_path), question_id_column="qid"))
-    assert faults(read) == [None] * 5
-    assert [questions_of(sample) for sample in read] == [[(str(10 * i), f"what {i}?")] for i in range(5)]
-    assert all(Image.open(io.BytesIO(sample.image)).size for sample in read)
+    samples_read = samples(Parquet(path=str(tmp_path), question_id_column="qid"))
+    assert faults(samples_read) == [None] * 5
+    assert [questions_of(sample) for sample in samples_read] == [
+        [(str(10 * i), f"what {i}?")] for i in range(5)
+    ]
+    assert all(Image.open(io.BytesIO(sample.image)).size for sample in samples_read)
 
 
 @pytest.mark.parametrize("writer", ["pandas", "duckdb"])
@@ -80,10 +82,12 @@ def test_pandas_and_duckdb_with_bytes(tmp_path, writer):
         frame.to_parquet(target)
     else:
         duckdb.sql(f"COPY (SELECT * FROM frame) TO '{target}' (FORMAT parquet)")
-    read = samples(Parquet(path=str(target), key_column="name", questions_column="ask"))
-    assert [sample.image for sample in read] == PICTURES
-    assert [sample.key for sample in read] == [f"n{index}" for index in range(5)]
-    assert [questions_of(sample) for sample in read] == [[("", f"what {i}?"), ("", "why?")] for i in range(5)]
+    samples_read = samples(Parquet(path=str(target), key_column="name", questions_column="ask"))
+    assert [sample.image for sample in samples_read] == PICTURES
+    assert [sample.key for sample in samples_read] == [f"n{index}" for index in range(5)]
+    assert [questions_of(sample) for sample in samples_read] == [
+        [("", f"what {i}?"), ("", "why?")] for i in range(5)
+    ]
 
 
 def test_a_column_of_paths(tmp_path):
@@ -92,9 +96,9 @@ def test_a_column_of_paths(tmp_path):
         (tmp_path / "pictures" / f"{index}.jpg").write_bytes(picture)
     paths = [f"{index}.jpg" for index in range(5)] + ["../a.parquet", "missing.jpg", "/etc/hostname", None]
     pandas.DataFrame({"image_path": paths}).to_parquet(tmp_path / "a.parquet")
-    read = samples(Parquet(path=str(tmp_path / "a.parquet"), image_root=str(tmp_path / "pictures")))
-    assert [sample.image for sample in read[:5]] == PICTURES
-    path_faults = faults(read)[5:]
+    samples_read = samples(Parquet(path=str(tmp_path / "a.parquet"), image_root=str(tmp_path / "pictures")))
+    assert [sample.image for sample in samples_read[:5]] == PICTURES
+    path_faults = faults(samples_read)[5:]
     assert [status for status, _ in path_faults] == ["bad_sample", "bad_image", "bad_sample", "bad_sample"]
     assert (
         "not below" in path_faults[0][1]
@@ -117,10 +121,10 @@ def test_img2dataset_as_parquet_alone(tmp_path):
         }
     )
     pq.write_table(table, tmp_path / "00000.parquet")
-    read = samples(Parquet(path=str(tmp_path), key_column="key"))
-    assert [sample.key for sample in read] == ["000000000", "000000001", "000000002"]
-    assert [sample.image for sample in read] == [PICTURES[0], None, PICTURES[2]]
-    assert faults(read) == [None, ("bad_sample", "the row has no image"), None]
+    samples_read = samples(Parquet(path=str(tmp_path), key_column="key"))
+    assert [sample.key for sample in samples_read] == ["000000000", "000000001", "000000002"]
+    assert [sample.image for sample in samples_read] == [PICTURES[0], None, PICTURES[2]]
+    assert faults(samples_read) == [None, ("bad_sample", "the row has no image"), None]
 
 
 def test_img2dataset_as_tars_with_a_table_beside(tmp_path):
@@ -130,9 +134,9 @@ def test_img2dataset_as_tars_with_a_table_beside(tmp_path):
             sink.write({"__key__": f"{index:09d}", "jpg": picture, "txt": "a cat", "json": meta})
     pq.write_table(pa.table({"key": [f"{index:09d}" for index in range(5)]}), tmp_path / "00000.parquet")
     (tmp_path / "00000_stats.json").write_text("{}")
-    read = samples(WebDataset(path=str(tmp_path)))
-    assert [sample.image for sample in read] == PICTURES
-    assert [questions_of(sample) for sample in read] == [[("", "a cat")]] * 5, (
+    samples_read = samples(WebDataset(path=str(tmp_path)))
+    assert [sample.image for sample in samples_read] == PICTURES
+    assert [questions_of(sample) for sample in samples_read] == [[("", "a cat")]] * 5, (
         "the caption is the text beside the image"
     )
 
@@ -145,9 +149,9 @@ def write_groups(path, rows, per_group, **options):
 
 def test_unwanted_rows_are_not_read(tmp_path):
     source = Parquet(path=str(write_groups(tmp_path / "a.parquet", 40, 10)))
-    read = samples(source, want=lambda index: 25 <= index < 33)
-    assert [index for index, sample in enumerate(read) if sample is not None] == list(range(25, 33))
-    assert [sample.image for sample in read[25:33]] == [jpeg(seed) for seed in range(25, 33)]
+    samples_read = samples(source, want=lambda index: 25 <= index < 33)
+    assert [index for index, sample in enumerate(samples_read) if sample is not None] == list(range(25, 33))
+    assert [sample.image for sample in samples_read[25:33]] == [jpeg(seed) for seed in range(25, 33)]
 
 
 def test_flipped_bytes_in_a_page_are_faults_of_its_rows_only(tmp_path):
@@ -157,11 +161,11 @@ def test_flipped_bytes_in_a_page_are_faults_of_its_rows_only(tmp_path):
     middle = column.data_page_offset + column.total_compressed_size // 2
     data[middle : middle + 64] = bytes(64)
     path.write_bytes(data)
-    read = samples(Parquet(path=str(path)))
-    assert [index for index, sample in enumerate(read) if sample.fault] == list(range(10, 20))
-    assert {sample.fault.status for sample in read if sample.fault} == {"bad_sample"}
-    assert all("row group 1" in str(sample.fault) for sample in read[10:20])
-    assert [sample.image for sample in read[20:]] == [jpeg(seed) for seed in range(20, 40)]
+    samples_read = samples(Parquet(path=str(path)))
+    assert [index for index, sample in enumerate(samples_read) if sample.fault] == list(range(10, 20))
+    assert {sample.fault.status for sample in samples_read if sample.fault} == {"bad_sample"}
+    assert all("row group 1" in str(sample.fault) for sample in samples_read[10:20])
+    assert [sample.image for sample in samples_read[20:]] == [jpeg(seed) for seed in range(20, 40)]
 
 
 @pytest.mark.parametrize("damage", ["truncated", "empty", "text", "schema"])
@@ -197,10 +201,10 @@ def line(index, number=0):
 
 def test_consecutive_lines_with_one_image_are_one_sample(tmp_path):
     options = llava(tmp_path, [line(0), line(0, 1), line(1), b"", line(0, 2), line(2)])
-    read = samples(Jsonl(**options))
-    assert [sample.key for sample in read] == ["0.jpg", "1.jpg", "0.jpg", "2.jpg"]
-    assert questions_of(read[0]) == [("0", "what 0?"), ("1", "what 1?")]
-    assert [sample.image for sample in read] == [PICTURES[0], PICTURES[1], PICTURES[0], PICTURES[2]]
+    samples_read = samples(Jsonl(**options))
+    assert [sample.key for sample in samples_read] == ["0.jpg", "1.jpg", "0.jpg", "2.jpg"]
+    assert questions_of(samples_read[0]) == [("0", "what 0?"), ("1", "what 1?")]
+    assert [sample.image for sample in samples_read] == [PICTURES[0], PICTURES[1], PICTURES[0], PICTURES[2]]
 
 
 @pytest.mark.parametrize("slice_files", [1, 2, 3, 100])
@@ -212,8 +216,8 @@ def test_slices_of_a_jsonl_never_cut_a_sample(tmp_path, slice_files):
     shards = list(source.shards(source.entries(HERE), HERE))
     assert sum(shard.samples for shard in shards) == len(expected) == 8
     assert sum(shard.size for shard in shards) == (tmp_path / "q.jsonl").stat().st_size
-    read = samples(source)
-    assert [(sample.key, questions_of(sample)) for sample in read] == [
+    samples_read = samples(source)
+    assert [(sample.key, questions_of(sample)) for sample in samples_read] == [
         (s.key, questions_of(s)) for s in expected
     ]
 
@@ -230,8 +234,8 @@ def test_faulty_lines_are_rows_and_their_neighbours_are_read(tmp_path):
         b'{"image": "1.jpg", "text": 7}',
         line(2),
     ]
-    read = samples(Jsonl(**llava(tmp_path, lines)))
-    line_faults = faults(read)
+    samples_read = samples(Jsonl(**llava(tmp_path, lines)))
+    line_faults = faults(samples_read)
     assert line_faults[0] is None and line_faults[-1] is None
     assert [fault[0] for fault in line_faults[1:-1]] == ["bad_sample"] * 3 + ["bad_image"] + [
         "bad_sample"

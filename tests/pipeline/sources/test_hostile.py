@@ -31,9 +31,9 @@ def test_a_value_shared_by_many_rows_does_not_exhaust_memory(tmp_path):
     del zeros, table
     assert (tmp_path / "a.parquet").stat().st_size < 1 << 20
     with at_most(2 << 30):
-        read = samples(Parquet(path=str(tmp_path)))
-    assert [fault and fault[0] for fault in faults(read)] == ["bad_sample"] * 16
-    assert "row group 0 cannot be read from row 0 on" in str(read[0].fault)
+        samples_read = samples(Parquet(path=str(tmp_path)))
+    assert [fault and fault[0] for fault in faults(samples_read)] == ["bad_sample"] * 16
+    assert "row group 0 cannot be read from row 0 on" in str(samples_read[0].fault)
 
 
 def promising(path, rows):
@@ -69,9 +69,9 @@ def test_a_text_that_is_not_utf8_is_a_fault_of_its_row_only(tmp_path):
     pq.write_table(
         pa.table({"image": [jpeg(seed) for seed in range(3)], "question": column}), tmp_path / "a.parquet"
     )
-    read = samples(Parquet(path=str(tmp_path)))
-    assert [fault and fault[0] for fault in faults(read)] == [None, "bad_sample", None]
-    assert questions_of(read[2]) == [("", "why?")]
+    samples_read = samples(Parquet(path=str(tmp_path)))
+    assert [fault and fault[0] for fault in faults(samples_read)] == [None, "bad_sample", None]
+    assert questions_of(samples_read[2]) == [("", "why?")]
 
 
 class Evil:
@@ -91,8 +91,8 @@ def test_no_pickle_in_a_parquet_file_is_read(tmp_path):
     extension = {"ARROW:extension:name": "arrow.py_extension_type", "ARROW:extension:metadata": evil}
     schema = pa.schema([pa.field("image", pa.binary(), metadata=extension)], metadata={"pandas": evil})
     pq.write_table(pa.table({"image": [jpeg(1)]}, schema=schema), tmp_path / "a.parquet")
-    (read,) = samples(Parquet(path=str(tmp_path)))
-    assert read.image == jpeg(1) or read.fault
+    (sample,) = samples(Parquet(path=str(tmp_path)))
+    assert sample.image == jpeg(1) or sample.fault
     assert not mark.exists()
     pickle.loads(evil)
     assert mark.exists(), "the pickle must work, or this test proves nothing"
@@ -111,9 +111,9 @@ def test_an_endless_line_is_skipped_in_pieces(tmp_path):
     endless = b'{"image": "' + b"x" * (3 * MAX_SIDECAR_BYTES)
     source = write_lines(tmp_path, [LINE, endless, LINE])
     with at_most(64 << 20):
-        read = samples(source)
-    assert [fault and fault[0] for fault in faults(read)] == [None, "bad_sample", None]
-    assert "too long" in str(read[1].fault)
+        samples_read = samples(source)
+    assert [fault and fault[0] for fault in faults(samples_read)] == [None, "bad_sample", None]
+    assert "too long" in str(samples_read[1].fault)
     shards = list(source.shards(source.entries(HERE), HERE))
     assert sum(shard.size for shard in shards) == (tmp_path / "q.jsonl").stat().st_size
 
@@ -122,6 +122,9 @@ def test_an_endless_line_is_skipped_in_pieces(tmp_path):
 def test_too_many_questions_for_one_image_are_one_fault(tmp_path, lines, length):
     asking = json.dumps({"image": "1.jpg", "text": "x" * length}).encode()
     last_line = json.dumps({"image": "./1.jpg", "text": "?"}).encode()
-    read = samples(write_lines(tmp_path, [asking] * lines + [last_line]))
-    assert [sample.key for sample in read] == ["1.jpg", "./1.jpg"]
-    assert str(read[0].fault) == f"{lines} lines ask too much of one image" and read[1].fault is None
+    samples_read = samples(write_lines(tmp_path, [asking] * lines + [last_line]))
+    assert [sample.key for sample in samples_read] == ["1.jpg", "./1.jpg"]
+    assert (
+        str(samples_read[0].fault) == f"{lines} lines ask too much of one image"
+        and samples_read[1].fault is None
+    )

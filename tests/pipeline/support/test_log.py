@@ -65,8 +65,8 @@ def test_progress_is_an_event(capsys):
     counts = dict.fromkeys(COUNTS, 0) | {"visual_tokens_kept": 7}
     totals = Totals(rows=2, samples=1, status={"ok": 1, "bad_image": 1}, tokens=counts, seconds={})
     with Progress(total_bytes=100, known_samples=4) as progress:
-        for first in (0, 1):
-            unit = Unit(0, first, first + 1, False)
+        for number in (0, 1):
+            unit = Unit(0, number, number + 1, False)
             progress.add(UnitStats(unit=unit, source_bytes=25, arms=[0], totals=[totals], stage_s={}))
         progress.steady_since -= 2  # two seconds ago: long enough to compute a rate
     (progress_event,) = lines(capsys)

@@ -22,10 +22,8 @@ def test_without_gpus_every_node_gets_one_actor_of_each_stage(nodes):
 
 
 def test_a_node_too_small_for_both_stages_gets_no_actor():
-    assert actors(REMOTE.on(Hardware((1.0, 2.0, 1.0, 4.0)), "cpu")) == (
-        2,
-        2,
-    )  # two of the nodes have room for both stages
+    # two of the nodes have room for both stages
+    assert actors(REMOTE.on(Hardware((1.0, 2.0, 1.0, 4.0)), "cpu")) == (2, 2)
     assert actors(REMOTE.on(Hardware((1.0, 1.0)), "cpu")) == (1, 1)
     assert actors(REMOTE.on(Hardware((2.0,)), "cpu")) == (1, 1)
 
