@@ -284,5 +284,5 @@ def test_the_defaults_are_those_of_the_classes(command):
 def test_every_command_is_listed():
     from jobs.main import COMMANDS as LISTED
 
-    assert sorted([*LISTED, "run"]) == COMMANDS, "run.yaml is what they share"
+    assert sorted([*LISTED, "run"]) == COMMANDS, "run.yaml holds the settings that they share"
     assert all((ROOT / "jobs" / f"{command}.py").is_file() for command in LISTED)

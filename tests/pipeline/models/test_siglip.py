@@ -224,7 +224,7 @@ def expected(siglip, pictures):
         output = model.eval().generate(**inputs, max_new_tokens=NEW_TOKENS, do_sample=False)
         tokens = output[0, inputs.input_ids.shape[1] :]
         answers.append(processor.decode(tokens, skip_special_tokens=True).strip())
-    assert len(set(answers)) == 3, "or they say nothing of the images"
+    assert len(set(answers)) == 3, "answers must depend on the images"
     return answers
 
 
