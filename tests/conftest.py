@@ -1,4 +1,4 @@
-"""Fixtures of all tests."""
+"""Fixtures that all tests can use."""
 
 from collections.abc import Iterator
 
@@ -9,7 +9,7 @@ pytest_plugins = ["tests.support.session", "tests.support.marks", "pytester"]
 
 @pytest.fixture(scope="session")
 def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator:
-    """How a real S3 server is reached (`pipeline.storage.uris.Storage`); it holds the bucket `s3.BUCKET`."""
+    """Start a real S3 server with the bucket `s3.BUCKET`; yields its `pipeline.storage.uris.Storage`."""
     from tests.support.s3 import Server
 
     with Server(tmp_path_factory.mktemp("s3") / "data") as server:

@@ -1,4 +1,4 @@
-"""The laws of the house: the order of the rooms, no circles, one map, one meaning for a name."""
+"""Test the layout: the rooms' order, no import cycles, an accurate map, unique names."""
 
 import ast
 import re
@@ -17,7 +17,7 @@ ROOMS = (
     *("verify", "status", "export", "evaluate", "compare", "report", "benchmark", "planner", "train_demo"),
 )
 ORDER = ("trim", *(f"pipeline/{room}" for room in ROOMS), "jobs/common", "jobs")
-# Plug-ins of one kind have functions of one name: each file of the folder is one of them.
+# Plug-ins of one kind share function names: each file of the folder is one plug-in.
 PLUGINS = {
     "jobs": {"run"},
     "pipeline/benchmark": {"measure", "table"},
@@ -26,7 +26,7 @@ PLUGINS = {
 
 @cache
 def sources() -> dict[str, Path]:
-    """Every module of the three packages, by its dotted name."""
+    """List every module of the three packages by its dotted name."""
     paths = (path for package in ("trim", "pipeline", "jobs") for path in (ROOT / package).rglob("*.py"))
     return {_module(path): path for path in paths}
 
@@ -37,7 +37,7 @@ def _module(path: Path) -> str:
 
 
 def room_of(module: str) -> str:
-    """The longest entry of ORDER that a module lies in."""
+    """Find the longest entry of ORDER that contains the module."""
     path = module.replace(".", "/")
     rooms = [room for room in ORDER if path == room or path.startswith(f"{room}/")]
     return max(rooms, key=len) if rooms else path
@@ -45,7 +45,7 @@ def room_of(module: str) -> str:
 
 @cache
 def imports_of(module: str) -> frozenset[str]:
-    """The modules of ours that a module imports anywhere, within functions and type checks, too."""
+    """List our modules that a module imports, also in functions and under TYPE_CHECKING."""
     imported = set()
     for node in ast.walk(ast.parse(sources()[module].read_text())):
         if isinstance(node, ast.Import):
@@ -58,16 +58,16 @@ def imports_of(module: str) -> frozenset[str]:
 
 @pytest.mark.parametrize("module", sorted(sources()))
 def test_a_room_imports_only_from_rooms_before_it(module):
-    here = room_of(module)
-    if here == "pipeline":
+    room = room_of(module)
+    if room == "pipeline":
         assert not imports_of(module)
         return
-    assert here in ORDER, f"{module} lies in no room"
-    above = {name for name in imports_of(module) if ORDER.index(room_of(name)) > ORDER.index(here)}
-    assert not above, f"{module} imports from rooms above {here}: {', '.join(sorted(above))}"
+    assert room in ORDER, f"{module} lies in no room"
+    above = {name for name in imports_of(module) if ORDER.index(room_of(name)) > ORDER.index(room)}
+    assert not above, f"{module} imports from rooms above {room}: {', '.join(sorted(above))}"
 
 
-def test_no_files_import_one_another_in_a_circle():
+def test_imports_have_no_cycles():
     graph = {module: {name for name in imports_of(module) if _is_file(name)} for module in sources()}
     try:
         TopologicalSorter(graph).prepare()
@@ -79,7 +79,7 @@ def _is_file(module: str) -> bool:
     return sources()[module].name != "__init__.py"
 
 
-def test_the_tree_has_the_rooms_of_the_order_and_no_others():
+def test_the_folders_of_pipeline_are_the_rooms():
     folders = {path.name for path in (ROOT / "pipeline").iterdir() if (path / "__init__.py").is_file()}
     flat = {path.stem for path in (ROOT / "pipeline").glob("*.py")} - {"__init__"}
     assert folders | flat == set(ROOMS)
@@ -97,13 +97,13 @@ def test_the_map_of_contributing_has_every_room_in_its_order():
 
 
 def _map() -> str:
-    """The section of CONTRIBUTING.md called "Map"."""
+    """Cut the section "Map" out of CONTRIBUTING.md."""
     text = (ROOT / "CONTRIBUTING.md").read_text()
     return re.split(r"^## ", text.partition("\n## Map")[2], maxsplit=1, flags=re.MULTILINE)[0]
 
 
 def public_names() -> Iterator[tuple[str, str, str]]:
-    """Kind, name and module of every public class and function that stands at a module's top."""
+    """List kind, name and module of every public top-level class and function."""
     for module, path in sources().items():
         for node in ast.parse(path.read_text()).body:
             if isinstance(node, ast.ClassDef | ast.FunctionDef) and not node.name.startswith("_"):
@@ -111,7 +111,9 @@ def public_names() -> Iterator[tuple[str, str, str]]:
 
 
 def test_no_name_has_two_meanings():
-    places: Mapping[tuple[str, str], set[str]] = defaultdict(set)  # overloads of one file are one function
+    places: Mapping[tuple[str, str], set[str]] = defaultdict(
+        set
+    )  # sets: the overloads in one file are one function
     for kind, name, module in public_names():
         if name not in PLUGINS.get(str(sources()[module].parent.relative_to(ROOT)), ()):
             places[kind, name].add(module)
@@ -121,7 +123,7 @@ def test_no_name_has_two_meanings():
     assert not twice, "\n".join(sorted(twice))
 
 
-def test_a_file_name_is_told_apart_without_its_folder():
-    """A name is shared by at most three files, each of the same kind in its room (`config`, `base`)."""
+def test_at_most_three_files_share_a_name():
+    """Files that share a name have the same role in their rooms (`config`, `base`)."""
     names = Counter(path.name for path in sources().values() if path.name != "__init__.py")
     assert not {name: count for name, count in names.items() if count > 3}

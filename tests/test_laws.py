@@ -1,4 +1,4 @@
-"""The laws that hold for the sources and the configuration as a whole, read off the files themselves."""
+"""Test rules that hold for all sources and the whole configuration."""
 
 import ast
 import dataclasses
@@ -19,16 +19,16 @@ PACKAGES = ("trim", "pipeline", "jobs")
 SOURCES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
 OPTIONS = sorted(path for path in CONF.glob("*/*.yaml"))
 COMMANDS = sorted(path.stem for path in CONF.glob("*.yaml"))
-# Those that run the pipeline take what run.yaml has.
+# The commands that run the pipeline include run.yaml.
 RUNS = [
     name
     for name in COMMANDS
     if name == "run" or "run" in OmegaConf.load(CONF / f"{name}.yaml").get("defaults")
 ]
-# Groups that need not be chosen from, and the commands that have them.
+# Groups without a default choice, and the commands that have them.
 OPTIONAL = {"dataset": [*RUNS, "evaluate"], "pricing": ["compare", "plan"]}
 STAGES = ("pipeline.run.cluster.resources.ActorResources", "pipeline.run.cluster.resources.TaskResources")
-# What a key stands for that is no group.
+# The classes of keys that are not groups.
 OF_KEY = {
     "clip_text": "pipeline.stages.clip_text.ClipText",
     "decoding": "pipeline.models.config.Decoding",
@@ -43,19 +43,19 @@ def name_of(path: Path) -> str:
 
 
 def imports(path: Path) -> set[str]:
-    """Top-level packages that a file imports anywhere, within functions and type checks, too."""
-    found = set()
+    """List the top-level packages that a file imports, also in functions and under TYPE_CHECKING."""
+    packages = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
-            found |= {alias.name.partition(".")[0] for alias in node.names}
+            packages |= {alias.name.partition(".")[0] for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{name_of(path)} imports relatively"
-            found.add(str(node.module).partition(".")[0])
+            packages.add(str(node.module).partition(".")[0])
         elif isinstance(node, ast.Call) and getattr(node.func, "attr", "") in ("import_module", "__import__"):
-            first = node.args[0]
-            text = first.values[0] if isinstance(first, ast.JoinedStr) else first
-            found.add(str(getattr(text, "value", "")).partition(".")[0])
-    return found
+            module_name = node.args[0]
+            text = module_name.values[0] if isinstance(module_name, ast.JoinedStr) else module_name
+            packages.add(str(getattr(text, "value", "")).partition(".")[0])
+    return packages
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=name_of)
@@ -69,37 +69,37 @@ def test_imports_run_one_way(path):
 
 
 def calls(path: Path) -> list[tuple[str, dict[str, object]]]:
-    """What a file calls, as `module.name`, with the keyword arguments that are constants."""
-    found = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
+    """List a file's calls as `module.name`, with their constant keyword arguments."""
+    call_nodes = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
     return [
         (
             ast.unparse(node.func),
             {item.arg or "**": getattr(item.value, "value", None) for item in node.keywords},
         )
-        for node in found
+        for node in call_nodes
     ]
 
 
-def test_nothing_that_is_read_can_run_code():
-    """No pickle but of weights alone, and what our own processes send each other; no code of checkpoints."""
-    # children of the benchmark and of the guard are sent what they run by their parents; rendered scenes lie
-    # in the folder of the training itself
+def test_no_input_can_run_code():
+    """Pickles hold weights only, or come from our own processes; checkpoints bring no code."""
+    # child processes of the benchmark and of the guard unpickle what their parents send; rendered scenes are
+    # pickled in the training's own folder
     ours = {"benchmark/driver_memory.py", "train_demo/corpus.py", "run/guard/child.py"}
     ours = {f"pipeline/{name}" for name in ours}
     for path in SOURCES:
-        for name, given in calls(path):
+        for name, arguments in calls(path):
             assert name not in ("eval", "exec") and not name.endswith("read_pickle"), name_of(path)
             if name.endswith(("pickle.load", "pickle.loads", "joblib.load")):
                 assert name_of(path) in ours
             if name == "torch.load":
-                assert given["weights_only"] is True, name_of(path)
+                assert arguments["weights_only"] is True, name_of(path)
             if name in ("np.load", "numpy.load"):
-                assert not given.get("allow_pickle"), name_of(path)
+                assert not arguments.get("allow_pickle"), name_of(path)
             if name.endswith(".from_pretrained"):
-                assert given["trust_remote_code"] is False, name_of(path)
+                assert arguments["trust_remote_code"] is False, name_of(path)
 
 
-def test_trim_needs_torch_and_nothing_else():
+def test_trim_needs_only_torch():
     used = set().union(*(imports(path) for path in SOURCES if path.is_relative_to(ROOT / "trim")))
     assert used - set(sys.stdlib_module_names) == {"torch", "trim"}
 
@@ -110,21 +110,21 @@ def test_files_are_short(path):
 
 
 def reachable(kind: type) -> set[type]:
-    """A dataclass and those that are its fields' defaults."""
-    found = {kind}
+    """Collect a dataclass and the dataclasses that are defaults of its fields."""
+    kinds = {kind}
     for field in dataclasses.fields(kind):
         if field.default_factory is not dataclasses.MISSING and dataclasses.is_dataclass(
             value := field.default_factory()
         ):
-            found |= reachable(type(value))
-    return found
+            kinds |= reachable(type(value))
+    return kinds
 
 
 def configuration_classes() -> list[type]:
-    """All of `pipeline`; a reducer of `trim` counts whole."""
+    """List all configuration classes of `pipeline`; a reducer of `trim` always counts as a whole."""
     named = {name for name in (*TARGETS, *OF_KEY.values(), *OF_RUN) if not name.startswith("trim.")}
-    found = set().union(*(reachable(get_class(name)) for name in named))
-    return sorted(found, key=lambda kind: kind.__qualname__)
+    kinds = set().union(*(reachable(get_class(name)) for name in named))
+    return sorted(kinds, key=lambda kind: kind.__qualname__)
 
 
 def test_the_configuration_classes_are_all_found():
@@ -136,13 +136,13 @@ def test_the_configuration_classes_are_all_found():
 
 
 @pytest.mark.parametrize("kind", configuration_classes(), ids=lambda kind: kind.__name__)
-def test_every_field_says_whether_it_counts(kind):
+def test_every_field_declares_whether_the_fingerprint_counts_it(kind):
     assert kind.__dataclass_params__.frozen
     for field in dataclasses.fields(kind):
         assert isinstance(field.metadata.get("fingerprint"), bool), f"{kind.__name__}.{field.name}"
 
 
-def test_what_counts_is_what_the_design_says():
+def test_the_fingerprint_counts_the_fields_of_the_design():
     from pipeline.support.fields import fingerprint_fields
 
     def counted(name: str) -> set[str]:
@@ -162,7 +162,7 @@ def test_what_counts_is_what_the_design_says():
     ):
         kind = get_class(name)
         assert counted(name) == {field.name for field in dataclasses.fields(kind)}
-    with pytest.raises(KeyError):  # a field that does not say
+    with pytest.raises(KeyError):  # a field without the metadata
         fingerprint_fields(dataclasses.make_dataclass("Silent", [("a", int, 0)])())
 
 
@@ -172,7 +172,7 @@ def composed(command: str, *overrides: str):
 
 
 def missing(node) -> list[str]:
-    """Keys of a group that its user must give."""
+    """List the keys of a group that have no default."""
     return [key for key in node if OmegaConf.is_missing(node, key)]
 
 
@@ -187,12 +187,12 @@ def test_every_option_composes_and_builds(path):
         for key in missing(config[group]):
             with pytest.raises(ConfigError, match=f"{group}.{key} must be given"):
                 build_target(config, group)
-            config[group][key] = "1"  # as a text or a number
-        made = build_target(config, group)
-        assert f"{type(made).__module__}.{type(made).__name__}".startswith(
+            config[group][key] = "1"  # valid as text and as a number
+        option_object = build_target(config, group)
+        assert f"{type(option_object).__module__}.{type(option_object).__name__}".startswith(
             str(config[group]["_target_"]).split(".")[0]
         )
-        assert made == build_target(config, group)
+        assert option_object == build_target(config, group)
 
 
 @pytest.mark.parametrize("path", OPTIONS, ids=name_of)
@@ -202,7 +202,7 @@ def test_the_keys_of_an_option_are_the_fields_of_its_class(path):
 
 
 def assert_keys_are_fields(tree, kind: type) -> None:
-    """All keys are fields, and all fields are keys: a user sees in the YAML what there is."""
+    """Check that keys and fields are the same, so that the YAML shows every option."""
     fields = {field.name: field for field in dataclasses.fields(kind) if field.init}
     assert set(tree) - {"_target_"} == set(fields)
     for name, field in fields.items():
@@ -228,7 +228,7 @@ def test_the_top_level_keys_are_the_fields_of_the_run(command):
 
 
 def test_the_keys_of_benchmark_are_the_fields_of_its_parts():
-    """A field that several parts have is one key, with one default: the YAML's."""
+    """Parts with a field of the same name share one key, with the default in the YAML."""
     tree = composed("benchmark").benchmark
     kinds = [Benchmark, *(kind for parts in BENCHMARKS.values() for kind in parts.values())]
     assert len(kinds) == len(set(kinds))
@@ -244,8 +244,8 @@ def test_the_keys_of_benchmark_are_the_fields_of_its_parts():
 
 def test_the_keys_of_evaluate_are_its_fields():
     config = composed("evaluate", "dataset=pope")
-    own = {name: config._get_node(name) for name in config if name not in (*OPTIONAL, "storage")}
-    assert_keys_are_fields(own, get_class("pipeline.evaluate.evaluate.Evaluation"))
+    options = {name: config._get_node(name) for name in config if name not in (*OPTIONAL, "storage")}
+    assert_keys_are_fields(options, get_class("pipeline.evaluate.evaluate.Evaluation"))
 
 
 @pytest.mark.parametrize(
@@ -254,14 +254,14 @@ def test_the_keys_of_evaluate_are_its_fields():
 )
 def test_the_keys_of_verify_and_status_are_their_fields(command, kind):
     config = composed(command)
-    own = {name: config._get_node(name) for name in config if name != "storage"}
-    assert_keys_are_fields(own, get_class(kind))
+    options = {name: config._get_node(name) for name in config if name != "storage"}
+    assert_keys_are_fields(options, get_class(kind))
 
 
 def test_the_keys_of_plan_are_its_fields():
     config = composed("plan")
-    own = {name: config._get_node(name) for name in config if name not in (*OPTIONAL, "storage")}
-    assert_keys_are_fields(own, get_class("pipeline.planner.planner.Planning"))
+    options = {name: config._get_node(name) for name in config if name not in (*OPTIONAL, "storage")}
+    assert_keys_are_fields(options, get_class("pipeline.planner.planner.Planning"))
 
 
 def test_the_keys_of_the_recipe_are_its_fields():
@@ -270,7 +270,7 @@ def test_the_keys_of_the_recipe_are_its_fields():
 
 @pytest.mark.parametrize("command", ["run", "annotate"])
 def test_the_defaults_are_those_of_the_classes(command):
-    """Who uses the classes without Hydra gets what the YAML says."""
+    """Code that uses the classes without Hydra gets the YAML's defaults."""
     config = composed(command)
     trees = [(config, get_class(name)) for name in OF_RUN[:2]]
     trees += [(config[key], get_class(name)) for key, name in OF_KEY.items()]
@@ -284,5 +284,5 @@ def test_the_defaults_are_those_of_the_classes(command):
 def test_every_command_is_listed():
     from jobs.main import COMMANDS as LISTED
 
-    assert sorted([*LISTED, "run"]) == COMMANDS, "run.yaml is what they share"
+    assert sorted([*LISTED, "run"]) == COMMANDS, "run.yaml holds the settings that they share"
     assert all((ROOT / "jobs" / f"{command}.py").is_file() for command in LISTED)

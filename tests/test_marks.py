@@ -1,4 +1,4 @@
-"""Marks are true: they follow from what a test uses, and what is slow without saying so fails."""
+"""Test the marks: they follow from what a test uses, and unmarked slow tests fail."""
 
 import re
 import warnings
@@ -50,7 +50,7 @@ def test_page(chromium): pass
 
 @pytest.fixture
 def run(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch):
-    """Pytest over one file, as if it lay in `tests/`."""
+    """Run pytest over one file as if it lay in `tests/`."""
     monkeypatch.setattr(marks, "TESTS", pytester.path)
 
     def run(text: str, *options: str) -> pytest.RunResult:
@@ -60,33 +60,33 @@ def run(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch):
     return run
 
 
-@pytest.mark.parametrize(("limit", "told"), [("CPU_S", "test_busy"), ("WALL_S", "test_waiting")])
-def test_what_is_slow_says_so_or_fails(run, monkeypatch, limit, told):
+@pytest.mark.parametrize(("limit", "failing"), [("CPU_S", "test_busy"), ("WALL_S", "test_waiting")])
+def test_a_slow_test_without_a_mark_fails(run, monkeypatch, limit, failing):
     monkeypatch.setattr(marks, limit, 0.3)
-    other = {"test_busy": "test_waiting", "test_waiting": "test_busy"}[told]
-    result = run(BUSY.replace(f"def {other}(", f"def left_out_{other}("))
+    left_out = {"test_busy": "test_waiting", "test_waiting": "test_busy"}[failing]
+    result = run(BUSY.replace(f"def {left_out}(", f"def left_out_{left_out}("))
     result.assert_outcomes(passed=3, failed=1)
-    result.stdout.fnmatch_lines(["*mark it with pytest.mark.slow*", f"FAILED *::{told}*"])
+    result.stdout.fnmatch_lines(["*mark it with pytest.mark.slow*", f"FAILED *::{failing}*"])
 
 
 @pytest.mark.parametrize(
     ("mark", "names"),
     [("process", ["at_once", "through_a_fixture", "through_helpers"]), ("ray", ["with_ray"])],
 )
-def test_marks_follow_from_what_is_used(run, mark, names):
+def test_marks_follow_from_code_and_fixtures(run, mark, names):
     result = run(USES, "-m", mark)
     result.assert_outcomes(passed=len(names), deselected=6 - len(names))
     for name in names:
         result.stdout.fnmatch_lines([f"PASSED *::test_{name}"])
 
 
-def test_skipped_pages_are_told_at_the_end(run):
+def test_skipped_page_tests_are_reported_at_the_end(run):
     result = run(USES)
     result.stdout.fnmatch_lines(["1 tests of the report's pages were skipped*apt-get install chromium*"])
 
 
 @pytest.mark.parametrize("kind", [DeprecationWarning, FutureWarning])
-def test_what_our_own_code_is_warned_of_is_an_error(kind):
+def test_warnings_in_our_own_code_are_errors(kind):
     for module in ("trim", "pipeline.run", "jobs.entry"):
         with pytest.raises(kind):
             warnings.warn_explicit("old", kind, f"{module}.py", 1, module=module)

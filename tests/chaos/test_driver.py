@@ -76,5 +76,5 @@ def test_a_signal_stops_it_in_one_line(made, signal_number):
 
 
 def test_a_finished_run_opens_no_shard(made, tmp_path):
-    done = run(made.command(str(made.whole)), made.folder)
+    done = run(made.command(str(made.output)), made.folder)
     assert done.stdout.strip().splitlines()[-1] == "nothing to do: every shard was finished before"

@@ -1,4 +1,4 @@
-"""Fixtures of all pipeline tests."""
+"""Fixtures that all pipeline tests can use."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ import pytest
 
 @pytest.fixture(scope="session")
 def random_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder that holds `llava` and `clip`: real files, random weights."""
+    """Make a folder with `llava` and `clip`: real files with random weights."""
     from pipeline.models.demo.random_weights import make_random
 
     folder = tmp_path_factory.mktemp("checkpoint") / "random"
@@ -17,7 +17,7 @@ def random_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def photographs() -> list:
-    """RGB images of several sizes and shapes: those that scikit-image installs."""
+    """Load scikit-image's photographs as RGB images of several sizes and shapes."""
     import skimage
     from PIL import Image
 

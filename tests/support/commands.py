@@ -1,4 +1,4 @@
-"""How tests run a command: in this process, or as users do."""
+"""Run commands in tests: in this process, or in a process of their own as users do."""
 
 import os
 import subprocess
@@ -12,7 +12,7 @@ TRIMLINE = str(Path(sys.executable).with_name("trimline"))
 
 
 def trimline(*arguments: str, timeout: float = 500, **environment: str) -> subprocess.CompletedProcess[str]:
-    """The installed command, in a process of its own."""
+    """Run the installed command in a process of its own."""
     return subprocess.run(
         [TRIMLINE, *arguments],
         env=os.environ | environment,
@@ -25,27 +25,27 @@ def trimline(*arguments: str, timeout: float = 500, **environment: str) -> subpr
 
 @dataclass
 class Annotate:
-    """`trimline annotate` in this process: seconds less than a process of its own, and as real."""
+    """Run `trimline annotate` in this process, which saves seconds of start-up."""
 
     capture: pytest.CaptureFixture[str]
 
     def __call__(self, *overrides: str) -> tuple[int, str, str]:
-        """Exit status, stdout and stderr."""
+        """Run the command; returns its exit status, stdout and stderr."""
         from jobs.common.entry import run_command
 
-        given = {override.lstrip("+~").partition("=")[0] for override in overrides}
+        keys = {override.lstrip("+~").partition("=")[0] for override in overrides}
         defaults = [
             f"{key}={value}"
             for key, value in (("source.path", "pictures"), ("output", "out"))
-            if key not in given and "-m" not in overrides
+            if key not in keys and "-m" not in overrides
         ]
         self.capture.readouterr()
         status = run_command("annotate", [*overrides, *defaults])
-        told = self.capture.readouterr()
-        return status, told.out, told.err
+        captured = self.capture.readouterr()
+        return status, captured.out, captured.err
 
     def refused(self, *overrides: str) -> str:
-        """The line by which the overrides are refused: one, with status 2, before Ray starts."""
+        """Return the single error line of a run refused with status 2 before Ray starts."""
         status, out, err = self(*overrides)
         assert status == 2, err
         assert out == ""
@@ -55,7 +55,7 @@ class Annotate:
 
 
 def compose(*overrides: str):
-    """The frozen configuration that the overrides stand for, as `trimline annotate` makes it."""
+    """Build the frozen configuration of these overrides, as `trimline annotate` does."""
     from hydra import compose as hydra_compose
     from hydra import initialize_config_dir
     from hydra.core.hydra_config import HydraConfig
@@ -71,7 +71,7 @@ def compose(*overrides: str):
 
 
 def begin(*overrides: str) -> None:
-    """Everything that a run does before it starts Ray: leaves an output that is not finished."""
+    """Do everything that a run does before it starts Ray; the output stays unfinished."""
     from pipeline.run.prepare import prepare
 
     prepare(compose(*overrides))

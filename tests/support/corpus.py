@@ -1,4 +1,4 @@
-"""A corpus of faulty and merely odd inputs, each with the status that its row must have."""
+"""A corpus of faulty and unusual inputs, each with the status expected of its row."""
 
 import io
 import json
@@ -16,7 +16,7 @@ WORDS = ["red", "green", "large", "small", "round", "what", "where", "left", "ri
 
 @dataclass(frozen=True)
 class Case:
-    """One sample: what it is, its image (None: it has none), its questions and the statuses of their rows."""
+    """One sample: its name, its image or None, its questions and the statuses of their rows."""
 
     name: str
     image: bytes | None
@@ -37,7 +37,7 @@ def picture(seed: int, width: int = 64, height: int = 48) -> Image.Image:
 
 
 def images(seed: int) -> list[Case]:
-    """Every way an image can be odd or wrong; the pixels differ from seed to seed."""
+    """Make images with every fault and oddity known; their pixels differ from seed to seed."""
     plain = picture(seed)
     exif = Image.Exif()
     exif[0x0112] = 1 + seed % 8
@@ -70,7 +70,7 @@ def images(seed: int) -> list[Case]:
         "with a broken exif": encoded(plain, "JPEG", exif=b"Exif\0\0" + junk[:40]),
         "junk behind the end": jpeg + junk,
     }
-    bad = {
+    faulty = {
         "empty": b"",
         "text": b"this is no picture " * 30,
         "noise": junk,
@@ -86,11 +86,11 @@ def images(seed: int) -> list[Case]:
         "flipped bytes": png[:60] + bytes(byte ^ 255 for byte in png[60:120]) + png[120:],
     }
     cases = [Case(f"{name} {seed}", data) for name, data in fine.items()]
-    return cases + [Case(f"{name} {seed}", data, statuses=("bad_image",)) for name, data in bad.items()]
+    return cases + [Case(f"{name} {seed}", data, statuses=("bad_image",)) for name, data in faulty.items()]
 
 
 def questions(seed: int) -> list[Case]:
-    """Every way a question can be odd or wrong, asked of a sound picture."""
+    """Make questions with every fault and oddity known, each about a sound picture."""
     data = encoded(picture(seed), "JPEG")
     rng = random.Random(seed)
     long = " ".join(rng.choice(WORDS) for _ in range(200))
@@ -108,7 +108,10 @@ def questions(seed: int) -> list[Case]:
 
 
 def members():
-    """What a tar can hold, in order: a name, (name, content or tar type) of each part, the row's status."""
+    """List possible tar members in order: a name, the parts, the row's status.
+
+    A part is its name, and its content or tar type.
+    """
     image, ask = encoded(picture(7), "JPEG"), b'{"question": "what?"}'
     big = b'{"question": "' + b"x" * (50 << 20) + b'"}'
     return {
@@ -136,13 +139,13 @@ def members():
 
 
 def sidecar(case: Case) -> bytes:
-    """The case's questions as a WebDataset sidecar."""
-    asked = [{"question_id": f"q{index}", "question": text} for index, text in enumerate(case.questions)]
-    return json.dumps({"questions": asked}).encode()
+    """Encode the case's questions as a WebDataset sidecar."""
+    entries = [{"question_id": f"q{index}", "question": text} for index, text in enumerate(case.questions)]
+    return json.dumps({"questions": entries}).encode()
 
 
 def _bomb(width: int, height: int) -> bytes:
-    """A PNG of a few bytes that says it is gigantic."""
+    """Make a PNG of a few bytes whose header declares a gigantic size."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))

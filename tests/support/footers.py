@@ -1,4 +1,4 @@
-"""Footers of units that were never made, for tests of what is concluded from footers."""
+"""Make footers without unit files, to test what is computed from footers."""
 
 from dataclasses import replace
 from typing import Any
@@ -12,7 +12,7 @@ _VISIT = {"node": "here", "pid": 1, "peak_memory_bytes": 1, "startup_s": 0.0}
 def footer_of(
     *, totals: dict[str, Any] | None = None, stages: dict[str, dict[str, Any]] | None = None, **values: Any
 ) -> Footer:
-    """A footer with these values; totals that are not given are 0, visits need `start` and `end`."""
+    """Make a footer with these values; other totals are 0, and visits need `start` and `end`."""
     blank = {"rows": 0, "samples": 0, "status": {}, **dict.fromkeys((*COUNTS, *SECONDS), 0)}
     lasting = {
         **{"schema_version": 1, "fingerprint": "f", "shard": 0, "first": 0, "stop": 0, "end": False},
@@ -24,5 +24,5 @@ def footer_of(
 
 
 def with_visit(footer: Footer, stage: str, **changes: Any) -> Footer:
-    """The footer with some values of one of its visits changed."""
+    """Copy the footer with some values of one visit changed."""
     return replace(footer, stages=footer.stages | {stage: replace(footer.stages[stage], **changes)})

@@ -1,7 +1,7 @@
-"""Mark tests by what they use, group them for parallel workers, and fail a slow test that has no mark.
+"""Mark tests by what they use, group them for parallel workers, and fail unmarked slow tests.
 
-A mark follows from a test's folder, its fixtures, and the code within `tests/` that it can reach, so that
-whoever writes a test need not think of it. Only `slow` and `demo` are written by hand.
+A mark follows from a test's folder, its fixtures, and the code within `tests/` that it can reach, so nobody
+has to add it by hand. Only `slow` and `demo` are written by hand.
 """
 
 import os
@@ -17,8 +17,8 @@ import pytest
 TESTS = Path(__file__).parents[1]
 OF_FOLDERS = ("chaos", "fuzz")
 OF_FIXTURES = {"ray": "ray", "reference": "process", "rich": "process", "chromium": "browser"}
-OF_NAMES = {"subprocess": "process", "Node": "nodes"}  # named by code that a test reaches
-NOT_FOLLOWED = ("s3",)  # a fixture whose process is a server of S3, there in a second
+OF_NAMES = {"subprocess": "process", "Node": "nodes"}  # a test whose code uses this name gets the mark
+NOT_FOLLOWED = ("s3",)  # a fixture whose S3 server starts within a second
 SHARED = ("ray", "reference", "rich")  # costly fixtures: the tests of each run in one worker
 CPU_S, WALL_S = 10.0, 60.0
 
@@ -40,7 +40,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def marks_of(item: pytest.Item) -> set[str]:
-    """The marks that follow from a test's folder, its fixtures and the code that it reaches."""
+    """Compute a test's marks from its folder, its fixtures and the code that it reaches."""
     fixtures = [name for name in getattr(item, "fixturenames", ()) if name not in NOT_FOLLOWED]
     known = item._fixtureinfo.name2fixturedefs if isinstance(item, pytest.Function) else {}
     starts = [getattr(item, "function", None), *(known[name][-1].func for name in fixtures if name in known)]
@@ -54,16 +54,16 @@ def marks_of(item: pytest.Item) -> set[str]:
     }
 
 
-def _collect_names(functions: list[Any], names: set[str], seen: set[int]) -> None:
-    """Add every name that some functions use, and those that they call within `tests/`, in their turn."""
+def _collect_names(functions: list[Any], names: set[str], visited: set[int]) -> None:
+    """Add every name used by the functions and, recursively, by functions of `tests/` that they call."""
     for function in functions:
         function = getattr(function, "__wrapped__", function)
-        if id(function) in seen:
+        if id(function) in visited:
             continue
-        seen.add(id(function))
+        visited.add(id(function))
         if isinstance(function, type):
             if _is_ours(function.__module__):
-                _collect_names(list(vars(function).values()), names, seen)
+                _collect_names(list(vars(function).values()), names, visited)
             continue
         function = getattr(function, "__func__", getattr(function, "fget", function))
         code = getattr(function, "__code__", None)
@@ -71,10 +71,10 @@ def _collect_names(functions: list[Any], names: set[str], seen: set[int]) -> Non
             continue
         used = _names_in(code)
         names |= used
-        found = [function.__globals__.get(name) for name in used]
-        modules = [value for value in found if isinstance(value, ModuleType) and _is_ours(value.__name__)]
-        found += [getattr(module, name, None) for module in modules for name in used]
-        _collect_names([value for value in found if callable(value)], names, seen)
+        values = [function.__globals__.get(name) for name in used]
+        modules = [value for value in values if isinstance(value, ModuleType) and _is_ours(value.__name__)]
+        values += [getattr(module, name, None) for module in modules for name in used]
+        _collect_names([value for value in values if callable(value)], names, visited)
 
 
 def _names_in(code: CodeType) -> set[str]:
@@ -88,7 +88,7 @@ def _is_ours(module: str) -> bool:
 
 
 def _group(item: pytest.Item) -> str:
-    """What tests share that is made once: a costly fixture, or else those of their file."""
+    """Name the group that shares a costly fixture, or else the test's own file."""
     fixtures = getattr(item, "fixturenames", ())
     shared = next((name for name in SHARED if name in fixtures), None)
     return shared or item.path.relative_to(TESTS).as_posix()
@@ -103,11 +103,11 @@ def _rank(item: pytest.Item, group: str) -> int:
     )
 
 
-# --- the time that a test may take without the mark ---
+# --- time limits of unmarked tests ---
 
 
 def _cpu_s() -> float:
-    """CPU seconds of this process and of those of its children that have ended."""
+    """Return the CPU seconds of this process and of its children that have ended."""
     spent = os.times()
     return spent.user + spent.system + spent.children_user + spent.children_system
 
@@ -119,13 +119,13 @@ def _ray_runs() -> bool:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
-    """Fail a test that is slow, or starts Ray, without the mark that says so.
+    """Fail a test that is slow or starts Ray without the matching mark.
 
-    CPU time decides, since what other processes leave of the cores is not the test's doing. Only a test that
-    takes a minute by the clock is slow whatever it computes: it waits, or others work for it.
+    CPU time decides, because other processes on the machine delay a test. A test that takes a minute by the
+    clock counts as slow in any case: it waits, or other processes work for it.
     """
     marks = {mark.name for mark in item.iter_markers()}
-    most_cpu_s, most_wall_s = CPU_S, WALL_S  # as they are now: the tests of this file change them
+    most_cpu_s, most_wall_s = CPU_S, WALL_S  # read before the test, since test_marks.py changes them
     cpu_s, wall_s, ray_ran = _cpu_s(), time.monotonic(), _ray_runs()
     yield
     cpu_s, wall_s = _cpu_s() - cpu_s, time.monotonic() - wall_s
@@ -139,11 +139,11 @@ def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
         pytest.fail("started Ray in this process: take the fixture `ray`, which stops it", pytrace=False)
 
 
-# --- what was left out ---
+# --- skipped tests ---
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Say how many tests of the report's pages were skipped, and how to have them."""
+    """Report how many tests of the report's pages were skipped, and how to enable them."""
     skipped = terminalreporter.stats.get("skipped", [])
     count = sum("browser" in report.keywords for report in skipped)
     if count:

@@ -1,11 +1,11 @@
-"""Measures the memory that reading a large tar takes.
+"""Measure how much memory reading a large tar takes.
 
 By hand: python -m tests.support.measure_stream --gib 2 [--ray].
 
 Writes a tar of random bytes, streams it through `read_shard` in a fresh process, from the local disk and
-from SeaweedFS, and prints the peak above what the process held before it began, in MiB and in units' worth.
-With --ray it also runs the whole pipeline over it (nothing decodes, so nothing is generated) and watches
-the private memory of the workers that read.
+from SeaweedFS, and prints the peak above the memory held at the start, in MiB and in multiples of a unit.
+With --ray it also runs the whole pipeline over the tar (no image decodes, so nothing is generated) and
+measures the private memory of the reading workers.
 """
 
 import argparse
@@ -26,7 +26,10 @@ MIB = 1 << 20
 
 
 def write_random_tar(path: Path, size: int, *, seed: int = 0) -> Path:
-    """A WebDataset tar of about `size` bytes: members of 200 to 500 KB that begin like JPEGs, each asking."""
+    """Write a WebDataset tar of about `size` bytes with random images of 200 to 500 KB.
+
+    Each image begins like a JPEG and has one question.
+    """
     import tarfile
 
     from tests.support.tars import add
@@ -43,7 +46,7 @@ def write_random_tar(path: Path, size: int, *, seed: int = 0) -> Path:
 
 
 def measure(uri: str, storage: Storage, unit_bytes: int) -> dict[str, float]:
-    """What `_stream` finds in a fresh process."""
+    """Run `_stream` in a fresh process and return its statistics."""
     names = {"AWS_ACCESS_KEY_ID": storage.key, "AWS_SECRET_ACCESS_KEY": storage.secret}
     names |= {"AWS_ENDPOINT_URL": storage.endpoint_url, "AWS_REGION": storage.region}
     command = [
@@ -55,14 +58,14 @@ def measure(uri: str, storage: Storage, unit_bytes: int) -> dict[str, float]:
         "--unit-bytes",
         str(unit_bytes),
     ]
-    given = {name: value for name, value in names.items() if value}
-    done = subprocess.run(command, env=os.environ | given, capture_output=True, text=True, timeout=600)
+    credentials = {name: value for name, value in names.items() if value}
+    done = subprocess.run(command, env=os.environ | credentials, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])
 
 
 def _stream(uri: str, unit_bytes: int) -> dict[str, float]:
-    """Read a tar from end to end in this process, letting go of each unit as it comes."""
+    """Read a tar from end to end in this process, releasing each unit after it was read."""
     from pipeline.output.units import UnitLimits
     from pipeline.sources.task import Task
     from pipeline.sources.webdataset import WebDataset
@@ -71,14 +74,16 @@ def _stream(uri: str, unit_bytes: int) -> dict[str, float]:
 
     storage = Storage()
     source = WebDataset(path=uri)
-    (shard,) = source.shards(source.entries(storage), storage)  # also imports what the store needs
+    (shard,) = source.shards(
+        source.entries(storage), storage
+    )  # imports the store's libraries before the measurement
     task, limits = (
         Task(source_questions=True),
         UnitLimits(unit_samples=10**6, unit_requests=10**6, unit_bytes=unit_bytes),
     )
     units = samples = 0
-    before, started = memory("self"), time.monotonic()
-    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+    baseline, started = memory("self"), time.monotonic()
+    Path("/proc/self/clear_refs").write_text("5")  # reset the peak
     with Watch(lambda: ["self"]) as watch:
         for row in read_shard(source, shard, storage=storage, task=task, limits=limits, finished={}):
             unit = unpack_unit(row).unit
@@ -89,13 +94,13 @@ def _stream(uri: str, unit_bytes: int) -> dict[str, float]:
         "bytes": shard.size,
         "units": units,
         "samples": samples,
-        "peak_bytes": memory("self")["VmHWM"] - before["VmRSS"],
-        "peak_private_bytes": watch.peak - before["RssAnon"],
+        "peak_bytes": memory("self")["VmHWM"] - baseline["VmRSS"],
+        "peak_private_bytes": watch.peak - baseline["RssAnon"],
     }
 
 
 def memory(pid: str) -> dict[str, int]:
-    """A process's memory in bytes by /proc's names; nothing if it is gone."""
+    """Read a process's memory in bytes, by /proc's names; empty if the process is gone."""
     try:
         text = Path(f"/proc/{pid}/status").read_text()
     except (FileNotFoundError, ProcessLookupError):
@@ -104,7 +109,7 @@ def memory(pid: str) -> dict[str, int]:
 
 
 class Watch:
-    """The largest private memory of any of some processes while the block runs, looked at every 5 ms."""
+    """Record the largest private memory of some processes every 5 ms while the block runs."""
 
     def __init__(self, pids):
         self.peak, self.low = 0, 1 << 60
@@ -121,25 +126,25 @@ class Watch:
 
     def _look(self):
         while not self._stop.wait(0.005):
-            for held in (memory(pid).get("RssAnon") for pid in self._pids()):
-                if held is not None:
-                    self.peak, self.low = max(self.peak, held), min(self.low, held)
+            for private_bytes in (memory(pid).get("RssAnon") for pid in self._pids()):
+                if private_bytes is not None:
+                    self.peak, self.low = max(self.peak, private_bytes), min(self.low, private_bytes)
 
 
 def _readers() -> list[str]:
-    """Ray's workers that are reading at this moment; they say so in their titles."""
-    found = []
+    """Find Ray's workers that are reading now, by their process titles."""
+    pids = []
     for folder in Path("/proc").iterdir():
         try:
             if folder.name.isdecimal() and b"(read)" in (folder / "cmdline").read_bytes()[:80]:
-                found.append(folder.name)
+                pids.append(folder.name)
         except OSError:
             continue
-    return found
+    return pids
 
 
 def _run_ray(path: Path, output: Path, unit_bytes: int) -> dict[str, float]:
-    """The whole pipeline over a tar in which nothing decodes."""
+    """Run the whole pipeline over a tar whose images do not decode."""
     trimline = Path(sys.executable).with_name("trimline")
     settings = ["task=vqa", "source=webdataset", "reducer=full", "max_failed_fraction=1"]
     settings += [f"source.path={path}", f"output={output}", f"unit_bytes={unit_bytes}", "unit_samples=400"]
@@ -153,7 +158,7 @@ def _run_ray(path: Path, output: Path, unit_bytes: int) -> dict[str, float]:
 
 
 def main() -> None:
-    """See the module's text."""
+    """Parse the command line and measure, as the module's docstring describes."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--gib", type=float, default=2.0, help="size of the tar")
     parser.add_argument("--unit-bytes", type=int, default=64 << 20)
@@ -179,21 +184,21 @@ def main() -> None:
             _show("S3", measure(uri, storage, args.unit_bytes), args.unit_bytes)
 
 
-def _show(name: str, found: dict[str, float], unit_bytes: int) -> None:
-    peak, private = found["peak_bytes"], found["peak_private_bytes"]
+def _show(name: str, stats: dict[str, float], unit_bytes: int) -> None:
+    peak, private = stats["peak_bytes"], stats["peak_private_bytes"]
     print(
-        f"{name:6} {found['bytes'] / MIB:7.0f} MiB in {found['seconds']:5.1f} s, {found['units']:.0f} units, "
-        f"{found['samples']:.0f} samples; peak {peak / MIB:.0f} MiB = {peak / unit_bytes:.2f} units' worth, "
+        f"{name:6} {stats['bytes'] / MIB:7.0f} MiB in {stats['seconds']:5.1f} s, {stats['units']:.0f} units, "
+        f"{stats['samples']:.0f} samples; peak {peak / MIB:.0f} MiB = {peak / unit_bytes:.2f} units' worth, "
         f"private {private / MIB:.0f} MiB = {private / unit_bytes:.2f}",
         flush=True,
     )
 
 
-def _show_ray(found: dict[str, float], unit_bytes: int) -> None:
-    above = found["peak_bytes"] - found["low_bytes"]
+def _show_ray(stats: dict[str, float], unit_bytes: int) -> None:
+    above = stats["peak_bytes"] - stats["low_bytes"]
     print(
-        f"in Ray {found['seconds']:.1f} s; private memory of a reading worker from "
-        f"{found['low_bytes'] / MIB:.0f} to {found['peak_bytes'] / MIB:.0f} MiB: {above / MIB:.0f} MiB = "
+        f"in Ray {stats['seconds']:.1f} s; private memory of a reading worker from "
+        f"{stats['low_bytes'] / MIB:.0f} to {stats['peak_bytes'] / MIB:.0f} MiB: {above / MIB:.0f} MiB = "
         f"{above / unit_bytes:.2f} units' worth, what it imports among them",
         flush=True,
     )

@@ -1,4 +1,4 @@
-"""What tests may take of this machine's memory."""
+"""Limit how much memory a test may take."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,21 +9,21 @@ MIB = 1 << 20
 
 @contextmanager
 def at_most(room: int) -> Iterator[None]:
-    """Fail if this process's memory peaks more than `room` bytes above where it is now."""
+    """Fail if this process's memory peaks more than `room` bytes above its present size."""
     reset = Path("/proc/self/clear_refs")
     try:
-        reset.write_text("5")  # the peak starts anew
-    except OSError:  # no Linux, or a sandbox: then the cases run all the same
+        reset.write_text("5")  # reset the peak
+    except OSError:  # not Linux, or a sandbox: run the block unmeasured
         yield
         return
-    before = memory()["VmRSS"]
+    baseline = memory()["VmRSS"]
     yield
-    grown = memory()["VmHWM"] - before
+    grown = memory()["VmHWM"] - baseline
     assert grown <= room, f"memory grew by {grown / MIB:.0f} MiB"
 
 
 def memory() -> dict[str, int]:
-    """What /proc says of this process's memory, in bytes."""
+    """Read this process's memory from /proc, in bytes."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return {
         name: int(text.split()[0]) * 1024

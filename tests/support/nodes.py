@@ -1,4 +1,4 @@
-"""Ray nodes on this host, each with an address, ports and workers of its own."""
+"""Start Ray nodes on this host, each with its own address, ports and workers."""
 
 import os
 import secrets
@@ -17,13 +17,13 @@ from tests.support.ports import free_block
 from tests.support.processes import end_session, members
 
 HEAD, SECOND = "127.0.0.2", "127.0.0.3"
-_PORTS = 110  # of a node: 100 of its workers, one of its dashboard's agent, and those of the head
+_PORTS = 110  # per node: 100 for workers, one for the dashboard's agent, the rest for the head
 _HEAD_FIRST = free_block(2 * _PORTS)
 _SECOND_FIRST = _HEAD_FIRST + _PORTS
 PORT, DASHBOARD_PORT = _HEAD_FIRST + 101, _HEAD_FIRST + 102
 STARTS_WITHIN_S = 200
 ENVIRONMENT = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
-# a node that was killed is missed within seconds, and one that must wait for a core, too
+# a killed node is detected within seconds; so is a live node that waits too long for a core
 IMPATIENT = {
     "RAY_health_check_period_ms": "500",
     "RAY_health_check_timeout_ms": "1000",
@@ -34,24 +34,24 @@ RAY = str(Path(sys.executable).with_name("ray"))
 
 
 class Node:
-    """A Ray node in a session of its own."""
+    """A Ray node in its own process session."""
 
     def __init__(
-        self, address: str, first_port: int, *more: str, folder: str | None = None, **environment: str
+        self, address: str, first_port: int, *options: str, folder: str | None = None, **environment: str
     ) -> None:
-        """`folder`: its own temporary one, which goes with it."""
-        more = (*more, f"--temp-dir={folder}") if folder else more
+        """Start the node; `folder` is its temporary folder, deleted when the node is killed."""
+        options = (*options, f"--temp-dir={folder}") if folder else options
         command = [
             *(RAY, "start", f"--node-ip-address={address}", "--block", "--disable-usage-stats"),
             *(f"--min-worker-port={first_port}", f"--max-worker-port={first_port + 99}"),
-            *(f"--dashboard-agent-listen-port={first_port + 100}", *more),
+            *(f"--dashboard-agent-listen-port={first_port + 100}", *options),
         ]
         quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "start_new_session": True}
         self._folder = folder
         self.process = subprocess.Popen(command, env=os.environ | ENVIRONMENT | environment, **quiet)
 
     def kill(self) -> None:
-        """kill -9 of all that it is: the node is gone."""
+        """Kill all processes of the node with SIGKILL."""
         for pid in members(self.process.pid):
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
@@ -62,9 +62,9 @@ class Node:
 
 
 def second(cpus: int, **environment: str) -> Node:
-    """A node that joins the head."""
-    # its own folder, or each node takes away the packages that the other one runs from; a short path, since
-    # sockets lie in it
+    """Start a node that joins the head."""
+    # Each node needs its own folder, or one deletes the packages that the other runs from. The path is short,
+    # because sockets lie in it.
     folder = tempfile.mkdtemp(prefix="ray-", dir="/tmp")
     joined = (f"--address={HEAD}:{PORT}", f"--num-cpus={cpus}")
     return Node(SECOND, _SECOND_FIRST, *joined, folder=folder, **environment)
@@ -72,21 +72,25 @@ def second(cpus: int, **environment: str) -> Node:
 
 @contextmanager
 def cluster(cpus: int, *, dashboard: bool = False, **environment: str) -> Iterator[Node]:
-    """Head and second node, with so many CPUs each; yields the second once both are there."""
-    shown = [f"--include-dashboard={'true' if dashboard else 'false'}"]
-    shown += [f"--dashboard-host={HEAD}", f"--dashboard-port={DASHBOARD_PORT}"] if dashboard else []
-    head = Node(HEAD, _HEAD_FIRST, "--head", f"--port={PORT}", f"--num-cpus={cpus}", *shown, **environment)
+    """Start a head and a second node with `cpus` CPUs each; yields the second node."""
+    dashboard_options = [f"--include-dashboard={'true' if dashboard else 'false'}"]
+    dashboard_options += (
+        [f"--dashboard-host={HEAD}", f"--dashboard-port={DASHBOARD_PORT}"] if dashboard else []
+    )
+    head = Node(
+        HEAD, _HEAD_FIRST, "--head", f"--port={PORT}", f"--num-cpus={cpus}", *dashboard_options, **environment
+    )
     try:
         _wait_for_head(head)
-        other = second(cpus, **environment)
+        joined = second(cpus, **environment)
         wait_for_nodes(2)
-        yield other
+        yield joined
     finally:
         head.kill()
 
 
 def _wait_for_head(head: Node) -> None:
-    """Until others can join it."""
+    """Wait until other nodes can join the head."""
     until = time.monotonic() + STARTS_WITHIN_S
     while time.monotonic() < until and head.process.poll() is None:
         with suppress(OSError), socket.create_connection((HEAD, PORT), timeout=5):
@@ -96,7 +100,7 @@ def _wait_for_head(head: Node) -> None:
 
 
 def wait_for_nodes(count: int) -> None:
-    """Until so many nodes are alive."""
+    """Wait until `count` nodes are alive."""
     code = (
         f"import ray, time; ray.init('{HEAD}:{PORT}', _node_ip_address='{HEAD}', logging_level='ERROR')\n"
         f"while sum(node['Alive'] for node in ray.nodes()) < {count}: time.sleep(0.2)"

@@ -1,9 +1,8 @@
-"""Checkpoints made of the random one: in LLaVA's original layout, and larger than any machine.
+"""Make checkpoints from the random one: in LLaVA's original layout, and one with terabytes of weights.
 
-The original layout has config.json, tensor names and files as published.
-
-The keys of config.json and tokenizer_config.json are those of liuhaotian/llava-v1.5-7b, the names of the
-tensors those of haotian-liu/LLaVA's modules (llava/model/llava_arch.py, multimodal_projector/builder.py).
+The original layout has config.json, tensor names and files as published: the keys of config.json and
+tokenizer_config.json are those of liuhaotian/llava-v1.5-7b, the names of the tensors those of
+haotian-liu/LLaVA's modules (llava/model/llava_arch.py, multimodal_projector/builder.py).
 """
 
 import io
@@ -25,7 +24,10 @@ PIECES = 700
 def make_original(
     random_checkpoint: Path, folder: Path, *, dtype: torch.dtype, shards: int = 2, tower: bool
 ) -> Path:
-    """Write `folder` as safetensors, with a SentencePiece tokenizer; the random CLIP is what it names."""
+    """Write a checkpoint in the original layout as safetensors, with a SentencePiece tokenizer.
+
+    Its config.json names the random CLIP.
+    """
     folder.mkdir()
     clip = random_checkpoint / "clip"
     (folder / "tokenizer.model").write_bytes(pieces())
@@ -88,7 +90,7 @@ def make_original(
 
 
 def pieces() -> bytes:
-    """A tokenizer.model as Llama's: byte-pair encoding, bytes for what has no piece, a space before all."""
+    """Train a tokenizer.model like Llama's: BPE with byte fallback and a leading space."""
     sink = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(SENTENCES * 3),
@@ -106,23 +108,25 @@ def pieces() -> bytes:
 
 
 def renamed(weights: dict[str, torch.Tensor], tower: bool) -> dict[str, torch.Tensor]:
-    """The tensors under their original names, tables as long as the vocabulary is here."""
-    found = {}
+    """Rename the tensors to their original names and cut the tables to the vocabulary's size."""
+    tensors = {}
     for name, weight in weights.items():
         if name.startswith("language_model."):
-            found[name.removeprefix("language_model.")] = weight
+            tensors[name.removeprefix("language_model.")] = weight
         elif name.startswith("multi_modal_projector."):
             layer = {"linear_1": "0", "linear_2": "2"}[name.split(".")[1]]
-            found[f"model.mm_projector.{layer}.{name.split('.')[2]}"] = weight
+            tensors[f"model.mm_projector.{layer}.{name.split('.')[2]}"] = weight
         elif tower:
             short = name.removeprefix("vision_tower.").removeprefix("vision_model.")
-            found[f"model.vision_tower.vision_tower.vision_model.{short}"] = weight
-    found["model.embed_tokens.weight"] = found["model.embed_tokens.weight"][:PIECES]
+            tensors[f"model.vision_tower.vision_tower.vision_model.{short}"] = weight
+    tensors["model.embed_tokens.weight"] = tensors["model.embed_tokens.weight"][:PIECES]
     spread = torch.empty(PIECES, 96).normal_(generator=torch.Generator().manual_seed(0))
-    found["lm_head.weight"] = 20 * spread / spread.norm(dim=1, keepdim=True)  # wide apart: no near ties
-    for layer in range(3):  # as Llamas of that time stored it
-        found[f"model.layers.{layer}.self_attn.rotary_emb.inv_freq"] = torch.ones(12)
-    return found
+    tensors["lm_head.weight"] = (
+        20 * spread / spread.norm(dim=1, keepdim=True)
+    )  # far apart, so that no two logits nearly tie
+    for layer in range(3):  # early Llama checkpoints stored this buffer
+        tensors[f"model.layers.{layer}.self_attn.rotary_emb.inv_freq"] = torch.ones(12)
+    return tensors
 
 
 def in_shards(folder: Path, weights: dict[str, torch.Tensor], shards: int) -> None:
@@ -139,7 +143,7 @@ def in_shards(folder: Path, weights: dict[str, torch.Tensor], shards: int) -> No
 
 
 def as_pickles(folder: Path) -> None:
-    """The weights as pytorch_model-*.bin, as the published ones are."""
+    """Rewrite the weights as pytorch_model-*.bin, the published format."""
     index = {}
     for file in sorted(folder.glob("model-*.safetensors")):
         weights = load_file(file)
@@ -152,7 +156,7 @@ def as_pickles(folder: Path) -> None:
 
 
 def edit(folder: Path, **changes: Any) -> None:
-    """Change keys of config.json; None takes a key out."""
+    """Change keys of config.json; None removes a key."""
     config = json.loads((folder / "config.json").read_text()) | changes
     write(folder / "config.json", {key: value for key, value in config.items() if value is not None})
 
@@ -161,10 +165,10 @@ def write(file: Path, content: dict[str, Any]) -> None:
     file.write_text(json.dumps(content))
 
 
-def make_huge(random_checkpoint: Path, made: Path) -> Path:
-    """`clip`, and `llava` with 8 TiB of weights as its headers say: the bytes are a hole in a file."""
-    shutil.copytree(random_checkpoint, made)
-    folder = made / "llava"
+def make_huge(random_checkpoint: Path, target: Path) -> Path:
+    """Copy the checkpoint and give `llava` a sparse file that declares 8 TiB of weights."""
+    shutil.copytree(random_checkpoint, target)
+    folder = target / "llava"
     name = "language_model.model.layers.3.mlp.up_proj.weight"
     entry = {"dtype": "F16", "shape": [1 << 21, 1 << 21], "data_offsets": [0, 1 << 43]}
     header = json.dumps({name: entry}).encode()
@@ -174,4 +178,4 @@ def make_huge(random_checkpoint: Path, made: Path) -> Path:
         file.write(struct.pack("<Q", len(header)) + header)
         file.truncate(8 + len(header) + (1 << 43))
     write(folder / "model.safetensors.index.json", {"weight_map": index | {name: "model-2.safetensors"}})
-    return made
+    return target

@@ -1,4 +1,4 @@
-"""Commands in sessions of their own, of which nothing is left."""
+"""Run commands in their own process sessions and kill everything they leave behind."""
 
 import os
 import signal
@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 def start(command: list[str], folder: Path, **environment: str) -> subprocess.Popen:
-    """A command in a session of its own, which hears SIGINT whatever shell in the background we come from."""
+    """Start a command in its own session; it receives SIGINT even from a background shell."""
     variables = {"COLUMNS": "200"}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     pipes |= {"preexec_fn": _hear_sigint, "start_new_session": True}
@@ -20,37 +20,37 @@ def _hear_sigint() -> None:
 
 
 def run(command: list[str], folder: Path, **environment: str) -> subprocess.CompletedProcess:
-    """A command to its end; nothing of it is left."""
+    """Run a command to its end and kill its leftover processes."""
     return finish(start(command, folder, **environment))
 
 
 def finish(process: subprocess.Popen) -> subprocess.CompletedProcess:
-    """A command that runs, to its end."""
+    """Wait for a running command and kill its leftover processes."""
     try:
-        told, errors = process.communicate(timeout=500)
+        output, errors = process.communicate(timeout=500)
     finally:
         end_session(process.pid)
-    return subprocess.CompletedProcess(process.args, process.returncode, told, errors)
+    return subprocess.CompletedProcess(process.args, process.returncode, output, errors)
 
 
 def members(session: int) -> list[int]:
-    """The processes of a session that are not dead yet."""
-    found = []
+    """List the process ids of a session, without zombies."""
+    pids = []
     for folder in Path("/proc").iterdir():
         try:
-            state, _, _, own = (folder / "stat").read_text().rpartition(")")[2].split()[:4]
+            state, _, _, own_session = (folder / "stat").read_text().rpartition(")")[2].split()[:4]
         except (OSError, ValueError):
             continue
-        if own == str(session) and state != "Z":
-            found.append(int(folder.name))
-    return found
+        if own_session == str(session) and state != "Z":
+            pids.append(int(folder.name))
+    return pids
 
 
 def end_session(leader: int) -> None:
-    """Kill whatever is left of a session: Ray's daemons outlive a killed driver by some seconds."""
+    """Kill all processes of a session: Ray's daemons outlive a killed driver by some seconds."""
     until = time.monotonic() + 20
-    while time.monotonic() < until and (left := members(leader)):
-        for pid in left:
+    while time.monotonic() < until and (pids := members(leader)):
+        for pid in pids:
             try:
                 os.kill(pid, signal.SIGKILL)
             except ProcessLookupError:

@@ -1,4 +1,4 @@
-"""Outputs without models: plan, units, statuses and files are real, only the answers are made up."""
+"""Make outputs without models: plan, units, statuses and files are real, only the answers are invented."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -26,7 +26,7 @@ TASK = Task(source_questions=True)
 
 
 def quick_answer(source: Any, output: Path, *arms: str, **limits: int) -> None:
-    """Make every unit file that is missing, as a run does; then summary.json and _SUCCESS."""
+    """Write every missing unit file as a run does, then summary.json and _SUCCESS."""
     prepared = quick_prepare(source, output, *arms, **limits)
     outputs = tuple(
         ArmOutput(state.folder, "full", state.manifest.fingerprint, "run", "none")
@@ -47,11 +47,11 @@ def quick_answer(source: Any, output: Path, *arms: str, **limits: int) -> None:
 
 
 def quick_prepare(source: Any, output: Path, *arms: str, **limits: int) -> Prepared:
-    """What a run knows before it starts, with as little of a configuration as there can be."""
-    told = {"source": source, "task": TASK}
+    """Prepare a run from the smallest possible configuration."""
+    parts = {"source": source, "task": TASK}
     settings: dict[str, Any] = {
         name: {"_target_": f"{type(part).__module__}.{type(part).__qualname__}", **vars(part)}
-        for name, part in told.items()
+        for name, part in parts.items()
     }
     settings["max_questions"] = UnitLimits(**limits).max_questions
     folders = [canonical(str(output / arm), HERE) for arm in arms or ("",)]
@@ -67,20 +67,20 @@ def quick_prepare(source: Any, output: Path, *arms: str, **limits: int) -> Prepa
 
 
 def quick_outputs(folder: Path) -> None:
-    """In units of two samples: an output in `out`, and a comparison of two arms in `arms`."""
+    """Write an output to `out` and a comparison of two arms to `arms`, two samples per unit."""
     source = WebDataset(path=str(write_tar(folder / "a.tar", 5, questions=2, width=24)))
     quick_answer(source, folder / "out", unit_samples=2)
     quick_answer(source, folder / "arms", "full", "trim", unit_samples=2)
 
 
 def _answered(row: UnitRow, arms: int) -> UnitRow:
-    """Samples as requests that are answered, those with a fault as they are."""
+    """Turn a unit's samples into answered requests; faulty samples keep their status."""
     requests = []
     for sample in row.tables["samples"].to_pylist():
         for request in requests_of(row.unit.shard, sample):
-            said = {"prediction": "yes", "generated_tokens": 1} if sample["status"] == "ok" else {}
+            answer = {"prediction": "yes", "generated_tokens": 1} if sample["status"] == "ok" else {}
             lasting = {name: sample[name] for name in ("sample", "sample_key", "status", "error")}
-            requests.append({**lasting, **request, **said})
+            requests.append({**lasting, **request, **answer})
     lines = [{"arm": arm, **request} for arm in range(arms) for request in requests]
     for stage in ("decode", "encode", "generate"):
         row = row.passed(stage, 0.0, {})
@@ -88,7 +88,7 @@ def _answered(row: UnitRow, arms: int) -> UnitRow:
 
 
 def lasting_rows(output: Path) -> list[dict[str, Any]]:
-    """All rows of an output, in order, without what differs between two runs."""
+    """Read all rows of an output in order, without the columns that differ between runs."""
     files = sorted(file for file in (output / "data").iterdir() if not file.name.startswith("."))
     table = pa.concat_tables(pq.ParquetFile(file).read() for file in files)
     return table.drop_columns(list(VOLATILE)).to_pylist()

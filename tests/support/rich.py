@@ -1,4 +1,4 @@
-"""One real run that many tests look at: its own reducer, its metrics scraped, its log as JSON."""
+"""One real run that many tests inspect: a user's own reducer, scraped metrics, JSON log."""
 
 import json
 import os
@@ -40,15 +40,15 @@ class Middle:
         kept = (rows[:, None] * grid + rows).flatten()
         return [Reduced(patches[kept], kept) for patches in x.patches]
 '''
-# The command, scraped all the while: like Prometheus it keeps the last value of each series, since Ray drops
-# a gauge that was not set for some report intervals, be it that a run takes that long to end. It ends once
-# all units are counted in every stage, none is under way, and nothing has changed for two seconds.
+# Runs the command and scrapes its metrics meanwhile. It keeps the last value of each series, as Prometheus
+# does, because Ray drops a gauge that was not set for some report intervals. It ends when every stage has
+# counted all units, no unit is under way, and no value has changed for two seconds.
 CODE = """
 import contextlib, http.client, sys, threading, time, urllib.request
 from jobs.common.entry import run_command
 
 port, units, *overrides = sys.argv[1:]
-seen, changed = {}, time.monotonic()
+series, changed = {}, time.monotonic()
 
 def scrape():
     global changed
@@ -57,28 +57,28 @@ def scrape():
             for line in answer.read().decode().splitlines():
                 if line.startswith("ray_trimline_"):
                     name, value = line.rsplit(" ", 1)
-                    if seen.get(name) != value:
-                        seen[name], changed = value, time.monotonic()
+                    if series.get(name) != value:
+                        series[name], changed = value, time.monotonic()
 
 def watch():
     while True:
         scrape()
         time.sleep(0.3)
 
-def all_told(name, count, value):
-    values = [float(told) for key, told in list(seen.items()) if key.startswith(f"ray_trimline_{name}{{")]
+def all_equal(name, count, value):
+    values = [float(text) for key, text in list(series.items()) if key.startswith(f"ray_trimline_{name}{{")]
     return len(values) == count and set(values) == {value}
 
 def complete():
-    whole = all_told("units_total", 1, int(units)) and all_told("stage_seconds_count", 5, int(units))
-    return whole and all_told("units_in_stage", 5, 0) and time.monotonic() - changed > 2
+    counted = all_equal("units_total", 1, int(units)) and all_equal("stage_seconds_count", 5, int(units))
+    return counted and all_equal("units_in_stage", 5, 0) and time.monotonic() - changed > 2
 
 threading.Thread(target=watch, daemon=True).start()
 status = run_command("annotate", overrides)
 until = time.monotonic() + 120
 while time.monotonic() < until and not complete():
     time.sleep(0.2)
-for name, value in list(seen.items()):
+for name, value in list(series.items()):
     print(name, value)
 sys.exit(status)
 """
@@ -86,7 +86,7 @@ sys.exit(status)
 
 @dataclass(frozen=True)
 class Rich:
-    """What the run printed, and its output."""
+    """The finished process of the run, its output folder and its summary."""
 
     ended: subprocess.CompletedProcess
     output: Path
@@ -94,7 +94,7 @@ class Rich:
 
 
 def own_reducer(folder: Path) -> tuple[Path, Path]:
-    """Write a user's own reducer, `reducer=middle`; returns the folders of its code and configuration."""
+    """Write a user's own reducer, `reducer=middle`; returns its code folder and configuration folder."""
     code, conf = folder / "code", folder / "conf"
     (conf / "reducer").mkdir(parents=True)
     code.mkdir()
@@ -104,7 +104,7 @@ def own_reducer(folder: Path) -> tuple[Path, Path]:
 
 
 def make(folder: Path) -> Rich:
-    """Run it."""
+    """Run the command with metrics and a JSON log; returns what it printed and wrote."""
     code, conf = own_reducer(folder)
     write_tar(folder / "a.tar", SAMPLES, questions=2)
     with socket.socket() as probe:

@@ -1,4 +1,4 @@
-"""Whole runs as tests make them: a configuration in one call, and what an output holds."""
+"""Build whole runs for tests with one call, and read their outputs."""
 
 import json
 from pathlib import Path
@@ -25,7 +25,7 @@ TEMPLATE = (
     "detailed, and polite answers to the human's questions. USER: <image>\n{question} ASSISTANT:"
 )
 REDUCERS = {"full": Full(), "trim": Trim()}
-# one thread each: actors that share two cores would wait for one another's threads
+# one thread each: the threads of actors that share two cores would wait for each other
 CLUSTER = Cluster(
     encode=ActorResources(num_cpus=0.5, threads=1),
     generate=ActorResources(num_cpus=0.6, threads=1),
@@ -44,16 +44,16 @@ def make_config(
     extend: bool = False,
     **limits: int,
 ) -> RunConfig:
-    """A run over the source's own questions with the random checkpoint, greedy and in float32."""
+    """Configure a greedy float32 run over the source's own questions with the random checkpoint."""
     model = Model(
         name="random", path=str(checkpoint / "llava"), clip=str(checkpoint / "clip"), template=TEMPLATE
     )
     unit_limits = UnitLimits(**limits)
     task = Task(source_questions=True)
-    told = {"source": source, "task": task}
+    parts = {"source": source, "task": task}
     settings = {
         name: {"_target_": f"{type(part).__module__}.{type(part).__qualname__}", **vars(part)}
-        for name, part in told.items()
+        for name, part in parts.items()
     }
     return RunConfig(
         options=RunOptions(output=str(output), extend=extend, device="cpu"),
@@ -72,7 +72,7 @@ def make_config(
 
 
 def unit_names(output: str | Path, storage: Storage | None = None) -> list[str]:
-    """The names of an output's unit files, sorted; nothing else may lie beside them."""
+    """List the names of an output's unit files, sorted; fails if other files lie beside them."""
     fs, folder = (storage or Storage()).open(str(output))
     names = sorted(list_names(fs, f"{folder}/data"))
     assert all(Unit.of_file(name) for name in names), names
@@ -80,21 +80,23 @@ def unit_names(output: str | Path, storage: Storage | None = None) -> list[str]:
 
 
 def read_units(output: str | Path, storage: Storage | None = None) -> dict[str, tuple[pa.Table, dict]]:
-    """Each unit file's rows and footer by its name."""
+    """Read each unit file's rows and footer, by file name."""
     fs, folder = (storage or Storage()).open(str(output))
-    found = {}
+    units = {}
     for name in unit_names(output, storage):
         with fs.open(f"{folder}/data/{name}", "rb") as file:
             table = pq.read_table(file, page_checksum_verification=True)
-        found[name] = (table, json.loads(table.schema.metadata[b"trimline"]))
-    return found
+        units[name] = (table, json.loads(table.schema.metadata[b"trimline"]))
+    return units
 
 
 def rows(output: str | Path, storage: Storage | None = None) -> list[dict[str, Any]]:
-    """All rows of an output in the order of its files."""
+    """Read all rows of an output in the order of its files."""
     return [row for table, _ in read_units(output, storage).values() for row in table.to_pylist()]
 
 
-def lasting(found: list[dict[str, Any]], *also: str) -> list[dict[str, Any]]:
-    """Rows without what differs between two runs that answered alike, and without the columns `also`."""
-    return [{name: value for name, value in row.items() if name not in (*VOLATILE, *also)} for row in found]
+def lasting(rows_read: list[dict[str, Any]], *also: str) -> list[dict[str, Any]]:
+    """Drop the columns that differ between equal runs, and the columns `also`."""
+    return [
+        {name: value for name, value in row.items() if name not in (*VOLATILE, *also)} for row in rows_read
+    ]

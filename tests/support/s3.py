@@ -19,16 +19,16 @@ _STARTS_WITHIN_S = 120
 
 
 class Server:
-    """SeaweedFS on free ports; `storage` is how it is reached. It holds BUCKET, empty at first."""
+    """SeaweedFS on free ports with an empty bucket BUCKET; `storage` says how to reach it."""
 
     def __init__(self, folder: Path) -> None:
         weed = shutil.which("weed") or str(Path(sys.executable).with_name("weed"))
-        s3, *others = _free_ports(6)
+        s3, *other_ports = _free_ports(6)
         names = ("master.port", "volume.port", "filer.port", "admin.port", "s3.port.grpc")
         self._command = [
             *(weed, "mini", f"-dir={folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", f"-bucket={BUCKET}"),
             *(f"-s3.port={s3}", "-s3.port.iceberg=0", "-s3.port.lance=0"),
-            *(f"-{name}={port}" for name, port in zip(names, others, strict=True)),
+            *(f"-{name}={port}" for name, port in zip(names, other_ports, strict=True)),
             *("-master.telemetry=false", "-webdav=false", "-admin.ui=false"),
         ]
         self._folder = folder
@@ -44,7 +44,7 @@ class Server:
         self.kill()
 
     def start(self) -> None:
-        """Start it, also again on the same ports and data; returns once the bucket is there."""
+        """Start the server, or restart it on the same ports and data, and wait for its bucket."""
         secrets = {"AWS_ACCESS_KEY_ID": KEY, "AWS_SECRET_ACCESS_KEY": SECRET, "GOMEMLIMIT": "400MiB"}
         self._folder.mkdir(parents=True, exist_ok=True)
         log = self._folder.with_suffix(".log")
@@ -63,13 +63,13 @@ class Server:
             raise
 
     def kill(self) -> None:
-        """kill -9."""
+        """Kill the server with SIGKILL."""
         self._process.kill()
         self._process.wait()
 
 
 def _wait(server: subprocess.Popen, storage: Storage, log: Path) -> None:
-    """Return once the bucket is there."""
+    """Wait until the bucket exists."""
     from botocore.exceptions import BotoCoreError, ClientError
 
     until = time.monotonic() + _STARTS_WITHIN_S
@@ -77,7 +77,7 @@ def _wait(server: subprocess.Popen, storage: Storage, log: Path) -> None:
         try:
             urllib.request.urlopen(str(storage.endpoint_url), timeout=10).close()
         except urllib.error.HTTPError:
-            pass  # it answers
+            pass  # the server answers, only not with success
         except OSError:
             time.sleep(0.1)
             continue
@@ -91,14 +91,14 @@ def _wait(server: subprocess.Popen, storage: Storage, log: Path) -> None:
 
 
 def _free_ports(count: int) -> list[int]:
-    """Ports that nobody listens on, nor on the ports 10000 above them, where SeaweedFS puts gRPC."""
-    found: list[int] = []
-    port = 20_000 + os.getpid() * 101 % 5_000  # far from those of a neighbour that starts just now
-    while len(found) < count:
+    """Find ports that are free and whose gRPC ports, 10000 above, are free too."""
+    ports: list[int] = []
+    port = 20_000 + os.getpid() * 101 % 5_000  # processes that start at the same time begin far apart
+    while len(ports) < count:
         port += 1
         if _is_free(port) and _is_free(port + 10_000):
-            found.append(port)
-    return found
+            ports.append(port)
+    return ports
 
 
 def _is_free(port: int) -> bool:

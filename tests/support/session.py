@@ -1,4 +1,4 @@
-"""What all tests of a session share, in however many parallel workers: one cache, one Ray each."""
+"""Share one checkpoint cache among all test workers, and one Ray among the tests of each."""
 
 import os
 import shutil
@@ -12,14 +12,14 @@ CACHE = pytest.StashKey[str]()
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Make the cache of `demo:` checkpoints, before the workers start: they and all commands inherit it.
+    """Create the cache of `demo:` checkpoints before the workers start, so that all processes inherit it.
 
-    Two workers that make the same checkpoint at once are safe: each is written beside its place and renamed.
+    Two workers may make the same checkpoint at once: each writes a temporary folder and renames it.
     """
     if hasattr(config, "workerinput"):
         return
     config.stash[CACHE] = os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="trimline-tests-")
-    # threads that spin while they wait for one another take the cores from those that they wait for
+    # waiting threads must not spin: they would keep the cores from the threads that they wait for
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     if getattr(config.option, "numprocesses", None):
         os.environ.setdefault("OMP_NUM_THREADS", "1")  # each worker has a core
@@ -32,9 +32,9 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 
 @pytest.fixture(scope="session")
 def ray() -> Iterator[None]:
-    """Ray in this process: started by the first run that needs it, and stopped with the session.
+    """Stop Ray at the end of the session; the first run that needs it starts it.
 
-    It is not imported here: it reads its way of authentication when it is, and `start_ray` sets that.
+    Ray is not imported earlier: it reads its authentication mode at import, and `start_ray` sets that.
     """
     yield
     import ray
@@ -44,7 +44,7 @@ def ray() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def reference(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """`tests.support.reference.Reference`: an input, and the output of an undisturbed run."""
+    """Make the `tests.support.reference.Reference`: an input and its undisturbed output."""
     from tests.support.reference import make
 
     return make(tmp_path_factory.mktemp("reference"))
@@ -52,7 +52,7 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 @pytest.fixture(scope="session")
 def rich(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """`tests.support.rich.Rich`: one run of the command with all that several tests look at."""
+    """Make the `tests.support.rich.Rich`: one run that several tests inspect."""
     from tests.support.rich import make
 
     return make(tmp_path_factory.mktemp("rich"))

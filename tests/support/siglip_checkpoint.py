@@ -1,7 +1,7 @@
-"""A tiny SigLIP and a LLaVA on it, with random weights, in the layouts that the hub has.
+"""Make a tiny SigLIP and a LLaVA on it, with random weights, in the hub's layouts.
 
 As in llava-interleave-qwen: a side that is no multiple of the patch, a tower without SigLIP's last layer and
-trained further, a Qwen2 whose output weights are its embeddings, a tokenizer of bytes without BOS.
+with fine-tuned weights, a Qwen2 that ties output weights and embeddings, a byte-level tokenizer without BOS.
 """
 
 import io
@@ -29,15 +29,15 @@ from transformers import (
 
 from pipeline.models.demo.random_weights import SENTENCES
 
-SIDE, PATCH, GRID = 73, 14, 5  # pixels a side: five patches and three pixels more
-LAYERS, POSITIONS = 3, 16  # of SigLIP's vision tower; of its text tower
+SIDE, PATCH, GRID = 73, 14, 5  # pixels a side: five patches and three more pixels
+LAYERS, POSITIONS = 3, 16  # layers of the vision tower; positions of the text tower
 TEMPLATE = "<|im_start|>user <image>\n{question}<|im_end|><|im_start|>assistant\n"
 _VISION = {"hidden_size": 48, "intermediate_size": 80, "num_attention_heads": 4, "image_size": SIDE}
 _VISION |= {"patch_size": PATCH}
 
 
 def make_siglip(folder: Path) -> Path:
-    """`folder/clip` and `folder/llava`."""
+    """Write the checkpoints `folder/clip` and `folder/llava`."""
     generator = torch.Generator().manual_seed(0)
     siglip = _make_both_towers(folder / "clip", generator)
     _make_llava(folder / "llava", siglip, generator)
@@ -97,16 +97,16 @@ def _make_llava(folder: Path, siglip: SiglipModel, generator: torch.Generator) -
 
 
 def _tune(tower: nn.Module, origin: nn.Module, generator: torch.Generator) -> None:
-    """The same weights but for some noise, as training leaves them."""
-    there = origin.state_dict()
+    """Copy the weights with some noise added, like fine-tuned weights."""
+    original = origin.state_dict()
     with torch.no_grad():
         for name, weight in tower.named_parameters():
             noise = torch.empty_like(weight).normal_(generator=generator)
-            weight.copy_(there[name] + 0.02 * there[name].std() * noise)
+            weight.copy_(original[name] + 0.02 * original[name].std() * noise)
 
 
 def _randomise(model: nn.Module, generator: torch.Generator) -> None:
-    """Attention that is sharp, layers that outweigh the token they stand at: answers depend on the image."""
+    """Draw weights with sharp attention and strong layers, so that answers depend on the image."""
     loud = {"o_proj": 2.0, "down_proj": 3.0, "out_proj": 1.5, "embed_tokens": 0.5, "linear_2": 2.0}
     with torch.no_grad():
         for name, weight in model.named_parameters():
@@ -123,7 +123,7 @@ def _image_processor() -> SiglipImageProcessorPil:
 
 
 def _pieces() -> bytes:
-    """A spiece.model as SigLIP's: no begin, `</s>` is number 1 and `<unk>` number 2."""
+    """Train a spiece.model like SigLIP's: no BOS, `</s>` is number 1 and `<unk>` number 2."""
     sink = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(SENTENCES * 3),
@@ -153,7 +153,7 @@ def _qwen_tokenizer() -> Qwen2Tokenizer:
 
 
 def relaid(folder: Path, **prefixes: str) -> None:
-    """Rename the weights by what their names begin with, as other versions of the library wrote them."""
+    """Rename the weights by their prefixes, to the names that other library versions wrote."""
     weights = load_file(folder / "model.safetensors")
     for old, new in prefixes.items():
         start = f"{old.replace('__', '.')}."

@@ -1,4 +1,4 @@
-"""Tars and pictures that tests read."""
+"""Write tars and pictures for tests to read."""
 
 import io
 import json
@@ -11,7 +11,7 @@ from PIL import Image
 
 
 def jpeg(seed: int, width: int | None = None, height: int = 48) -> bytes:
-    """A small picture of its own for each seed; widths, and so sizes in bytes, vary."""
+    """Make a small picture that depends on the seed; widths, and so sizes in bytes, vary."""
     rng = np.random.default_rng(seed)
     width = width or int(rng.integers(24, 240))
     coarse = Image.fromarray(rng.integers(0, 256, (6, 8, 3), np.uint8))
@@ -27,7 +27,7 @@ def add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
 
 
 def write_members(path: Path, members: Iterable[tuple[str, bytes]]) -> Path:
-    """A tar of these names and contents."""
+    """Write a tar with these names and contents."""
     with tarfile.open(path, "w") as tar:
         for name, data in members:
             add(tar, name, data)
@@ -35,11 +35,11 @@ def write_members(path: Path, members: Iterable[tuple[str, bytes]]) -> Path:
 
 
 def write_tar(path: Path, samples: int, *, seed: int = 0, questions: int = 1, **picture: int) -> Path:
-    """A WebDataset tar; sample i asks `1 + i % questions` questions."""
+    """Write a WebDataset tar; sample i has `1 + i % questions` questions."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with tarfile.open(path, "w") as tar:
         for index in range(samples):
-            asked = [
+            sample_questions = [
                 {
                     "question_id": f"q{seed}-{index}-{number}",
                     "question": f"what is thing {index} part {number}?",
@@ -47,5 +47,5 @@ def write_tar(path: Path, samples: int, *, seed: int = 0, questions: int = 1, **
                 for number in range(1 + index % questions)
             ]
             add(tar, f"{seed:03d}/{index:06d}.jpg", jpeg(seed * 100_000 + index, **picture))
-            add(tar, f"{seed:03d}/{index:06d}.json", json.dumps({"questions": asked}).encode())
+            add(tar, f"{seed:03d}/{index:06d}.json", json.dumps({"questions": sample_questions}).encode())
     return path

@@ -1,4 +1,4 @@
-"""Batches with every field filled in, and every reducer there is."""
+"""Make batches with every field filled in, and list every reducer."""
 
 import dataclasses
 from pathlib import Path
@@ -14,14 +14,14 @@ KINDS = ("normal", "ties", "constant", "zeros", "repeated")
 
 
 def configured() -> dict[str, Reducer]:
-    """The reducers of `conf/`, by the name of their file."""
+    """Build the reducers of `conf/`, by file name."""
     root = OmegaConf.create({"seed": 0, "model": {"trim_sign": -1}})
     for path in sorted(CONF.glob("*.yaml")):
         root[path.stem] = OmegaConf.load(path)
     return {path.stem: instantiate(root[path.stem]) for path in sorted(CONF.glob("*.yaml"))}
 
 
-# Sizes that leave something to decide in small images.
+# Counts below the number of patches of a small image, so that the choice matters.
 SMALL = {
     "random(5)": Random(num_kept=5),
     "trim(0.3)": Trim(keep_ratio=0.3),
@@ -46,7 +46,10 @@ def make(
     width: int = 7,
     dtype: torch.dtype = torch.float32,
 ) -> VisualTokens:
-    """All fields but `budget`, in `dtype` but for the metric; attention is as a softmax leaves it."""
+    """Make a batch with all fields except `budget`.
+
+    All fields except the metric have `dtype`; the attention looks like the output of a softmax.
+    """
     g = torch.Generator().manual_seed(seed)
 
     def draw(*shape: int) -> torch.Tensor:
@@ -81,10 +84,10 @@ def make(
 
 
 def fields(x: VisualTokens) -> dict[str, torch.Tensor]:
-    """The fields that are there, by name."""
+    """List the fields that are not None, by name."""
     return {f.name: t for f in dataclasses.fields(x) if (t := getattr(x, f.name)) is not None}
 
 
 def only(x: VisualTokens, images: list[int]) -> VisualTokens:
-    """Those images alone, in that order, as tensors of their own."""
+    """Copy these images of the batch, in this order."""
     return VisualTokens(**{name: t[images] for name, t in fields(x).items()})

@@ -1,7 +1,7 @@
-"""Slow, plain readings of the rules in arXiv 2409.10994 and the API contract: one image, one patch at a time.
+"""A slow, plain version of TRIM's rules (arXiv 2409.10994) and of the random choice: one patch at a time.
 
-Float64 and lists throughout, nothing shared with the package. `margin` says how near the answer was to
-another one, so that a test can leave out inputs whose answer hangs on the last bit of a float32.
+Float64 and plain Python throughout, sharing no code with the package. `margin` is the distance to the nearest
+different answer, so that a test can skip inputs whose answer depends on the last bit of a float32.
 """
 
 import math
@@ -45,7 +45,7 @@ def softmax(values: list[float]) -> list[float]:
 
 
 def outliers(scores: list[float], factor: float) -> tuple[int, float]:
-    """How many scores lie beyond the upper fence, and how near the nearest score is to it (relative)."""
+    """Count the scores beyond the upper fence, and measure the nearest score's relative distance to it."""
     q1, q3 = quartile(scores, 0.25), quartile(scores, 0.75)
     fence = q3 + factor * (q3 - q1)
     gap = min(abs(s - fence) for s in scores)
@@ -84,10 +84,10 @@ def trim(
         margin = min(margin, ranked[order[count - 1]] - ranked[order[count]])
     kept = sorted(order[:count])
     tokens = [patches[i].tolist() for i in kept]
-    rest = [i for i in range(n) if i not in set(kept)]
-    if aggregate and rest:
+    pruned = [i for i in range(n) if i not in set(kept)]
+    if aggregate and pruned:
         tokens.append(
-            [math.fsum(float(patches[i][d]) for i in rest) / len(rest) for d in range(patches.shape[1])]
+            [math.fsum(float(patches[i][d]) for i in pruned) / len(pruned) for d in range(patches.shape[1])]
         )
     return Answer(kept, tokens, margin)
 
@@ -102,7 +102,7 @@ def splitmix_output(z: int) -> int:
 
 
 def random_choice(seed: int, identity: int, n: int, count: int) -> list[int]:
-    """The patches with the `count` largest lots (read as signed), drawn with Python's unbounded integers."""
+    """Return the patches with the `count` largest signed lots, drawn with Python's unbounded integers."""
     stream = splitmix_output(splitmix_output(seed) ^ (identity & MASK))
     lots = [splitmix_output((stream + (i + 1) * 0x9E3779B97F4A7C15) & MASK) for i in range(n)]
     signed = [lot - 2**64 if lot >= 2**63 else lot for lot in lots]

@@ -1,7 +1,7 @@
-"""Slow, plain readings of the published code that Trimline is compared with: one image, one patch at a time.
+"""Slow, plain versions of the published baselines: one image, one patch at a time.
 
-Float64 and loops throughout, nothing shared with the package. `margin` says how near the answer was to
-another one, so that a test can leave out inputs whose answer hangs on the last bit of a float32.
+Float64 and plain Python throughout, sharing no code with the package. `margin` is the distance to the nearest
+different answer, so that a test can skip inputs whose answer depends on the last bit of a float32.
 """
 
 import math
@@ -17,7 +17,7 @@ def unit(rows: np.ndarray) -> np.ndarray:
 
 
 def prumerge_choice(a: list[float], plus: bool, budget: int | None) -> tuple[list[int], float]:
-    """The patches that stay, in order, and how near the attention is to the fence."""
+    """Choose the kept patches in order, and measure how near the attention is to the fence."""
     n = len(a)
     order = sorted(range(n), key=lambda i: (-a[i], i))
     count, margin = outliers(a, 1.5)
@@ -28,8 +28,8 @@ def prumerge_choice(a: list[float], plus: bool, budget: int | None) -> tuple[lis
     step = max(1, int(int(1 / (max(1, count) / n)) / 3))
     grid = [i for i in range(0, n - 1, step) if i not in kept]
     if len(grid) > room - len(kept):
-        left = room - len(kept)
-        grid = [grid[place * len(grid) // left] for place in range(left)]
+        remaining = room - len(kept)
+        grid = [grid[place * len(grid) // remaining] for place in range(remaining)]
     kept = kept + grid
     if budget is not None:
         kept += [i for i in order if i not in kept][: room - len(kept)]
@@ -50,12 +50,12 @@ def prumerge(
     kept, margin = prumerge_choice(a.tolist(), plus, budget)
     tokens = []
     for i in kept:
-        others = [j for j in range(n) if j != i]
-        cosine = {j: float(k[i] @ k[j]) for j in others}
-        others.sort(key=lambda j: (-cosine[j], j))
-        near = others[:neighbours]
-        if len(near) < len(others):
-            margin = min(margin, cosine[near[-1]] - cosine[others[neighbours]])
+        other_patches = [j for j in range(n) if j != i]
+        cosine = {j: float(k[i] @ k[j]) for j in other_patches}
+        other_patches.sort(key=lambda j: (-cosine[j], j))
+        near = other_patches[:neighbours]
+        if len(near) < len(other_patches):
+            margin = min(margin, cosine[near[-1]] - cosine[other_patches[neighbours]])
         token = x[i].copy()
         for j in near:
             token += a[j] * x[j]
@@ -84,16 +84,16 @@ def visionzip(
         dominant = total - contextual
     order = sorted(range(n), key=lambda i: (-float(attention[i]), i))
     kept = sorted(order[: dominant - 1])
-    rest = [i for i in range(n) if i not in kept]
-    step = max(1, len(rest) // contextual) if contextual else 1
-    targets = [rest[place * step] for place in range(contextual)]
+    unkept = [i for i in range(n) if i not in kept]
+    step = max(1, len(unkept) // contextual) if contextual else 1
+    targets = [unkept[place * step] for place in range(contextual)]
     assigned: dict[int, list[int]] = {t: [] for t in targets}
     margin = math.inf
-    for i in [i for i in rest if i not in targets] if targets else []:
+    for i in [i for i in unkept if i not in targets] if targets else []:
         cosine = [float(k[i] @ k[t]) for t in targets]
-        first, *others = sorted(cosine, reverse=True)
-        margin = min(margin, first - others[0]) if others else margin
-        assigned[targets[cosine.index(first)]].append(i)
+        best, *lower = sorted(cosine, reverse=True)
+        margin = min(margin, best - lower[0]) if lower else margin
+        assigned[targets[cosine.index(best)]].append(i)
     tokens = [cls.astype(np.float64).tolist(), *(x[i].tolist() for i in kept)]
     for t in targets:
         mean = sum(x[i] for i in assigned[t]) / len(assigned[t]) if assigned[t] else 0 * x[t]
@@ -102,9 +102,9 @@ def visionzip(
 
 
 def divprune(embeddings: np.ndarray, count: int) -> tuple[list[int], float]:
-    """The patches chosen, in order of choice, and the margin.
+    """Choose patches in order; returns them and the margin.
 
-    Two patches that are each other's nearest are an exact tie by either way of computing, and no margin.
+    Two patches that are each other's nearest tie exactly in any computation, so they leave the margin alone.
     """
     e, n = unit(embeddings), len(embeddings)
     count, margin = min(count, n), math.inf
@@ -125,7 +125,7 @@ def divprune(embeddings: np.ndarray, count: int) -> tuple[list[int], float]:
 def cdpruner(
     metric: np.ndarray, text: np.ndarray, embeddings: np.ndarray, count: int
 ) -> tuple[list[int], float]:
-    """As `divprune`; each candidate's determinant is computed from scratch, and r as published."""
+    """Choose like `divprune`, computing each candidate's determinant anew and r as published."""
     n = len(metric)
     cosine = -unit(metric) @ unit(text[None])[0]
     r = (cosine - cosine.min() + 1e-6) / (cosine.max() - cosine.min())
@@ -136,8 +136,8 @@ def cdpruner(
     for _ in range(min(count, n)):
         volume = {}
         for i in [i for i in range(n) if i not in chosen]:
-            those = [*chosen, i]
-            volume[i] = np.linalg.slogdet(kernel[np.ix_(those, those)])[1]
+            candidates = [*chosen, i]
+            volume[i] = np.linalg.slogdet(kernel[np.ix_(candidates, candidates)])[1]
         ranked = sorted(volume, key=lambda i: (-volume[i], i))
         if len(ranked) > 1:
             margin = min(margin, volume[ranked[0]] - volume[ranked[1]])

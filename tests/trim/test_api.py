@@ -1,4 +1,4 @@
-"""What users may rely on: names, needs, validation, device and dtype."""
+"""Test the public API: names, needs, validation, device and dtype."""
 
 import dataclasses
 import inspect
@@ -105,7 +105,7 @@ def test_needs() -> None:
 
 
 @pytest.mark.parametrize("reducer", EVERY, ids=repr)
-def test_reads_no_more_than_it_needs_and_names_what_is_missing(reducer: Reducer) -> None:
+def test_reducers_read_only_their_needs_and_name_a_missing_field(reducer: Reducer) -> None:
     x = full_batch()
     only = VisualTokens(patches=x.patches, **{name: getattr(x, name) for name in reducer.needs})
     assert len(reducer(only)) == 2
@@ -177,7 +177,7 @@ def test_call_names_the_wrong_field(reducer: Reducer, changed: dict[str, torch.T
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
 @pytest.mark.parametrize("reducer", EVERY, ids=repr)
 def test_device_and_dtype_are_preserved(reducer: Reducer, dtype: torch.dtype, device: str) -> None:
-    for got in reducer(full_batch(dtype, device)):
-        assert got.tokens.dtype == dtype and got.tokens.device.type == device
-        assert got.kept.dtype == torch.int64 and got.kept.device.type == device
-        assert got.tokens.shape[1:] == (3,)
+    for reduced in reducer(full_batch(dtype, device)):
+        assert reduced.tokens.dtype == dtype and reduced.tokens.device.type == device
+        assert reduced.kept.dtype == torch.int64 and reduced.kept.device.type == device
+        assert reduced.tokens.shape[1:] == (3,)

@@ -1,4 +1,4 @@
-"""CDPruner against determinants computed one by one, and what the published code leaves open."""
+"""Test CDPruner against determinants computed one by one, and on cases the published code leaves open."""
 
 from itertools import pairwise
 
@@ -22,19 +22,21 @@ from trim.cosine import cosines
     st.sampled_from([torch.float32, torch.bfloat16, torch.float16]),
 )
 def test_enlarges_the_determinant_most(seed, patches, num_kept, dtype) -> None:
-    num_kept = min(num_kept, (patches + 1) // 2)  # the least relevant of all hang on float32's rounding
+    num_kept = min(
+        num_kept, (patches + 1) // 2
+    )  # the choice among the least relevant depends on float32 rounding
     x = make(seed, 1, patches, dtype=dtype, width=30)
-    want, margin = cdpruner(
+    expected, margin = cdpruner(
         x.metric[0].numpy(), x.text[0].float().numpy(), x.embeddings[0].float().numpy(), num_kept
     )
     assume(margin > 1e-4)
-    (got,) = CDPruner(num_kept)(x)
-    assert got.kept.tolist() == sorted(want)
-    assert torch.equal(got.tokens, x.patches[0, got.kept])
+    (reduced,) = CDPruner(num_kept)(x)
+    assert reduced.kept.tolist() == sorted(expected)
+    assert torch.equal(reduced.tokens, x.patches[0, reduced.kept])
 
 
 def from_relevance(cosine: list[float], embeddings: torch.Tensor) -> VisualTokens:
-    """One image whose patches have those cosines with the text."""
+    """Make one image whose patches have these cosines with the text."""
     c = torch.tensor(cosine)
     metric = torch.stack([c, (1 - c * c).sqrt()], -1)
     return VisualTokens(
@@ -48,10 +50,10 @@ def from_relevance(cosine: list[float], embeddings: torch.Tensor) -> VisualToken
 def test_the_patches_least_like_the_text_are_the_relevant_ones() -> None:
     x = from_relevance([0.3, 0.1, 0.5, -0.2, 0.4, 0.2], torch.eye(6))
     assert CDPruner(3)(x)[0].kept.tolist() == [1, 3, 5]
-    assert CDPruner(3, sign=1)(x)[0].kept.tolist() == [0, 2, 4], "the other way round"
+    assert CDPruner(3, sign=1)(x)[0].kept.tolist() == [0, 2, 4], "sign=1 reverses the relevance"
 
 
-def test_likeness_to_a_chosen_patch_counts_against_relevance() -> None:
+def test_similarity_to_a_chosen_patch_lowers_relevance() -> None:
     twin = torch.eye(4)
     twin[1] = torch.tensor([0.99, 0.1411, 0.0, 0.0])
     x = from_relevance([-0.5, -0.45, 0.1, 0.3], twin)
@@ -59,14 +61,14 @@ def test_likeness_to_a_chosen_patch_counts_against_relevance() -> None:
 
 
 @pytest.mark.parametrize("embeddings", [torch.ones(6, 3), torch.zeros(6, 3)])
-def test_relevance_decides_when_nothing_new_is_left(embeddings: torch.Tensor) -> None:
+def test_relevance_decides_among_equal_embeddings(embeddings: torch.Tensor) -> None:
     x = from_relevance([0.3, 0.1, 0.5, -0.2, 0.4, 0.2], embeddings)
     for count, kept in [(1, [3]), (3, [1, 3, 5]), (5, [0, 1, 3, 4, 5]), (6, [0, 1, 2, 3, 4, 5])]:
         assert CDPruner(count)(x)[0].kept.tolist() == kept
 
 
 def test_a_basis_comes_before_its_combinations() -> None:
-    """Two dimensions: after two patches nothing new is left, and the most relevant follow."""
+    """In two dimensions the third patch adds nothing new, so relevance decides from there."""
     angle = torch.deg2rad(torch.tensor([0.0, 1.0, 2.0, 90.0, 45.0, 30.0]))
     x = from_relevance([-0.9, -0.8, -0.7, 0.2, 0.5, 0.4], torch.stack([angle.cos(), angle.sin()], -1))
     assert CDPruner(2)(x)[0].kept.tolist() == [0, 3]
@@ -81,19 +83,19 @@ def test_more_patches_than_dimensions_stay_finite() -> None:
 
 
 @pytest.mark.parametrize("cosine", [0.0, 0.3])
-def test_equal_relevance_leaves_diversity(cosine: float) -> None:
+def test_diversity_decides_among_equal_relevance(cosine: float) -> None:
     embeddings = torch.eye(3).repeat_interleave(2, 0)
     assert CDPruner(3)(from_relevance([cosine] * 6, embeddings))[0].kept.tolist() == [0, 2, 4]
 
 
 def test_relevance() -> None:
-    got = relevance(torch.tensor([[-0.5, 0.5, 0.0], [0.2, 0.2, 0.2]]))
-    want = torch.tensor([[1e-6, 1.0, 0.5], [1.0, 1.0, 1.0]]).double()
-    torch.testing.assert_close(got, want, rtol=0, atol=1e-6)
-    assert (got > 0).all()
+    scores = relevance(torch.tensor([[-0.5, 0.5, 0.0], [0.2, 0.2, 0.2]]))
+    expected = torch.tensor([[1e-6, 1.0, 0.5], [1.0, 1.0, 1.0]]).double()
+    torch.testing.assert_close(scores, expected, rtol=0, atol=1e-6)
+    assert (scores > 0).all()
 
 
-def test_fewer_are_among_more() -> None:
+def test_a_smaller_choice_is_part_of_a_larger_one() -> None:
     x = make(3, 1, 60)
     kept = [set(CDPruner(k)(x)[0].kept.tolist()) for k in range(1, 61)]
     assert all(a < b for a, b in pairwise(kept))

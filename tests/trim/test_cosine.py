@@ -1,4 +1,4 @@
-"""Cosines are exact sums of products, so no order of additions can change them."""
+"""Test that cosines are exact sums of products, whatever the order of addition."""
 
 import pytest
 import torch
@@ -20,12 +20,14 @@ def rows(seed: int, count: int, width: int, scale: float = 1.0) -> torch.Tensor:
 )
 def test_products_equal_those_of_unbounded_integers(seed, count, width, scale) -> None:
     unit = unit_vectors(rows(seed, count, width, scale), "x", 0)
-    whole = [[int(v * GRID) for v in row] for row in unit.tolist()]
-    assert torch.equal(unit, torch.tensor(whole, dtype=torch.float64) / GRID)
-    got = (unit @ unit.T).tolist()
+    integers = [[int(v * GRID) for v in row] for row in unit.tolist()]
+    assert torch.equal(unit, torch.tensor(integers, dtype=torch.float64) / GRID)
+    products = (unit @ unit.T).tolist()
     for i in range(count):
         for j in range(count):
-            assert got[i][j] == sum(a * b for a, b in zip(whole[i], whole[j], strict=True)) / GRID**2
+            assert (
+                products[i][j] == sum(a * b for a, b in zip(integers[i], integers[j], strict=True)) / GRID**2
+            )
 
 
 @pytest.mark.parametrize("width", [1, 64, 1024, 4096])
@@ -37,17 +39,17 @@ def test_close_to_the_cosine(width: int) -> None:
 
 def test_no_order_of_addition_changes_a_bit() -> None:
     unit = unit_vectors(rows(1, 200, 1024), "x", 0)
-    whole = unit @ unit.T
+    products = unit @ unit.T
     mixed = unit[:, torch.randperm(1024, generator=torch.Generator().manual_seed(2))]
-    assert torch.equal(whole, mixed @ mixed.T) and torch.equal(whole, whole.T)
-    assert torch.equal(whole[:7, 3:5], unit[:7] @ unit[3:5].T)
-    assert torch.equal(whole[0], (unit[0] * unit).sum(-1))
+    assert torch.equal(products, mixed @ mixed.T) and torch.equal(products, products.T)
+    assert torch.equal(products[:7, 3:5], unit[:7] @ unit[3:5].T)
+    assert torch.equal(products[0], (unit[0] * unit).sum(-1))
 
 
-def test_zero_has_no_direction_and_huge_numbers_have_one() -> None:
+def test_zero_vectors_have_cosine_zero_and_huge_ones_are_normalised() -> None:
     x = torch.tensor([[0.0, 0.0], [1e-38, 0.0], [3e38, 3e38], [-2.0, 0.0]])
-    want = [[0, 0, 0, 0], [0, 1, 0.5**0.5, -1], [0, 0.5**0.5, 1, -(0.5**0.5)], [0, -1, -(0.5**0.5), 1]]
-    torch.testing.assert_close(cosines(x[None], "x")[0], torch.tensor(want).double(), rtol=0, atol=2**-25)
+    expected = [[0, 0, 0, 0], [0, 1, 0.5**0.5, -1], [0, 0.5**0.5, 1, -(0.5**0.5)], [0, -1, -(0.5**0.5), 1]]
+    torch.testing.assert_close(cosines(x[None], "x")[0], torch.tensor(expected).double(), rtol=0, atol=2**-25)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
@@ -56,7 +58,7 @@ def test_any_dtype_is_read_as_float32(dtype: torch.dtype) -> None:
     assert torch.equal(cosines(x[None], "x"), cosines(x.float()[None], "x"))
 
 
-def test_the_image_is_named() -> None:
+def test_an_infinite_value_names_its_image() -> None:
     x = rows(4, 6, 3).view(3, 2, 3).clone()
     x[1, 0, 2] = float("inf")
     with pytest.raises(ValueError, match=r"image 1 .* keys"):

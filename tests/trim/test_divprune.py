@@ -1,4 +1,4 @@
-"""DivPrune against a brute-force greedy choice, and what the published code leaves open."""
+"""Test DivPrune against a brute-force greedy choice, and on cases the published code leaves open."""
 
 from itertools import pairwise
 
@@ -23,21 +23,21 @@ from trim.divprune import pick_farthest
 )
 def test_equals_the_brute_force_choice(seed, patches, num_kept, dtype) -> None:
     x = make(seed, 1, patches, dtype=dtype)
-    want, margin = divprune(x.embeddings[0].float().numpy(), num_kept)
+    expected, margin = divprune(x.embeddings[0].float().numpy(), num_kept)
     assume(margin > 1e-6)
-    (got,) = DivPrune(num_kept)(x)
-    assert got.kept.tolist() == sorted(want)
-    assert torch.equal(got.tokens, x.patches[0, got.kept])
+    (reduced,) = DivPrune(num_kept)(x)
+    assert reduced.kept.tolist() == sorted(expected)
+    assert torch.equal(reduced.tokens, x.patches[0, reduced.kept])
 
 
 def test_order_of_choice() -> None:
-    """Directions in degrees: 90's neighbour is farthest; then what is farthest from it, and so on."""
+    """Vectors by degrees: 90's neighbour is farthest, then always the patch farthest from the chosen ones."""
     angle = torch.deg2rad(torch.tensor([0.0, 10.0, 20.0, 90.0, 130.0, 165.0]))
     embeddings = torch.stack([angle.cos(), angle.sin()], -1)[None]
     assert pick_farthest(cosines(embeddings, "x"), 6).tolist() == [[3, 0, 5, 4, 2, 1]]
 
 
-def test_one_of_each_before_any_twice() -> None:
+def test_distinct_patches_come_before_duplicates() -> None:
     embeddings = torch.eye(4).repeat_interleave(3, 0)[None]
     x = VisualTokens(patches=torch.zeros(1, 12, 2), embeddings=embeddings)
     assert DivPrune(4)(x)[0].kept.tolist() == [0, 3, 6, 9]
@@ -50,7 +50,7 @@ def test_equal_embeddings_keep_the_first(value: float) -> None:
     assert [r.kept.tolist() for r in DivPrune(3)(x)] == [[0, 1, 2]] * 2
 
 
-def test_fewer_are_among_more() -> None:
+def test_a_smaller_choice_is_part_of_a_larger_one() -> None:
     x = make(3, 1, 60)
     kept = [set(DivPrune(k)(x)[0].kept.tolist()) for k in range(1, 61)]
     assert all(a < b for a, b in pairwise(kept))

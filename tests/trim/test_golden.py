@@ -1,4 +1,7 @@
-"""TRIM against outputs of its authors' published code, one image each (tokens rounded to float16 there)."""
+"""Test TRIM against outputs of its authors' published code, one image each.
+
+The published code rounds the tokens to float16.
+"""
 
 from pathlib import Path
 
@@ -35,14 +38,14 @@ def test_both_rules_are_covered() -> None:
 @pytest.mark.parametrize("path", CASES, ids=lambda path: path.stem)
 def test_keeps_what_the_published_code_keeps(path: Path) -> None:
     x, reducer, kept, tokens = load(path)
-    (got,) = reducer(x)
-    assert got.kept.tolist() == kept.tolist()
-    torch.testing.assert_close(got.tokens, torch.from_numpy(tokens), rtol=2**-11, atol=2**-24)
+    (reduced,) = reducer(x)
+    assert reduced.kept.tolist() == kept.tolist()
+    torch.testing.assert_close(reduced.tokens, torch.from_numpy(tokens), rtol=2**-11, atol=2**-24)
 
 
 @pytest.mark.parametrize("path", CASES, ids=lambda path: path.stem)
 def test_no_case_hangs_on_rounding(path: Path) -> None:
-    """The nearest decision is far wider than any difference in the order of a float32 sum."""
+    """The nearest decision is much wider than any rounding difference of a float32 sum."""
     x, reducer, kept, _ = load(path)
     answer = oracle.trim(
         *(t[0].numpy() for t in (x.patches, x.metric, x.text)), keep_ratio=reducer.keep_ratio
@@ -52,12 +55,12 @@ def test_no_case_hangs_on_rounding(path: Path) -> None:
 
 
 def test_neighbours_do_not_change_the_published_answer() -> None:
-    """Cases of the same geometry, put into one batch, answer as they do alone."""
+    """Images of the same size give the same answer in one batch as alone."""
     cases = [load(path) for path in CASES]
     cases = [c for c in cases if c[0].patches.shape == (1, 576, 64) and c[1].keep_ratio is None]
     assert len(cases) >= 3
     batch = VisualTokens(
         *(torch.cat([getattr(c[0], f) for c in cases]) for f in ("patches", "metric", "text"))
     )
-    for got, (_, _, kept, _) in zip(Trim()(batch), cases, strict=True):
-        assert got.kept.tolist() == kept.tolist()
+    for reduced, (_, _, kept, _) in zip(Trim()(batch), cases, strict=True):
+        assert reduced.kept.tolist() == kept.tolist()

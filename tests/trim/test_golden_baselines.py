@@ -1,4 +1,4 @@
-"""PruMerge, PruMerge+ and VisionZip against outputs of their authors' published code, one image each."""
+"""Test PruMerge, PruMerge+ and VisionZip against outputs of their authors' published code."""
 
 import dataclasses
 from pathlib import Path
@@ -56,38 +56,38 @@ def test_all_cases_are_there() -> None:
 @pytest.mark.parametrize("path", PRUMERGE, ids=lambda path: path.stem)
 def test_prumerge(path: Path) -> None:
     x, reducer, tokens = prumerge_case(path)
-    (got,) = reducer(x)
-    assert len(got.kept) == len(tokens) - 1
-    torch.testing.assert_close(got.tokens, tokens, **ROUNDING)
+    (reduced,) = reducer(x)
+    assert len(reduced.kept) == len(tokens) - 1
+    torch.testing.assert_close(reduced.tokens, tokens, **ROUNDING)
 
 
 @pytest.mark.parametrize("path", PRUMERGE, ids=lambda path: path.stem)
 def test_prumerge_oracle(path: Path) -> None:
     x, reducer, tokens = prumerge_case(path)
     args = (t[0].numpy() for t in (x.patches, x.last_cls_attention, x.last_keys))
-    want = oracle_baselines.prumerge(*args, plus=reducer.plus)
-    assert want.margin > 0 and reducer(x)[0].kept.tolist() == want.kept
-    torch.testing.assert_close(torch.tensor(want.tokens), tokens, **ROUNDING)
+    expected = oracle_baselines.prumerge(*args, plus=reducer.plus)
+    assert expected.margin > 0 and reducer(x)[0].kept.tolist() == expected.kept
+    torch.testing.assert_close(torch.tensor(expected.tokens), tokens, **ROUNDING)
 
 
 @pytest.mark.parametrize("path", VISIONZIP, ids=lambda path: path.stem)
 def test_visionzip(path: Path) -> None:
     x, reducer, case = visionzip_case(path)
-    (got,) = reducer(x)
-    assert [0, *(got.kept + 1).tolist()] == case["kept"].tolist()
-    torch.testing.assert_close(got.tokens, case["tokens"], **ROUNDING)
+    (reduced,) = reducer(x)
+    assert [0, *(reduced.kept + 1).tolist()] == case["kept"].tolist()
+    torch.testing.assert_close(reduced.tokens, case["tokens"], **ROUNDING)
 
 
 @pytest.mark.parametrize("path", VISIONZIP, ids=lambda path: path.stem)
 def test_visionzip_oracle(path: Path) -> None:
     x, reducer, case = visionzip_case(path)
     args = (t[0].numpy() for t in (x.patches, x.cls, x.cls_attention, x.head_mean_keys))
-    want = oracle_baselines.visionzip(*args, dominant=reducer.dominant, contextual=reducer.contextual)
-    torch.testing.assert_close(torch.tensor(want.tokens), case["tokens"], **ROUNDING)
+    expected = oracle_baselines.visionzip(*args, dominant=reducer.dominant, contextual=reducer.contextual)
+    torch.testing.assert_close(torch.tensor(expected.tokens), case["tokens"], **ROUNDING)
 
 
 def test_a_budget_of_the_published_size_gives_the_published_tokens() -> None:
     for path in PRUMERGE:
         x, reducer, tokens = prumerge_case(path)
-        (got,) = reducer(dataclasses.replace(x, budget=torch.tensor([len(tokens)])))
-        torch.testing.assert_close(got.tokens, tokens, **ROUNDING)
+        (reduced,) = reducer(dataclasses.replace(x, budget=torch.tensor([len(tokens)])))
+        torch.testing.assert_close(reduced.tokens, tokens, **ROUNDING)

@@ -1,4 +1,4 @@
-"""What holds for every reducer: those of `conf/reducer` and small ones that have something to decide."""
+"""Test properties of every reducer: those of `conf/reducer`, and some with small token counts."""
 
 import dataclasses
 
@@ -19,20 +19,20 @@ sizes = st.one_of(st.integers(1, 24), st.sampled_from([49, 64, 100]))
 
 
 def with_budget(x: VisualTokens, seed: int) -> VisualTokens:
-    """From 1 to beyond N."""
+    """Add random budgets from 1 to N + 2."""
     images, patches, _ = x.patches.shape
     g = torch.Generator().manual_seed(seed)
     return dataclasses.replace(x, budget=torch.randint(1, patches + 3, (images,), generator=g))
 
 
-def assert_same(got: list[Reduced], want: list[Reduced]) -> None:
-    for a, b in zip(got, want, strict=True):
+def assert_same(results: list[Reduced], expected: list[Reduced]) -> None:
+    for a, b in zip(results, expected, strict=True):
         assert torch.equal(a.kept, b.kept)
         assert torch.equal(a.tokens, b.tokens)
 
 
 def test_every_class_is_configured() -> None:
-    """A reducer without a YAML would escape these tests."""
+    """These tests find reducers by their YAML, so each class needs one."""
     classes = {getattr(trim, name) for name in trim.__all__} - {Reducer}
     reducers = {c for c in classes if hasattr(c, "needs")}
     assert reducers == {type(reducer) for reducer in configured().values()}
@@ -45,22 +45,22 @@ def test_every_class_is_configured() -> None:
 @example(1, 4, 1, "normal", torch.float32, True)
 @example(2, 3, 576, "normal", torch.float32, False)
 @example(3, 3, 576, "ties", torch.bfloat16, True)
-def test_what_comes_out(reducer, seed, images, patches, kind, dtype, budgeted) -> None:
+def test_output_shapes_dtypes_and_counts(reducer, seed, images, patches, kind, dtype, budgeted) -> None:
     x = make(seed, images, patches, kind, dtype=dtype)
     x = with_budget(x, seed) if budgeted else x
-    got = reducer(x)
-    assert len(got) == images
-    for i, one in enumerate(got):
-        kept = one.kept.tolist()
-        assert one.tokens.dtype == dtype and one.tokens.shape[1:] == x.patches.shape[2:]
-        assert one.kept.dtype == torch.int64 and one.kept.ndim == 1
-        assert len(set(kept)) == len(kept) <= len(one.tokens)
+    results = reducer(x)
+    assert len(results) == images
+    for i, reduced in enumerate(results):
+        kept = reduced.kept.tolist()
+        assert reduced.tokens.dtype == dtype and reduced.tokens.shape[1:] == x.patches.shape[2:]
+        assert reduced.kept.dtype == torch.int64 and reduced.kept.ndim == 1
+        assert len(set(kept)) == len(kept) <= len(reduced.tokens)
         assert all(0 <= k < patches for k in kept)
         assert isinstance(reducer, PruMerge) or kept == sorted(kept)
-        assert 1 <= len(one.tokens) <= patches
-        assert one.tokens.isfinite().all()
+        assert 1 <= len(reduced.tokens) <= patches
+        assert reduced.tokens.isfinite().all()
         if budgeted and not isinstance(reducer, Full):
-            assert len(one.tokens) == min(int(x.budget[i]), patches)
+            assert len(reduced.tokens) == min(int(x.budget[i]), patches)
 
 
 @every
@@ -80,7 +80,7 @@ def test_batch_is_bitwise_its_images(reducer, seed, images, patches, kind, dtype
 
 @every
 def test_batch_is_bitwise_its_images_at_any_thread_count(reducer) -> None:
-    """Wide enough for torch to split its work among threads."""
+    """The batch is large enough for torch to split its work among threads."""
     x = make(7, 3, 576, width=256)
     threads = torch.get_num_threads()
     try:
@@ -104,17 +104,17 @@ def test_layout_in_memory_does_not_matter(reducer) -> None:
 
 @every
 @pytest.mark.parametrize("kind", KINDS)
-def test_reads_what_it_needs_and_nothing_else(reducer, kind) -> None:
+def test_reducers_read_only_their_needs(reducer, kind) -> None:
     x = make(9, 3, 20, kind)
-    want = reducer(x)
+    expected = reducer(x)
     needed = {"patches"} | reducer.needs
-    assert_same(reducer(VisualTokens(**{n: t for n, t in fields(x).items() if n in needed})), want)
+    assert_same(reducer(VisualTokens(**{n: t for n, t in fields(x).items() if n in needed})), expected)
     garbage = {
         name: torch.full((1,), -7) if name == "identity" else torch.full((2,), torch.nan)
         for name in fields(x)
         if name not in needed
     }
-    assert_same(reducer(dataclasses.replace(x, **garbage)), want)
+    assert_same(reducer(dataclasses.replace(x, **garbage)), expected)
     for name in reducer.needs:
         with pytest.raises(ValueError, match=f"VisualTokens.{name} is missing"):
             reducer(dataclasses.replace(x, **{name: None}))
@@ -129,11 +129,11 @@ def test_a_field_of_another_shape_is_named(reducer) -> None:
 
 
 @every
-@pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
-def test_a_score_that_is_no_number_names_its_image(reducer, bad) -> None:
-    for name in reducer.needs - {"identity", "cls"}:  # neither is a score
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_a_nan_or_infinite_score_names_its_image(reducer, value) -> None:
+    for name in reducer.needs - {"identity", "cls"}:  # these two are not scores
         x = make(11, 4, 20)
-        getattr(x, name)[2].view(-1)[3] = bad
+        getattr(x, name)[2].view(-1)[3] = value
         with pytest.raises(ValueError, match=f"image 2 .*{name}"):
             reducer(x)
 
@@ -148,13 +148,13 @@ def test_a_budget_below_one_names_its_image(reducer) -> None:
 
 
 @every
-def test_inputs_are_left_as_they_were(reducer) -> None:
+def test_inputs_are_not_changed(reducer) -> None:
     x = with_budget(make(13, 3, 20), 13)
-    before = {name: t.clone() for name, t in fields(x).items()}
+    copies = {name: t.clone() for name, t in fields(x).items()}
     results = reducer(x)
-    for one in results:  # and nothing that comes out is shared with another image's result
-        one.kept.fill_(0)
-    assert all(torch.equal(before[name], t) for name, t in fields(x).items())
+    for reduced in results:  # results must not share memory with the inputs
+        reduced.kept.fill_(0)
+    assert all(torch.equal(copies[name], t) for name, t in fields(x).items())
 
 
 @every

@@ -1,4 +1,4 @@
-"""PruMerge and PruMerge+ against a loop over tokens, and what the published code leaves open."""
+"""Test PruMerge and PruMerge+ against a loop over tokens, and on cases the published code leaves open."""
 
 from itertools import pairwise
 
@@ -16,7 +16,10 @@ DTYPES = {torch.float32: 1e-5, torch.bfloat16: 2**-7, torch.float16: 2**-10}
 
 
 def from_scores(scores: list[float], **changed: torch.Tensor) -> VisualTokens:
-    """One image with that attention; patch i is the vector (i + 1, 1), its key the direction at i degrees."""
+    """Make one image with this attention.
+
+    Patch i is the vector (i + 1, 1), its key the direction at i degrees.
+    """
     place = torch.arange(len(scores)).float()
     angle = torch.deg2rad(place)
     return VisualTokens(
@@ -41,64 +44,64 @@ def test_equals_the_loop_oracle(seed, patches, plus, neighbours, dtype, budgeted
     x = make(seed, 1, patches, dtype=dtype)
     budget = data.draw(st.integers(1, patches + 2)) if budgeted else None
     args = (t[0].float().numpy() for t in (x.patches, x.last_cls_attention, x.last_keys))
-    want = prumerge(*args, plus=plus, neighbours=neighbours, budget=budget)
-    assume(want.margin > 1e-6)
+    expected = prumerge(*args, plus=plus, neighbours=neighbours, budget=budget)
+    assume(expected.margin > 1e-6)
     budget_B = None if budget is None else torch.tensor([budget])
     x = VisualTokens(
         x.patches, last_cls_attention=x.last_cls_attention, last_keys=x.last_keys, budget=budget_B
     )
-    (got,) = PruMerge(plus, neighbours)(x)
-    assert got.kept.tolist() == want.kept
+    (reduced,) = PruMerge(plus, neighbours)(x)
+    assert reduced.kept.tolist() == expected.kept
     torch.testing.assert_close(
-        got.tokens.float(), torch.tensor(want.tokens), rtol=DTYPES[dtype], atol=DTYPES[dtype]
+        reduced.tokens.float(), torch.tensor(expected.tokens), rtol=DTYPES[dtype], atol=DTYPES[dtype]
     )
 
 
-def test_neighbours_and_the_rest_are_weighted_sums() -> None:
-    (got,) = PruMerge(neighbours=2)(from_scores([0.1, 0.1, 0.5, 0.1, 0.1]))
-    # The third and its neighbours on either side; then the four others.
-    assert got.kept.tolist() == [2]
-    want = torch.tensor([[3 + 0.1 * (2 + 4), 1 + 0.2], [0.1 * (1 + 2 + 4 + 5), 0.4]])
-    torch.testing.assert_close(got.tokens, want)
+def test_neighbours_and_pruned_patches_are_weighted_sums() -> None:
+    (reduced,) = PruMerge(neighbours=2)(from_scores([0.1, 0.1, 0.5, 0.1, 0.1]))
+    # Token 0: the third patch and its neighbours on both sides. Token 1: the four pruned patches.
+    assert reduced.kept.tolist() == [2]
+    expected = torch.tensor([[3 + 0.1 * (2 + 4), 1 + 0.2], [0.1 * (1 + 2 + 4 + 5), 0.4]])
+    torch.testing.assert_close(reduced.tokens, expected)
 
 
 def test_kept_patches_are_neighbours_too() -> None:
     scores = [0.0] * 20
     scores[4], scores[5] = 0.3, 0.6
-    (got,) = PruMerge(neighbours=2)(from_scores(scores))
-    assert got.kept.tolist() == [5, 4]  # descending attention
-    torch.testing.assert_close(got.tokens[:2, 0], torch.tensor([6 + 0.3 * 5, 5 + 0.6 * 6]))
+    (reduced,) = PruMerge(neighbours=2)(from_scores(scores))
+    assert reduced.kept.tolist() == [5, 4]  # descending attention
+    torch.testing.assert_close(reduced.tokens[:2, 0], torch.tensor([6 + 0.3 * 5, 5 + 0.6 * 6]))
 
 
 def test_without_outliers() -> None:
     scores = [0.1] * 9
-    (got,) = PruMerge()(from_scores(scores))
-    assert got.kept.tolist() == []
-    torch.testing.assert_close(got.tokens, torch.tensor([[4.5, 0.9]]))
-    (got,) = PruMerge(plus=True)(from_scores(scores))
-    assert got.kept.tolist() == [0, 3, 6]  # the grid of a single outlier: int(9 / 3)
+    (reduced,) = PruMerge()(from_scores(scores))
+    assert reduced.kept.tolist() == []
+    torch.testing.assert_close(reduced.tokens, torch.tensor([[4.5, 0.9]]))
+    (reduced,) = PruMerge(plus=True)(from_scores(scores))
+    assert reduced.kept.tolist() == [0, 3, 6]  # the grid of a single outlier: int(9 / 3)
 
 
 def test_one_patch() -> None:
     for plus in (False, True):
-        (got,) = PruMerge(plus)(from_scores([0.5]))
-        assert got.kept.tolist() == [] and got.tokens.tolist() == [[0.5, 0.5]]
-        (got,) = PruMerge(plus)(from_scores([0.5], budget=torch.tensor([1])))
-        assert got.kept.tolist() == [0] and got.tokens.tolist() == [[1.0, 1.0]]  # nothing to merge
+        (reduced,) = PruMerge(plus)(from_scores([0.5]))
+        assert reduced.kept.tolist() == [] and reduced.tokens.tolist() == [[0.5, 0.5]]
+        (reduced,) = PruMerge(plus)(from_scores([0.5], budget=torch.tensor([1])))
+        assert reduced.kept.tolist() == [0] and reduced.tokens.tolist() == [[1.0, 1.0]]  # nothing to merge
 
 
-def test_a_token_for_the_rest_needs_a_rest() -> None:
-    (got,) = PruMerge(neighbours=1)(from_scores([0.1, 0.4, 0.2], budget=torch.tensor([9])))
-    assert got.kept.tolist() == [1, 2, 0] and len(got.tokens) == 3
+def test_no_merged_token_without_pruned_patches() -> None:
+    (reduced,) = PruMerge(neighbours=1)(from_scores([0.1, 0.4, 0.2], budget=torch.tensor([9])))
+    assert reduced.kept.tolist() == [1, 2, 0] and len(reduced.tokens) == 3
 
 
 def test_equal_attention_keeps_the_lower_index_first() -> None:
-    (got,) = PruMerge()(from_scores([0.0, 0.2, 0.0, 0.2, 0.0, 0.2], budget=torch.tensor([3])))
-    assert got.kept.tolist() == [1, 3]
+    (reduced,) = PruMerge()(from_scores([0.0, 0.2, 0.0, 0.2, 0.0, 0.2], budget=torch.tensor([3])))
+    assert reduced.kept.tolist() == [1, 3]
 
 
 @pytest.mark.parametrize(
-    ("patches", "outliers", "want"),
+    ("patches", "outliers", "expected"),
     [
         (576, 77, list(range(0, 575, 2))),
         (576, 1, [0, 192, 384]),
@@ -107,18 +110,18 @@ def test_equal_attention_keeps_the_lower_index_first() -> None:
         (1, 0, []),
     ],
 )
-def test_grid(patches: int, outliers: int, want: list[int]) -> None:
-    assert grid(patches, outliers, torch.device("cpu")).tolist() == want
+def test_grid(patches: int, outliers: int, expected: list[int]) -> None:
+    assert grid(patches, outliers, torch.device("cpu")).tolist() == expected
 
 
 @settings(max_examples=50, deadline=None, derandomize=True)
 @given(st.integers(0, 40), st.integers(0, 50))
 @example(10, 3)
 def test_thin(length: int, count: int) -> None:
-    got = thin(torch.arange(length), count).tolist()
-    assert len(got) == min(length, count) and got == sorted(set(got))
-    steps = {b - a for a, b in pairwise(got)}
-    assert len(steps) <= 2 and (not got or got[0] == 0)
+    places = thin(torch.arange(length), count).tolist()
+    assert len(places) == min(length, count) and places == sorted(set(places))
+    steps = {b - a for a, b in pairwise(places)}
+    assert len(steps) <= 2 and (not places or places[0] == 0)
 
 
 def test_plus_fills_a_budget_in_order() -> None:
@@ -132,8 +135,8 @@ def test_plus_fills_a_budget_in_order() -> None:
         (9, [9, 21, 0, 5, 10, 15, 20, 25]),
         (11, [9, 21, 0, 5, 10, 15, 20, 25, 29, 28]),
     ]:
-        (got,) = PruMerge(plus=True)(from_scores(scores, budget=torch.tensor([budget])))
-        assert got.kept.tolist() == kept and len(got.tokens) == budget
+        (reduced,) = PruMerge(plus=True)(from_scores(scores, budget=torch.tensor([budget])))
+        assert reduced.kept.tolist() == kept and len(reduced.tokens) == budget
 
 
 def test_sums_of_half_precision_patches_are_accumulated_in_float32() -> None:
@@ -146,11 +149,15 @@ def test_sums_of_half_precision_patches_are_accumulated_in_float32() -> None:
         assert PruMerge()(x)[0].tokens.tolist() == [[100.0, 100.0]]
 
 
-def test_infinite_patches_reach_only_those_they_are_merged_into() -> None:
+def test_infinite_patches_change_only_tokens_they_are_merged_into() -> None:
     x = from_scores([0.1, 0.1, 0.1, 0.5, 0.1, 0.1, 0.1])
     x.patches[0, 0] = float("inf")
-    (got,) = PruMerge(neighbours=2)(x)
-    assert got.kept.tolist() == [3] and got.tokens[0].isfinite().all() and got.tokens[1].isinf().all()
+    (reduced,) = PruMerge(neighbours=2)(x)
+    assert (
+        reduced.kept.tolist() == [3]
+        and reduced.tokens[0].isfinite().all()
+        and reduced.tokens[1].isinf().all()
+    )
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Properties of TRIM, against the loop oracle."""
+"""Test TRIM's properties, and its choices against the loop oracle."""
 
 import dataclasses
 
@@ -35,7 +35,7 @@ def batch(
 
 
 def from_scores(scores: list[float], **fields: torch.Tensor) -> VisualTokens:
-    """One image whose dot products are `scores` exactly; patch i is the vector (i, i)."""
+    """Make one image whose dot products are exactly `scores`; patch i is the vector (i, i)."""
     n = len(scores)
     patches = torch.arange(n, dtype=torch.float32)[None, :, None].expand(1, n, 2)
     return VisualTokens(
@@ -44,15 +44,15 @@ def from_scores(scores: list[float], **fields: torch.Tensor) -> VisualTokens:
 
 
 def alone(x: VisualTokens, i: int) -> VisualTokens:
-    one = {
+    fields = {
         f: None if (t := getattr(x, f)) is None else t[i : i + 1]
         for f in ("patches", "metric", "text", "budget")
     }
-    return VisualTokens(**one)
+    return VisualTokens(**fields)
 
 
 reducers = st.builds(
-    lambda base, **rest: Trim(**base, **rest),
+    lambda base, **options: Trim(**base, **options),
     st.sampled_from(BASES),
     sign=st.sampled_from([-1, 1]),
     normalize=st.booleans(),
@@ -69,17 +69,17 @@ def test_equals_the_loop_oracle(reducer, seed, patches, dtype, with_budget, data
     if budget is not None:
         x = VisualTokens(x.patches, x.metric, x.text, budget=torch.tensor([budget]))
     settings_of = dataclasses.asdict(reducer)
-    want = oracle.trim(
+    expected = oracle.trim(
         x.patches[0].float().numpy(), x.metric[0].numpy(), x.text[0].numpy(), budget=budget, **settings_of
     )
-    assume(want.margin > 1e-5)
-    (got,) = reducer(x)
-    assert got.kept.tolist() == want.kept
-    assert got.tokens.dtype == dtype and got.kept.dtype == torch.int64
+    assume(expected.margin > 1e-5)
+    (reduced,) = reducer(x)
+    assert reduced.kept.tolist() == expected.kept
+    assert reduced.tokens.dtype == dtype and reduced.kept.dtype == torch.int64
     torch.testing.assert_close(
-        got.tokens.float(), torch.tensor(want.tokens), rtol=DTYPES[dtype], atol=DTYPES[dtype] * 1e-1
+        reduced.tokens.float(), torch.tensor(expected.tokens), rtol=DTYPES[dtype], atol=DTYPES[dtype] * 1e-1
     )
-    assert torch.equal(got.tokens[: len(want.kept)], x.patches[0, want.kept])
+    assert torch.equal(reduced.tokens[: len(expected.kept)], x.patches[0, expected.kept])
 
 
 @quick
@@ -88,7 +88,7 @@ def test_equals_the_loop_oracle(reducer, seed, patches, dtype, with_budget, data
 )
 @example(Trim(), 1, 9, 1024, torch.float32, False)
 def test_batch_is_bitwise_its_images(reducer, seed, images, patches, dtype, with_budget) -> None:
-    # Widths beside any vector register and past the size from which torch splits work among threads.
+    # Widths that fill no vector register evenly, and large enough for torch to split work among threads.
     x = batch(seed, images, patches, width=37 + seed % 100, dtype=dtype)
     if with_budget:
         budget = torch.randint(1, patches + 2, (images,), generator=torch.Generator().manual_seed(seed))
@@ -102,13 +102,13 @@ def test_batch_is_bitwise_its_images(reducer, seed, images, patches, dtype, with
 @pytest.mark.parametrize("normalize", [False, True])
 @pytest.mark.parametrize(("patches", "width"), [(1, 768), (7, 33), (49, 100), (576, 768)])
 def test_scores_are_bitwise_those_of_each_image_alone(patches: int, width: int, normalize: bool) -> None:
-    """Stricter than the choice made from them, which hides a difference in the last bit."""
+    """Scores show differences in the last bit that the choice made from them hides."""
     g = torch.Generator().manual_seed(patches)
     metric, text = torch.randn(8, patches, width, generator=g), torch.randn(8, width, generator=g)
     together = text_scores(metric, text, normalize)
     for i in range(8):
         assert torch.equal(together[i], text_scores(metric[i : i + 1], text[i : i + 1], normalize)[0])
-    strided = metric.transpose(0, 1).contiguous().transpose(0, 1)  # the same values, laid out otherwise
+    strided = metric.transpose(0, 1).contiguous().transpose(0, 1)  # the same values in another memory layout
     assert torch.equal(together, text_scores(strided, text, normalize))
 
 
@@ -124,9 +124,9 @@ def test_batch_is_bitwise_its_images_at_clip_size_and_any_thread_count() -> None
     threads = torch.get_num_threads()
     try:
         torch.set_num_threads(1)
-        for i, got in enumerate(together):
+        for i, reduced in enumerate(together):
             (single,) = Trim()(alone(x, i))
-            assert torch.equal(got.kept, single.kept) and torch.equal(got.tokens, single.tokens)
+            assert torch.equal(reduced.kept, single.kept) and torch.equal(reduced.tokens, single.tokens)
     finally:
         torch.set_num_threads(threads)
 
@@ -135,12 +135,12 @@ def test_batch_is_bitwise_its_images_at_clip_size_and_any_thread_count() -> None
 @given(reducers, st.integers(0, 10**6), st.integers(1, 4), sizes)
 def test_kept_patches_and_their_mean_cover_the_image(reducer, seed, images, patches) -> None:
     x = batch(seed, images, patches)
-    for i, got in enumerate(reducer(x)):
-        count = len(got.kept)
-        assert got.kept.tolist() == sorted(set(got.kept.tolist()))
-        assert 1 <= len(got.tokens) == count + (reducer.aggregate and count < patches)
+    for i, reduced in enumerate(reducer(x)):
+        count = len(reduced.kept)
+        assert reduced.kept.tolist() == sorted(set(reduced.kept.tolist()))
+        assert 1 <= len(reduced.tokens) == count + (reducer.aggregate and count < patches)
         if reducer.aggregate and count < patches:
-            total = got.tokens[:-1].double().sum(0) + got.tokens[-1].double() * (patches - count)
+            total = reduced.tokens[:-1].double().sum(0) + reduced.tokens[-1].double() * (patches - count)
             torch.testing.assert_close(total, x.patches[i].double().sum(0), rtol=1e-4, atol=1e-3)
 
 
@@ -149,10 +149,10 @@ def test_kept_patches_and_their_mean_cover_the_image(reducer, seed, images, patc
 def test_budget_is_the_exact_number_of_tokens(patches, budget, aggregate) -> None:
     x = from_scores([float((i * 7) % patches) for i in range(patches)], budget=torch.tensor([budget]))
     for reducer in (Trim(aggregate=aggregate), Trim(num_kept=3, aggregate=aggregate)):
-        (got,) = reducer(x)
-        assert len(got.tokens) == min(budget, patches)
+        (reduced,) = reducer(x)
+        assert len(reduced.tokens) == min(budget, patches)
         if aggregate and budget == 1 < patches:
-            assert got.kept.tolist() == []
+            assert reduced.kept.tolist() == []
 
 
 @pytest.mark.parametrize("patches", [1, 2, 9, 576])
@@ -164,27 +164,27 @@ def test_equal_scores_have_no_outlier(patches: int) -> None:
     assert best.kept.tolist() == [0] and best.tokens.tolist() == [[0.0, 0.0]]
 
 
-def test_without_outliers_the_best_patch_stands_in_for_the_mean() -> None:
-    (got,) = Trim(aggregate=False, iqr_factor=1000.0)(from_scores([0.3, 0.1, 0.2, 0.4]))
-    assert got.kept.tolist() == [1]  # the lowest, because sign is -1
-    (got,) = Trim(aggregate=False, iqr_factor=1000.0, sign=1)(from_scores([0.3, 0.1, 0.2, 0.4]))
-    assert got.kept.tolist() == [3]
+def test_without_outliers_the_best_patch_replaces_the_mean() -> None:
+    (reduced,) = Trim(aggregate=False, iqr_factor=1000.0)(from_scores([0.3, 0.1, 0.2, 0.4]))
+    assert reduced.kept.tolist() == [1]  # the lowest score, because sign is -1
+    (reduced,) = Trim(aggregate=False, iqr_factor=1000.0, sign=1)(from_scores([0.3, 0.1, 0.2, 0.4]))
+    assert reduced.kept.tolist() == [3]
 
 
 def test_ties_go_to_the_lower_index() -> None:
-    (got,) = Trim(num_kept=3)(from_scores([1.0, 0.0, 1.0, 1.0, 0.0, 1.0]))
-    assert got.kept.tolist() == [0, 1, 4]
+    (reduced,) = Trim(num_kept=3)(from_scores([1.0, 0.0, 1.0, 1.0, 0.0, 1.0]))
+    assert reduced.kept.tolist() == [0, 1, 4]
 
 
 def test_a_score_on_the_fence_is_not_an_outlier() -> None:
-    scores = [0.0, 0.0, 0.0, 1.0, 2.0]  # Q3 is the fourth; with factor 0 the fence is Q3 itself
-    (got,) = Trim(sign=1, iqr_factor=0.0)(from_scores(scores))
-    assert got.kept.tolist() == [4]
+    scores = [0.0, 0.0, 0.0, 1.0, 2.0]  # Q3 is the fourth score; with factor 0 the fence is Q3 itself
+    (reduced,) = Trim(sign=1, iqr_factor=0.0)(from_scores(scores))
+    assert reduced.kept.tolist() == [4]
 
 
 def test_ranks_where_the_softmax_underflows() -> None:
-    (got,) = Trim(num_kept=3)(from_scores([0.0, 900.0, 500.0, 400.0, 800.0]))
-    assert got.kept.tolist() == [0, 2, 3]
+    (reduced,) = Trim(num_kept=3)(from_scores([0.0, 900.0, 500.0, 400.0, 800.0]))
+    assert reduced.kept.tolist() == [0, 2, 3]
 
 
 def test_sign_and_normalize_change_the_choice() -> None:
@@ -200,21 +200,21 @@ def test_sign_and_normalize_change_the_choice() -> None:
 
 def test_cosine_of_a_zero_vector_is_zero() -> None:
     x = VisualTokens(patches=torch.ones(1, 3, 2), metric=torch.zeros(1, 3, 4), text=torch.zeros(1, 4))
-    (got,) = Trim(normalize=True)(x)
-    assert got.kept.tolist() == [] and got.tokens.tolist() == [[1.0, 1.0]]
+    (reduced,) = Trim(normalize=True)(x)
+    assert reduced.kept.tolist() == [] and reduced.tokens.tolist() == [[1.0, 1.0]]
 
 
-@pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
 @pytest.mark.parametrize("field", ["metric", "text"])
-def test_a_score_that_is_no_number_names_its_image(bad: float, field: str) -> None:
+def test_a_nan_or_infinite_score_names_its_image(value: float, field: str) -> None:
     x = batch(0, 4, 10)
-    getattr(x, field)[2].view(-1)[3] = bad
+    getattr(x, field)[2].view(-1)[3] = value
     with pytest.raises(ValueError, match="image 2"):
         Trim()(x)
 
 
 def test_mean_of_half_precision_patches_is_accumulated_in_float32() -> None:
-    """Summed in float16, 1024 patches of 100 would overflow; in bfloat16 the sum would stall."""
+    """In float16 a sum of 1024 patches of 100 overflows; in bfloat16 it stops growing."""
     for dtype in (torch.float16, torch.bfloat16):
         x = VisualTokens(
             patches=torch.full((1, 1024, 4), 100.0, dtype=dtype),
@@ -228,16 +228,16 @@ def test_kept_patches_with_infinities_do_not_reach_the_mean() -> None:
     x = from_scores([0.0, 1.0, 2.0])
     patches = x.patches.clone()
     patches[0, 0] = float("inf")
-    (got,) = Trim(num_kept=1)(VisualTokens(patches, x.metric, x.text))
-    assert got.tokens.tolist() == [[float("inf")] * 2, [1.5, 1.5]]
+    (reduced,) = Trim(num_kept=1)(VisualTokens(patches, x.metric, x.text))
+    assert reduced.tokens.tolist() == [[float("inf")] * 2, [1.5, 1.5]]
 
 
-def test_inputs_are_left_as_they_were() -> None:
+def test_inputs_are_not_changed() -> None:
     x = batch(3, 3, 20)
-    before = [t.clone() for t in (x.patches, x.metric, x.text)]
+    copies = [t.clone() for t in (x.patches, x.metric, x.text)]
     for reducer in (Trim(), Trim(normalize=True, aggregate=False)):
         reducer(x)
-    assert all(torch.equal(a, b) for a, b in zip(before, (x.patches, x.metric, x.text), strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(copies, (x.patches, x.metric, x.text), strict=True))
 
 
 def test_an_empty_batch_gives_an_empty_list() -> None:

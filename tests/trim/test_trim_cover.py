@@ -1,4 +1,4 @@
-"""TrimCover: TRIM's number, without repetition."""
+"""Test TrimCover: as many patches as TRIM, chosen without near-duplicates."""
 
 import pytest
 import torch
@@ -8,20 +8,20 @@ from trim import Trim, TrimCover, VisualTokens
 
 
 def three_alike() -> VisualTokens:
-    """Three patches that are the same and the best, one nearly as good and different, one poor."""
+    """Make three equal best patches, a different one nearly as good, and a poor one."""
     metric = torch.tensor([[3.0], [3.0], [3.0], [2.5], [-1.0]])
     patches = torch.tensor([[1.0, 0.0], [1.0, 0.0], [1.0, 0.0], [0.0, 1.0], [-1.0, 1.0]])
     return VisualTokens(patches=patches[None], metric=metric[None], text=torch.ones(1, 1))
 
 
-def test_what_says_the_same_is_kept_once() -> None:
+def test_equal_patches_are_kept_once() -> None:
     x = three_alike()
     assert Trim(sign=1, num_kept=2)(x)[0].kept.tolist() == [0, 1]
     assert TrimCover(diversity=1.0, sign=1, num_kept=2)(x)[0].kept.tolist() == [0, 3]
 
 
 def test_relevance_still_counts() -> None:
-    """log(1e-3) is all that a repetition can cost: with little diversity it is worth it."""
+    """A repetition costs at most log(1e-3), so with little diversity it is worth it."""
     x = three_alike()
     assert TrimCover(diversity=0.01, sign=1, num_kept=2)(x)[0].kept.tolist() == [0, 1]
     assert TrimCover(diversity=0.5, sign=1, num_kept=3)(x)[0].kept.tolist() == [0, 1, 3]
@@ -32,9 +32,9 @@ def test_relevance_still_counts() -> None:
 def test_without_diversity_it_is_trim(sign: int, aggregate: bool) -> None:
     x = make(4, 3, 50)
     ours = TrimCover(diversity=0.0, sign=sign, aggregate=aggregate)(x)
-    for got, want in zip(ours, Trim(sign=sign, aggregate=aggregate)(x), strict=True):
-        assert got.kept.tolist() == want.kept.tolist()
-        assert torch.equal(got.tokens, want.tokens)
+    for reduced, expected in zip(ours, Trim(sign=sign, aggregate=aggregate)(x), strict=True):
+        assert reduced.kept.tolist() == expected.kept.tolist()
+        assert torch.equal(reduced.tokens, expected.tokens)
 
 
 def test_as_many_are_kept_as_trim_keeps() -> None:

@@ -1,4 +1,4 @@
-"""The engine against LlavaForConditionalGeneration.generate: token for token in float32, on photographs."""
+"""Test the engine against LlavaForConditionalGeneration.generate, token for token in float32."""
 
 import random
 import re
@@ -37,7 +37,7 @@ def language_model(random_checkpoint):
 
 @pytest.fixture(scope="module")
 def reference(random_checkpoint, photographs):
-    """12 images with a question each, 6 of them also with some patches only; what the library answers."""
+    """Answer 12 images with the library, 6 of them also from some patches only."""
     folder = random_checkpoint / "llava"
     model = LlavaForConditionalGeneration.from_pretrained(folder).eval()
     processor = AutoProcessor.from_pretrained(folder)
@@ -97,7 +97,7 @@ def engine(language_model, seed=0, decoding=None, **config):
     [{}, {"max_batch": 1}, {"max_batch": 5}, {"token_budget": 2000}, {"token_budget": 1}],
     ids=str,
 )
-def test_greedy_answers_are_the_librarys_token_for_token(language_model, reference, config):
+def test_greedy_answers_equal_the_librarys_token_for_token(language_model, reference, config):
     answers = engine(language_model, **config).generate(reference.requests)
     for request, answer, expected in zip(reference.requests, answers, reference.expected, strict=True):
         ended = expected[-1] == 2
@@ -115,8 +115,8 @@ def embed_prompt(language_model, request):
 
 
 @torch.inference_mode()
-def test_the_test_above_means_something(language_model, reference):
-    """Answers differ, some end early, and no choice between two tokens is near what batching can change."""
+def test_greedy_answers_can_be_compared(language_model, reference):
+    """Answers differ, some end early, and no choice of token is close enough for batching to change it."""
     assert len({tuple(ids) for ids in reference.expected}) >= 0.9 * len(reference.expected)
     assert 0.1 < sum(ids[-1] == 2 for ids in reference.expected) / len(reference.expected) < 0.9
     embed = language_model.model.get_input_embeddings()
@@ -157,13 +157,13 @@ def test_stop_strings_cut_the_text_and_end_the_answer(language_model, reference)
         if stop in free.text:
             assert cut.finish_reason == "stop"
             until = language_model.tokenizer.decode(cut.token_ids)
-            assert re.search(re.escape(stop) + r"\w*$", until), until  # nothing was generated beyond it
+            assert re.search(re.escape(stop) + r"\w*$", until), until  # generation ended there
         else:
             assert cut == SimilarTo(free)
 
 
 class SimilarTo:
-    """Equal but for the seconds."""
+    """Compares answers without their seconds."""
 
     def __init__(self, answer):
         self.answer = answer
@@ -175,7 +175,7 @@ class SimilarTo:
         )
 
 
-def test_what_does_not_fit_is_refused_and_the_rest_is_answered(language_model, reference):
+def test_a_too_long_request_is_refused_and_the_others_are_answered(language_model, reference):
     short = reference.requests[:2]
     room = language_model.max_positions - NEW_TOKENS - (len(language_model.tokenize(short[0].prompt)) - 1)
     fits = Request(short[0].prompt, torch.randn(room, 64))
@@ -190,7 +190,7 @@ def test_what_does_not_fit_is_refused_and_the_rest_is_answered(language_model, r
     assert answers[3].error is None
 
 
-def test_nothing_in_nothing_out(language_model):
+def test_no_requests_give_no_answers(language_model):
     assert engine(language_model).generate([]) == []
 
 
@@ -199,25 +199,31 @@ def test_sampling_is_reproducible_and_depends_on_the_seed(language_model, refere
     requests = reference.requests[:8]
     state = torch.get_rng_state()
     first = engine(language_model, decoding=decoding, seed=1).generate(requests)
-    assert torch.equal(state, torch.get_rng_state())  # the process's own random numbers are left alone
+    assert torch.equal(state, torch.get_rng_state())  # the process's random state is unchanged
     torch.manual_seed(99)
-    again = engine(language_model, decoding=decoding, seed=1).generate(requests)
-    other = engine(language_model, decoding=decoding, seed=2).generate(requests)
+    repeated = engine(language_model, decoding=decoding, seed=1).generate(requests)
+    other_seed = engine(language_model, decoding=decoding, seed=2).generate(requests)
     greedy = engine(language_model, decoding=Decoding(max_new_tokens=8)).generate(requests)
-    ids = [[answer.token_ids for answer in answers] for answers in (first, again, other, greedy)]
+    ids = [[answer.token_ids for answer in answers] for answers in (first, repeated, other_seed, greedy)]
     assert ids[0] == ids[1]
     assert ids[0] != ids[2]
     assert ids[0] != ids[3]
 
 
-def test_a_checkpoints_own_decoding_does_not_leak(random_checkpoint, reference, tmp_path):
+def test_a_checkpoints_generation_config_is_ignored(random_checkpoint, reference, tmp_path):
     import json
     import shutil
 
     shutil.copytree(random_checkpoint / "llava", tmp_path / "llava")
     file = tmp_path / "llava/generation_config.json"
-    own = {"do_sample": True, "temperature": 9.0, "top_p": 0.6, "repetition_penalty": 3.0, "max_length": 20}
-    file.write_text(json.dumps(json.loads(file.read_text()) | own))
+    settings = {
+        "do_sample": True,
+        "temperature": 9.0,
+        "top_p": 0.6,
+        "repetition_penalty": 3.0,
+        "max_length": 20,
+    }
+    file.write_text(json.dumps(json.loads(file.read_text()) | settings))
     answers = engine(LanguageModel(tmp_path / "llava")).generate(reference.requests[:3])
     for answer, expected in zip(answers, reference.expected[:3], strict=True):
         assert list(answer.token_ids) == [token for token in expected if token != 2]
@@ -251,7 +257,7 @@ def test_plan_batches(lengths, budget, largest, expected):
     assert plan_batches(lengths, budget, largest) == expected
 
 
-def test_any_plan_is_whole_and_within_its_bounds():
+def test_a_batch_plan_is_complete_and_within_its_bounds():
     numbers = random.Random(0)
     for _ in range(200):
         lengths = [numbers.randint(1, 700) for _ in range(numbers.randint(0, 40))]
@@ -264,25 +270,27 @@ def test_any_plan_is_whole_and_within_its_bounds():
 
 
 def test_padding_stands_behind_the_head():
-    one, other = torch.ones(1, 2), torch.full((3, 2), 2.0)
-    inputs_BLH, mask_BL = pad_behind([one, other], 0)
+    short, long = torch.ones(1, 2), torch.full((3, 2), 2.0)
+    inputs_BLH, mask_BL = pad_behind([short, long], 0)
     assert mask_BL.tolist() == [[0, 0, 1], [1, 1, 1]]
     assert inputs_BLH[:, :, 0].tolist() == [[0, 0, 1], [2, 2, 2]]
     head = torch.full((2, 2), 7.0)
-    inputs_BLH, mask_BL = pad_behind([torch.cat([head, one]), torch.cat([head, other])], 2)
+    inputs_BLH, mask_BL = pad_behind([torch.cat([head, short]), torch.cat([head, long])], 2)
     assert mask_BL.tolist() == [[1, 1, 0, 0, 1], [1, 1, 1, 1, 1]]
     assert inputs_BLH[:, :, 0].tolist() == [[7, 7, 0, 0, 1], [7, 7, 2, 2, 2]]
 
 
 def test_a_cached_head_changes_no_answer(language_model, reference):
-    """Also if two templates take turns, and if a batch has both."""
+    """Also when two templates alternate, and when one batch has both."""
     answers = [
         engine(language_model, prefix_cache=cached).generate(reference.requests) for cached in (True, False)
     ]
     assert [answer.token_ids for answer in answers[0]] == [answer.token_ids for answer in answers[1]]
-    others = [Request(f"Hm. {request.prompt}", request.tokens_KD) for request in reference.requests[:4]]
+    other_template = [
+        Request(f"Hm. {request.prompt}", request.tokens_KD) for request in reference.requests[:4]
+    ]
     cached, plain = engine(language_model), engine(language_model, prefix_cache=False)
-    for requests in (others, reference.requests[:4], others[:2] + reference.requests[:2]):
+    for requests in (other_template, reference.requests[:4], other_template[:2] + reference.requests[:2]):
         ours, theirs = cached.generate(requests), plain.generate(requests)
         assert [answer.token_ids for answer in ours] == [answer.token_ids for answer in theirs]
 

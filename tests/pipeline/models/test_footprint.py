@@ -1,4 +1,4 @@
-"""What is estimated of a model's memory, held against the models themselves."""
+"""Test the memory estimates of a run against the loaded models."""
 
 import json
 import shutil
@@ -31,7 +31,7 @@ def size_of(*modules: torch.nn.Module) -> int:
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_the_weights_are_those_that_are_loaded(random_checkpoint, dtype):
+def test_the_estimate_equals_the_loaded_weights(random_checkpoint, dtype):
     loaded = LanguageModel(random_checkpoint / "llava", dtype=getattr(torch, dtype))
     assert of_generate(random_checkpoint / "llava", dtype).weights == size_of(loaded.model, loaded.projector)
 
@@ -39,27 +39,28 @@ def test_the_weights_are_those_that_are_loaded(random_checkpoint, dtype):
 def test_clip_is_loaded_in_float32_and_its_text_tower_only_if_read(random_checkpoint):
     llava, clip = random_checkpoint / "llava", random_checkpoint / "clip"
     model = CLIPModel.from_pretrained(clip)
-    seen = size_of(model.vision_model, model.visual_projection)
+    vision = size_of(model.vision_model, model.visual_projection)
     text = size_of(model.text_model, model.text_projection)
-    assert of_encode(llava, clip, frozenset({"metric"})).weights == seen
-    assert of_encode(llava, clip, frozenset({"metric", "text"})).weights == seen + text
+    assert of_encode(llava, clip, frozenset({"metric"})).weights == vision
+    assert of_encode(llava, clip, frozenset({"metric", "text"})).weights == vision + text
     projector = LanguageModel(llava).projector
-    assert of_encode(llava, clip, frozenset({"embeddings"})).weights == seen + size_of(projector)
+    assert of_encode(llava, clip, frozenset({"embeddings"})).weights == vision + size_of(projector)
 
 
 def test_a_run_counts_its_actors_and_its_cache(random_checkpoint):
     llava, clip = random_checkpoint / "llava", random_checkpoint / "clip"
-    told = {"needs": frozenset(), "dtype": "float32", "tokens": 576 + 64}
-    one = of_run(llava, clip, cache_gib=None, actors={"encode": 1, "generate": 1}, **told)
+    options = {"needs": frozenset(), "dtype": "float32", "tokens": 576 + 64}
+    with_one = of_run(llava, clip, cache_gib=None, actors={"encode": 1, "generate": 1}, **options)
     weights = of_generate(llava, "float32").weights
-    assert one["generate"].weights == weights + PROCESS_BYTES
-    assert one["generate"].cache == (576 + 64 + 256) * 3 * 2 * 96 * 4  # layers, key and value, width, bytes
-    two = of_run(llava, clip, cache_gib=4, actors={"encode": 1, "generate": 2}, **told)
-    assert two["generate"] == Footprint(2 * (weights + PROCESS_BYTES), 2 * 4 * GIB)
-    assert two["encode"] == one["encode"]
+    assert with_one["generate"].weights == weights + PROCESS_BYTES
+    # tokens, layers, key and value, width, bytes
+    assert with_one["generate"].cache == (576 + 64 + 256) * 3 * 2 * 96 * 4
+    with_two = of_run(llava, clip, cache_gib=4, actors={"encode": 1, "generate": 2}, **options)
+    assert with_two["generate"] == Footprint(2 * (weights + PROCESS_BYTES), 2 * 4 * GIB)
+    assert with_two["encode"] == with_one["encode"]
 
 
-def test_what_does_not_fit_is_refused_in_one_line():
+def test_a_model_too_large_for_the_memory_is_refused_in_one_line():
     model = Model(name="x", path="some/where", clip="c", template=TEMPLATE)
     parts = {"encode": Footprint(GIB), "generate": Footprint(13 * GIB, GIB)}
     with pytest.raises(ConfigError) as raised:
@@ -76,7 +77,7 @@ def test_what_does_not_fit_is_refused_in_one_line():
 
 
 def test_an_engine_refuses_before_it_loads(random_checkpoint, tmp_path):
-    """As on the nodes of a cluster, of which the driver knows nothing."""
+    """The check runs on cluster nodes too, whose memory the driver does not know."""
     huge = make_huge(random_checkpoint, tmp_path / "huge")
     model = Model(name="x", path=str(huge / "llava"), clip=str(huge / "clip"), template=TEMPLATE)
     with pytest.raises(ConfigError, match=r"some 16384\.0 GiB of memory are needed .* this machine has"):
@@ -85,7 +86,7 @@ def test_an_engine_refuses_before_it_loads(random_checkpoint, tmp_path):
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
 def test_every_stored_type_in_shards_is_loaded_in_every_type(random_checkpoint, tmp_path, dtype):
-    """The answer is that of the rounded weights, whatever they are stored in."""
+    """Loaded weights equal the stored, rounded weights in every target dtype."""
     shutil.copytree(random_checkpoint / "llava", tmp_path / "llava")
     weights = load_file(tmp_path / "llava" / "model.safetensors")
     (tmp_path / "llava" / "model.safetensors").unlink()
@@ -98,8 +99,8 @@ def test_every_stored_type_in_shards_is_loaded_in_every_type(random_checkpoint, 
     (tmp_path / "llava" / "model.safetensors.index.json").write_text(
         json.dumps({"metadata": {}, "weight_map": index})
     )
-    for wanted in (torch.float32, torch.bfloat16, torch.float16):
-        loaded = LanguageModel(tmp_path / "llava", dtype=wanted)
+    for target in (torch.float32, torch.bfloat16, torch.float16):
+        loaded = LanguageModel(tmp_path / "llava", dtype=target)
         for name, weight in loaded.model.named_parameters():
             stored = weights[f"language_model.{name}"].to(dtype)
-            assert weight.dtype == wanted and torch.equal(weight, stored.to(wanted)), name
+            assert weight.dtype == target and torch.equal(weight, stored.to(target)), name

@@ -1,4 +1,4 @@
-"""Random weights of any size, written shard by shard: what transformers loads whole."""
+"""Test random weights of any size, written shard by shard and loaded by transformers."""
 
 import pytest
 import torch
@@ -29,7 +29,7 @@ SMALL = geometry.RandomLlava(
 def small(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setitem(geometry.SIZES, "small", SMALL)
-    monkeypatch.setattr(geometry, "_SHARD_BYTES", 50_000)  # several shards
+    monkeypatch.setattr(geometry, "_SHARD_BYTES", 50_000)  # small enough for several shards
     return resolve("demo:random_small/llava"), resolve("demo:random_small/clip")
 
 
@@ -43,7 +43,7 @@ def test_transformers_finds_every_weight(small):
     assert check_fit(llava, clip).vision_width == SMALL.vision_width
 
 
-def test_the_tower_is_the_same_in_both(small):
+def test_llava_and_clip_have_the_same_tower(small):
     llava, clip = small
     ours = LlavaForConditionalGeneration.from_pretrained(llava).model.vision_tower.state_dict()
     theirs = CLIPModel.from_pretrained(clip).vision_model.state_dict()

@@ -1,4 +1,4 @@
-"""The language model taken out of a LLaVA checkpoint: the same weights, made once, by whoever is first."""
+"""Test the language model exported from a LLaVA checkpoint: equal weights, exported once."""
 
 import json
 import os
@@ -32,89 +32,89 @@ def logits(model, embeds_LH):
         return model(inputs_embeds=embeds_LH[None]).logits
 
 
-def test_it_says_what_the_whole_says(random_checkpoint, cache):
-    whole = LanguageModel(random_checkpoint / "llava")
+def test_the_export_answers_like_the_original(random_checkpoint, cache):
+    original = LanguageModel(random_checkpoint / "llava")
     folder = language_only(random_checkpoint / "llava")
     assert folder.parent == cache
     names = {name for file in folder.glob("*.safetensors") for name in load_file(file)}
-    assert names == set(whole.model.state_dict())
+    assert names == set(original.model.state_dict())
     config = json.loads((folder / "config.json").read_bytes())
     assert config["architectures"] == ["LlamaForCausalLM"]
     model = AutoModelForCausalLM.from_pretrained(folder).eval()
-    token_ids = whole.tokenize("USER: <image>\nwhat is it? ASSISTANT:")
-    embeds_LH = whole.embed_ids(token_ids, torch.randn(9, 64))
-    assert torch.equal(logits(model, embeds_LH), logits(whole.model, embeds_LH))
+    token_ids = original.tokenize("USER: <image>\nwhat is it? ASSISTANT:")
+    embeds_LH = original.embed_ids(token_ids, torch.randn(9, 64))
+    assert torch.equal(logits(model, embeds_LH), logits(original.model, embeds_LH))
 
 
-def test_prompts_without_the_model_are_those_with_it(random_checkpoint):
+def test_prompts_are_equal_with_and_without_the_model(random_checkpoint):
     folder = random_checkpoint / "llava"
-    whole = LanguageModel(folder)
+    original = LanguageModel(folder)
     alone = Prompts(folder, load_table(folder), device="cpu", dtype=torch.float32)
     tokens_KD = torch.randn(9, 64)
     prompt = "USER: <image>\nwhat is it? ASSISTANT:"
     token_ids = alone.tokenize(prompt)
-    assert token_ids == whole.tokenize(prompt)
-    assert torch.equal(alone.embed_ids(token_ids, tokens_KD), whole.embed_ids(token_ids, tokens_KD))
-    assert alone.eos_token_ids == whole.eos_token_ids
+    assert token_ids == original.tokenize(prompt)
+    assert torch.equal(alone.embed_ids(token_ids, tokens_KD), original.embed_ids(token_ids, tokens_KD))
+    assert alone.eos_token_ids == original.eos_token_ids
 
 
-def test_it_is_made_once_and_again_for_another_checkpoint(random_checkpoint, tmp_path, cache):
+def test_a_checkpoint_is_exported_once_and_again_after_a_change(random_checkpoint, tmp_path, cache):
     shutil.copytree(random_checkpoint / "llava", tmp_path / "llava")
     first = language_only(tmp_path / "llava")
-    made = {file.name: file.stat().st_mtime_ns for file in first.iterdir()}
+    times = {file.name: file.stat().st_mtime_ns for file in first.iterdir()}
     assert language_only(tmp_path / "llava") == first
-    assert {file.name: file.stat().st_mtime_ns for file in first.iterdir()} == made
+    assert {file.name: file.stat().st_mtime_ns for file in first.iterdir()} == times
     os.utime(tmp_path / "llava" / "model.safetensors", (1, 1))
     second = language_only(tmp_path / "llava")
     assert second != first
     file = tmp_path / "llava" / "config.json"
     file.write_text(file.read_text() + "\n")
     assert language_only(tmp_path / "llava") not in (first, second)
-    assert len(list(cache.iterdir())) == 3  # nothing unfinished lies about
+    assert len(list(cache.iterdir())) == 3  # no unfinished export remains
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_the_stored_type_stays_whatever_the_configuration_says(random_checkpoint, tmp_path, dtype):
+def test_the_stored_dtype_is_kept(random_checkpoint, tmp_path, dtype):
     shutil.copytree(random_checkpoint / "llava", tmp_path / "llava")
     file = tmp_path / "llava" / "model.safetensors"
     save_file({name: weight.to(dtype) for name, weight in load_file(file).items()}, file, {"format": "pt"})
     folder = language_only(tmp_path / "llava")
-    types = {weight.dtype for made in folder.glob("*.safetensors") for weight in load_file(made).values()}
+    types = {weight.dtype for shard in folder.glob("*.safetensors") for weight in load_file(shard).values()}
     assert types == {dtype}
 
 
-def test_a_decoding_that_cannot_be_saved_does_not_matter(random_checkpoint, tmp_path):
-    """As in the checkpoints that are made of Vicuna: a temperature, but no sampling."""
+def test_an_invalid_generation_config_does_not_matter(random_checkpoint, tmp_path):
+    """Checkpoints made from Vicuna set a temperature without sampling, which transformers refuses to save."""
     shutil.copytree(random_checkpoint / "llava", tmp_path / "llava")
     file = tmp_path / "llava" / "generation_config.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"temperature": 0.9, "top_p": 0.6}))
     assert (language_only(tmp_path / "llava") / "config.json").is_file()
 
 
-def test_large_ones_are_written_in_shards(random_checkpoint, monkeypatch):
+def test_large_models_are_written_in_shards(random_checkpoint, monkeypatch):
     monkeypatch.setattr(module, "_SHARD", "100KB")
     folder = language_only(random_checkpoint / "llava")
     assert (folder / "model.safetensors.index.json").is_file()
-    whole = LanguageModel(random_checkpoint / "llava").model.state_dict()
+    original = LanguageModel(random_checkpoint / "llava").model.state_dict()
     model = AutoModelForCausalLM.from_pretrained(folder)
-    assert all(torch.equal(weight, whole[name]) for name, weight in model.state_dict().items())
+    assert all(torch.equal(weight, original[name]) for name, weight in model.state_dict().items())
 
 
-def test_two_processes_at_once_make_one(random_checkpoint, cache):
+def test_two_processes_at_once_make_one_export(random_checkpoint, cache):
     code = (
         "import sys; from pathlib import Path; "
         "from pipeline.models.checkpoints.language_only import language_only; "
         "print(language_only(Path(sys.argv[1])))"
     )
     command = [sys.executable, "-c", code, str(random_checkpoint / "llava")]
-    both = [subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) for _ in range(2)]
-    told = [process.communicate(timeout=300)[0].strip() for process in both]
-    assert [process.returncode for process in both] == [0, 0]
-    assert told[0] == told[1]
-    assert [str(folder) for folder in cache.iterdir()] == [told[0]]
+    processes = [subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    outputs = [process.communicate(timeout=300)[0].strip() for process in processes]
+    assert [process.returncode for process in processes] == [0, 0]
+    assert outputs[0] == outputs[1]
+    assert [str(folder) for folder in cache.iterdir()] == [outputs[0]]
 
 
-def test_missing_weights_are_told_and_leave_nothing(random_checkpoint, tmp_path, cache):
+def test_missing_weights_are_refused_and_leave_no_export(random_checkpoint, tmp_path, cache):
     shutil.copytree(random_checkpoint / "llava", tmp_path / "llava")
     file = tmp_path / "llava" / "model.safetensors"
     weights = load_file(file)

@@ -1,3 +1,5 @@
+"""Test the language model and projector of a LLaVA checkpoint against transformers."""
+
 import shutil
 
 import pytest
@@ -17,7 +19,7 @@ def reference(random_checkpoint):
 
 
 def relaid(source, target, layout, reference):
-    """A copy of the checkpoint `source` in another layout."""
+    """Copy the checkpoint `source` into another layout."""
     shutil.copytree(source, target, ignore=shutil.ignore_patterns("*.safetensors"))
     if layout == "sharded":
         reference.save_pretrained(target, max_shard_size="300KB")
@@ -39,9 +41,9 @@ def test_every_layout_gives_the_same_weights(random_checkpoint, reference, tmp_p
     folder = relaid(random_checkpoint / "llava", tmp_path / "copy", layout, reference)
     ours = LanguageModel(folder)
     expected = reference.model.language_model.state_dict() | {"lm_head.weight": reference.lm_head.weight}
-    found = {name.removeprefix("model."): weight for name, weight in ours.model.state_dict().items()}
-    assert found.keys() == expected.keys()
-    assert all(torch.equal(found[name], expected[name]) for name in found)
+    weights = {name.removeprefix("model."): weight for name, weight in ours.model.state_dict().items()}
+    assert weights.keys() == expected.keys()
+    assert all(torch.equal(weights[name], expected[name]) for name in weights)
     tokens_KD = torch.randn(7, 64)
     torch.testing.assert_close(ours.project(tokens_KD), reference.model.multi_modal_projector(tokens_KD))
     assert not any("vision" in name for name, _ in ours.model.named_parameters())
@@ -63,7 +65,7 @@ def test_the_prompt_is_tokenised_as_the_processor_does(random_checkpoint, refere
         assert ids[0] == processor.tokenizer.bos_token_id
 
 
-def test_fewer_tokens_and_other_dtypes_are_taken(random_checkpoint):
+def test_fewer_tokens_and_another_dtype_are_accepted(random_checkpoint):
     ours = LanguageModel(random_checkpoint / "llava", dtype=torch.bfloat16)
     token_ids = ours.tokenize(PROMPT)
     embeds_LH = ours.embed_ids(token_ids, torch.randn(3, 64))
@@ -72,27 +74,27 @@ def test_fewer_tokens_and_other_dtypes_are_taken(random_checkpoint):
 
 
 @pytest.mark.parametrize(
-    ("lost", "named"),
+    ("removed", "part"),
     [
         ("multi_modal_projector.linear_2.bias", "projector"),
         ("language_model.model.layers.1.mlp.up_proj.weight", "language model"),
         ("language_model.lm_head.weight", "language model"),
     ],
 )
-def test_missing_weights_are_refused(random_checkpoint, tmp_path, lost, named):
+def test_missing_weights_are_refused(random_checkpoint, tmp_path, removed, part):
     shutil.copytree(random_checkpoint / "llava", tmp_path / "copy")
     weights = load_file(tmp_path / "copy/model.safetensors")
-    del weights[lost]
+    del weights[removed]
     save_file(weights, tmp_path / "copy/model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(ConfigError, match=f"weights of the {named} are missing"):
+    with pytest.raises(ConfigError, match=f"weights of the {part} are missing"):
         LanguageModel(tmp_path / "copy")
 
 
-def test_the_output_weights_are_not_copied_for_each_of_a_batch(random_checkpoint):
+def test_the_output_weights_are_not_copied_for_each_row_of_a_batch(random_checkpoint):
     model = LanguageModel(random_checkpoint / "llava").model
     ids_BL = torch.arange(12).reshape(4, 3)
-    with torch.inference_mode(), torch.profiler.profile(record_shapes=True) as seen:
+    with torch.inference_mode(), torch.profiler.profile(record_shapes=True) as profile:
         model(input_ids=ids_BL, logits_to_keep=1)
-    products = [one.input_shapes for one in seen.events() if one.name in ("aten::mm", "aten::bmm")]
+    products = [event.input_shapes for event in profile.events() if event.name in ("aten::mm", "aten::bmm")]
     words, width = model.get_output_embeddings().weight.shape
     assert [shapes for shapes in products if shapes[1][-1] == words] == [[[4, width], [width, words]]]

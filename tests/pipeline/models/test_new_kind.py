@@ -1,4 +1,4 @@
-"""A family of vision towers is added by a row in KINDS and the encoder that the row names."""
+"""Test that a row in KINDS and its encoder add a family of vision towers."""
 
 import dataclasses
 import json
@@ -19,7 +19,7 @@ from pipeline.support.errors import ConfigError
 
 
 class OwnEncoder(ClipEncoder):
-    """What a family that differs from CLIP would write anew."""
+    """The encoder of a new family; a real one would override what differs from CLIP."""
 
 
 OWN = dataclasses.replace(
@@ -40,8 +40,8 @@ def edit(file, **changes):
 
 
 @pytest.fixture(scope="module")
-def own(random_checkpoint, tmp_path_factory):
-    """The random LLaVA and CLIP as checkpoints of a family that Trimline does not know."""
+def own_family(random_checkpoint, tmp_path_factory):
+    """Copy the random LLaVA and CLIP as checkpoints of a family unknown to Trimline."""
     folder = tmp_path_factory.mktemp("own")
     for part in ("llava", "clip"):
         shutil.copytree(random_checkpoint / part, folder / part)
@@ -56,25 +56,30 @@ def own(random_checkpoint, tmp_path_factory):
     return folder
 
 
-def test_a_row_is_enough(own, random_checkpoint, photographs, monkeypatch):
+def test_a_row_adds_a_family(own_family, random_checkpoint, photographs, monkeypatch):
     with pytest.raises(ConfigError, match=r"own_vision_model.* is none of clip, siglip"):
-        check_fit(own / "llava", own / "clip")
+        check_fit(own_family / "llava", own_family / "clip")
     monkeypatch.setitem(KINDS, "own", OWN)
 
-    geometry = check_fit(own / "llava", own / "clip")
+    geometry = check_fit(own_family / "llava", own_family / "clip")
     as_clip = check_fit(random_checkpoint / "llava", random_checkpoint / "clip")
     assert geometry == dataclasses.replace(as_clip, kind="own")
 
-    images = Preprocessor(own / "llava"), Preprocessor(random_checkpoint / "llava")
+    images = Preprocessor(own_family / "llava"), Preprocessor(random_checkpoint / "llava")
     assert images[0].normalization == images[1].normalization
     pixels = [preprocess(photographs[0]) for preprocess in images]
     assert np.array_equal(*pixels)
 
     needs = frozenset({"metric", "text", "embeddings"})
-    footprints = [of_encode(root / "llava", root / "clip", needs) for root in (own, random_checkpoint)]
+    footprints = [of_encode(root / "llava", root / "clip", needs) for root in (own_family, random_checkpoint)]
     assert footprints[0] == footprints[1]
 
-    model = Model(name="own", path=str(own / "llava"), clip=str(own / "clip"), template="<image>{question}")
+    model = Model(
+        name="own",
+        path=str(own_family / "llava"),
+        clip=str(own_family / "clip"),
+        template="<image>{question}",
+    )
     encoder = load_encoder(model, geometry, needs=needs)
     assert type(encoder).__name__ == "OwnEncoder"
     ours = encoder.encode_images(torch.from_numpy(pixels[0])[None], needs)

@@ -1,4 +1,4 @@
-"""LLaVA's original layout: loaded as it is, and converted, with equal answers."""
+"""Test LLaVA's original layout, loaded directly and converted, with equal answers."""
 
 import json
 from dataclasses import replace
@@ -45,13 +45,13 @@ def original(random_checkpoint, tmp_path):
     return make_original(random_checkpoint, tmp_path / "original", dtype=torch.float32, tower=False)
 
 
-def model_of(folder: Path, **more) -> Model:
-    return Model(name="tiny", path=str(folder), clip=None, template=TEMPLATE, allow_pickle=True, **more)
+def model_of(folder: Path, **options) -> Model:
+    return Model(name="tiny", path=str(folder), clip=None, template=TEMPLATE, allow_pickle=True, **options)
 
 
-def converted(folder: Path, **more) -> Path:
+def converted(folder: Path, **options) -> Path:
     target = folder.parent / "converted"
-    convert(Conversion(source=str(folder), target=str(target), allow_pickle=True, **more))
+    convert(Conversion(source=str(folder), target=str(target), allow_pickle=True, **options))
     return target
 
 
@@ -65,7 +65,7 @@ def answers(model: Model, tokens: list[torch.Tensor]) -> list[tuple]:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_converted_it_answers_as_it_does_directly(random_checkpoint, tmp_path, kind):
+def test_a_converted_checkpoint_gives_the_same_answers(random_checkpoint, tmp_path, kind):
     options = dict(KINDS[kind])
     pickles = options.pop("pickles", False)
     folder = make_original(random_checkpoint, tmp_path / "original", **options)
@@ -78,17 +78,17 @@ def test_converted_it_answers_as_it_does_directly(random_checkpoint, tmp_path, k
     clip = str(random_checkpoint / "clip")
     direct = answers(model_of(folder), tokens)
     assert direct == answers(Model(name="tiny", path=str(target), clip=clip, template=TEMPLATE), tokens)
-    assert len({ids for ids, _ in direct}) == 3, "or they say the same to everything"
-    llava, found = folders(model_of(folder))
-    assert check_fit(llava, found) == check_fit(target, found)
+    assert len({ids for ids, _ in direct}) == 3, "answers must differ, or equality proves nothing"
+    llava, clip_folder = folders(model_of(folder))
+    assert check_fit(llava, clip_folder) == check_fit(target, clip_folder)
     assert {weight.dtype for file in target.glob("*.safetensors") for weight in load_file(file).values()} <= {
         options["dtype"],
-        torch.float32,  # of the CLIP
+        torch.float32,  # CLIP's own weights
     }
 
 
 def test_the_same_requests_get_the_same_rows(original, random_checkpoint, tmp_path, photographs):
-    """Through decode, encode and generate: padding, CLIP, reduction and prompts are the same, too."""
+    """Runs decode, encode and generate, so padding, CLIP, reduction and prompts are equal too."""
     (tmp_path / "in").mkdir()
     oblong = [image for image in photographs if image.width != image.height][:2]
     for index, image in enumerate(oblong):
@@ -96,89 +96,91 @@ def test_the_same_requests_get_the_same_rows(original, random_checkpoint, tmp_pa
         (tmp_path / "in" / f"{index}.json").write_text(json.dumps({"questions": ["what is it?", "where?"]}))
     target, clip = converted(original), str(random_checkpoint / "clip")
     models = {"direct": model_of(original), "converted": replace(model_of(target), clip=clip)}
-    found = {}
+    rows_of = {}
     for name, model in models.items():
         source = Images(path=str(tmp_path / "in"))
         config = make_config(random_checkpoint, source, tmp_path / name, reducer="trim")
         run_in_process(replace(config, model=model))
-        found[name] = lasting(rows(tmp_path / name), "model")
-    assert len(found["direct"]) == 4 and all(row["status"] == "ok" for row in found["direct"])
-    assert found["direct"] == found["converted"]
+        rows_of[name] = lasting(rows(tmp_path / name), "model")
+    assert len(rows_of["direct"]) == 4 and all(row["status"] == "ok" for row in rows_of["direct"])
+    assert rows_of["direct"] == rows_of["converted"]
 
 
-def test_transformers_itself_loads_what_was_converted(original, photographs):
+def test_transformers_loads_a_converted_checkpoint(original, photographs):
     target = converted(original)
     model, report = LlavaForConditionalGeneration.from_pretrained(target, output_loading_info=True)
     assert not any(report[name] for name in ("missing_keys", "unexpected_keys", "mismatched_keys"))
     processor = AutoProcessor.from_pretrained(target)
     ours = LanguageModel(target)
     prompt = TEMPLATE.replace("{question}", "what is shown?")
-    given = processor(text=prompt, images=photographs[0], return_tensors="pt")
-    ids = given.input_ids[0].tolist()
+    inputs = processor(text=prompt, images=photographs[0], return_tensors="pt")
+    ids = inputs.input_ids[0].tolist()
     assert ids.count(model.config.image_token_id) == 576
-    once = [
+    collapsed = [
         token
         for place, token in enumerate(ids)
         if place == 0 or {token, ids[place - 1]} != {model.config.image_token_id}
     ]
-    assert once == ours.tokenize(prompt)
+    assert collapsed == ours.tokenize(prompt)
     with torch.inference_mode():
-        said = model.generate(**given, max_new_tokens=8, do_sample=False)[0, len(ids) :]
-        hidden = model.model.vision_tower(given.pixel_values, output_hidden_states=True).hidden_states[-2]
+        generated = model.generate(**inputs, max_new_tokens=8, do_sample=False)[0, len(ids) :]
+        hidden = model.model.vision_tower(inputs.pixel_values, output_hidden_states=True).hidden_states[-2]
     (direct,) = (
         Transformers()
         .load(model_of(original), Decoding(max_new_tokens=8), device="cpu", seed=0)
         .generate([Request(prompt, hidden[0, 1:])])
     )
-    assert [token for token in said.tolist() if token != 2] == list(direct.token_ids)
+    assert [token for token in generated.tolist() if token != 2] == list(direct.token_ids)
 
 
 def test_prompts_are_tokenised_as_the_original_does(original):
-    """By SentencePiece itself, what stands before and after the image apart (llava/mm_utils.py)."""
+    """SentencePiece encodes the texts before and after the image separately (llava/mm_utils.py)."""
     pieces = sentencepiece.SentencePieceProcessor(model_file=str(original / "tokenizer.model"))
     ours, theirs = LanguageModel(folders(model_of(original))[0]), LanguageModel(converted(original))
-    for before, after in (
+    for prefix, suffix in (
         ("A chat. USER: ", "\nwhat is it? ASSISTANT:"),
         ("", ""),
         ("  two  spaces", " and  more\n\n猫 🐈 x<y 1234"),
         ("a", "<s"),
     ):
-        expected = [1, *pieces.encode(before), -200, *pieces.encode(after)]
-        assert ours.tokenize(f"{before}<image>{after}") == expected
+        expected = [1, *pieces.encode(prefix), -200, *pieces.encode(suffix)]
+        assert ours.tokenize(f"{prefix}<image>{suffix}") == expected
         number = theirs.image_token_id
-        assert theirs.tokenize(f"{before}<image>{after}") == [number if i == -200 else i for i in expected]
+        assert theirs.tokenize(f"{prefix}<image>{suffix}") == [number if i == -200 else i for i in expected]
     ids = pieces.encode("what is it, 猫?")
     assert ours.tokenizer.decode(ids) == theirs.tokenizer.decode(ids) == pieces.decode(ids)
 
 
-def test_it_takes_no_room_and_is_seen_once(original):
+def test_the_view_of_a_checkpoint_links_its_weights_and_is_made_once(original):
     llava, clip = folders(model_of(original))
     assert folders(model_of(original)) == (llava, clip)
     assert sum(file.lstat().st_size for file in llava.iterdir()) < 100_000
     assert all(file.is_symlink() for file in llava.glob("*.safetensors"))
     digest = weights_digest(llava)
     edit(original, mm_vision_select_layer=-3)
-    other, _ = folders(model_of(original))
-    assert other != llava and check_fit(other, clip).feature_layer == check_fit(llava, clip).feature_layer - 1
-    assert weights_digest(other) != digest
+    edited, _ = folders(model_of(original))
+    assert (
+        edited != llava and check_fit(edited, clip).feature_layer == check_fit(llava, clip).feature_layer - 1
+    )
+    assert weights_digest(edited) != digest
 
 
-def test_an_engine_of_the_language_model_alone_finds_it(original):
+def test_the_language_model_can_be_exported(original):
     folder, _ = folders(model_of(original))
     names = {name for file in language_only(folder).glob("*.safetensors") for name in load_file(file)}
     assert names == set(LanguageModel(folder).model.state_dict())
     assert read_shape(str(original)) == read_shape(str(folder))
 
 
-def test_images_are_padded_as_its_code_does(original, random_checkpoint, photographs):
+def test_images_are_padded_as_in_the_original_code(original, random_checkpoint, photographs):
     library = LlavaImageProcessorPil(
         size={"shortest_edge": 336}, crop_size={"height": 336, "width": 336}, do_pad=True
     )
     direct, theirs = preprocessor_of(model_of(original)), Preprocessor(converted(original))
     assert theirs._library is None
     for image in [*photographs[::5], Image.new("RGB", (90, 40), "red")]:
-        whole = library(image, do_rescale=False, do_normalize=False)["pixel_values"][0]
-        assert (direct(image) == whole.transpose(1, 2, 0)).all()
+        padded = library(image, do_rescale=False, do_normalize=False)["pixel_values"][0]
+        assert (direct(image) == padded.transpose(1, 2, 0)).all()
         assert (theirs(image) == direct(image)).all()
     edit(original, image_aspect_ratio="square")
     plain = Preprocessor(random_checkpoint / "clip")
@@ -202,7 +204,7 @@ def test_padding_never_makes_a_square_of_gigabytes():
         ({"mm_vision_tower": "openai/clip-vit-base-patch14-224"}, "takes images of 336 pixels"),
     ],
 )
-def test_what_would_be_done_wrong_is_refused(original, random_checkpoint, changes, message):
+def test_unsupported_settings_are_refused(original, random_checkpoint, changes, message):
     edit(original, **changes)
     model = Model(name="x", path=str(original), clip=str(random_checkpoint / "clip"), template=TEMPLATE)
     with pytest.raises(ConfigError, match=message) as raised:
@@ -212,8 +214,8 @@ def test_what_would_be_done_wrong_is_refused(original, random_checkpoint, change
 
 def test_a_missing_projector_and_another_tower_are_refused(original, random_checkpoint, tmp_path):
     for file in original.glob("*.safetensors"):
-        left = {name: weight for name, weight in load_file(file).items() if "mm_projector" not in name}
-        save_file(left, file, metadata={"format": "pt"})
+        remaining = {name: weight for name, weight in load_file(file).items() if "mm_projector" not in name}
+        save_file(remaining, file, metadata={"format": "pt"})
     for load in (lambda: check_fit(*folders(model_of(original))), lambda: converted(original)):
         with pytest.raises(ConfigError, match="holds no projector weights"):
             load()
@@ -226,13 +228,13 @@ def test_a_missing_projector_and_another_tower_are_refused(original, random_chec
         check_fit(*folders(model_of(tuned)))
 
 
-def test_pickles_are_refused_unless_asked_for(original):
+def test_pickles_are_refused_without_the_flag(original):
     as_pickles(original)
     with pytest.raises(ConfigError, match=r"model\.allow_pickle=true"):
         folders(Model(name="x", path=str(original), clip=None, template=TEMPLATE))
 
 
-def test_what_cannot_be_converted_is_one_line(original, random_checkpoint, tmp_path):
+def test_a_failed_conversion_is_one_line(original, random_checkpoint, tmp_path):
     with pytest.raises(ConfigError, match="not in LLaVA's original layout"):
         convert(Conversion(source=str(random_checkpoint / "llava"), target=str(tmp_path / "new")))
     with pytest.raises(ConfigError, match="is there already"):

@@ -1,4 +1,4 @@
-"""Weights in a pickle are refused, and read when asked for: tensors, and nothing else."""
+"""Test that pickled weights need a flag, and that then only tensors are read."""
 
 import contextlib
 import json
@@ -16,7 +16,7 @@ from pipeline.support.errors import ConfigError
 
 
 class Evil:
-    """Makes a file when it is unpickled."""
+    """Creates a file when it is unpickled."""
 
     def __init__(self, path):
         self.path = path
@@ -27,7 +27,7 @@ class Evil:
 
 @pytest.fixture
 def pickled(random_checkpoint, tmp_path, monkeypatch):
-    """A CLIP whose weights are a pickle, as the published one's are, and a cache of its own."""
+    """Make a CLIP with pickled weights, like the published one, and an empty cache."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     folder = tmp_path / "clip"
     shutil.copytree(random_checkpoint / "clip", folder)
@@ -45,8 +45,8 @@ def test_a_pickle_is_refused_and_the_flag_is_named(random_checkpoint, pickled):
         assert str(pickled) in str(raised.value) and "\n" not in str(raised.value)
 
 
-def test_transformers_is_never_let_at_a_pickle(pickled):
-    """Also where nobody has looked before."""
+def test_transformers_never_reads_a_pickle(pickled):
+    """Even if no check of ours ran before."""
     from transformers import CLIPVisionModelWithProjection
 
     with pytest.raises(OSError, match="safetensors"):
@@ -54,7 +54,7 @@ def test_transformers_is_never_let_at_a_pickle(pickled):
 
 
 @pytest.mark.parametrize("shards", [1, 2])
-def test_with_the_flag_it_is_the_same_checkpoint(random_checkpoint, pickled, shards):
+def test_with_the_flag_a_pickle_gives_equal_weights(random_checkpoint, pickled, shards):
     if shards > 1:
         split(pickled)
     folder = resolve(str(pickled), allow_pickle=True)
@@ -72,26 +72,26 @@ def test_with_the_flag_it_is_the_same_checkpoint(random_checkpoint, pickled, sha
 def split(folder: Path) -> None:
     weights = list(torch.load(folder / "pytorch_model.bin", weights_only=True).items())
     (folder / "pytorch_model.bin").unlink()
-    where = {}
+    file_of = {}
     for number, part in enumerate((weights[:9], weights[9:]), start=1):
         name = f"pytorch_model-{number:05d}-of-00002.bin"
         torch.save(dict(part), folder / name)
-        where |= {tensor: name for tensor, _ in part}
-    (folder / "pytorch_model.bin.index.json").write_text(json.dumps({"weight_map": where}))
+        file_of |= {tensor: name for tensor, _ in part}
+    (folder / "pytorch_model.bin.index.json").write_text(json.dumps({"weight_map": file_of}))
 
 
-def test_a_pickle_that_is_more_than_tensors_runs_nothing(pickled, tmp_path):
+def test_a_pickle_with_other_objects_runs_no_code(pickled, tmp_path):
     torch.save({"a": Evil(tmp_path / "mark")}, pickled / "pytorch_model.bin")
     with pytest.raises(ConfigError, match="cannot be read as weights alone") as raised:
         resolve(str(pickled), allow_pickle=True)
     assert "\n" not in str(raised.value)
     assert not (tmp_path / "mark").exists()
     torch.load(pickled / "pytorch_model.bin", weights_only=False)
-    assert (tmp_path / "mark").exists(), "or this tests nothing"
+    assert (tmp_path / "mark").exists(), "the pickle must work, or this test proves nothing"
 
 
-def test_a_checkpoint_brings_no_code_along(random_checkpoint, tmp_path):
-    """Not even one whose configuration names some: it is refused, or loaded without."""
+def test_a_checkpoint_runs_no_code(random_checkpoint, tmp_path):
+    """A checkpoint that names code is refused, or loaded without running it."""
     from pipeline.models.llava import LanguageModel
 
     folder = tmp_path / "llava"

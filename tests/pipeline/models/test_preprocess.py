@@ -1,3 +1,5 @@
+"""Test image preprocessing against the library's processors."""
+
 import json
 import subprocess
 import sys
@@ -12,7 +14,7 @@ from pipeline.support.errors import ConfigError
 
 
 @pytest.mark.parametrize("part", ["llava", "clip"])
-def test_crops_and_numbers_give_the_processors_own_pixel_values(random_checkpoint, photographs, part):
+def test_crop_and_normalization_give_the_processors_pixel_values(random_checkpoint, photographs, part):
     preprocessor = Preprocessor(random_checkpoint / part)
     reference = CLIPImageProcessorPil.from_pretrained(random_checkpoint / "clip")
     numbers = preprocessor.normalization
@@ -44,7 +46,7 @@ def test_pillow_alone_equals_the_library_bit_for_bit(random_checkpoint, tmp_path
 
     folder = random_checkpoint / "llava"
     library = AutoImageProcessor.from_pretrained(folder, backend="pil")
-    if kind == "published":  # whole numbers in the place of objects, as the oldest checkpoints have it
+    if kind == "published":  # numbers instead of objects, as in the oldest checkpoints
         settings = {
             "feature_extractor_type": "CLIPFeatureExtractor",
             "size": 336,
@@ -61,11 +63,11 @@ def test_pillow_alone_equals_the_library_bit_for_bit(random_checkpoint, tmp_path
         if max(width, height) > 16 * min(width, height):
             continue
         image = Image.fromarray(rng.integers(0, 256, (height, width, 3), np.uint8))
-        whole = library(image, do_rescale=False, do_normalize=False)["pixel_values"][0]
-        assert np.array_equal(preprocessor(image), np.asarray(whole).transpose(1, 2, 0)), (width, height)
+        expected = library(image, do_rescale=False, do_normalize=False)["pixel_values"][0]
+        assert np.array_equal(preprocessor(image), np.asarray(expected).transpose(1, 2, 0)), (width, height)
 
 
-def test_another_processor_is_the_librarys_own(tmp_path):
+def test_other_processors_use_the_library(tmp_path):
     from transformers import ViTImageProcessorPil
 
     ViTImageProcessorPil(size={"height": 64, "width": 64}).save_pretrained(tmp_path)
@@ -75,7 +77,7 @@ def test_another_processor_is_the_librarys_own(tmp_path):
     assert preprocessor.normalization.mean == (0.5, 0.5, 0.5)
 
 
-def test_decoding_does_without_torch_and_transformers(random_checkpoint):
+def test_decoding_imports_neither_torch_nor_transformers(random_checkpoint):
     code = (
         "import sys; from pathlib import Path; from PIL import Image; import pipeline.stages.decode;"
         "from pipeline.models.preprocess import Preprocessor;"

@@ -1,4 +1,4 @@
-"""A LLaVA on SigLIP and Qwen2, held against transformers' own, from its files to its rows."""
+"""Test a LLaVA on SigLIP and Qwen2 against transformers, from its files to its rows."""
 
 import dataclasses
 import json
@@ -61,9 +61,9 @@ def model(siglip):
     return model_of(siglip)
 
 
-def model_of(folder, **more):
+def model_of(folder, **options):
     return Model(
-        name="tiny", path=str(folder / "llava"), clip=str(folder / "clip"), template=TEMPLATE, **more
+        name="tiny", path=str(folder / "llava"), clip=str(folder / "clip"), template=TEMPLATE, **options
     )
 
 
@@ -105,23 +105,23 @@ def test_geometry(siglip):
 
 @torch.inference_mode()
 def test_image_fields_are_those_of_the_library(siglip, encoder, pixels):
-    """Of LLaVA's own tower, and of SigLIP's head on one patch at a time."""
+    """Compared with LLaVA's own tower, and with SigLIP's head on one patch at a time."""
     llava = LlavaForConditionalGeneration.from_pretrained(siglip / "llava").eval()
-    seen = []
-    llava.model.multi_modal_projector.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    features = []
+    llava.model.multi_modal_projector.register_forward_pre_hook(lambda _, inputs: features.append(inputs[0]))
     llava.model.get_image_features(encoder.normalize(pixels))
     fields = encoder.encode_images(pixels, IMAGE_FIELDS)
     assert fields.keys() == {"patches", "metric"} == IMAGE_FIELDS - SIGLIP.lacks
-    torch.testing.assert_close(fields["patches"], seen[0], rtol=0, atol=0)
+    torch.testing.assert_close(fields["patches"], features[0], rtol=0, atol=0)
     tower = SiglipModel.from_pretrained(siglip / "clip").eval().vision_model
-    alone = tower.head(tower.post_layernorm(seen[0]).reshape(-1, 1, 48))
+    alone = tower.head(tower.post_layernorm(features[0]).reshape(-1, 1, 48))
     torch.testing.assert_close(fields["metric"], alone.reshape(4, PATCHES, 48), rtol=1e-4, atol=1e-5)
     assert encoder.encode_images(pixels, frozenset()).keys() == {"patches"}
 
 
 @torch.inference_mode()
-def test_texts_are_the_librarys(siglip, encoder):
-    """Padded to all positions, without a mask; the end token stays when a text is cut."""
+def test_texts_equal_those_of_the_library(siglip, encoder):
+    """Texts are padded to all positions without a mask, and keep their end token when cut."""
     tokenizer = AutoTokenizer.from_pretrained(siglip / "clip")
     reference = SiglipModel.from_pretrained(siglip / "clip").eval()
     options = {"padding": "max_length", "truncation": True, "max_length": POSITIONS, "return_tensors": "pt"}
@@ -129,7 +129,7 @@ def test_texts_are_the_librarys(siglip, encoder):
     torch.testing.assert_close(encoder.encode_texts(TEXTS), expected, rtol=1e-4, atol=1e-5)
 
 
-def test_long_texts_are_read_by_the_window(encoder):
+def test_long_texts_are_averaged_over_windows(encoder):
     ids = encoder._tokenizer(TEXTS[4], add_special_tokens=False)["input_ids"]
     parts = [ids[at : at + POSITIONS - 1] for at in range(0, len(ids), POSITIONS - 1)]
     assert len(parts) > 2
@@ -161,8 +161,8 @@ def test_pictures_are_stretched_as_the_library_does_bit_for_bit(siglip, tmp_path
     ours, library = Preprocessor(folder), SiglipImageProcessorPil.from_pretrained(siglip / "clip")
     assert ours._library is None
     for image in [*photographs[::4], Image.new("RGB", (1, 900), "red"), Image.new("RGB", (900, 20), "blue")]:
-        whole = library(image, do_rescale=False, do_normalize=False)["pixel_values"][0]
-        assert np.array_equal(ours(image), np.asarray(whole).transpose(1, 2, 0)), image.size
+        stretched = library(image, do_rescale=False, do_normalize=False)["pixel_values"][0]
+        assert np.array_equal(ours(image), np.asarray(stretched).transpose(1, 2, 0)), image.size
     numbers = ours.normalization
     values = (ours(photographs[0]) * np.float32(numbers.rescale_factor) - numbers.mean) / numbers.std
     expected = library(photographs[0], return_tensors="np")["pixel_values"][0]
@@ -170,14 +170,14 @@ def test_pictures_are_stretched_as_the_library_does_bit_for_bit(siglip, tmp_path
 
 
 def untied(folder):
-    """The output weights stored beside the embeddings, as a checkpoint may have it though they are equal."""
+    """Store the output weights beside the equal embeddings, as some checkpoints do."""
     weights = load_file(folder / "model.safetensors")
     weights["language_model.lm_head.weight"] = weights["language_model.model.embed_tokens.weight"].clone()
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
 
 
 def published(folder):
-    """As llava-interleave-qwen has it: nothing is said of tied weights but in text_config."""
+    """Write config.json as llava-interleave-qwen does: only text_config mentions tied weights."""
     config = json.loads((folder / "config.json").read_text())
     del config["tie_word_embeddings"]
     (folder / "config.json").write_text(json.dumps(config))
@@ -185,7 +185,7 @@ def published(folder):
 
 
 def of_transformers_5(folder):
-    """And a head that config.json does not rule out, though there are no weights for it."""
+    """Also claim a head in config.json, though the file has no weights for it."""
     config = json.loads((folder / "config.json").read_text())
     del config["vision_config"]["vision_use_head"]
     (folder / "config.json").write_text(json.dumps(config))
@@ -199,7 +199,7 @@ def of_transformers_5(folder):
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory, photographs):
-    """Three, with a question each."""
+    """Write three pictures, each with a question."""
     folder = tmp_path_factory.mktemp("pictures")
     for number, (image, question) in enumerate(zip(photographs[:9:3], QUESTIONS, strict=True)):
         image.save(folder / f"{number}.png")
@@ -209,7 +209,7 @@ def pictures(tmp_path_factory, photographs):
 
 @pytest.fixture(scope="module")
 def expected(siglip, pictures):
-    """What plain transformers answers with all tokens."""
+    """Answer the questions with plain transformers and all tokens."""
     folder = siglip / "llava"
     model, processor = (
         LlavaForConditionalGeneration.from_pretrained(folder),
@@ -224,7 +224,7 @@ def expected(siglip, pictures):
         output = model.eval().generate(**inputs, max_new_tokens=NEW_TOKENS, do_sample=False)
         tokens = output[0, inputs.input_ids.shape[1] :]
         answers.append(processor.decode(tokens, skip_special_tokens=True).strip())
-    assert len(set(answers)) == 3, "or they say nothing of the images"
+    assert len(set(answers)) == 3, "answers must depend on the images"
     return answers
 
 
@@ -235,14 +235,14 @@ def config_of(folder, pictures, output, **reducers):
 
 
 @pytest.mark.parametrize("lay", [None, published, of_transformers_5, untied])
-def test_with_all_tokens_answers_are_the_librarys(pair, pictures, expected, tmp_path, lay):
+def test_with_all_tokens_answers_equal_those_of_the_library(pair, pictures, expected, tmp_path, lay):
     if lay is not None:
         lay(pair[0])
     run_in_process(config_of(pair[0].parent, pictures, tmp_path / "out", full=Full()))
-    found = rows(tmp_path / "out/full")
-    assert [row["status"] for row in found] == ["ok"] * 3
-    assert [row["prediction"] for row in found] == expected
-    assert {row["visual_tokens_kept"] for row in found} == {PATCHES}
+    answered = rows(tmp_path / "out/full")
+    assert [row["status"] for row in answered] == ["ok"] * 3
+    assert [row["prediction"] for row in answered] == expected
+    assert {row["visual_tokens_kept"] for row in answered} == {PATCHES}
 
 
 def test_every_reducer_that_reads_no_cls_works(siglip, pictures, tmp_path):
@@ -255,26 +255,26 @@ def test_every_reducer_that_reads_no_cls_works(siglip, pictures, tmp_path):
     }
     run_in_process(config_of(siglip, pictures, tmp_path / "out", **reducers))
     for name in reducers:
-        found = rows(tmp_path / "out" / name)
-        assert [row["status"] for row in found] == ["ok"] * 3, name
-        for row in found:
+        answered = rows(tmp_path / "out" / name)
+        assert [row["status"] for row in answered] == ["ok"] * 3, name
+        for row in answered:
             bits = np.unpackbits(np.frombuffer(row["kept_patches"], np.uint8))
-            kept = row["visual_tokens_kept"]
-            assert 0 < kept < row["visual_tokens_full"] == PATCHES, name
+            count = row["visual_tokens_kept"]
+            assert 0 < count < row["visual_tokens_full"] == PATCHES, name
             assert not bits[PATCHES:].any()
-            assert bits.sum() in ((kept - 1, kept) if name.startswith("trim") else (6,))
+            assert bits.sum() in ((count - 1, count) if name.startswith("trim") else (6,))
 
 
 @pytest.mark.parametrize(
-    ("reducer", "told"),
+    ("reducer", "field"),
     [
         (PruMerge(), r"reducer PruMerge \(arm it\) reads last_cls_attention, last_keys,"),
         (VisionZip(), r"reducer VisionZip \(arm it\) reads cls, cls_attention, head_mean_keys,"),
     ],
     ids=["prumerge", "visionzip"],
 )
-def test_reducers_that_read_cls_are_refused_before_ray(siglip, pictures, tmp_path, reducer, told):
-    with pytest.raises(ConfigError, match=f"{told} which .* siglip") as raised:
+def test_reducers_that_read_cls_are_refused_before_ray(siglip, pictures, tmp_path, reducer, field):
+    with pytest.raises(ConfigError, match=f"{field} which .* siglip") as raised:
         prepare(config_of(siglip, pictures, tmp_path / "out", full=Full(), it=reducer))
     assert "\n" not in str(raised.value)
     assert not (tmp_path / "out").exists()
@@ -304,7 +304,7 @@ def test_a_siglip_without_its_tokenizer_is_refused(pair):
 
 
 @pytest.mark.parametrize("name", ["embeddings.patch_embedding.bias", "encoder.layers.1.mlp.fc2.bias"])
-def test_a_tower_may_be_tuned_but_not_another(pair, name):
+def test_a_fine_tuned_tower_is_accepted_and_another_one_refused(pair, name):
     weights = load_file(pair[0] / "model.safetensors")
     ours, theirs = weights[f"vision_tower.{name}"], load_file(pair[1] / "model.safetensors")
     assert not torch.equal(ours, theirs[f"vision_model.{name}"])
@@ -322,7 +322,7 @@ def test_missing_weights_of_the_head_are_refused(pair):
         load_encoder(model_of(pair[0].parent), check_fit(*pair), needs=NEEDS)
 
 
-def test_the_memory_that_is_asked_for_is_what_is_loaded(siglip, encoder):
+def test_the_memory_estimate_equals_the_loaded_weights(siglip, encoder):
     parts = (encoder._vision_tower, encoder._head, encoder._text_tower, encoder._text_head)
     loaded = sum(weight.nbytes for part in parts for weight in part.parameters())
     assert of_encode(siglip / "llava", siglip / "clip", NEEDS).weights == loaded

@@ -1,4 +1,4 @@
-"""The card beside an output: what hubs show, and what `datasets` reads the folder by."""
+"""Test the dataset card of an output: its text for hubs, and loading the folder with `datasets`."""
 
 import datasets
 
@@ -17,12 +17,12 @@ def test_every_column_is_described():
     assert [column.name for column in COLUMNS if len(column.description.split()) < 2] == []
 
 
-def test_what_describes_a_column_is_in_no_file():
+def test_column_descriptions_are_not_written_to_the_files():
     for schema in (PREDICTIONS, comparison_schema(["full", "trim"])):
         assert schema.metadata is None and all(field.metadata is None for field in schema)
 
 
-def test_a_folder_with_a_card_loads_by_its_name_alone(tmp_path):
+def test_a_folder_with_a_card_loads_by_its_path(tmp_path):
     write_tar(tmp_path / "in" / "a.tar", 5, questions=2)
     output = tmp_path / "out"
     quick_answer(WebDataset(path=str(tmp_path / "in")), output, unit_samples=2)

@@ -1,4 +1,4 @@
-"""The plan: frozen, read back as it was, grown at its end, compared with what is there now."""
+"""Test the plan: written once, read back, extended at its end, compared with the source's present files."""
 
 import os
 import shutil
@@ -25,7 +25,7 @@ HERE = Storage()
 
 @pytest.fixture
 def tars(tmp_path) -> WebDataset:
-    """Tars of 3, 1, 4 and 2 samples."""
+    """Write tars of 3, 1, 4 and 2 samples."""
     for seed, samples in enumerate((3, 1, 4, 2)):
         write_tar(tmp_path / "tars" / f"{seed}.tar", samples, seed=seed, width=24)
     return WebDataset(path=str(tmp_path / "tars"))
@@ -33,7 +33,7 @@ def tars(tmp_path) -> WebDataset:
 
 @pytest.fixture
 def pictures(tmp_path) -> Images:
-    """Seven images in three folders, one with a sidecar, in slices of three."""
+    """Write seven images in three folders, one with a sidecar, in slices of three."""
     for index, name in enumerate(["a/0", "a/1", "a/2", "b/3", "b/4", "c/5", "c/6"]):
         file = tmp_path / "pictures" / f"{name}.jpg"
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -50,7 +50,7 @@ def finished(*shards: int) -> Finished:
     return Finished(Unit(shard, 0, 1, True).file_name for shard in shards)
 
 
-def spoil(file: Path, change: str) -> None:
+def change_file(file: Path, change: str) -> None:
     stat = file.stat()
     if change == "gone":
         file.unlink()
@@ -65,31 +65,31 @@ def test_no_plan_yet(tmp_path):
     assert load_plan(out(tmp_path), HERE) is None
 
 
-def test_a_plan_of_tars_is_read_back_as_it_was(tmp_path, tars):
-    made = make_plan(out(tmp_path), tars, None, HERE)
-    assert made.source == f"file://{tmp_path}/tars"
-    assert len(made) == 4
+def test_a_plan_of_tars_is_read_back(tmp_path, tars):
+    plan = make_plan(out(tmp_path), tars, None, HERE)
+    assert plan.source == f"file://{tmp_path}/tars"
+    assert len(plan) == 4
     shards = list(tars.shards(tars.entries(HERE), HERE))
-    assert [made.shard(ordinal, HERE) for ordinal in range(4)] == shards == list(made.shards(HERE))
+    assert [plan.shard(ordinal, HERE) for ordinal in range(4)] == shards == list(plan.shards(HERE))
     assert [shard.uri for shard in shards] == [f"file://{tmp_path}/tars/{name}.tar" for name in range(4)]
     for shard in shards:
         stat = Path(shard.uri.removeprefix("file://")).stat()
         assert (shard.size, int(shard.etag, 16)) == (stat.st_size, stat.st_mtime_ns)
-        assert made.size(shard.shard) == stat.st_size
-    again = load_plan(out(tmp_path), HERE)
-    assert again.table.equals(made.table) and again.parts == made.parts == ("000000.parquet",)
+        assert plan.size(shard.shard) == stat.st_size
+    loaded = load_plan(out(tmp_path), HERE)
+    assert loaded.table.equals(plan.table) and loaded.parts == plan.parts == ("000000.parquet",)
 
 
 def test_a_plan_of_slices_is_read_back_with_its_files(tmp_path, pictures):
-    made = make_plan(out(tmp_path), pictures, None, HERE)
-    shards = [made.shard(ordinal, HERE) for ordinal in range(3)]
-    assert shards == list(pictures.shards(pictures.entries(HERE), HERE)) == list(made.shards(HERE))
+    plan = make_plan(out(tmp_path), pictures, None, HERE)
+    shards = [plan.shard(ordinal, HERE) for ordinal in range(3)]
+    assert shards == list(pictures.shards(pictures.entries(HERE), HERE)) == list(plan.shards(HERE))
     assert [shard.samples for shard in shards] == [3, 3, 1]
     names = [[file.uri.rpartition("/")[2] for file in shard.files] for shard in shards]
     assert names == [["0.jpg", "1.jpg", "1.txt", "2.jpg"], ["3.jpg", "4.jpg", "5.jpg"], ["6.jpg"]]
     assert len({shard.etag for shard in shards}) == 3
     assert all(shard.size == sum(file.size for file in shard.files) for shard in shards)
-    assert "files" not in made.table.column_names, "the driver does not hold them"
+    assert "files" not in plan.table.column_names, "the driver does not keep the files in memory"
     samples = [sample for shard in shards for sample in pictures.samples(shard, HERE, lambda _: True)]
     assert [sample.key for sample in samples] == [
         *("a/0.jpg", "a/1.jpg", "a/2.jpg", "b/3.jpg", "b/4.jpg", "c/5.jpg", "c/6.jpg")
@@ -97,7 +97,7 @@ def test_a_plan_of_slices_is_read_back_with_its_files(tmp_path, pictures):
 
 
 @pytest.mark.parametrize("path", ["pictures", "./pictures/", "a/../pictures", "pictures/**/*.jpg"])
-def test_how_the_source_was_named_does_not_change_the_keys(tmp_path, monkeypatch, pictures, path):
+def test_the_keys_do_not_depend_on_how_the_path_is_written(tmp_path, monkeypatch, pictures, path):
     monkeypatch.chdir(tmp_path)
     source = Images(path=path)
     (shard,) = make_plan(out(tmp_path), source, None, HERE).shards(HERE)
@@ -121,10 +121,13 @@ def test_how_the_source_was_named_does_not_change_the_keys(tmp_path, monkeypatch
 )
 def test_a_limit_is_resolved_across_tars(tmp_path, tars, limit, expected):
     plan = make_plan(out(tmp_path), tars, limit, HERE)
-    taken = [shard.samples for shard in plan.shards(HERE)]
-    assert taken == expected
-    held = (3, 1, 4, 2)
-    total = sum(count if some is None else some for some, count in zip(taken, held, strict=False))
+    limits = [shard.samples for shard in plan.shards(HERE)]
+    assert limits == expected
+    counts = (3, 1, 4, 2)
+    total = sum(
+        count if shard_limit is None else shard_limit
+        for shard_limit, count in zip(limits, counts, strict=False)
+    )
     assert total == min(limit, 10)
 
 
@@ -136,10 +139,10 @@ def test_a_limit_is_resolved_across_slices(tmp_path, pictures, limit, expected):
     assert [shard.samples for shard in plan.shards(HERE)] == expected
 
 
-def test_a_limit_behind_a_tar_that_cannot_be_read(tmp_path, tars):
+def test_a_limit_after_an_unreadable_tar(tmp_path, tars):
     Path(tars.path, "1.tar").write_bytes(b"no tar " * 100)
     plan = make_plan(out(tmp_path), tars, 5, HERE)
-    assert [shard.samples for shard in plan.shards(HERE)] == [None, 2], "the run finds out what it holds"
+    assert [shard.samples for shard in plan.shards(HERE)] == [None, 2], "the run counts its samples"
 
 
 def test_an_empty_source_writes_no_plan(tmp_path):
@@ -150,26 +153,26 @@ def test_an_empty_source_writes_no_plan(tmp_path):
     assert load_plan(out(tmp_path), HERE) is None
 
 
-def test_extending_appends_what_is_new(tmp_path, tars):
+def test_extending_appends_new_shards(tmp_path, tars):
     plan = make_plan(out(tmp_path), tars, None, HERE)
-    before = list(plan.shards(HERE))
+    shards_before = list(plan.shards(HERE))
     assert extend_plan(plan, tars, HERE) == plan, "nothing is new"
-    for name in ("00.tar", "9.tar"):  # one sorts before what is there
+    for name in ("00.tar", "9.tar"):  # one of them sorts before the known tars
         write_tar(Path(tars.path) / name, 1, seed=7)
     grown = extend_plan(plan, tars, HERE)
     shards = list(grown.shards(HERE))
-    assert shards[:4] == before, "a shard keeps its number"
+    assert shards[:4] == shards_before, "a shard keeps its number"
     assert [(shard.shard, shard.uri.rpartition("/")[2]) for shard in shards[4:]] == [
         (4, "00.tar"),
         (5, "9.tar"),
     ]
     assert grown.parts == ("000000.parquet", "000004.parquet")
     write_tar(Path(tars.path) / "a.tar", 1, seed=8)
-    again = extend_plan(load_plan(out(tmp_path), HERE), tars, HERE)
-    assert [shard.shard for shard in again.shards(HERE)] == list(range(7))
-    assert again.shard(6, HERE).uri.endswith("/a.tar")
-    assert again.shard(4, HERE) == shards[4] and again.shard(0, HERE) == before[0]
-    assert again.source == plan.source
+    grown_twice = extend_plan(load_plan(out(tmp_path), HERE), tars, HERE)
+    assert [shard.shard for shard in grown_twice.shards(HERE)] == list(range(7))
+    assert grown_twice.shard(6, HERE).uri.endswith("/a.tar")
+    assert grown_twice.shard(4, HERE) == shards[4] and grown_twice.shard(0, HERE) == shards_before[0]
+    assert grown_twice.source == plan.source
 
 
 def test_extending_slices(tmp_path, pictures):
@@ -180,7 +183,7 @@ def test_extending_slices(tmp_path, pictures):
     assert [shard.samples for shard in grown.shards(HERE)] == [3, 3, 1, 3, 1]
     assert [shard.shard for shard in grown.shards(HERE)] == list(range(5))
     assert [file.uri.rpartition("/")[2] for file in grown.shard(4, HERE).files] == ["new3.jpg"]
-    assert len({shard.uri for shard in grown.shards(HERE)}) == 5, "every slice has a name of its own"
+    assert len({shard.uri for shard in grown.shards(HERE)}) == 5, "slices have different names"
 
 
 def test_a_new_sidecar_of_a_known_picture_is_no_new_sample(tmp_path, pictures):
@@ -192,7 +195,7 @@ def test_a_new_sidecar_of_a_known_picture_is_no_new_sample(tmp_path, pictures):
 
 @pytest.fixture(params=["tars", "jsonl", "parquet", "images"])
 def growing(request, tmp_path, tars, pictures):
-    """A source of each kind with the file of it that grows; a JSONL in several slices."""
+    """Make a source of each kind, and name its file that grows; the JSONL has several slices."""
     if request.param == "tars":
         return tars, Path(tars.path) / "1.tar"
     if request.param == "images":
@@ -207,12 +210,12 @@ def growing(request, tmp_path, tars, pictures):
 
 
 @pytest.mark.parametrize("change", ["size", "time"])
-def test_extending_refuses_a_file_that_grew_and_names_it(tmp_path, growing, change):
+def test_extending_refuses_a_changed_file_by_name(tmp_path, growing, change):
     source, file = growing
     plan = make_plan(out(tmp_path), source, None, HERE)
     assert extend_plan(plan, source, HERE) == plan
-    spoil(file, change)
-    shutil.copy(file, file.with_name(f"0new{file.suffix}"))  # something new beside it does not hide it
+    change_file(file, change)
+    shutil.copy(file, file.with_name(f"0new{file.suffix}"))  # a new file does not hide the change
     expected = rf"^file://{file} has changed .*extend=true takes new files only"
     with pytest.raises(ConfigError, match=expected) as refusal:
         extend_plan(plan, source, HERE)
@@ -220,28 +223,28 @@ def test_extending_refuses_a_file_that_grew_and_names_it(tmp_path, growing, chan
     assert load_plan(out(tmp_path), HERE).parts == plan.parts, "nothing is appended"
 
 
-def test_extending_does_without_files_that_are_gone(tmp_path, tars):
+def test_extending_ignores_missing_files(tmp_path, tars):
     plan = make_plan(out(tmp_path), tars, None, HERE)
-    spoil(Path(tars.path) / "1.tar", "gone")
+    change_file(Path(tars.path) / "1.tar", "gone")
     assert extend_plan(plan, tars, HERE) == plan
 
 
 @pytest.mark.parametrize("change", ["size", "time", "gone"])
-def test_a_tar_that_changed_is_refused_by_name(tmp_path, tars, change):
+def test_a_changed_tar_is_refused_by_name(tmp_path, tars, change):
     plan = make_plan(out(tmp_path), tars, None, HERE)
     require_unchanged(plan, finished().has_shard, tars, HERE)
-    spoil(Path(tars.path) / "2.tar", change)
+    change_file(Path(tars.path) / "2.tar", change)
     with pytest.raises(ConfigError, match=rf"shard 2 has changed or is gone .*: file://{tars.path}/2\.tar;"):
         require_unchanged(plan, finished(0).has_shard, tars, HERE)
-    require_unchanged(plan, finished(2).has_shard, tars, HERE)  # what is finished does not need its source
+    require_unchanged(plan, finished(2).has_shard, tars, HERE)  # a finished shard does not need its source
 
 
 @pytest.mark.parametrize("change", ["size", "time", "gone"])
 @pytest.mark.parametrize("name", ["a/1.jpg", "a/1.txt"])
-def test_a_file_of_a_slice_that_changed_is_refused_by_name(tmp_path, pictures, change, name):
+def test_a_changed_file_of_a_slice_is_refused_by_name(tmp_path, pictures, change, name):
     plan = make_plan(out(tmp_path), pictures, None, HERE)
     require_unchanged(plan, finished().has_shard, pictures, HERE)
-    spoil(Path(pictures.path) / name, change)
+    change_file(Path(pictures.path) / name, change)
     with pytest.raises(
         ConfigError, match=f"shard 0 has changed or is gone .*: file://{pictures.path}/{name};"
     ):
@@ -249,7 +252,7 @@ def test_a_file_of_a_slice_that_changed_is_refused_by_name(tmp_path, pictures, c
     require_unchanged(plan, finished(0).has_shard, pictures, HERE)
 
 
-def test_a_tar_that_is_new_is_no_change(tmp_path, tars):
+def test_a_new_tar_is_not_a_change(tmp_path, tars):
     plan = make_plan(out(tmp_path), tars, None, HERE)
     write_tar(Path(tars.path) / "9.tar", 1)
     require_unchanged(plan, finished().has_shard, tars, HERE)
@@ -263,7 +266,7 @@ def test_ten_thousand_shards(tmp_path):
     plan = make_plan(out(tmp_path), source, None, HERE)
     assert len(plan) == 10_000
     spent = []
-    for _ in range(3):  # the least of them: neighbours slow a core down, too
+    for _ in range(3):  # the minimum counts, since other processes may slow one measurement
         started = time.process_time()
         plan = load_plan(out(tmp_path), HERE)
         assert plan.shard(9_999, HERE).uri.endswith("/09999.tar")
@@ -275,10 +278,10 @@ def test_ten_thousand_shards(tmp_path):
 
 
 @pytest.mark.parametrize("change", ["size", "time", "gone"])
-def test_a_tar_that_changes_during_the_run_is_refused_when_it_is_read(tmp_path, tars, change):
+def test_a_tar_that_changes_during_the_run_is_refused_at_reading(tmp_path, tars, change):
     shard = make_plan(out(tmp_path), tars, None, HERE).shard(2, HERE)
     require_same(shard, HERE)
-    spoil(Path(tars.path) / "2.tar", change)
+    change_file(Path(tars.path) / "2.tar", change)
     with pytest.raises((RunError, ConfigError), match=r"2\.tar"):
         require_same(shard, HERE)
 

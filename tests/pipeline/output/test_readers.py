@@ -1,4 +1,4 @@
-"""Outputs opened by what people read Parquet with, empty and all-failed ones included."""
+"""Test outputs in common Parquet readers, including empty and all-failed outputs."""
 
 import datasets
 import duckdb
@@ -42,9 +42,9 @@ def request(index, status):
 
 
 def write(folder, statuses):
-    """An output of two units: the given rows, and an empty one."""
-    for shard, found in ((0, statuses), (1, [])):
-        rows = [request(index, status) for index, status in enumerate(found)]
+    """Write an output of two units: the given rows, and none."""
+    for shard, shard_statuses in ((0, statuses), (1, [])):
+        rows = [request(index, status) for index, status in enumerate(shard_statuses)]
         tables = {"requests": pa.Table.from_pylist(rows, schema=REQUESTS)}
         row = UnitRow(Unit(shard, 0, len(rows), True), tables, TRACE | {"requests": len(rows)})
         row = row.passed("read", 0.0, tables)
@@ -58,23 +58,23 @@ def write(folder, statuses):
     [["ok", "bad_image", "ok"], ["ok"], ["bad_image", "failed"], []],
     ids=["mixed", "single", "all failed", "empty"],
 )
-def test_every_reader_sees_the_same_rows(tmp_path, statuses):
+def test_every_reader_reads_the_same_rows(tmp_path, statuses):
     data = write(tmp_path / "out", statuses)
     files = sorted(map(str, data.iterdir()))
     glob = f"{data}/*.parquet"
-    seen: dict[str, list[str]] = {
+    read_by: dict[str, list[str]] = {
         "pyarrow": pq.read_table(data)["status"].to_pylist(),
         "pyarrow.dataset": pyarrow.dataset.dataset(str(data)).to_table()["status"].to_pylist(),
         "pandas": pandas.read_parquet(data)["status"].tolist(),
         "duckdb": [row[0] for row in duckdb.sql(f"select status from '{glob}' order by key").fetchall()],
         "polars": polars.read_parquet(glob)["status"].to_list(),
     }
-    if statuses:  # `datasets` raises for a split of no rows at all
+    if statuses:  # `datasets` raises an error for a split without rows
         loaded = datasets.load_dataset(
             "parquet", data_files=files, split="train", cache_dir=str(tmp_path / "cache")
         )
-        seen["datasets"] = loaded["status"][:]
-    assert seen == {name: statuses for name in seen}
+        read_by["datasets"] = loaded["status"][:]
+    assert read_by == {name: statuses for name in read_by}
 
 
 def test_types_and_nulls_survive(tmp_path):

@@ -1,4 +1,4 @@
-"""Names of units and what a listing of them says."""
+"""Test the names of units and what a listing of them implies."""
 
 import pytest
 
@@ -15,15 +15,15 @@ def test_a_name_is_read_back():
     "name",
     ["", "x.parquet", ".000000-00000000-00000064.parquet.1.tmp", "000000-00000000-00000064.parquet.tmp"],
 )
-def test_other_names_are_no_units(name):
+def test_other_names_are_not_units(name):
     assert Unit.of_file(name) is None
 
 
 def listing(*ranges):
-    return Finished(Unit(0, first, stop, end).file_name for first, stop, end in ranges)
+    return Finished(Unit(0, start, stop, end).file_name for start, stop, end in ranges)
 
 
-def test_a_shard_is_finished_only_when_tiled_to_its_marked_end():
+def test_a_shard_is_finished_when_units_cover_it_up_to_its_marked_end():
     assert listing((0, 5, False), (5, 9, True)).has_shard(0)
     assert listing((0, 0, True)).has_shard(0)
     assert not listing().has_shard(0)

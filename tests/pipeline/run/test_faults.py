@@ -1,6 +1,6 @@
-"""Nothing that a corpus of faulty inputs holds stops a run or costs a neighbour; every row is as expected.
+"""Test that faulty inputs neither stop a run nor affect their neighbours.
 
-Each format is one run of the real command, in this process, so that all of them share one Ray.
+Each format is one run of the real command in this process, so that all runs share one Ray.
 """
 
 import contextlib
@@ -31,22 +31,22 @@ SETTINGS = [
 
 @pytest.fixture(scope="module")
 def annotate(random_checkpoint, ray):
-    """`trimline annotate` with these overrides: its exit status and its last line."""
+    """Return a function that runs `trimline annotate`, for its exit status and last line."""
     from jobs.common.entry import run_command
 
     model = [f"model.path={random_checkpoint / 'llava'}", f"model.clip={random_checkpoint / 'clip'}"]
 
     def run(*overrides):
-        with contextlib.redirect_stdout(io.StringIO()) as told:
+        with contextlib.redirect_stdout(io.StringIO()) as printed:
             status = run_command("annotate", [*SETTINGS, *model, *overrides])
-        return status, told.getvalue().strip().rpartition("\n")[2]
+        return status, printed.getvalue().strip().rpartition("\n")[2]
 
     return run
 
 
 @pytest.fixture(scope="module")
 def finished(annotate, tmp_path_factory):
-    """The corpus in one format, run: how it ended, its rows and its summary; made when first asked for."""
+    """Return a function that runs the corpus in one format, once, for its end, rows and summary."""
 
     @functools.cache
     def make(write):
@@ -104,35 +104,35 @@ def as_jsonl(folder, cases):
     return "source=jsonl", f"source.path={folder / 'q.jsonl'}", "source.slice_files=30"
 
 
-BESIDE = ("cut.tar", "members.tar", "spoilt.tar", "whole.tar")  # what lies beside the corpus
+BESIDE = ("cut.tar", "members.tar", "spoilt.tar", "whole.tar")  # other tars in the corpus's folder
 FORMATS = [as_webdataset, as_images, as_parquet, as_jsonl]
 
 
 def of_corpus(run):
-    """The rows of a run that are the corpus's, in its order."""
-    own = [row for row in run.rows if not row["source"].endswith(BESIDE)]
-    return sorted(own, key=lambda row: (number(row), row["key"]))
+    """Select the rows of the corpus from a run, in its order."""
+    corpus_rows = [row for row in run.rows if not row["source"].endswith(BESIDE)]
+    return sorted(corpus_rows, key=lambda row: (number(row), row["key"]))
 
 
 def number(row):
-    """The place of a row's sample in the corpus."""
+    """Return the index of a row's sample in the corpus."""
     return int(row["sample_key"].removesuffix(".jpg"))
 
 
 @pytest.mark.parametrize("write", FORMATS)
 def test_every_row_of_the_corpus_is_as_expected(finished, write):
     assert len(CASES) * len(FORMATS) >= 300, "the corpus over all formats"
-    found = of_corpus(finished(write))
+    corpus_rows = of_corpus(finished(write))
     expected = [
-        (case.name, place, asked, status)
+        (case.name, place, question, status)
         for place, case in enumerate(CASES)
-        for asked, status in enumerate(case.statuses)
+        for question, status in enumerate(case.statuses)
     ]
     assert [
         (name, number(row), int(row["key"][-4:]), row["status"])
-        for (name, *_), row in zip(expected, found, strict=True)
+        for (name, *_), row in zip(expected, corpus_rows, strict=True)
     ] == expected
-    for row in found:
+    for row in corpus_rows:
         case = CASES[number(row)]
         assert row["image_sha256"] in (None, hashlib.sha256(case.image).hexdigest())
         assert (row["error"] is None) == (row["status"] == "ok") == (row["prediction"] is not None)
@@ -142,24 +142,24 @@ def test_every_row_of_the_corpus_is_as_expected(finished, write):
             assert row["image_sha256"] and row["visual_tokens_kept"] > 0
 
 
-def test_an_answer_hangs_on_no_neighbour(finished):
-    """The formats put other samples side by side in a unit; what is kept and said of each is the same."""
-    first, *others = (
+def test_an_answer_does_not_depend_on_its_neighbours(finished):
+    """The formats place different samples in one unit; kept patches and answers are equal."""
+    answers, *other_formats = (
         [(row["kept_patches"], row["prediction"]) for row in of_corpus(finished(write))] for write in FORMATS
     )
-    for other in others:
-        differing = sum(one != two for one, two in zip(first, other, strict=True))
-        assert differing <= 1, "rounding decides about a patch that lies on TRIM's very fence"
-    assert len(set(first)) > 30, "equal means something: they differ from row to row"
+    for other_answers in other_formats:
+        differing = sum(ours != theirs for ours, theirs in zip(answers, other_answers, strict=True))
+        assert differing <= 1, "rounding decides about a patch exactly on TRIM's fence"
+    assert len(set(answers)) > 30, "answers must differ from row to row, or equality proves nothing"
 
 
 def test_too_many_failed_rows_are_status_3_until_they_are_allowed(finished, annotate):
-    bad = sum(status != "ok" for case in CASES for status in case.statuses)
+    failed = sum(status != "ok" for case in CASES for status in case.statuses)
     total = sum(len(case.statuses) for case in CASES)
     for write in (as_images, as_parquet, as_jsonl):
         run = finished(write)
         assert (run.status, run.summary.rows) == (3, total)
-        assert run.line == f"{bad} of {total} rows failed, more than max_failed_fraction=0.1"
+        assert run.line == f"{failed} of {total} rows failed, more than max_failed_fraction=0.1"
         assert run.summary.status == Counter(row["status"] for row in run.rows)
         assert not (run.output / "_SUCCESS").exists()
         status, line = annotate(*run.overrides, "max_failed_fraction=0.5")
@@ -179,19 +179,19 @@ def write_members(path):
                     tar.addfile(info)
 
 
-def test_every_member_that_a_tar_can_hold(finished):
+def test_every_kind_of_tar_member(finished):
     run = finished(as_webdataset)
-    found = [row["status"] for row in run.rows if row["source"].endswith("members.tar")]
+    statuses = [row["status"] for row in run.rows if row["source"].endswith("members.tar")]
     expected = {name: status for name, (_, status) in members().items()}
-    assert dict(zip(expected, found, strict=True)) == expected
-    assert not list(run.output.parent.parent.rglob("n.jpg")), "names are names, nothing is unpacked"
+    assert dict(zip(expected, statuses, strict=True)) == expected
+    assert not list(run.output.parent.parent.rglob("n.jpg")), "no member is unpacked to disk"
 
 
 def write_broken(folder):
-    """Three tars of the same samples: one ends in the middle of a member, one has a bad header there."""
-    good = [Case(f"{seed}", encoded(picture(seed), "JPEG")) for seed in range(12)]
+    """Write three tars of the same samples: one truncated, one with a bad header, one sound."""
+    cases = [Case(f"{seed}", encoded(picture(seed), "JPEG")) for seed in range(12)]
     for name in ("cut.tar", "spoilt.tar", "whole.tar"):
-        write_tar(folder / name, good)
+        write_tar(folder / name, cases)
     with tarfile.open(folder / "cut.tar") as tar:
         offset = tar.getmember("000006.jpg").offset
     data = (folder / "cut.tar").read_bytes()
@@ -199,11 +199,11 @@ def write_broken(folder):
     (folder / "spoilt.tar").write_bytes(data[:offset] + b"\xaa" * 512 + data[offset + 512 :])
 
 
-def test_shards_that_break_are_status_1_and_lose_no_neighbour(finished):
+def test_broken_shards_are_status_1_and_the_others_are_answered(finished):
     run = finished(as_webdataset)
-    found = Counter((row["source"].rpartition("/")[2], row["status"]) for row in run.rows)
+    counts = Counter((row["source"].rpartition("/")[2], row["status"]) for row in run.rows)
     assert {
-        key: count for key, count in found.items() if key[0] in ("cut.tar", "spoilt.tar", "whole.tar")
+        key: count for key, count in counts.items() if key[0] in ("cut.tar", "spoilt.tar", "whole.tar")
     } == {
         ("cut.tar", "ok"): 6,
         ("cut.tar", "bad_sample"): 1,
@@ -213,6 +213,6 @@ def test_shards_that_break_are_status_1_and_lose_no_neighbour(finished):
     names = ["corpus.tar", *BESIDE]
     failed = [names[failed.shard] for failed in run.summary.failed_shards_named]
     assert failed == ["cut.tar", "spoilt.tar"]
-    assert run.status == 1, "and not 3: more was lost than the rows that failed"
+    assert run.status == 1, "not 3: samples were lost, not only failed"
     assert run.line.startswith("2 shards could not be read whole; shard 1: ")
     assert not (run.output / "_SUCCESS").exists()

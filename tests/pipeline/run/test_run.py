@@ -1,4 +1,4 @@
-"""Whole runs on real Ray: answers against the library, TRIM against its rule, stores against each other."""
+"""Test whole runs on real Ray: against the library, TRIM's rule, and each other on two stores."""
 
 import io
 import json
@@ -29,12 +29,12 @@ NEW_TOKENS = 12
 QUESTIONS = ["What is shown in the picture?", "How many people are there?", "Describe it.", "Is it red?"]
 
 
-# --- all tokens: the library's own answers ---
+# --- all tokens: answers equal the library's ---
 
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory):
-    """A folder of 26 pictures, each with a question: skimage's own files, and flips and crops of some."""
+    """Write 26 pictures with questions: skimage's files, and flips and crops of some."""
 
     folder = tmp_path_factory.mktemp("pictures")
     files = sorted(file for file in (demo_pictures() / "photographs").iterdir() if file.suffix != ".json")
@@ -50,7 +50,7 @@ def pictures(tmp_path_factory):
 
 
 class Reference:
-    """LlavaForConditionalGeneration and its processor, as transformers documents them."""
+    """LlavaForConditionalGeneration and its processor, used as transformers documents them."""
 
     def __init__(self, folder: Path):
         from transformers import AutoProcessor, LlavaForConditionalGeneration
@@ -60,7 +60,7 @@ class Reference:
 
     @torch.inference_mode()
     def answer(self, files: list[Path], questions: list[str]) -> list[SimpleNamespace]:
-        """Tokens before EOS, text, and the logits they were chosen by, of one batch."""
+        """Answer one batch; returns the tokens before EOS, the text, and the logits of the chosen tokens."""
         inputs = self.processor(
             text=[TEMPLATE.replace("{question}", question) for question in questions],
             images=[Image.open(file) for file in files],
@@ -85,27 +85,27 @@ class Reference:
         return answers
 
 
-def test_with_all_tokens_each_answer_is_the_librarys(random_checkpoint, pictures, tmp_path):
+def test_with_all_tokens_each_answer_equals_the_librarys(random_checkpoint, pictures, tmp_path):
     config = make_config(
         random_checkpoint,
         Images(path=str(pictures)),
         tmp_path / "out",
         max_new_tokens=NEW_TOKENS,
-        token_budget=2000,  # batches of three, and what is left of a unit
+        token_budget=2000,  # batches of three, and a smaller last one in each unit
         unit_samples=7,
     )
     assert annotate(config).status == 0
-    found = rows(tmp_path / "out")
-    assert len(found) == 26
+    answered = rows(tmp_path / "out")
+    assert len(answered) == 26
     assert len(unit_names(tmp_path / "out")) == 4
 
     reference = Reference(random_checkpoint / "llava")
-    files = [pictures / row["sample_key"] for row in found]
-    questions = [row["question"] for row in found]
+    files = [pictures / row["sample_key"] for row in answered]
+    questions = [row["question"] for row in answered]
     expected = [
         reference.answer([file], [question])[0] for file, question in zip(files, questions, strict=True)
     ]
-    for row, answer, file in zip(found, expected, files, strict=True):
+    for row, answer, file in zip(answered, expected, files, strict=True):
         assert row["status"] == "ok"
         assert row["prediction"] == answer.text
         assert row["generated_tokens"] == len(answer.ids)
@@ -114,14 +114,16 @@ def test_with_all_tokens_each_answer_is_the_librarys(random_checkpoint, pictures
         assert row["kept_patches"] == b"\xff" * 72
         assert (row["width"], row["height"]) == Image.open(file).size
 
-    # that the answers are equal means something: they differ, and none hangs on what batching can change
+    # The comparison proves something: answers differ, and no choice of token is as close as batching noise.
     assert len({answer.text for answer in expected}) > 20
-    assert {row["finish_reason"] for row in found} == {"length", "stop"}
-    gap = min((top[:, 0] - top[:, 1]).min() for top in (one.logits_GV.topk(2).values for one in expected))
+    assert {row["finish_reason"] for row in answered} == {"length", "stop"}
+    gap = min(
+        (top[:, 0] - top[:, 1]).min() for top in (answer.logits_GV.topk(2).values for answer in expected)
+    )
     together = [
         answer
-        for first in range(0, 9, 3)
-        for answer in reference.answer(files[first : first + 3], questions[first : first + 3])
+        for at in range(0, 9, 3)
+        for answer in reference.answer(files[at : at + 3], questions[at : at + 3])
     ]
     pairs = list(zip(together, expected[:9], strict=True))
     noise = max((batched.logits_GV - alone.logits_GV).abs().max() for batched, alone in pairs)
@@ -134,7 +136,7 @@ def test_with_all_tokens_each_answer_is_the_librarys(random_checkpoint, pictures
 
 @pytest.fixture(scope="module")
 def trims(random_checkpoint, s3, tmp_path_factory):
-    """One tar from and to both stores under TRIM: name -> (outcome, output, storage)."""
+    """Run TRIM on one tar, from and to both stores: name -> (outcome, output, storage)."""
     folder = tmp_path_factory.mktemp("trims")
     tar = write_tar(folder / "tars" / "a.tar", 20, questions=3)
     fs, _ = s3.open(f"s3://{BUCKET}")
@@ -145,7 +147,7 @@ def trims(random_checkpoint, s3, tmp_path_factory):
         "S3 to local": (remote, str(folder / "out-sl"), s3),
         "S3 to S3": (remote, f"s3://{BUCKET}/out-ss", s3),
     }
-    made = {}
+    runs = {}
     for name, (source, output, storage) in places.items():
         config = make_config(
             random_checkpoint,
@@ -156,13 +158,13 @@ def trims(random_checkpoint, s3, tmp_path_factory):
             unit_requests=9,
             unit_bytes=20_000,
         )
-        made[name] = SimpleNamespace(
+        runs[name] = SimpleNamespace(
             outcome=annotate(config), output=output, storage=storage, config=config, tar=tar
         )
-    return made
+    return runs
 
 
-def test_trim_keeps_what_its_rule_says(random_checkpoint, trims):
+def test_trim_keeps_the_patches_that_its_rule_selects(random_checkpoint, trims):
     run = trims["local to local"]
     with tarfile.open(run.tar) as tar:
         images = {
@@ -170,28 +172,30 @@ def test_trim_keeps_what_its_rule_says(random_checkpoint, trims):
             for member in tar
             if member.name.endswith(".jpg")
         }
-    found = rows(run.output)
-    assert len(found) == sum(1 + index % 3 for index in range(20))
-    scores, clear, counts = by_hand(random_checkpoint, images, found), 0, set()
-    for row, scores_N in zip(found, scores, strict=True):
+    answered = rows(run.output)
+    assert len(answered) == sum(1 + index % 3 for index in range(20))
+    scores, clear, counts = scores_of(random_checkpoint, images, answered), 0, set()
+    for row, scores_N in zip(answered, scores, strict=True):
         low, high = np.percentile(scores_N, [25, 75])
         fence = high + 1.5 * (high - low)
         kept_N = np.unpackbits(np.frombuffer(row["kept_patches"], np.uint8)).astype(bool)
-        clear_N = np.abs(scores_N - fence) > 1e-5 * fence  # nearer than that, rounding decides
+        clear_N = np.abs(scores_N - fence) > 1e-5 * fence  # closer scores depend on rounding
         assert (kept_N == (scores_N > fence))[clear_N].all()
         assert row["visual_tokens_kept"] == kept_N.sum() + 1
         assert row["visual_tokens_full"] == kept_N.size == 576
         counts.add(int(kept_N.sum()))
         clear += int(clear_N.all())
-    assert clear > 0.9 * len(found)
+    assert clear > 0.9 * len(answered)
     assert len(counts) > 5
-    several = [(a, b) for a, b in pairwise(found) if a["sample"] == b["sample"]]
-    assert any(a["kept_patches"] != b["kept_patches"] for a, b in several), "the question matters"
+    several = [(a, b) for a, b in pairwise(answered) if a["sample"] == b["sample"]]
+    assert any(a["kept_patches"] != b["kept_patches"] for a, b in several), (
+        "the choice depends on the question"
+    )
 
 
 @torch.inference_mode()
-def by_hand(checkpoint, images, asked):
-    """softmax(-(metric . text)) of each request by transformers' own CLIPModel, in float64."""
+def scores_of(checkpoint, images, requests):
+    """Compute softmax(-(metric . text)) of each request with transformers' CLIPModel, in float64."""
     from transformers import AutoProcessor, AutoTokenizer, CLIPModel
 
     clip = CLIPModel.from_pretrained(checkpoint / "clip").eval()
@@ -202,7 +206,7 @@ def by_hand(checkpoint, images, asked):
         pixels = processor(Image.open(io.BytesIO(data)), return_tensors="pt").pixel_values
         hidden = clip.vision_model(pixels, output_hidden_states=True).hidden_states[-2][:, 1:]
         metrics[key] = clip.visual_projection(clip.vision_model.post_layernorm(hidden))[0].double().numpy()
-    for row in asked:
+    for row in requests:
         tokens = tokenizer(row["question"], truncation=True, max_length=77, return_tensors="pt")
         text_P = clip.get_text_features(**tokens).pooler_output[0].double().numpy()
         powers_N = np.exp(-(metrics[row["sample_key"]] @ text_P))
@@ -210,19 +214,19 @@ def by_hand(checkpoint, images, asked):
 
 
 def test_local_files_and_object_storage_give_the_same(trims):
-    first, *others = trims.values()
-    expected = lasting(rows(first.output), "source")
-    names = unit_names(first.output)
+    local, *other_runs = trims.values()
+    expected = lasting(rows(local.output), "source")
+    names = unit_names(local.output)
     assert len({name.split(".")[0][7:] for name in names}) > 3
     for run in trims.values():
         assert (run.outcome.status, run.outcome.message) == (0, "done")
         fs, folder = run.storage.open(run.output)
         assert fs.exists(f"{folder}/_SUCCESS")
         assert json.loads(fs.cat_file(f"{folder}/summary.json"))["rows"] == len(expected)
-    for run in others:
+    for run in other_runs:
         assert unit_names(run.output, run.storage) == names
         assert lasting(rows(run.output, run.storage), "source") == expected
-    assert {row["source"] for row in rows(first.output)} == {f"file://{first.tar}"}
+    assert {row["source"] for row in rows(local.output)} == {f"file://{local.tar}"}
     remote = trims["S3 to S3"]
     assert {row["source"] for row in rows(remote.output, remote.storage)} == {f"s3://{BUCKET}/tars/a.tar"}
 
@@ -261,7 +265,7 @@ def test_rows_and_footers_are_as_declared(trims):
             fingerprints.add(footer["fingerprint"])
             run_ids |= set(table["run_id"].to_pylist())
         assert expected_first == 20
-    assert len(fingerprints) == 1, "where the bytes lie is no part of it"
+    assert len(fingerprints) == 1, "the fingerprint does not depend on where the bytes lie"
     assert len(run_ids) == 3
 
 
@@ -274,12 +278,12 @@ def test_no_credentials_in_outputs(trims):
             assert SECRET.encode() not in data, path
 
 
-# --- what is added later, and what is broken ---
+# --- new and broken shards in an extended output ---
 
 
 @pytest.fixture(scope="module")
 def extended(trims, random_checkpoint, tmp_path_factory):
-    """A finished output, copied and extended by tars of which some are broken."""
+    """Copy a finished output and extend it by tars, some of them broken."""
     run = trims["local to local"]
     tars, output = run.tar.parent, tmp_path_factory.mktemp("extended") / "out"
     shutil.copytree(run.output, output)
@@ -296,14 +300,14 @@ def extended(trims, random_checkpoint, tmp_path_factory):
         for index, image in enumerate([jpeg(0), b"no image", jpeg(1), jpeg(2)[:300], jpeg(3)]):
             add(tar, f"{index}.jpg", image)
             add(tar, f"{index}.json", b'{"questions": ["what?", "who?"]}')
-    before = stamps(output)
+    stamps_before = stamps(output)
     source = WebDataset(path=str(tars))
     settings = {"reducer": "trim", "unit_requests": 9, "unit_bytes": 20_000}
     plain = annotate(make_config(random_checkpoint, source, output, **settings))
     untouched = stamps(output)
     config = make_config(random_checkpoint, source, output, extend=True, **settings)
     return SimpleNamespace(
-        before=before,
+        before=stamps_before,
         plain=plain,
         untouched=untouched,
         outcome=annotate(config),
@@ -318,12 +322,14 @@ def stamps(output):
     return {name: (stat.st_ino, stat.st_mtime_ns) for name, stat in files.items()}
 
 
-def test_extend_appends_what_is_new_and_makes_only_that(extended):
-    assert (extended.plain.status, extended.untouched) == (0, extended.before), "not without being asked"
+def test_extend_appends_and_answers_only_new_shards(extended):
+    assert (extended.plain.status, extended.untouched) == (0, extended.before), (
+        "without extend=true nothing is added"
+    )
     assert extended.plain.message.startswith("nothing to do")
-    after = stamps(extended.output)
-    assert {name: after[name] for name in extended.before} == extended.before
-    added = [name for name in after if name not in extended.before]
+    stamps_after = stamps(extended.output)
+    assert {name: stamps_after[name] for name in extended.before} == extended.before
+    added = [name for name in stamps_after if name not in extended.before]
     assert {name[:6] for name in added} == {f"{shard:06d}" for shard in range(1, 6)}
     new = [row for row in rows(extended.output) if row["key"].startswith("000001-")]
     assert [row["sample"] for row in new] == [0, 1, 1, 2, 3, 3, 4, 5, 5]
@@ -333,22 +339,22 @@ def test_extend_appends_what_is_new_and_makes_only_that(extended):
     assert (summary["shards"], summary["shards_finished"]) == (6, 6)
 
 
-def test_a_broken_shard_is_told_and_harms_none_beside_it(extended):
+def test_a_broken_shard_is_reported_and_the_others_are_answered(extended):
     outcome = extended.outcome
     assert outcome.status == 1
     assert "2 shards could not be read whole" in outcome.message
     assert [failed.shard for failed in outcome.summary.failed_shards_named] == [2, 4]
-    assert not (extended.output / "_SUCCESS").exists(), "nor the one of the run before"
+    assert not (extended.output / "_SUCCESS").exists(), "the previous run's _SUCCESS is deleted too"
     units = read_units(extended.output)
-    last = {name[:6]: item for name, item in units.items() if item[1]["end"]}
-    errors = {int(shard): footer["shard_error"] for shard, (_, footer) in last.items()}
+    last_units = {name[:6]: item for name, item in units.items() if item[1]["end"]}
+    errors = {int(shard): footer["shard_error"] for shard, (_, footer) in last_units.items()}
     assert [shard for shard, error in errors.items() if error] == [2, 4]
     assert "bad header" in errors[2]
-    assert "000002-00000000-00000006-end.parquet" in units, "what lay before the bad header"
+    assert "000002-00000000-00000006-end.parquet" in units, "the samples before the bad header"
     for name in ("000003-00000000-00000000-end.parquet", "000004-00000000-00000000-end.parquet"):
         assert units[name][0].num_rows == 0
-    again = annotate(extended.config)
-    assert (again.status, again.summary) == (1, outcome.summary), "a rerun neither repairs nor forgets it"
+    rerun = annotate(extended.config)
+    assert (rerun.status, rerun.summary) == (1, outcome.summary), "a rerun reports the same shards"
 
 
 def test_a_bad_image_is_a_row_and_its_neighbours_are_answered(extended):

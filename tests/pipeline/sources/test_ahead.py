@@ -1,4 +1,4 @@
-"""Images that are files of their own, read ahead from a store: in order, within bounds, fault by fault."""
+"""Test reading image files ahead from a store: in order, bounded, with each fault at its own sample."""
 
 import json
 import random
@@ -24,7 +24,7 @@ from tests.support.s3 import BUCKET
 from tests.support.tars import jpeg
 
 HERE = Storage()
-FAR = "memory://far"  # any store but the local disk
+FAR = "memory://far"  # any store except the local disk
 
 
 def sample(index):
@@ -35,12 +35,12 @@ def threads():
     return [thread for thread in threading.enumerate() if thread.name.startswith("read_")]
 
 
-# --- the helper ---
+# --- read_ahead ---
 
 
-def test_samples_come_in_order_from_no_more_threads_than_allowed():
+def test_samples_come_in_order_from_a_bounded_number_of_threads():
     lock, pauses = threading.Lock(), random.Random(0)
-    running, most_running, asked = 0, 0, 0
+    running, most_running, requested = 0, 0, 0
 
     def read(index, pause):
         nonlocal running, most_running
@@ -53,37 +53,37 @@ def test_samples_come_in_order_from_no_more_threads_than_allowed():
         return sample(index)
 
     def reads():
-        nonlocal asked
+        nonlocal requested
         for index in range(200):
-            asked = index
+            requested = index
             pause = pauses.random() / 100
             yield lambda most, index=index, pause=pause: read(index, pause)
 
-    for index, found in enumerate(read_ahead(reads(), FAR, HERE)):
-        assert found == sample(index)
-        assert asked < index + AHEAD, "no further ahead"
+    for index, received in enumerate(read_ahead(reads(), FAR, HERE)):
+        assert received == sample(index)
+        assert requested < index + AHEAD, "at most AHEAD reads ahead"
     assert index == 199 and 1 < most_running <= AHEAD
     assert not threads()
 
 
-def test_nothing_queues_behind_what_is_at_hand():
-    given = []
+def test_samples_without_a_read_pass_without_waiting_for_later_reads():
+    received = []
 
     def items():
         for index in range(40):
             if index % 10 in (3, 4):
                 yield None if index % 10 == 3 else sample(index)
-                assert len(given) == index + 1, "all before it and itself are through"
+                assert len(received) == index + 1, "all samples up to this one were yielded"
             else:
                 yield lambda most, index=index: sample(index)
 
-    for found in read_ahead(items(), FAR, HERE):
-        given.append(found)
-    assert given == [None if index % 10 == 3 else sample(index) for index in range(40)]
+    for item in read_ahead(items(), FAR, HERE):
+        received.append(item)
+    assert received == [None if index % 10 == 3 else sample(index) for index in range(40)]
 
 
-def test_what_is_large_is_read_when_its_turn_comes():
-    calls, given = [], []
+def test_large_images_are_not_read_ahead():
+    calls, received = [], []
 
     def read(index, most):
         calls.append((index, most))
@@ -91,18 +91,18 @@ def test_what_is_large_is_read_when_its_turn_comes():
             return None
         assert most is None or index % 3
         if most is None:
-            assert len(given) == index, "not ahead of its turn"
+            assert len(received) == index, "a large image is read only when it is next"
         return sample(index)
 
     reads = (lambda most, index=index: read(index, most) for index in range(30))
-    for found in read_ahead(reads, FAR, HERE):
-        given.append(found)
-    assert given == list(map(sample, range(30)))
+    for item in read_ahead(reads, FAR, HERE):
+        received.append(item)
+    assert received == list(map(sample, range(30)))
     assert sorted(index for index, most in calls if most is None) == list(range(0, 30, 3))
     assert {most for _, most in calls} == {AHEAD_BYTES, None}
 
 
-def test_an_outage_is_raised_in_its_place_and_the_rest_is_let_go():
+def test_an_outage_is_raised_in_order_and_later_reads_are_cancelled():
     started = []
 
     def read(index):
@@ -112,15 +112,15 @@ def test_an_outage_is_raised_in_its_place_and_the_rest_is_let_go():
             raise ConnectionError("gone")
         return sample(index)
 
-    found = []
+    received = []
     with pytest.raises(ConnectionError, match="gone"):
-        for some in read_ahead((lambda _, index=index: read(index) for index in range(1000)), FAR, HERE):
-            found.append(some)
-    assert found == list(map(sample, range(5)))
+        for item in read_ahead((lambda _, index=index: read(index) for index in range(1000)), FAR, HERE):
+            received.append(item)
+    assert received == list(map(sample, range(5)))
     assert len(started) < 5 + 2 * AHEAD and not threads()
 
 
-def test_who_stops_early_leaves_no_thread_behind():
+def test_a_reader_that_stops_early_leaves_no_thread():
     started = []
 
     def read(index):
@@ -132,9 +132,9 @@ def test_who_stops_early_leaves_no_thread_behind():
     assert next(samples) == sample(0)
     samples.close()
     assert not threads()
-    seen = len(started)
+    count = len(started)
     time.sleep(0.05)
-    assert len(started) == seen <= AHEAD
+    assert len(started) == count <= AHEAD
 
 
 # --- the sources ---
@@ -142,15 +142,15 @@ def test_who_stops_early_leaves_no_thread_behind():
 COUNT = 50
 
 
-def lay_out(put):
-    """Images of very different sizes, and a JSONL and a Parquet file that name them."""
+def lay_out(put_file):
+    """Write images of very different sizes, and a JSONL and a Parquet file naming them."""
     for index in range(COUNT):
-        put(f"{index:02d}.jpg", jpeg(index, 16 + 40 * (index % 3)))
+        put_file(f"{index:02d}.jpg", jpeg(index, 16 + 40 * (index % 3)))
     names = [f"{index:02d}.jpg" for index in range(COUNT)]
-    put("q.jsonl", "".join(json.dumps({"image": name, "text": "?"}) + "\n" for name in names).encode())
+    put_file("q.jsonl", "".join(json.dumps({"image": name, "text": "?"}) + "\n" for name in names).encode())
     sink = pa.BufferOutputStream()
     pq.write_table(pa.table({"image_path": names}), sink, row_group_size=20)
-    put("p.parquet", sink.getvalue().to_pybytes())
+    put_file("p.parquet", sink.getvalue().to_pybytes())
 
 
 def sources(root):
@@ -158,8 +158,8 @@ def sources(root):
 
 
 @pytest.fixture(scope="module", params=[0, 1, 2], ids=["images", "jsonl", "parquet"])
-def near_and_far(request, s3, tmp_path_factory):
-    """The same source on the local disk and in a store."""
+def disk_and_store(request, s3, tmp_path_factory):
+    """Set up the same source on the local disk and in a store."""
     near = tmp_path_factory.mktemp("near")
     fs, root = s3.open(f"s3://{BUCKET}/ahead")
     lay_out(lambda name, data: ((near / name).write_bytes(data), fs.pipe_file(f"{root}/{name}", data)))
@@ -175,42 +175,46 @@ def units_of(source, storage, finished=None):
     return [(row.unit, row.tables["samples"].to_pylist()) for row in rows]
 
 
-def test_a_store_gives_the_units_that_the_disk_gives(near_and_far, s3):
-    near, far = near_and_far
+def test_a_store_and_the_disk_give_equal_units(disk_and_store, s3):
+    near, far = disk_and_store
     units = units_of(far, s3)
     assert units == units_of(near, HERE)
-    assert len({unit.stop - unit.first for unit, _ in units}) > 1, "their bytes close them"
+    assert len({unit.stop - unit.first for unit, _ in units}) > 1, "units close by their bytes"
     assert [line["image"] for _, lines in units for line in lines] == [
         jpeg(index, 16 + 40 * (index % 3)) for index in range(COUNT)
     ]
 
 
 @pytest.mark.parametrize("missing", [[0], [2], [1, 2], [0, 3], [-1]])
-def test_a_rerun_makes_just_the_missing_units(near_and_far, s3, missing):
-    _, far = near_and_far
-    whole = units_of(far, s3)
-    wanted = [whole[index] for index in missing]
-    finished = {unit.first: unit.stop for unit, _ in whole if unit not in [some for some, _ in wanted]}
-    assert units_of(far, s3, finished) == wanted
+def test_a_rerun_reads_only_the_missing_units(disk_and_store, s3, missing):
+    _, far = disk_and_store
+    all_units = units_of(far, s3)
+    expected = [all_units[index] for index in missing]
+    finished = {
+        unit.first: unit.stop
+        for unit, _ in all_units
+        if unit not in [missing_unit for missing_unit, _ in expected]
+    }
+    assert units_of(far, s3, finished) == expected
 
 
 @pytest.mark.parametrize("width", [4, 300])
-def test_units_never_overlap_though_an_image_has_changed(tmp_path, width):
-    """No plan holds the images that a JSONL names: one may change, and with it where its unit ends."""
+def test_units_do_not_overlap_after_an_image_has_changed(tmp_path, width):
+    """The plan does not list a JSONL's images, so a changed image may move its unit's end."""
     lay_out(lambda name, data: (tmp_path / name).write_bytes(data))
     _, source, _ = sources(str(tmp_path))
-    whole = [unit for unit, _ in units_of(source, HERE)]
-    finished = {unit.first: unit.stop for unit in whole[1::2]}
+    units = [unit for unit, _ in units_of(source, HERE)]
+    finished = {unit.first: unit.stop for unit in units[1::2]}
     (tmp_path / "00.jpg").write_bytes(jpeg(0, width))
-    again = {unit.first: unit.stop for unit, _ in units_of(source, HERE, finished)}
+    remade = {unit.first: unit.stop for unit, _ in units_of(source, HERE, finished)}
     position = 0
     while position < COUNT:
-        assert (position in again) != (position in finished)
-        position = (again | finished)[position]
+        assert (position in remade) != (position in finished)
+        position = (remade | finished)[position]
     assert position == COUNT
 
 
-def test_a_fault_of_one_image_is_no_other_ones(s3):
+def test_a_faulty_image_affects_no_other_image(s3):
     fs, root = s3.open(f"s3://{BUCKET}/faults")
     for index in range(40):
         fs.pipe_file(f"{root}/{index}.jpg", jpeg(index, 16))
@@ -239,11 +243,13 @@ def test_a_fault_of_one_image_is_no_other_ones(s3):
     fs.pipe_file(f"{root}/q.jsonl", lines.encode())
     source = Jsonl(path=f"s3://{root}/q.jsonl")
     (shard,) = source.shards(source.entries(s3), s3)
-    found = list(source.samples(shard, s3, lambda _: True))
-    assert [some.key for some in found] == names
-    assert {some.key: some.image for some in found if some.fault is None and some.key in fine} == fine
-    # SeaweedFS answers a null character like a range of nothing
-    assert {some.key for some in found if some.fault} | {"a\0b.jpg"} == set(odd)
+    samples_read = list(source.samples(shard, s3, lambda _: True))
+    assert [sample.key for sample in samples_read] == names
+    assert {
+        sample.key: sample.image for sample in samples_read if sample.fault is None and sample.key in fine
+    } == fine
+    # SeaweedFS answers a name with a null character with an empty range, not with an error
+    assert {sample.key for sample in samples_read if sample.fault} | {"a\0b.jpg"} == set(odd)
 
 
 @pytest.mark.parametrize(
@@ -262,7 +268,7 @@ def test_a_fault_of_one_image_is_no_other_ones(s3):
         ("/etc/hostname", BadSample),
     ],
 )
-def test_names_that_are_no_image_below_the_root(tmp_path, name, fault):
+def test_paths_outside_the_root_and_missing_images_are_faults(tmp_path, name, fault):
     (tmp_path / "a.jpg").write_bytes(b"abc")
     with pytest.raises(fault, match=r"^((?!pass).)*$"):
         read_image(str(tmp_path), name, HERE, None)

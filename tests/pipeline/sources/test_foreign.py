@@ -1,4 +1,4 @@
-"""Sources on files that other libraries wrote."""
+"""Test sources on files written by other libraries."""
 
 import io
 import json
@@ -24,33 +24,33 @@ HERE = Storage()
 PICTURES = [jpeg(seed) for seed in range(5)]
 
 
-def samples(source, storage=HERE, wanted=lambda index: True):
+def samples(source, storage=HERE, want=lambda index: True):
     shards = list(source.shards(source.entries(storage), storage))
-    return [sample for shard in shards for sample in source.samples(shard, storage, wanted)]
+    return [sample for shard in shards for sample in source.samples(shard, storage, want)]
 
 
-def asked(sample):
+def questions_of(sample):
     return [(question.question_id, question.text) for question in sample.questions]
 
 
-def faults(found):
-    return [sample.fault and (sample.fault.status, str(sample.fault)) for sample in found]
+def faults(samples_read):
+    return [sample.fault and (sample.fault.status, str(sample.fault)) for sample in samples_read]
 
 
-def test_webdataset_writes_what_is_read(tmp_path):
+def test_tars_of_webdataset(tmp_path):
     with webdataset.TarWriter(str(tmp_path / "a.tar")) as sink:
         for index, picture in enumerate(PICTURES):
             image = Image.open(io.BytesIO(picture))
             sink.write({"__key__": f"k{index}", "png": image, "json": {"question": f"what {index}?"}})
-    found = samples(WebDataset(path=str(tmp_path)))
-    assert [(sample.key, asked(sample)) for sample in found] == [
+    samples_read = samples(WebDataset(path=str(tmp_path)))
+    assert [(sample.key, questions_of(sample)) for sample in samples_read] == [
         (f"k{i}", [("", f"what {i}?")]) for i in range(5)
     ]
-    pixels = [Image.open(io.BytesIO(sample.image)).tobytes() for sample in found]
+    pixels = [Image.open(io.BytesIO(sample.image)).tobytes() for sample in samples_read]
     assert pixels == [Image.open(io.BytesIO(picture)).convert("RGB").tobytes() for picture in PICTURES]
 
 
-def test_datasets_with_its_image_type(tmp_path):
+def test_parquet_of_datasets_with_its_image_type(tmp_path):
     rows = {
         "image": [Image.open(io.BytesIO(picture)) for picture in PICTURES],
         "question": [f"what {index}?" for index in range(5)],
@@ -58,11 +58,13 @@ def test_datasets_with_its_image_type(tmp_path):
     }
     datasets.Dataset.from_dict(rows).cast_column("image", datasets.Image()).to_parquet(tmp_path / "a.parquet")
     kind = pq.read_schema(tmp_path / "a.parquet").field("image").type
-    assert pa.types.is_struct(kind), "{bytes, path}, or this tests nothing"
-    found = samples(Parquet(path=str(tmp_path), question_id_column="qid"))
-    assert faults(found) == [None] * 5
-    assert [asked(sample) for sample in found] == [[(str(10 * i), f"what {i}?")] for i in range(5)]
-    assert all(Image.open(io.BytesIO(sample.image)).size for sample in found)
+    assert pa.types.is_struct(kind), "the image column must be a struct {bytes, path}"
+    samples_read = samples(Parquet(path=str(tmp_path), question_id_column="qid"))
+    assert faults(samples_read) == [None] * 5
+    assert [questions_of(sample) for sample in samples_read] == [
+        [(str(10 * i), f"what {i}?")] for i in range(5)
+    ]
+    assert all(Image.open(io.BytesIO(sample.image)).size for sample in samples_read)
 
 
 @pytest.mark.parametrize("writer", ["pandas", "duckdb"])
@@ -80,10 +82,12 @@ def test_pandas_and_duckdb_with_bytes(tmp_path, writer):
         frame.to_parquet(target)
     else:
         duckdb.sql(f"COPY (SELECT * FROM frame) TO '{target}' (FORMAT parquet)")
-    found = samples(Parquet(path=str(target), key_column="name", questions_column="ask"))
-    assert [sample.image for sample in found] == PICTURES
-    assert [sample.key for sample in found] == [f"n{index}" for index in range(5)]
-    assert [asked(sample) for sample in found] == [[("", f"what {i}?"), ("", "why?")] for i in range(5)]
+    samples_read = samples(Parquet(path=str(target), key_column="name", questions_column="ask"))
+    assert [sample.image for sample in samples_read] == PICTURES
+    assert [sample.key for sample in samples_read] == [f"n{index}" for index in range(5)]
+    assert [questions_of(sample) for sample in samples_read] == [
+        [("", f"what {i}?"), ("", "why?")] for i in range(5)
+    ]
 
 
 def test_a_column_of_paths(tmp_path):
@@ -92,15 +96,19 @@ def test_a_column_of_paths(tmp_path):
         (tmp_path / "pictures" / f"{index}.jpg").write_bytes(picture)
     paths = [f"{index}.jpg" for index in range(5)] + ["../a.parquet", "missing.jpg", "/etc/hostname", None]
     pandas.DataFrame({"image_path": paths}).to_parquet(tmp_path / "a.parquet")
-    found = samples(Parquet(path=str(tmp_path / "a.parquet"), image_root=str(tmp_path / "pictures")))
-    assert [sample.image for sample in found[:5]] == PICTURES
-    told = faults(found)[5:]
-    assert [status for status, _ in told] == ["bad_sample", "bad_image", "bad_sample", "bad_sample"]
-    assert "not below" in told[0][1] and "missing.jpg" in told[1][1] and "no image" in told[3][1]
+    samples_read = samples(Parquet(path=str(tmp_path / "a.parquet"), image_root=str(tmp_path / "pictures")))
+    assert [sample.image for sample in samples_read[:5]] == PICTURES
+    path_faults = faults(samples_read)[5:]
+    assert [status for status, _ in path_faults] == ["bad_sample", "bad_image", "bad_sample", "bad_sample"]
+    assert (
+        "not below" in path_faults[0][1]
+        and "missing.jpg" in path_faults[1][1]
+        and "no image" in path_faults[3][1]
+    )
 
 
 def test_img2dataset_as_parquet_alone(tmp_path):
-    """Its columns, with a null image and an error message where a download failed."""
+    """Its columns: a null image and an error message where a download failed."""
     table = pa.table(
         {
             "key": ["000000000", "000000001", "000000002"],
@@ -113,10 +121,10 @@ def test_img2dataset_as_parquet_alone(tmp_path):
         }
     )
     pq.write_table(table, tmp_path / "00000.parquet")
-    found = samples(Parquet(path=str(tmp_path), key_column="key"))
-    assert [sample.key for sample in found] == ["000000000", "000000001", "000000002"]
-    assert [sample.image for sample in found] == [PICTURES[0], None, PICTURES[2]]
-    assert faults(found) == [None, ("bad_sample", "the row has no image"), None]
+    samples_read = samples(Parquet(path=str(tmp_path), key_column="key"))
+    assert [sample.key for sample in samples_read] == ["000000000", "000000001", "000000002"]
+    assert [sample.image for sample in samples_read] == [PICTURES[0], None, PICTURES[2]]
+    assert faults(samples_read) == [None, ("bad_sample", "the row has no image"), None]
 
 
 def test_img2dataset_as_tars_with_a_table_beside(tmp_path):
@@ -126,9 +134,9 @@ def test_img2dataset_as_tars_with_a_table_beside(tmp_path):
             sink.write({"__key__": f"{index:09d}", "jpg": picture, "txt": "a cat", "json": meta})
     pq.write_table(pa.table({"key": [f"{index:09d}" for index in range(5)]}), tmp_path / "00000.parquet")
     (tmp_path / "00000_stats.json").write_text("{}")
-    found = samples(WebDataset(path=str(tmp_path)))
-    assert [sample.image for sample in found] == PICTURES
-    assert [asked(sample) for sample in found] == [[("", "a cat")]] * 5, (
+    samples_read = samples(WebDataset(path=str(tmp_path)))
+    assert [sample.image for sample in samples_read] == PICTURES
+    assert [questions_of(sample) for sample in samples_read] == [[("", "a cat")]] * 5, (
         "the caption is the text beside the image"
     )
 
@@ -139,25 +147,25 @@ def write_groups(path, rows, per_group, **options):
     return path
 
 
-def test_rows_that_are_not_wanted_are_not_read(tmp_path):
+def test_unwanted_rows_are_not_read(tmp_path):
     source = Parquet(path=str(write_groups(tmp_path / "a.parquet", 40, 10)))
-    found = samples(source, wanted=lambda index: 25 <= index < 33)
-    assert [index for index, sample in enumerate(found) if sample is not None] == list(range(25, 33))
-    assert [sample.image for sample in found[25:33]] == [jpeg(seed) for seed in range(25, 33)]
+    samples_read = samples(source, want=lambda index: 25 <= index < 33)
+    assert [index for index, sample in enumerate(samples_read) if sample is not None] == list(range(25, 33))
+    assert [sample.image for sample in samples_read[25:33]] == [jpeg(seed) for seed in range(25, 33)]
 
 
-def test_flipped_bytes_in_a_page_are_faults_of_its_rows_alone(tmp_path):
+def test_flipped_bytes_in_a_page_are_faults_of_its_rows_only(tmp_path):
     path = write_groups(tmp_path / "a.parquet", 40, 10, write_page_checksum=True, use_dictionary=False)
     column = pq.ParquetFile(path).metadata.row_group(1).column(0)
     data = bytearray(path.read_bytes())
     middle = column.data_page_offset + column.total_compressed_size // 2
     data[middle : middle + 64] = bytes(64)
     path.write_bytes(data)
-    found = samples(Parquet(path=str(path)))
-    assert [index for index, sample in enumerate(found) if sample.fault] == list(range(10, 20))
-    assert {sample.fault.status for sample in found if sample.fault} == {"bad_sample"}
-    assert all("row group 1" in str(sample.fault) for sample in found[10:20])
-    assert [sample.image for sample in found[20:]] == [jpeg(seed) for seed in range(20, 40)]
+    samples_read = samples(Parquet(path=str(path)))
+    assert [index for index, sample in enumerate(samples_read) if sample.fault] == list(range(10, 20))
+    assert {sample.fault.status for sample in samples_read if sample.fault} == {"bad_sample"}
+    assert all("row group 1" in str(sample.fault) for sample in samples_read[10:20])
+    assert [sample.image for sample in samples_read[20:]] == [jpeg(seed) for seed in range(20, 40)]
 
 
 @pytest.mark.parametrize("damage", ["truncated", "empty", "text", "schema"])
@@ -193,26 +201,28 @@ def line(index, number=0):
 
 def test_consecutive_lines_with_one_image_are_one_sample(tmp_path):
     options = llava(tmp_path, [line(0), line(0, 1), line(1), b"", line(0, 2), line(2)])
-    found = samples(Jsonl(**options))
-    assert [sample.key for sample in found] == ["0.jpg", "1.jpg", "0.jpg", "2.jpg"]
-    assert asked(found[0]) == [("0", "what 0?"), ("1", "what 1?")]
-    assert [sample.image for sample in found] == [PICTURES[0], PICTURES[1], PICTURES[0], PICTURES[2]]
+    samples_read = samples(Jsonl(**options))
+    assert [sample.key for sample in samples_read] == ["0.jpg", "1.jpg", "0.jpg", "2.jpg"]
+    assert questions_of(samples_read[0]) == [("0", "what 0?"), ("1", "what 1?")]
+    assert [sample.image for sample in samples_read] == [PICTURES[0], PICTURES[1], PICTURES[0], PICTURES[2]]
 
 
 @pytest.mark.parametrize("slice_files", [1, 2, 3, 100])
 def test_slices_of_a_jsonl_never_cut_a_sample(tmp_path, slice_files):
     lines = [line(index % 5, number) for index in range(8) for number in range(1 + index % 3)]
     options = llava(tmp_path, lines)
-    whole = samples(Jsonl(**options))
+    expected = samples(Jsonl(**options))
     source = Jsonl(**options, slice_files=slice_files)
     shards = list(source.shards(source.entries(HERE), HERE))
-    assert sum(shard.samples for shard in shards) == len(whole) == 8
+    assert sum(shard.samples for shard in shards) == len(expected) == 8
     assert sum(shard.size for shard in shards) == (tmp_path / "q.jsonl").stat().st_size
-    found = samples(source)
-    assert [(sample.key, asked(sample)) for sample in found] == [(s.key, asked(s)) for s in whole]
+    samples_read = samples(source)
+    assert [(sample.key, questions_of(sample)) for sample in samples_read] == [
+        (s.key, questions_of(s)) for s in expected
+    ]
 
 
-def test_lines_at_fault_are_rows_and_no_neighbour_is_lost(tmp_path):
+def test_faulty_lines_are_rows_and_their_neighbours_are_read(tmp_path):
     lines = [
         line(0),
         b"{not json",
@@ -224,10 +234,12 @@ def test_lines_at_fault_are_rows_and_no_neighbour_is_lost(tmp_path):
         b'{"image": "1.jpg", "text": 7}',
         line(2),
     ]
-    found = samples(Jsonl(**llava(tmp_path, lines)))
-    told = faults(found)
-    assert told[0] is None and told[-1] is None
-    assert [fault[0] for fault in told[1:-1]] == ["bad_sample"] * 3 + ["bad_image"] + ["bad_sample"] * 3
+    samples_read = samples(Jsonl(**llava(tmp_path, lines)))
+    line_faults = faults(samples_read)
+    assert line_faults[0] is None and line_faults[-1] is None
+    assert [fault[0] for fault in line_faults[1:-1]] == ["bad_sample"] * 3 + ["bad_image"] + [
+        "bad_sample"
+    ] * 3
 
 
 def test_an_empty_jsonl_is_one_empty_shard(tmp_path):
@@ -236,14 +248,14 @@ def test_an_empty_jsonl_is_one_empty_shard(tmp_path):
 
 
 @pytest.mark.parametrize("kind", [Parquet, Jsonl])
-def test_a_folder_without_such_files_is_refused(tmp_path, kind):
+def test_a_folder_without_matching_files_is_refused(tmp_path, kind):
     (tmp_path / "a.txt").write_text("x")
     with pytest.raises(ConfigError, match=r"source\.path: no \."):
         samples(kind(path=str(tmp_path)))
 
 
 def test_parquet_and_jsonl_on_s3(s3, tmp_path):
-    """The same samples from a store as from the disk."""
+    """A store gives the same samples as the disk."""
     options = llava(tmp_path, [line(0), line(0, 1), line(1), line(2)])
     write_groups(tmp_path / "a.parquet", 30, 10)
     fs, root = s3.open(f"s3://{BUCKET}/foreign")

@@ -1,4 +1,4 @@
-"""Samples wanted without their images: the same keys and questions as with them, and no image is read."""
+"""Test reading questions without images: equal keys and questions, and no image is read."""
 
 import json
 import tarfile
@@ -25,18 +25,18 @@ HERE = Storage()
 TASKS = (Task(source_questions=True), Task(prompts=["Describe."], source_questions=True))
 
 
-def asked(source, want, shards=None):
-    """What each task asks of every sample, and whether the last shard breaks off."""
-    found = []
+def outcome_of(source, want, shards=None):
+    """List each task's requests for every sample, and whether the last shard breaks off."""
+    outcome = []
     for shard in shards or list(source.shards(source.entries(HERE), HERE)):
         try:
             for index, sample in enumerate(source.samples(shard, HERE, lambda _: want)):
                 for task in TASKS:
                     row = sample_row(sample, index, task, 8, HERE)
-                    found.append((row["sample_key"], requests_of(shard.shard, row)))
+                    outcome.append((row["sample_key"], requests_of(shard.shard, row)))
         except ShardError:
-            found.append("breaks off")
-    return found
+            outcome.append("breaks off")
+    return outcome
 
 
 def pictures(folder: Path, count: int) -> Path:
@@ -46,7 +46,7 @@ def pictures(folder: Path, count: int) -> Path:
     return folder
 
 
-def test_every_member_that_a_tar_can_hold(tmp_path):
+def test_every_kind_of_tar_member(tmp_path):
     with tarfile.open(tmp_path / "a.tar", "w") as tar:
         for parts, _ in members().values():
             for name, content in parts:
@@ -57,25 +57,25 @@ def test_every_member_that_a_tar_can_hold(tmp_path):
                     info.type, info.linkname = content, "/etc/hostname"
                     tar.addfile(info)
     source = WebDataset(path=str(tmp_path))
-    with_images = asked(source, Want.ALL)
+    with_images = outcome_of(source, Want.ALL)
     assert len(with_images) == 2 * len(members())
-    assert asked(source, Want.QUESTIONS) == with_images
+    assert outcome_of(source, Want.QUESTIONS) == with_images
 
 
-def test_a_tar_that_breaks_off_anywhere(tmp_path):
+def test_a_tar_cut_off_anywhere(tmp_path):
     path = write_tar(tmp_path / "a.tar", 3, questions=3, width=24)
     data = path.read_bytes()
     kinds = set()
     for cut in range(0, len(data), 173):
         path.write_bytes(data[:cut])
-        with_images = asked(WebDataset(path=str(path)), Want.ALL)
-        assert asked(WebDataset(path=str(path)), Want.QUESTIONS) == with_images, cut
+        with_images = outcome_of(WebDataset(path=str(path)), Want.ALL)
+        assert outcome_of(WebDataset(path=str(path)), Want.QUESTIONS) == with_images, cut
         kinds.add((len(with_images), with_images[-1] == "breaks off"))
     assert len(kinds) >= 4
 
 
 def table(path: Path, rows: int = 40) -> Path:
-    """Rows in two groups; their images take up most of the file."""
+    """Write rows in two groups whose images take up most of the file."""
     columns = {
         "image": [jpeg(index) for index in range(rows)],
         "questions": [[f"what {index}?"] * (index % 3) for index in range(rows)],
@@ -85,18 +85,18 @@ def table(path: Path, rows: int = 40) -> Path:
     return path
 
 
-def test_a_parquet_file_that_is_damaged_anywhere(tmp_path):
+def test_a_parquet_file_damaged_anywhere(tmp_path):
     path = table(tmp_path / "a.parquet")
     source, data = Parquet(path=str(path), key_column="name"), path.read_bytes()
-    whole = asked(source, Want.ALL)
-    assert asked(source, Want.QUESTIONS) == whole
+    undamaged = outcome_of(source, Want.ALL)
+    assert outcome_of(source, Want.QUESTIONS) == undamaged
     faults = 0
     for place in range(60, len(data), len(data) // 60):
         path.write_bytes(data[:place] + bytes([data[place] ^ 255]) + data[place + 1 :])
-        with_images = asked(source, Want.ALL)
-        assert asked(source, Want.QUESTIONS) == with_images, place
-        faults += any(sample.fault for sample in read(source, Want.ALL)) and with_images == whole
-    assert faults > 30, "an image that cannot be read costs no question"
+        with_images = outcome_of(source, Want.ALL)
+        assert outcome_of(source, Want.QUESTIONS) == with_images, place
+        faults += any(sample.fault for sample in read(source, Want.ALL)) and with_images == undamaged
+    assert faults > 30, "an unreadable image loses no question"
 
 
 def read(source, want):
@@ -122,36 +122,36 @@ def test_image_files_are_not_opened(tmp_path, kind):
         "paths": Parquet(path=str(folder / "q.parquet"), image_root=str(folder)),
     }[kind]
     shards = list(source.shards(source.entries(HERE), HERE))
-    with_images = asked(source, Want.ALL, shards)
+    with_images = outcome_of(source, Want.ALL, shards)
     for image in folder.glob("*.jpg"):
         image.unlink()
-    assert asked(source, Want.QUESTIONS, shards) == with_images
+    assert outcome_of(source, Want.QUESTIONS, shards) == with_images
     assert not any(s.image for shard in shards for s in source.samples(shard, HERE, lambda _: Want.QUESTIONS))
     assert any(s.fault for shard in shards for s in source.samples(shard, HERE, lambda _: Want.ALL))
 
 
-def test_members_of_a_tar_are_passed_over(tmp_path, monkeypatch):
+def test_images_in_a_tar_are_not_read(tmp_path, monkeypatch):
     read_members, plain = [], webdataset._Archive.content
 
-    def noted(archive, member):
+    def recorded(archive, member):
         read_members.append(member.name)
         return plain(archive, member)
 
-    monkeypatch.setattr(webdataset._Archive, "content", noted)
+    monkeypatch.setattr(webdataset._Archive, "content", recorded)
     tar = WebDataset(path=str(write_tar(tmp_path / "a.tar", 5)))
     assert all(sample.image == b"" for sample in read(tar, Want.QUESTIONS))
     assert [name.rpartition(".")[2] for name in read_members] == ["json"] * 5
 
 
-def test_the_column_of_images_is_passed_over(tmp_path, monkeypatch):
+def test_the_image_column_is_not_read(tmp_path, monkeypatch):
     read_columns, plain = set(), pq.ParquetFile.iter_batches
 
-    def noted(file, *args, columns: list[str], **more):
-        for batch in plain(file, *args, columns=columns, **more):
+    def recorded(file, *args, columns: list[str], **options):
+        for batch in plain(file, *args, columns=columns, **options):
             read_columns.update(columns)
             yield batch
 
-    monkeypatch.setattr(pq.ParquetFile, "iter_batches", noted)
+    monkeypatch.setattr(pq.ParquetFile, "iter_batches", recorded)
     source = Parquet(path=str(table(tmp_path / "a.parquet")))
     assert len(list(read(source, Want.QUESTIONS))) == 40
     assert read_columns == {"questions"}

@@ -1,4 +1,4 @@
-"""Several arms in one run: each output as if its arm had run alone, and nothing made twice."""
+"""Test several arms in one run: outputs equal those of separate runs, and no unit is made twice."""
 
 import dataclasses
 
@@ -23,7 +23,7 @@ CHANCE = Arm("chance", Random(num_kept=1), {"name": "random"}, "chance", budget_
 
 @pytest.fixture(scope="module")
 def scenes(tmp_path_factory):
-    """Five pictures with their questions in two shards."""
+    """Write five pictures with their questions in two shards."""
     folder = tmp_path_factory.mktemp("scenes")
     writing = {"samples": 5, "samples_per_shard": 3, "split": "val", "seed": 0, "storage": Storage()}
     assert len(list(write_shards(str(folder), **writing))) == 2
@@ -39,7 +39,7 @@ def compared(tmp_path_factory, random_checkpoint, scenes):
     return config, output
 
 
-def test_each_arm_is_as_if_it_had_run_alone(compared, tmp_path, random_checkpoint, scenes):
+def test_each_arm_equals_a_run_of_that_arm_alone(compared, tmp_path, random_checkpoint, scenes):
     _, output = compared
     for arm in (FULL, TRIM):
         alone = make_config(random_checkpoint, scenes, tmp_path / arm.name, unit_samples=2)
@@ -48,38 +48,41 @@ def test_each_arm_is_as_if_it_had_run_alone(compared, tmp_path, random_checkpoin
         assert lasting(rows(output / arm.name)) == lasting(rows(tmp_path / arm.name))
 
 
-def test_a_budget_is_the_other_arms_number_request_by_request(compared):
+def test_a_budget_copies_the_other_arms_token_count_per_request(compared):
     _, output = compared
     trim, chance = rows(output / "trim"), rows(output / "chance")
     assert [row["visual_tokens_kept"] for row in chance] == [row["visual_tokens_kept"] for row in trim]
-    kept = [(one["kept_patches"], other["kept_patches"]) for one, other in zip(trim, chance, strict=True)]
-    assert any(one != other for one, other in kept if one is not None)
+    kept_patches = [
+        (of_trim["kept_patches"], of_chance["kept_patches"])
+        for of_trim, of_chance in zip(trim, chance, strict=True)
+    ]
+    assert any(of_trim != of_chance for of_trim, of_chance in kept_patches if of_trim is not None)
 
 
-def test_a_rerun_makes_just_the_missing_file_of_one_arm(compared):
+def test_a_rerun_makes_only_the_missing_file_of_one_arm(compared):
     config, output = compared
     name = unit_names(output / "chance")[1]
-    before = {arm: read_units(output / arm) for arm in ("full", "trim", "chance")}
-    lost = output / "chance" / "data" / name
-    lost.unlink()
+    units_before = {arm: read_units(output / arm) for arm in ("full", "trim", "chance")}
+    deleted = output / "chance" / "data" / name
+    deleted.unlink()
     times = {path: path.stat().st_mtime_ns for path in output.rglob("*.parquet")}
     run_in_process(config)
     assert {path: path.stat().st_mtime_ns for path in times} == times
     table, _ = read_units(output / "chance")[name]
-    was, _ = before["chance"][name]
-    assert lasting(table.to_pylist()) == lasting(was.to_pylist())
+    old_table, _ = units_before["chance"][name]
+    assert lasting(table.to_pylist()) == lasting(old_table.to_pylist())
     assert not prepare(config).pending
 
 
-def test_arms_of_one_folder_must_be_of_one_listing(compared, tmp_path):
+def test_arms_of_one_folder_must_share_one_listing(compared, tmp_path):
     config, output = compared
     (tmp_path / "trim").mkdir()
     (output / "trim" / "plan").rename(tmp_path / "plan")
     try:
-        assert not prepare(config).pending, "a plan that is gone is copied from the others"
+        assert not prepare(config).pending, "a missing plan is copied from another arm"
         assert (output / "trim" / "plan").is_dir()
-        other = dataclasses.replace(config.options, limit=1, output=str(tmp_path / "other"))
-        elsewhere = dataclasses.replace(config, options=other)
+        options = dataclasses.replace(config.options, limit=1, output=str(tmp_path / "other"))
+        elsewhere = dataclasses.replace(config, options=options)
         with pytest.raises(ConfigError, match="started on different listings"):
             prepare_all([elsewhere, config])
     finally:
@@ -94,7 +97,7 @@ def test_arms_take_turns():
     assert lacking.arms(5) == [2, 4]
 
 
-def test_an_arm_comes_after_the_one_whose_tokens_it_counts():
+def test_an_arm_with_a_budget_comes_after_the_arm_it_copies():
     assert reduction_order((CHANCE, FULL, TRIM)) == [1, 2, 0]
     assert with_budgets((CHANCE, FULL, TRIM), [0]) == {0, 2}
     assert with_budgets((CHANCE, FULL, TRIM), [1]) == {1}
@@ -109,6 +112,6 @@ def test_an_arm_comes_after_the_one_whose_tokens_it_counts():
         ((dataclasses.replace(TRIM, budget_of="trim"),), "leads back to it"),
     ],
 )
-def test_budgets_that_cannot_be_counted(arms, message):
+def test_budgets_without_a_valid_source_arm_are_refused(arms, message):
     with pytest.raises(ConfigError, match=message):
         reduction_order(arms)

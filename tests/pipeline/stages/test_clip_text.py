@@ -1,4 +1,4 @@
-"""Which text CLIP reads, and what becomes of one that is too long for it."""
+"""Test which text CLIP reads, and how a text too long for it is read."""
 
 import dataclasses
 
@@ -16,34 +16,34 @@ ASKED = f"What color is the dog's old <image> hat?{SUFFIX}"
 
 
 @pytest.mark.parametrize(
-    ("text", "given"),
+    ("text", "expected"),
     [
         ("question", f"What color is the dog's old   hat?{SUFFIX}"),
         ("bare", "What color is the dog's old   hat?"),
         ("words", "color dog's old hat"),
     ],
 )
-def test_the_text_of_a_question(text, given):
-    assert ClipText(text=text).of(ASKED, suffix=SUFFIX, template=TEMPLATE) == given
+def test_the_text_of_a_question(text, expected):
+    assert ClipText(text=text).of(ASKED, suffix=SUFFIX, template=TEMPLATE) == expected
 
 
-def test_the_prompt_is_all_that_the_language_model_gets():
+def test_the_prompt_is_the_language_models_without_the_image_token():
     text = ClipText(text="prompt").of("Why?", suffix="", template=TEMPLATE)
     assert text == TEMPLATE.replace("<image>", " ").replace("{question}", "Why?")
 
 
-def test_a_question_without_content_words_is_read_whole():
+def test_a_question_without_content_words_is_read_unshortened():
     assert ClipText(text="words").of("What is this?", suffix="", template=TEMPLATE) == "What is this?"
     assert ClipText(text="words").of("¿¡…!", suffix="", template=TEMPLATE) == "¿¡…!"
 
 
-@pytest.mark.parametrize("wrong", [{"text": "image"}, {"long": "fold"}])
-def test_unknown_choices_are_refused(wrong):
+@pytest.mark.parametrize("options", [{"text": "image"}, {"long": "fold"}])
+def test_unknown_choices_are_refused(options):
     with pytest.raises(ConfigError, match="is none of"):
-        ClipText(**wrong)
+        ClipText(**options)
 
 
-def test_both_choices_count():
+def test_the_fingerprint_counts_both_choices():
     assert all(field.metadata["fingerprint"] for field in dataclasses.fields(ClipText))
 
 
@@ -53,7 +53,7 @@ def encoder(random_checkpoint):
     return ClipEncoder(random_checkpoint / "clip", feature_layer=3, normalization=normalization)
 
 
-def test_windows_are_averaged_and_change_nothing_that_fits(encoder):
+def test_long_texts_average_their_windows_and_short_texts_stay_the_same(encoder):
     fits, words = "what is shown?", [f"color of cup number {n}" for n in range(60)]
     long = " ".join(words)
     split = encoder.encode_texts([fits, long, fits], windows=True)

@@ -1,4 +1,4 @@
-"""Large JPEGs decoded at a reduced scale: how far the model's square differs, and when nothing is reduced."""
+"""Test decoding large JPEGs at a reduced scale: the error stays small, and small images are not reduced."""
 
 import io
 from pathlib import Path
@@ -17,7 +17,7 @@ EXACT = Imaging(draft_gap=0)
 
 
 def photograph(width: int, height: int) -> Image.Image:
-    """Photographs side by side at their own scale, with a sensor's noise: as much detail as a camera's."""
+    """Tile photographs at their own scale and add sensor noise: as much detail as a camera's."""
     rng = np.random.default_rng(0)
     folder = Path(skimage.data.__file__).parent
     parts = [
@@ -25,11 +25,11 @@ def photograph(width: int, height: int) -> Image.Image:
     ]
     canvas = Image.new("RGB", (width, height))
     for top in range(0, height, 400):
-        left = 0
-        while left < width:
+        x = 0
+        while x < width:
             part = parts[rng.integers(len(parts))]
-            canvas.paste(part, (left, top))
-            left += part.width
+            canvas.paste(part, (x, top))
+            x += part.width
     noisy = np.asarray(canvas) + rng.normal(0, 4, (height, width, 1))
     return Image.fromarray(noisy.clip(0, 255).astype(np.uint8))
 
@@ -50,7 +50,7 @@ def square(rgb: Image.Image) -> np.ndarray:
 @pytest.mark.parametrize(
     ("gap", "size", "mean", "most"), [(3, (1400, 1050), 0.5, 4), (2, (1400, 1050), 1, 8)]
 )
-def test_a_large_picture_differs_by_less_than_is_said(gap, size, mean, most):
+def test_a_large_picture_differs_by_less_than_the_documented_bounds(gap, size, mean, most):
     rgb, *stored = decode(LARGE, Imaging(draft_gap=gap), SIDE)
     assert rgb.size == size
     assert stored == [2800, 2100]
@@ -69,12 +69,12 @@ def test_a_large_picture_differs_by_less_than_is_said(gap, size, mean, most):
     ],
     ids=["off", "unknown side", "wider gap", "one short side"],
 )
-def test_nothing_is_reduced(data, imaging, side):
+def test_cases_that_are_decoded_at_full_scale(data, imaging, side):
     rgb, width, height = decode(data, imaging, side)
     assert rgb.size == (width, height)
 
 
-def test_turned_and_cut_off_pictures_are_as_ever():
+def test_rotation_and_truncation_are_handled_as_at_full_scale():
     exif = Image.Exif()
     exif[0x0112] = 6
     rgb, *stored = decode(jpeg(photograph(2800, 2100), exif=exif), Imaging(), SIDE)

@@ -1,4 +1,4 @@
-"""Encoded bytes to RGB: every mode that files come in, and what is refused."""
+"""Test decoding images to RGB: every mode that files have, and the refusals."""
 
 import io
 import struct
@@ -66,7 +66,7 @@ def test_exif_turns_the_picture_but_not_its_stored_size():
     ],
     ids=["empty", "text", "truncated", "gif", "tiff"],
 )
-def test_what_cannot_be_decoded_is_a_bad_image(data):
+def test_an_undecodable_file_is_a_bad_image(data):
     with pytest.raises(BadImage, match="cannot be decoded"):
         decode(data, Imaging())
 
@@ -80,7 +80,7 @@ def test_a_bomb_is_refused_before_it_is_decoded():
 
 
 @pytest.mark.parametrize("turn", range(1, 9))
-def test_each_exif_orientation_is_that_of_pillow(turn):
+def test_each_exif_orientation_is_applied_as_by_pillow(turn):
     exif = Image.Exif()
     exif[0x0112] = turn
     data = encoded(GRADIENT, "PNG", exif=exif)
@@ -88,18 +88,23 @@ def test_each_exif_orientation_is_that_of_pillow(turn):
     assert decode(data, Imaging())[0].tobytes() == expected.tobytes()
 
 
-def test_no_other_plug_in_is_reached():
-    """Whatever Pillow can write besides the three formats is refused; of a JPEG with several, the first."""
+def test_no_other_decoder_is_used():
+    """All other formats that Pillow writes are refused; an MPO gives its first JPEG."""
     Image.init()
-    rest = sorted(set(Image.SAVE) - {"JPEG", "PNG", "WEBP", "MPO"})
-    assert len(rest) > 20
+    other_formats = sorted(set(Image.SAVE) - {"JPEG", "PNG", "WEBP", "MPO"})
+    assert len(other_formats) > 20
     refused = 0
-    for kind in rest:
+    for kind in other_formats:
         try:
             data = encoded(GRADIENT, kind)
-        except (OSError, ValueError, KeyError, RuntimeError):  # not in this mode, or not built in
+        except (
+            OSError,
+            ValueError,
+            KeyError,
+            RuntimeError,
+        ):  # not in this mode, or not part of this build of Pillow
             continue
-        if data[:2] != b"\xff\xd8":  # one that is a JPEG under another name is one
+        if data[:2] != b"\xff\xd8":  # a JPEG under another name is accepted as a JPEG
             with pytest.raises(BadImage, match="no JPEG, PNG or WebP"):
                 decode(data, Imaging())
             refused += 1
@@ -124,7 +129,7 @@ ZEROS = zlib.compress(bytes(300 << 20), 9)  # 300 KB
     ids=lambda bomb: bomb[:4],
 )
 def test_a_bomb_beside_the_pixels_is_not_inflated(bomb, place):
-    """300 MB of text or profile in a PNG: within 100 MB it is a fault or passed over."""
+    """300 MB of text or profile in a PNG: it is a fault or skipped within 100 MB."""
     png = encoded(GRADIENT, "PNG")
     data = png[:place] + chunk(bomb[:4], bomb[4:] + ZEROS) + png[place:]
     with memory.at_most(100 << 20):
@@ -135,14 +140,14 @@ def test_a_bomb_beside_the_pixels_is_not_inflated(bomb, place):
 
 
 def test_an_animation_with_a_huge_canvas_is_refused_before_it_is_decoded():
-    one = encoded(GRADIENT, "WEBP", save_all=True, append_images=[GRADIENT.rotate(90)])
-    at = one.index(b"VP8X") + 12
+    animation = encoded(GRADIENT, "WEBP", save_all=True, append_images=[GRADIENT.rotate(90)])
+    at = animation.index(b"VP8X") + 12
     with pytest.raises(BadImage):
-        decode(one[:at] + b"\x00\x3f\x00" * 2 + one[at + 6 :], Imaging())
+        decode(animation[:at] + b"\x00\x3f\x00" * 2 + animation[at + 6 :], Imaging())
 
 
 def test_a_jpeg_of_very_many_scans_is_refused():
-    """Each scan is a pass over all pixels: of some bytes each, they would take hours."""
+    """Each scan of a few bytes is a pass over all pixels, so decoding would take hours."""
     jpeg = encoded(Image.new("L", (4000, 4000)), "JPEG", progressive=True)
     at = jpeg.rindex(b"\xff\xda")
     with pytest.raises(BadImage, match="scans"):

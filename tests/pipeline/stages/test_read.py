@@ -1,4 +1,4 @@
-"""Reading: where units end, what a rerun passes over, and what is told of a shard that breaks."""
+"""Test reading: where units end, what a rerun skips, and how a broken shard is reported."""
 
 import json
 import tarfile
@@ -19,7 +19,7 @@ VQA = Task(source_questions=True)
 
 
 def units_of(source, *, finished=None, task=VQA, samples=None, **limits):
-    """(unit, samples as rows, trace) of a source's only shard."""
+    """Read a source's only shard as (unit, samples as rows, trace)."""
     (shard,) = source.shards(source.entries(STORAGE), STORAGE)
     if samples is not None:
         shard = type(shard)(**{**vars(shard), "samples": samples})
@@ -48,13 +48,13 @@ def test_a_unit_closes_at_whichever_limit_comes_first(tmp_path):
     by_bytes = ranges(units_of(source, unit_bytes=sum(sizes[:3])))
     assert by_bytes[0] == (0, 3, False)
     assert ranges(units_of(source, unit_samples=5)) == [(0, 5, False), (5, 10, True)], (
-        "the last full unit is the end"
+        "the last full unit is marked as the end"
     )
 
 
-def test_samples_come_out_as_the_tar_holds_them(tmp_path):
+def test_samples_are_read_unchanged_and_in_order(tmp_path):
     source = WebDataset(path=str(write_tar(tmp_path / "a.tar", 7, questions=2)))
-    lines = [line for _, some, _ in units_of(source, unit_samples=3) for line in some]
+    lines = [line for _, samples, _ in units_of(source, unit_samples=3) for line in samples]
     assert [line["sample"] for line in lines] == list(range(7))
     assert [line["sample_key"] for line in lines] == [f"000/{index:06d}" for index in range(7)]
     assert [line["image"] for line in lines] == [jpeg(index) for index in range(7)]
@@ -65,17 +65,17 @@ def test_samples_come_out_as_the_tar_holds_them(tmp_path):
 
 
 @pytest.mark.parametrize("missing", [[0], [1], [3], [0, 2], [1, 3], [0, 1, 2, 3]])
-def test_a_rerun_makes_just_the_missing_units(tmp_path, missing):
+def test_a_rerun_reads_only_the_missing_units(tmp_path, missing):
     source = WebDataset(path=str(write_tar(tmp_path / "a.tar", 20)))
     limit = 3 * len(jpeg(0, 100))
-    whole = units_of(source, unit_bytes=limit)
-    assert len({stop - first for first, stop, _ in ranges(whole)}) > 1, (
-        "ranges must vary for this to mean much"
+    units = units_of(source, unit_bytes=limit)
+    assert len({stop - first for first, stop, _ in ranges(units)}) > 1, (
+        "the units' ranges must vary, or this test proves little"
     )
-    wanted = [unit for index, unit in enumerate(whole) if index in missing]
-    finished = {unit.first: unit.stop for index, (unit, _, _) in enumerate(whole) if index not in missing}
-    again = units_of(source, unit_bytes=limit, finished=finished)
-    assert [(unit, lines) for unit, lines, _ in again] == [(unit, lines) for unit, lines, _ in wanted]
+    expected = [unit for index, unit in enumerate(units) if index in missing]
+    finished = {unit.first: unit.stop for index, (unit, _, _) in enumerate(units) if index not in missing}
+    remade = units_of(source, unit_bytes=limit, finished=finished)
+    assert [(unit, lines) for unit, lines, _ in remade] == [(unit, lines) for unit, lines, _ in expected]
 
 
 def test_a_limit_ends_the_shard_early(tmp_path):
@@ -100,7 +100,7 @@ def broken(tmp_path, change):
     return WebDataset(path=str(path))
 
 
-def test_a_bad_header_in_the_middle_is_told_and_loses_no_neighbour(tmp_path):
+def test_a_bad_header_is_reported_and_the_samples_before_it_are_read(tmp_path):
     def spoil(data, offset):
         data[offset : offset + 8] = b"\xff" * 8
         return data
@@ -111,24 +111,24 @@ def test_a_bad_header_in_the_middle_is_told_and_loses_no_neighbour(tmp_path):
 
 
 @pytest.mark.parametrize("cut", [0, 100, 512, 600, 1000])
-def test_a_tar_that_ends_early_is_told(tmp_path, cut):
+def test_a_truncated_tar_is_reported(tmp_path, cut):
     units = units_of(broken(tmp_path, lambda data, offset: data[: offset + cut]), unit_samples=4)
     assert units[-1][0].end
     assert units[-1][2]["shard_error"]
-    lines = [line for _, some, _ in units for line in some]
+    lines = [line for _, samples, _ in units for line in samples]
     assert [line["status"] for line in lines[:6]] == ["ok"] * 6
-    # the sample that the cut went through is a row, but only if something of it was there
+    # the sample that was cut is a row only if some of its data remains
     assert [line["status"] for line in lines[6:]] in ([], ["bad_sample"])
 
 
-def test_what_is_no_tar_is_one_empty_unit_that_says_so(tmp_path):
+def test_a_file_that_is_no_tar_is_one_empty_unit_with_an_error(tmp_path):
     (tmp_path / "a.tar").write_bytes(b"this is no tar " * 100)
     ((unit, lines, trace),) = units_of(WebDataset(path=str(tmp_path / "a.tar")))
     assert (unit.first, unit.stop, unit.end, lines) == (0, 0, True, [])
     assert trace["shard_error"]
 
 
-def test_a_shard_that_broke_is_not_made_twice(tmp_path):
+def test_a_finished_broken_shard_is_not_read_again(tmp_path):
     def spoil(data, offset):
         data[offset : offset + 8] = b"\xff" * 8
         return data
@@ -194,20 +194,20 @@ def test_questions_may_come_as_text_or_lists(tmp_path):
         ],
     )
     assert [line["status"] for line in lines] == ["ok"] * 3
-    asked = [[(item["question_id"], item["question"]) for item in line["questions"]] for line in lines]
-    assert asked == [[("0", "what?")], [("0", "x?"), ("7", "y?")], [("n", "? lone")]]
+    questions = [[(item["question_id"], item["question"]) for item in line["questions"]] for line in lines]
+    assert questions == [[("0", "what?")], [("0", "x?"), ("7", "y?")], [("n", "? lone")]]
 
 
-def test_the_task_decides_what_is_asked(tmp_path):
+def test_the_task_selects_the_questions(tmp_path):
     members = [("a.jpg", jpeg(0)), ("a.json", ASK)]
-    both = Task(prompts=["Describe."], source_questions=True, suffix="\nShort.")
-    (line,) = sample(tmp_path, members, task=both)
+    task = Task(prompts=["Describe."], source_questions=True, suffix="\nShort.")
+    (line,) = sample(tmp_path, members, task=task)
     assert [item["question"] for item in line["questions"]] == ["Describe.", "what?\nShort."]
     (line,) = sample(tmp_path, members, task=Task(prompts=["Describe."]))
     assert [item["question"] for item in line["questions"]] == ["Describe."]
 
 
-def test_equal_keys_side_by_side_are_two_samples(tmp_path):
+def test_adjacent_samples_with_equal_keys_are_two_samples(tmp_path):
     lines = sample(tmp_path, [("a.jpg", jpeg(0)), ("a.json", ASK), ("a.jpg", jpeg(2)), ("a.json", ASK)])
     assert [line["sample_key"] for line in lines] == ["a", "a"]
     assert [line["image"] for line in lines] == [jpeg(0), jpeg(2)]
@@ -219,8 +219,8 @@ def test_a_folder_of_images_is_read_in_the_order_of_its_paths(tmp_path):
         (tmp_path / name).write_bytes(jpeg(0))
     (tmp_path / "b.json").write_bytes(ASK)
     (tmp_path / "a.txt").write_text("who?")
-    both = Task(prompts=["Describe."], source_questions=True)
-    ((_, lines, _),) = units_of(Images(path=str(tmp_path)), task=both)
+    task = Task(prompts=["Describe."], source_questions=True)
+    ((_, lines, _),) = units_of(Images(path=str(tmp_path)), task=task)
     keys = [line["sample_key"] for line in lines]
     assert keys == sorted(keys) == ["a-1.webp", "a.jpg", "a/z.png", "b.jpg", "sub/deep/x.JPG"]
     assert [[item["question"] for item in line["questions"]][1:] for line in lines] == [
@@ -244,12 +244,12 @@ def test_slices_of_a_folder_are_shards(tmp_path):
 
 
 def number(value):
-    """A tar header's field for a number that may be negative or huge."""
+    """Encode a tar header's number field, also for negative and huge numbers."""
     return b"\x80" + value.to_bytes(11, "big") if value >= 0 else (256**12 + value).to_bytes(12, "big")
 
 
 def with_header(tmp_path, kind, size, content=b""):
-    """A sound sample, then a header that says `size`, then a sound sample."""
+    """Write a sound sample, a header that declares `size`, and another sound sample."""
     path = write_members(tmp_path / "a.tar", [("a.jpg", jpeg(0)), ("a.json", ASK)])
     sound = path.read_bytes().rstrip(b"\0")
     sound += bytes(-len(sound) % 512)
@@ -266,10 +266,10 @@ def with_header(tmp_path, kind, size, content=b""):
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize("kind", [tarfile.REGTYPE, tarfile.XHDTYPE, tarfile.GNUTYPE_LONGNAME], ids=repr)
 @pytest.mark.parametrize("size", [-512, -(1 << 40), 1 << 33, 1 << 62, 1 << 80])
-def test_a_header_with_an_impossible_size_ends_the_tar_and_no_more(tmp_path, kind, size):
-    """tarfile would go back for ever, take gigabytes, or raise what is no error of its own."""
+def test_a_header_with_an_impossible_size_ends_only_the_tar(tmp_path, kind, size):
+    """tarfile would loop forever, allocate gigabytes, or raise an unrelated error."""
     units = units_of(with_header(tmp_path, kind, size))
-    lines = [line for _, some, _ in units for line in some]
+    lines = [line for _, samples, _ in units for line in samples]
     assert [line["status"] for line in lines[:1]] == ["ok"] and len(lines) <= 2
     assert units[-1][2]["shard_error"]
 
@@ -277,14 +277,14 @@ def test_a_header_with_an_impossible_size_ends_the_tar_and_no_more(tmp_path, kin
 @pytest.mark.parametrize(
     "records", [b"22 GNU.sparse.major=1\n22 GNU.sparse.minor=0\n", b"19 GNU.sparse.map=x\n", b"10 size=x\n"]
 )
-def test_an_extended_header_that_contradicts_itself_is_told(tmp_path, records):
+def test_a_contradictory_extended_header_keeps_the_samples_before_it(tmp_path, records):
     units = units_of(with_header(tmp_path, tarfile.XHDTYPE, len(records), records))
     assert units[0][1][0]["status"] == "ok"
     assert all(unit.end is (place == len(units) - 1) for place, (unit, _, _) in enumerate(units))
 
 
 def test_a_sparse_member_is_not_inflated(tmp_path):
-    """Of 200 MB of zeros in an archive of 2 KB."""
+    """The archive of 2 KB declares 200 MB of zeros."""
     header = bytearray(tarfile.TarInfo("b.jpg").tobuf(tarfile.GNU_FORMAT))
     header[156:157] = tarfile.GNUTYPE_SPARSE
     header[386:410] = b"%011o\0" % 0 + b"%011o\0" % 0
@@ -297,7 +297,7 @@ def test_a_sparse_member_is_not_inflated(tmp_path):
     assert "sparse" in line["error"]
 
 
-def test_an_error_is_one_short_line_whatever_the_name(tmp_path):
+def test_an_error_is_one_short_line_for_any_member_name(tmp_path):
     name = "a\nb" * 1000 + ".jpg"
     with tarfile.open(tmp_path / "a.tar", "w") as tar:
         info = tarfile.TarInfo(name)
@@ -307,7 +307,7 @@ def test_an_error_is_one_short_line_whatever_the_name(tmp_path):
     assert "\n" not in line["error"] and len(line["error"]) <= 500
 
 
-def test_credentials_stand_in_no_row(tmp_path, monkeypatch):
+def test_rows_hold_no_credentials(tmp_path, monkeypatch):
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "CANARY")
     with tarfile.open(tmp_path / "a.tar", "w") as tar:
         info = tarfile.TarInfo("CANARY.jpg")
@@ -317,13 +317,15 @@ def test_credentials_stand_in_no_row(tmp_path, monkeypatch):
     assert "CANARY" not in line["error"] and "***" in line["error"]
 
 
-def test_questions_that_no_model_could_read_are_bad_samples(tmp_path):
-    asked = [
+def test_unreadable_questions_are_bad_samples(tmp_path):
+    sidecars = [
         {"question": "x" * (2 << 20)},
         {"question": "?", "question_id": [1]},
         {"questions": [""] * 20_000},
         {"question": "x", "question_id": "n" * (2 << 20)},
     ]
-    for sidecar, told in zip(asked, ("too long", "question_id", "more than 10000", "too long"), strict=True):
+    for sidecar, reason in zip(
+        sidecars, ("too long", "question_id", "more than 10000", "too long"), strict=True
+    ):
         (line,) = sample(tmp_path, [("a.jpg", jpeg(0)), ("a.json", json.dumps(sidecar).encode())])
-        assert line["status"] == "bad_sample" and told in line["error"]
+        assert line["status"] == "bad_sample" and reason in line["error"]

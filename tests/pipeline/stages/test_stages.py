@@ -1,4 +1,4 @@
-"""The stages on one unit, without Ray: real checkpoint, real pictures, two arms."""
+"""Test the stages on one unit without Ray: real checkpoint, real pictures, two arms."""
 
 import io
 import json
@@ -34,17 +34,17 @@ TEMPLATE = "USER: <image>\n{question} ASSISTANT:"
 
 @dataclass(frozen=True)
 class Picky:
-    """Refuses dark images, as a reducer refuses scores that overflowed."""
+    """A reducer that refuses dark images, like one that refuses overflowed scores."""
 
     threshold: float
     needs = frozenset({"metric", "text"})
 
     def __call__(self, x):
-        wrong = [
+        dark = [
             index for index, patches in enumerate(x.patches) if float(patches.abs().mean()) < self.threshold
         ]
-        if wrong:
-            raise ValueError(f"image {wrong[0]} is too dark")
+        if dark:
+            raise ValueError(f"image {dark[0]} is too dark")
         return [Reduced(tokens=patches[:2], kept=torch.tensor([0, 1])) for patches in x.patches]
 
 
@@ -55,7 +55,7 @@ def png(color) -> bytes:
 
 
 def unit_of(lines, end=True):
-    """A unit row of (image bytes, questions, status) lines as `read` yields it."""
+    """Make a unit row of (image bytes, questions, status) lines, as `read` yields it."""
     rows = [
         {
             "sample": index,
@@ -83,7 +83,7 @@ def unit_of(lines, end=True):
 
 @pytest.fixture(scope="module")
 def stages(random_checkpoint):
-    """decode, encode and generate of one model under two arms, as functions of a packed row."""
+    """Build decode, encode and generate for one model and two arms, as functions of a packed row."""
     llava, clip = str(random_checkpoint / "llava"), str(random_checkpoint / "clip")
     model = Model(name="random", path=llava, clip=clip, template=TEMPLATE, encode_batch_size=3)
     arms = (Arm("full", Full(), {}), Arm("trim", Trim(), {}))
@@ -115,8 +115,8 @@ def answered(stages):
 def test_every_arm_has_one_row_for_each_request(answered):
     rows = answered.tables["requests"].to_pylist()
     for arm in (0, 1):
-        own = [row for row in rows if row["arm"] == arm]
-        assert [row["key"] for row in own] == [
+        rows_of_arm = [row for row in rows if row["arm"] == arm]
+        assert [row["key"] for row in rows_of_arm] == [
             "000003-00000000-0000",
             "000003-00000000-0001",
             "000003-00000001-0000",
@@ -126,7 +126,7 @@ def test_every_arm_has_one_row_for_each_request(answered):
             "000003-00000004-0000",
             "000003-00000005-0000",
         ]
-        assert [row["status"] for row in own] == [
+        assert [row["status"] for row in rows_of_arm] == [
             "ok",
             "ok",
             "bad_image",
@@ -136,8 +136,8 @@ def test_every_arm_has_one_row_for_each_request(answered):
             "bad_question",
             "ok",
         ]
-        assert all((row["prediction"] is not None) == (row["status"] == "ok") for row in own)
-        assert all((row["error"] is None) == (row["status"] == "ok") for row in own)
+        assert all((row["prediction"] is not None) == (row["status"] == "ok") for row in rows_of_arm)
+        assert all((row["error"] is None) == (row["status"] == "ok") for row in rows_of_arm)
 
 
 def test_full_keeps_all_patches_and_trim_fewer(answered):
@@ -146,12 +146,12 @@ def test_full_keeps_all_patches_and_trim_fewer(answered):
             continue
         bits = np.unpackbits(np.frombuffer(row["kept_patches"], np.uint8))
         assert len(bits) == row["visual_tokens_full"] == 576
-        aggregated = row["arm"]  # trim adds one token for the rest
+        aggregated = row["arm"]  # trim adds one token for the pruned patches
         assert bits.sum() + aggregated == row["visual_tokens_kept"]
         assert (row["visual_tokens_kept"] == 576) == (row["arm"] == 0)
 
 
-def test_a_reduction_that_does_not_read_the_question_is_made_once_an_image(stages):
+def test_a_reduction_that_ignores_the_question_is_made_once_per_image(stages):
     decode, encode, *_ = stages
     row = unpack_unit(encode(decode(unit_of([(jpeg(1), ["a?", "b?", "c?"], "ok"), (jpeg(2), ["a?"], "ok")]))))
     visual = {
@@ -166,11 +166,11 @@ def test_answers_do_not_depend_on_the_unit(stages, answered):
     decode, encode, generate, _ = stages
     alone = unpack_unit(generate(encode(decode(unit_of([LINES[5]])))))
     expected = [row for row in answered.tables["requests"].to_pylist() if row["sample"] == 5]
-    for row, whole in zip(alone.tables["requests"].to_pylist(), expected, strict=True):
-        assert (row["prediction"], row["kept_patches"]) == (whole["prediction"], whole["kept_patches"])
+    for row, of_unit in zip(alone.tables["requests"].to_pylist(), expected, strict=True):
+        assert (row["prediction"], row["kept_patches"]) == (of_unit["prediction"], of_unit["kept_patches"])
 
 
-def test_what_the_reducer_refuses_is_a_failed_row_and_no_other(stages):
+def test_a_reducers_refusal_fails_only_its_row(stages):
     decode, encode, _, shared = stages
     row = decode(
         unit_of([(png("white"), ["a?"], "ok"), (png("black"), ["a?"], "ok"), (png("white"), ["a?"], "ok")])
@@ -223,7 +223,7 @@ def test_a_unit_that_lost_a_row_is_not_written(answered, tmp_path):
     assert not list(tmp_path.rglob("*.parquet"))
 
 
-def test_two_units_are_never_taken_for_one(answered):
+def test_two_units_in_one_batch_are_refused(answered):
     packed = pack_unit(answered)
     with pytest.raises(AssertionError, match="one unit"):
         unpack_unit(pa.concat_tables([packed, packed]))

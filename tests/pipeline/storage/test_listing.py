@@ -1,4 +1,4 @@
-"""Listings: whole, in order, and with few files in memory."""
+"""Test listings: complete, in order, and with few files in memory."""
 
 import os
 import tempfile
@@ -15,12 +15,12 @@ from pipeline.support.errors import ConfigError
 HERE = Storage()
 
 
-def test_names_of_files_are_no_credentials(tmp_path):
+def test_file_names_that_look_like_credentials(tmp_path):
     for name in ("a:b@c.jpg", "a?token=1.jpg", "x?X-Amz-Signature=y.jpg"):
         (tmp_path / name).write_bytes(b"")
-    found = [file.uri for file in list_files(str(tmp_path), HERE)]
-    assert len(found) == 3
-    assert all(HERE.open(uri)[0].exists(uri) for uri in found)
+    uris = [file.uri for file in list_files(str(tmp_path), HERE)]
+    assert len(uris) == 3
+    assert all(HERE.open(uri)[0].exists(uri) for uri in uris)
 
 
 NAMES = st.text(st.sampled_from("ab.-_ 0Zé!/"), min_size=1, max_size=6)
@@ -30,27 +30,27 @@ NAMES = st.text(st.sampled_from("ab.-_ 0Zé!/"), min_size=1, max_size=6)
 @given(st.sets(NAMES, max_size=12))
 def test_a_folder_is_listed_in_the_order_of_whole_paths(names):
     with tempfile.TemporaryDirectory() as folder:
-        made = make_files(Path(folder), names)
-        listed = [file.uri for file in list_files(folder, HERE)] if made else []
-        assert listed == sorted(f"file://{path}" for path in made)
+        paths = make_files(Path(folder), names)
+        listed = [file.uri for file in list_files(folder, HERE)] if paths else []
+        assert listed == sorted(f"file://{path}" for path in paths)
 
 
 def make_files(folder: Path, names: set[str]) -> list[Path]:
-    """A file for each name that is a path and does not pass through another one's file."""
-    made = []
+    """Write a file for each name that is a path and lies in no other name's file."""
+    paths = []
     for name in sorted(names):
         parts = [part for part in name.split("/") if part.strip(".")]
         path = folder.joinpath(*parts)
-        if not parts or path.exists() or any(parent in made for parent in path.parents):
+        if not parts or path.exists() or any(parent in paths for parent in path.parents):
             continue
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(name.encode())
-        made.append(path)
-    return made
+        paths.append(path)
+    return paths
 
 
-def test_the_order_does_not_depend_on_how_folders_sort(tmp_path):
-    """`a-b` < `a/` < `a.b` in whole paths, while the names alone sort `a` first."""
+def test_the_order_is_that_of_whole_paths_not_of_folder_names(tmp_path):
+    """`a-b` < `a.b` < `a/` in whole paths, while the names alone sort `a` first."""
     for name in ("a/z.jpg", "a-b/y.jpg", "a.jpg", "a0.jpg", "a/b/x.jpg"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(b"")
@@ -66,15 +66,17 @@ def test_globs(tmp_path):
     def listed(pattern: str) -> list[str]:
         return [file.uri.removeprefix(f"file://{tmp_path}/") for file in list_files(pattern, HERE)]
 
-    assert listed(f"{tmp_path}/*/*.tar") == ["a/1.tar", "a/10.tar", "b/2.tar"], "files alone, sorted"
+    assert listed(f"{tmp_path}/*/*.tar") == ["a/1.tar", "a/10.tar", "b/2.tar"], "only files, sorted"
     assert listed(f"file://{tmp_path}/a/?.tar") == ["a/1.tar"]
     assert listed(f"{tmp_path}/**/[0-2].tar") == ["a/1.tar", "b/2.tar"]
     assert listed(f"{tmp_path}/nothing*") == []
     (tmp_path / "a" / "[1].tar").write_bytes(b"")
-    assert listed(f"{tmp_path}/a/[1].tar") == ["a/[1].tar"], "a file of that very name comes first"
+    assert listed(f"{tmp_path}/a/[1].tar") == ["a/[1].tar"], (
+        "a file of exactly this name wins over the pattern"
+    )
 
 
-def test_one_file_and_none(tmp_path):
+def test_a_single_file_and_a_missing_one(tmp_path):
     (tmp_path / "a.tar").write_bytes(b"abc")
     (file,) = list_files(str(tmp_path / "a.tar"), HERE)
     assert (file.uri, file.size) == (f"file://{tmp_path}/a.tar", 3)
@@ -84,13 +86,13 @@ def test_one_file_and_none(tmp_path):
             list(list_files(str(tmp_path / name), HERE))
 
 
-def test_a_listing_tells_size_and_time(tmp_path):
+def test_a_listing_has_size_and_modification_time(tmp_path):
     (tmp_path / "a").write_bytes(b"abc")
-    (before,) = list_files(str(tmp_path), HERE)
-    os.utime(tmp_path / "a", ns=(0, int(before.etag, 16) + 1))
-    (after,) = list_files(str(tmp_path), HERE)
-    assert (after.uri, after.size) == (before.uri, before.size)
-    assert after.etag != before.etag
+    (old_file,) = list_files(str(tmp_path), HERE)
+    os.utime(tmp_path / "a", ns=(0, int(old_file.etag, 16) + 1))
+    (new_file,) = list_files(str(tmp_path), HERE)
+    assert (new_file.uri, new_file.size) == (old_file.uri, old_file.size)
+    assert new_file.etag != old_file.etag
 
 
 # --- object storage ---
@@ -113,11 +115,11 @@ def test_a_bucket_is_listed_like_a_folder(s3):
     for missing in (f"{root}/none", f"{root}/none.tar"):
         with pytest.raises(ConfigError, match=f"source.path: nothing at {missing}"):
             listed(missing)
-    (before,) = list_files(f"{root}/a.tar", s3)
-    assert before.size == 5 and before.etag
+    (old_file,) = list_files(f"{root}/a.tar", s3)
+    assert old_file.size == 5 and old_file.etag
     write_atomic(fs, f"{path}/a.tar", b"A.tar")
-    (after,) = list_files(f"{root}/a.tar", s3)
-    assert after.etag != before.etag, "another content of the same size"
+    (new_file,) = list_files(f"{root}/a.tar", s3)
+    assert new_file.etag != old_file.etag, "another content of the same size"
     assert read_bytes(fs, f"{path}/a.tar") == b"A.tar" and read_bytes(fs, f"{path}/none") is None
     assert sorted(list_names(fs, path)) == ["a", "a-b", "a.tar", "a0.jpg"]
     assert list(list_names(fs, f"{path}/none")) == []
@@ -125,7 +127,7 @@ def test_a_bucket_is_listed_like_a_folder(s3):
 
 @pytest.fixture(scope="module")
 def odd_bucket(s3):
-    """A folder of names that sort in different ways, and that look like patterns."""
+    """Write files whose names sort in unusual ways or look like patterns."""
     fs, path = s3.open("s3://bucket/odd")
     names = ["a b.jpg", "a-b/y.tar", "a.tar", "a/b/x.tar", "a/z.tar", "a/z", "a0.jpg", "a::b.jpg"]
     names += ["b[1].jpg", "b1.jpg", "c [x]/1.tar", "é/1.tar", "\uff61.tar", "\U0001f600.tar", "s/1/2/3/4.jpg"]
@@ -137,11 +139,11 @@ def odd_bucket(s3):
 @pytest.mark.parametrize("run", [1, 2, 3, 7, 100])
 def test_a_bucket_is_sorted_with_few_files_in_memory(s3, odd_bucket, monkeypatch, run):
     monkeypatch.setattr("pipeline.storage.listing._RUN_FILES", run)
-    found = list(list_files("s3://bucket/odd", s3))
-    assert [file.uri for file in found] == sorted(f"s3://bucket/odd/{name}" for name in odd_bucket)
-    assert [file.size for file in found] == [len(name.encode()) for name in sorted(odd_bucket)]
-    assert [file.uri.encode() for file in found] == sorted(file.uri.encode() for file in found)
-    for file in found:
+    files = list(list_files("s3://bucket/odd", s3))
+    assert [file.uri for file in files] == sorted(f"s3://bucket/odd/{name}" for name in odd_bucket)
+    assert [file.size for file in files] == [len(name.encode()) for name in sorted(odd_bucket)]
+    assert [file.uri.encode() for file in files] == sorted(file.uri.encode() for file in files)
+    for file in files:
         assert list(list_files(file.uri, s3)) == [file], "the same as when it is listed alone"
 
 
@@ -163,11 +165,11 @@ GLOBS = [
 
 
 @pytest.mark.parametrize("pattern", GLOBS)
-def test_globs_in_a_bucket_match_what_fsspec_says(s3, odd_bucket, pattern):
+def test_globs_in_a_bucket_match_those_of_fsspec(s3, odd_bucket, pattern):
     fs, path = s3.open(f"s3://bucket/odd/{pattern}")
     expected = [f"s3://{name}" for name, info in fs.glob(path, detail=True).items() if info["type"] == "file"]
     if pattern == "b[1].jpg":
-        expected = ["s3://bucket/odd/b[1].jpg"]  # a file of that very name comes first
+        expected = ["s3://bucket/odd/b[1].jpg"]  # a file of exactly this name wins over the pattern
     assert [file.uri for file in list_files(f"s3://bucket/odd/{pattern}", s3)] == sorted(expected)
 
 
@@ -184,13 +186,13 @@ def test_a_listing_of_several_pages(s3, odd_bucket):
     }
 
 
-def test_a_bucket_that_is_not_there(s3):
+def test_a_missing_bucket_is_refused(s3):
     with pytest.raises(ConfigError, match=r"source\.path: .*s3://no-such-bucket"):
         list(list_files("s3://no-such-bucket/a", s3))
 
 
-def test_wrong_credentials_are_told_without_them(s3):
-    wrong = Storage(endpoint_url=s3.endpoint_url, region=s3.region, key=s3.key, secret="CANARY-wrong")
+def test_the_error_of_wrong_credentials_does_not_show_them(s3):
+    storage = Storage(endpoint_url=s3.endpoint_url, region=s3.region, key=s3.key, secret="CANARY-wrong")
     with pytest.raises(ConfigError, match=r"source\.path: ") as refusal:
-        list(list_files("s3://bucket/listing", wrong))
+        list(list_files("s3://bucket/listing", storage))
     assert "CANARY" not in str(refusal.value) and s3.key not in str(refusal.value)

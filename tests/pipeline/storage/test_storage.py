@@ -1,4 +1,4 @@
-"""URIs, listings, writes that are seen whole or not at all, and credentials that are not told."""
+"""Test URIs, atomic writes, and that credentials stay out of messages."""
 
 import signal
 import subprocess
@@ -72,7 +72,7 @@ def test_unknown_protocols(uri):
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "redacted"),
     [
         ("GET https://user:pass@host/a failed", "GET https://***host/a failed"),
         ("s3://AKIA:abc@bucket/x", "s3://***bucket/x"),
@@ -83,8 +83,8 @@ def test_unknown_protocols(uri):
         ("file:///a/b@c/d.jpg", "file:///a/b@c/d.jpg"),
     ],
 )
-def test_urls_are_told_without_credentials(text, told):
-    assert HERE.redact(text) == told
+def test_credentials_are_redacted_from_urls(text, redacted):
+    assert HERE.redact(text) == redacted
 
 
 def test_configured_and_environment_secrets_are_hidden(monkeypatch):
@@ -95,7 +95,7 @@ def test_configured_and_environment_secrets_are_hidden(monkeypatch):
     assert storage.redact("CANARY-1 CANARY-2\nCANARY-3  x") == "*** *** *** x"
     assert storage.hide("CANARY-1\n x") == "***\n x"
     assert "CANARY" not in repr(storage) + str(storage)
-    assert Storage(key="a", secret="b").hide("a b") == "a b", "too short to be one"
+    assert Storage(key="a", secret="b").hide("a b") == "a b", "too short to be a secret"
 
 
 @pytest.mark.parametrize(
@@ -121,7 +121,7 @@ def test_names_in_a_folder(tmp_path):
 # --- writing ---
 
 
-def test_writing_and_reading(tmp_path):
+def test_written_data_is_read_back(tmp_path):
     path = str(tmp_path / "new" / "folder" / "a")
     assert read_bytes(LOCAL, path) is None
     for data in (b"one", b""):
@@ -130,8 +130,8 @@ def test_writing_and_reading(tmp_path):
     assert [file.name for file in (tmp_path / "new" / "folder").iterdir()] == ["a"]
 
 
-def test_a_write_that_fails_leaves_nothing(tmp_path):
-    (tmp_path / "a").mkdir()  # a file cannot be renamed onto it
+def test_a_failed_write_leaves_no_file(tmp_path):
+    (tmp_path / "a").mkdir()  # a file cannot be renamed onto a folder
     with pytest.raises(OSError):
         write_atomic(LOCAL, str(tmp_path / "a"), b"data")
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
@@ -154,21 +154,21 @@ write_atomic(fsspec.filesystem("file"), sys.argv[1], b"x" * 100_000)
 
 
 @pytest.mark.parametrize("when", ["before the rename", "before the data are on disk"])
-@pytest.mark.parametrize("there", [False, True])
-def test_a_writer_that_is_killed_leaves_no_half_file(tmp_path, when, there):
+@pytest.mark.parametrize("exists", [False, True])
+def test_a_killed_writer_leaves_no_partial_file(tmp_path, when, exists):
     unit = Unit(0, 0, 64, True)
     path = tmp_path / "data" / unit.file_name
     path.parent.mkdir()
-    if there:
+    if exists:
         path.write_bytes(b"old")
     code = subprocess.run(
         [sys.executable, "-c", KILLED, str(path), when], check=False, timeout=200
     ).returncode
     assert code == -signal.SIGKILL
-    assert (path.read_bytes() == b"old") if there else not path.exists()
+    assert (path.read_bytes() == b"old") if exists else not path.exists()
     names = list(list_names(LOCAL, str(path.parent)))
-    assert len(names) == 1 + there, "the temporary file is left over"
-    assert Finished(names).count == there
+    assert len(names) == 1 + exists, "the temporary file stays"
+    assert Finished(names).count == exists
     write_atomic(LOCAL, str(path), b"new")
     assert path.read_bytes() == b"new"
     assert Finished(list_names(LOCAL, str(path.parent))).has_shard(0)
@@ -177,7 +177,7 @@ def test_a_writer_that_is_killed_leaves_no_half_file(tmp_path, when, there):
 # --- object storage ---
 
 
-def test_a_local_file_is_put_whole(s3, tmp_path):
+def test_a_local_file_is_copied_to_the_store(s3, tmp_path):
     (tmp_path / "from").write_bytes(b"content")
     for storage, target in ((HERE, f"{tmp_path}/new/folder/to"), (s3, "s3://bucket/put/to")):
         fs, path = storage.open(target)

@@ -1,4 +1,4 @@
-"""Folders that several processes make at the same time."""
+"""Test that several processes can make the same cache folder at the same time."""
 
 import multiprocessing
 import os
@@ -13,30 +13,30 @@ PROCESSES, FILES = 4, 50
 
 def _make(folder, barrier, results):
     def make(target):
-        barrier.wait()  # all of them are making it
+        barrier.wait()  # until all processes are making the folder
         for number in range(FILES):
             (target / f"{number}.txt").write_text(str(os.getpid()))
             time.sleep(0.001)
 
-    made = make_once(folder, make)
-    results.put((os.getpid(), sorted(file.name for file in made.iterdir())))
+    folder_made = make_once(folder, make)
+    results.put((os.getpid(), sorted(file.name for file in folder_made.iterdir())))
 
 
-def test_processes_that_make_a_folder_at_once_leave_one_whole_folder(tmp_path):
+def test_processes_that_make_a_folder_at_once_leave_one_complete_folder(tmp_path):
     context = multiprocessing.get_context("spawn")
     barrier, results = context.Barrier(PROCESSES), context.Queue()
     folder = tmp_path / "cache" / "made"
     processes = [context.Process(target=_make, args=(folder, barrier, results)) for _ in range(PROCESSES)]
     for process in processes:
         process.start()
-    seen = dict(results.get(timeout=60) for _ in processes)
+    names_by_process = dict(results.get(timeout=60) for _ in processes)
     for process in processes:
         process.join(60)
         assert process.exitcode == 0
-    assert len(seen) == PROCESSES
-    assert {len(names) for names in seen.values()} == {FILES}
+    assert len(names_by_process) == PROCESSES
+    assert {len(names) for names in names_by_process.values()} == {FILES}
     (writer,) = {file.read_text() for file in folder.iterdir()}
-    assert int(writer) in seen
+    assert int(writer) in names_by_process
     assert [path.name for path in folder.parent.iterdir()] == ["made"], "no temporary folder is left"
 
 

@@ -1,4 +1,4 @@
-"""`log=json`: one JSON object a line, with the run's id, and without credentials."""
+"""Test `log=json`: one JSON object per line, with the run's id and without credentials."""
 
 import json
 import logging
@@ -15,7 +15,7 @@ from pipeline.support.schema import COUNTS
 
 
 @pytest.fixture(autouse=True)
-def text_again():
+def restore_text_log():
     yield
     log.start("text", str)
 
@@ -24,7 +24,7 @@ def lines(capsys) -> list[dict]:
     return [json.loads(line) for line in capsys.readouterr().err.splitlines()]
 
 
-def test_events_tell_which_run_they_are_of(capsys):
+def test_events_name_their_run(capsys):
     log.start("json", lambda text: text.replace("secret", "***"))
     log.event("start", shards=3)
     log.bind(run_id="abc", output="s3://secret@bucket/out")
@@ -38,7 +38,7 @@ def test_events_tell_which_run_they_are_of(capsys):
     }
 
 
-def test_what_libraries_log_and_warn_of_is_an_event_too(capsys):
+def test_log_records_and_warnings_of_libraries_are_events(capsys):
     log.start("json", str)
     log.bind(run_id="abc", output="out")
     logging.getLogger("some.library").warning("beware of %s", "this")
@@ -53,7 +53,7 @@ def test_what_libraries_log_and_warn_of_is_an_event_too(capsys):
     assert warned["event"] == "warning" and "UserWarning: old" in warned["message"]
 
 
-def test_text_tells_no_events(capsys):
+def test_the_text_log_prints_no_events(capsys):
     log.start("json", str)
     log.start("text", str)
     log.event("start")
@@ -65,11 +65,18 @@ def test_progress_is_an_event(capsys):
     counts = dict.fromkeys(COUNTS, 0) | {"visual_tokens_kept": 7}
     totals = Totals(rows=2, samples=1, status={"ok": 1, "bad_image": 1}, tokens=counts, seconds={})
     with Progress(total_bytes=100, known_samples=4) as progress:
-        for first in (0, 1):
-            unit = Unit(0, first, first + 1, False)
+        for number in (0, 1):
+            unit = Unit(0, number, number + 1, False)
             progress.add(UnitStats(unit=unit, source_bytes=25, arms=[0], totals=[totals], stage_s={}))
-        progress.steady_since -= 2  # seconds, enough for a rate
-    (told,) = lines(capsys)
-    assert (told["event"], told["samples"], told["samples_in_all"]) == ("progress", 2, 4)
-    assert (told["status"], told["mean_visual_tokens_kept"]) == ({"ok": 2, "bad_image": 2}, 7)
-    assert told["samples_per_s"] > 0 and told["left_s"] > 0
+        progress.steady_since -= 2  # two seconds ago: long enough to compute a rate
+    (progress_event,) = lines(capsys)
+    assert (progress_event["event"], progress_event["samples"], progress_event["samples_in_all"]) == (
+        "progress",
+        2,
+        4,
+    )
+    assert (progress_event["status"], progress_event["mean_visual_tokens_kept"]) == (
+        {"ok": 2, "bad_image": 2},
+        7,
+    )
+    assert progress_event["samples_per_s"] > 0 and progress_event["left_s"] > 0

@@ -1,4 +1,4 @@
-"""A cluster that we start: who may use it, and what it tells."""
+"""Test a cluster started by Trimline: who may join it, and which error it reports."""
 
 import errno
 import os
@@ -34,27 +34,35 @@ print("joined", ray.cluster_resources()["CPU"])
 
 
 @pytest.mark.slow
-def test_a_cluster_of_ours_takes_none_who_lacks_its_token(tmp_path):
-    mine = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-    mine |= {
+def test_our_cluster_refuses_callers_without_its_token(tmp_path):
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    environment |= {
         "HOME": str(tmp_path),
         "RAY_enable_export_api_write": "1",
         "PYTHONPATH": os.pathsep.join(sys.path),
     }
     with subprocess.Popen(
-        [sys.executable, "-c", START], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=mine
+        [sys.executable, "-c", START],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=environment,
     ) as cluster:
         address, token = cluster.stdout.readline().split()
         try:
-            found = {name: join(address, mine | given) for name, given in strangers(token).items()}
+            outcomes = {
+                name: join(address, environment | credentials) for name, credentials in callers(token).items()
+            }
         finally:
             cluster.communicate("\n")
     assert len(token) == 64
-    assert found["with the token"].startswith("joined 2")
-    assert all(told.startswith("refused") for name, told in found.items() if name != "with the token"), found
+    assert outcomes["with the token"].startswith("joined 2")
+    assert all(
+        outcome.startswith("refused") for name, outcome in outcomes.items() if name != "with the token"
+    ), outcomes
 
 
-def strangers(token):
+def callers(token):
     return {
         "with the token": {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token},
         "another token": {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0" * 64},
@@ -62,14 +70,14 @@ def strangers(token):
 
 
 def join(address, environment):
-    told = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-c", JOIN, address], env=environment, capture_output=True, text=True, timeout=300
     )
-    return (told.stdout.strip() or told.stderr.strip().rpartition("\n")[2])[:200]
+    return (process.stdout.strip() or process.stderr.strip().rpartition("\n")[2])[:200]
 
 
 @pytest.mark.usefixtures("ray")
-def test_what_a_stage_raised_is_told_and_not_what_ray_advises():
+def test_a_stages_error_is_reported_without_rays_advice():
     import ray
 
     def full(batch):

@@ -1,4 +1,4 @@
-"""Whatever is left open fits the hardware, wherever Ray puts it; what does not fit is refused."""
+"""Test that default resources fit the hardware for any placement by Ray, and that others are refused."""
 
 from itertools import combinations_with_replacement
 
@@ -15,14 +15,15 @@ def actors(cluster):
 
 
 @pytest.mark.parametrize("nodes", [1, 2, 7])
-def test_without_gpus_there_is_one_of_each_on_every_node(nodes):
+def test_without_gpus_every_node_gets_one_actor_of_each_stage(nodes):
     filled = REMOTE.on(Hardware((2.0,) * nodes), "auto")
     assert actors(filled) == (nodes, nodes)
     assert filled.encode.num_gpus == filled.generate.num_gpus == 0
 
 
-def test_a_node_without_room_for_both_gets_none():
-    assert actors(REMOTE.on(Hardware((1.0, 2.0, 1.0, 4.0)), "cpu")) == (2, 2)  # two have room for one of each
+def test_a_node_too_small_for_both_stages_gets_no_actor():
+    # two of the nodes have room for both stages
+    assert actors(REMOTE.on(Hardware((1.0, 2.0, 1.0, 4.0)), "cpu")) == (2, 2)
     assert actors(REMOTE.on(Hardware((1.0, 1.0)), "cpu")) == (1, 1)
     assert actors(REMOTE.on(Hardware((2.0,)), "cpu")) == (1, 1)
 
@@ -43,14 +44,14 @@ def test_a_cpu_run_takes_no_gpu():
     assert filled.generate.num_gpus == 0
 
 
-def test_what_is_set_stays_as_it_is():
-    own = Cluster(address="auto", encode=ActorResources(num_cpus=0.5, num_gpus=0.0, num_actors=3))
-    filled = own.on(Hardware((16.0,), 4), "auto")
+def test_configured_values_are_kept():
+    cluster = Cluster(address="auto", encode=ActorResources(num_cpus=0.5, num_gpus=0.0, num_actors=3))
+    filled = cluster.on(Hardware((16.0,), 4), "auto")
     assert actors(filled) == (3, 4)
     assert filled.encode.num_gpus == 0
 
 
-def test_five_of_encode_on_a_gpu_leave_no_room_for_one_of_generate():
+def test_five_encode_actors_on_a_gpu_leave_no_room_for_generate():
     """The example in the docstring of `_generate_on_gpus`."""
     encode = ActorResources(num_cpus=0.5, num_gpus=0.1, num_actors=12)
     generate = ActorResources(num_cpus=0.6, num_gpus=0.6)
@@ -58,36 +59,37 @@ def test_five_of_encode_on_a_gpu_leave_no_room_for_one_of_generate():
     assert actors(filled) == (12, 6)
 
 
-def worst_room(encode, other, generate_share, gpus):
-    """Brute force: where can encode's actors lie so that the fewest of the others find a GPU?"""
+def worst_room(encode, encode_share, generate_share, gpus):
+    """Place encode's actors by brute force so that the fewest generate actors find a GPU."""
     rooms = []
     for places in combinations_with_replacement(range(gpus), encode):
-        taken = [round(places.count(gpu) * other, 6) for gpu in range(gpus)]
-        if max(taken) <= 1:
-            rooms.append(sum(int((1 - load) / generate_share + 1e-9) for load in taken))
+        loads = [round(places.count(gpu) * encode_share, 6) for gpu in range(gpus)]
+        if max(loads) <= 1:
+            rooms.append(sum(int((1 - load) / generate_share + 1e-9) for load in loads))
     return min(rooms)
 
 
 @pytest.mark.parametrize("encode", range(1, 7))
 @pytest.mark.parametrize(
-    ("other", "own"), [(0.1, 0.6), (0.25, 0.75), (0.2, 0.8), (0.5, 0.5), (0.3, 0.9), (0.5, 1.0)]
+    ("encode_share", "generate_share"),
+    [(0.1, 0.6), (0.25, 0.75), (0.2, 0.8), (0.5, 0.5), (0.3, 0.9), (0.5, 1.0)],
 )
-def test_no_way_of_packing_leaves_one_without_a_place(encode, other, own):
+def test_every_actor_finds_a_place_in_any_packing(encode, encode_share, generate_share):
     gpus = 4
     cluster = Cluster(
         address="auto",
-        encode=ActorResources(num_cpus=0.5, num_gpus=other, num_actors=encode),
-        generate=ActorResources(num_cpus=0.6, num_gpus=own),
+        encode=ActorResources(num_cpus=0.5, num_gpus=encode_share, num_actors=encode),
+        generate=ActorResources(num_cpus=0.6, num_gpus=generate_share),
     )
     try:
-        found = actors(cluster.on(Hardware((64.0,), gpus), "auto"))[1]
+        actors_placed = actors(cluster.on(Hardware((64.0,), gpus), "auto"))[1]
     except ConfigError:
-        found = 0
-    assert found <= worst_room(encode, other, own, gpus)
-    assert found >= worst_room(encode, other, own, gpus) - 1 or own < 0.6
+        actors_placed = 0
+    assert actors_placed <= worst_room(encode, encode_share, generate_share, gpus)
+    assert actors_placed >= worst_room(encode, encode_share, generate_share, gpus) - 1 or generate_share < 0.6
 
 
-def test_what_may_not_find_a_place_is_refused():
+def test_actors_that_may_find_no_place_are_refused():
     cluster = Cluster(
         address="auto",
         encode=ActorResources(num_cpus=0.5, num_gpus=0.25, num_actors=2),

@@ -1,4 +1,4 @@
-"""A stage in a process that may die: real processes, really killed."""
+"""Test running a stage in a child process that may die: real processes, really killed."""
 
 import functools
 import signal
@@ -27,7 +27,7 @@ def samples(*kinds: str) -> UnitRow:
 
 
 def tell(kill: dict[str, int], log: Path, batch: pa.Table) -> pa.Table:
-    """A stage that dies of some samples, and writes down how many it was given at a time."""
+    """A stage that logs its batch size and dies of some samples."""
     row = unpack_unit(batch)
     table = row.tables["samples"]
     with log.open("a") as file:
@@ -39,7 +39,7 @@ def tell(kill: dict[str, int], log: Path, batch: pa.Table) -> pa.Table:
 
 
 def count(batch: pa.Table):
-    """A stage that makes several, and dies after the second."""
+    """A stage that yields two tables and then dies."""
     for number in range(3):
         if number == 2:
             signal.raise_signal(signal.SIGABRT)
@@ -50,48 +50,48 @@ def refuse(batch: pa.Table) -> pa.Table:
     raise ValueError("not this one")
 
 
-def made(kill: dict[str, int], log: Path):
+def stage_of(kill: dict[str, int], log: Path):
     return functools.partial(functools.partial, tell, kill, log)
 
 
-def test_the_samples_that_kill_are_named_and_all_others_are_answered(tmp_path):
+def test_samples_that_kill_are_named_and_the_others_are_answered(tmp_path):
     row, log = samples("a", "segfault", "b", "memory", "c"), tmp_path / "log"
-    stage = made({"segfault": signal.SIGSEGV, "memory": signal.SIGKILL}, log)
+    stage = stage_of({"segfault": signal.SIGSEGV, "memory": signal.SIGKILL}, log)
     done = unpack_unit(answer_isolated("tell", stage, pack_unit(row)))
     assert done.unit == row.unit
-    found = done.tables["samples"].to_pylist()
-    assert [line["sample_key"] for line in found] == ["a", "segfault", "b", "memory", "c"]
-    assert [line["status"] for line in found] == ["ok", "failed", "ok", "failed", "ok"]
-    assert found[1]["error"] == "the worker of stage tell died of SIGSEGV on this sample alone"
-    assert "SIGKILL" in found[3]["error"]
-    assert [line["image"] for line in found] == [b"x", None, b"x", None, b"x"]
-    # whole at first, then one by one; one that killed is handed on a second time, as failed
+    lines = done.tables["samples"].to_pylist()
+    assert [line["sample_key"] for line in lines] == ["a", "segfault", "b", "memory", "c"]
+    assert [line["status"] for line in lines] == ["ok", "failed", "ok", "failed", "ok"]
+    assert lines[1]["error"] == "the worker of stage tell died of SIGSEGV on this sample alone"
+    assert "SIGKILL" in lines[3]["error"]
+    assert [line["image"] for line in lines] == [b"x", None, b"x", None, b"x"]
+    # first all five samples, then one by one; a sample that killed is passed again, as failed
     assert log.read_text().split() == ["5", "1", "1", "1", "1", "1", "1", "1"]
 
 
-def test_a_unit_that_does_not_kill_alone_is_answered_as_a_whole(tmp_path):
+def test_a_unit_that_does_not_kill_is_answered_in_one_piece(tmp_path):
     log = tmp_path / "log"
-    done = unpack_unit(answer_isolated("tell", made({}, log), pack_unit(samples("a", "b"))))
+    done = unpack_unit(answer_isolated("tell", stage_of({}, log), pack_unit(samples("a", "b"))))
     assert done.tables["samples"].equals(samples("a", "b").tables["samples"])
     assert log.read_text().split() == ["2"]
 
 
-def test_what_it_raises_is_raised_here():
+def test_an_error_of_the_stage_is_raised_in_the_parent():
     with pytest.raises(RunError, match="ValueError: not this one"):
         answer_isolated("refuse", functools.partial(functools.partial, refuse), pack_unit(samples("a")))
 
 
-def test_what_was_made_before_a_death_is_not_lost():
+def test_tables_yielded_before_a_death_are_kept():
     with IsolatedStage(functools.partial(functools.partial, count)) as process:
         stream = process.stream(pack_unit(samples("a")))
-        got = [next(stream)["number"][0].as_py(), next(stream)["number"][0].as_py()]
+        numbers = [next(stream)["number"][0].as_py(), next(stream)["number"][0].as_py()]
         with pytest.raises(ProcessDied):
             next(stream)
-    assert got == [0, 1]
+    assert numbers == [0, 1]
 
 
-def test_no_process_is_left(tmp_path):
-    with IsolatedStage(made({}, tmp_path / "log")) as process:
+def test_the_child_process_ends_with_the_block(tmp_path):
+    with IsolatedStage(stage_of({}, tmp_path / "log")) as process:
         process(pack_unit(samples("a")))
         pid = process._process.pid
         assert Path(f"/proc/{pid}/oom_score_adj").read_text().strip() == "1000"
@@ -99,7 +99,10 @@ def test_no_process_is_left(tmp_path):
 
 
 def requests() -> UnitRow:
-    """Two arms, three samples; the second sample's requests share their tokens, the third has none."""
+    """Make requests of two arms and three samples.
+
+    The second sample's requests share their tokens, the third has none.
+    """
     lines = []
     for arm in range(2):
         for sample, visual, status in ((0, 0, "ok"), (1, 1, "ok"), (1, 1, "ok"), (2, None, "bad_image")):
@@ -113,7 +116,7 @@ def requests() -> UnitRow:
     return UnitRow(Unit(0, 0, 3, True), tables)
 
 
-def of_requests(row: UnitRow) -> list[tuple]:
+def tokens_of_requests(row: UnitRow) -> list[tuple]:
     tokens = row.tables["tokens"]["tokens"].to_pylist()
     return [
         (line["arm"], line["key"], None if line["visual"] is None else tokens[line["visual"]])
@@ -121,47 +124,47 @@ def of_requests(row: UnitRow) -> list[tuple]:
     ]
 
 
-def test_apart_and_together_is_the_same():
+def test_splitting_by_sample_and_joining_changes_nothing():
     row = requests()
-    apart = list(split_by_sample(row))
-    assert [piece.tables["tokens"].num_rows for piece in apart] == [2, 2, 0]
-    again = join_samples(apart)
-    assert of_requests(again) == of_requests(row)
-    assert again.tables["requests"].schema == REQUESTS
-    apart = list(split_by_sample(samples("a", "b")))
-    assert join_samples(apart).tables["samples"].equals(samples("a", "b").tables["samples"])
+    pieces = list(split_by_sample(row))
+    assert [piece.tables["tokens"].num_rows for piece in pieces] == [2, 2, 0]
+    joined = join_samples(pieces)
+    assert tokens_of_requests(joined) == tokens_of_requests(row)
+    assert joined.tables["requests"].schema == REQUESTS
+    pieces = list(split_by_sample(samples("a", "b")))
+    assert join_samples(pieces).tables["samples"].equals(samples("a", "b").tables["samples"])
 
 
-def test_what_was_at_fault_before_keeps_its_own_reason():
-    told = mark_failed(requests(), "died").tables["requests"].to_pylist()
-    assert [line["status"] for line in told] == ["failed", "failed", "failed", "bad_image"] * 2
-    assert [line["error"] for line in told] == ["died", "died", "died", None] * 2
+def test_rows_that_had_failed_before_keep_their_reason():
+    lines = mark_failed(requests(), "died").tables["requests"].to_pylist()
+    assert [line["status"] for line in lines] == ["failed", "failed", "failed", "bad_image"] * 2
+    assert [line["error"] for line in lines] == ["died", "died", "died", None] * 2
 
 
-def test_the_child_finds_our_packages_before_those_of_the_working_directory(tmp_path, monkeypatch):
+def test_the_child_imports_our_packages_not_those_of_the_working_directory(tmp_path, monkeypatch):
     (tmp_path / "pipeline").mkdir()
     (tmp_path / "pipeline" / "__init__.py").write_text("raise SystemExit('the wrong one')")
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
     assert sys.path[0] == str(tmp_path)
-    with IsolatedStage(made({}, tmp_path / "log")) as process:
+    with IsolatedStage(stage_of({}, tmp_path / "log")) as process:
         assert process(pack_unit(samples("a"))).num_rows == 1
 
 
 @pytest.mark.parametrize("deaths", [0, 2, 4])
-def test_what_is_answered_stays_as_it_is(deaths):
+def test_before_the_last_attempt_a_batch_is_unchanged(deaths):
     batch = pack_unit(samples("a", "b"))
     assert _failed_if_given_up(Watch("write", None, None, can_fail=False), batch, deaths) is batch
     assert _failed_if_given_up(Watch("decode", None, None), batch, deaths) is batch
 
 
-def test_beyond_all_attempts_answers_are_not_given_up_but_the_run_is():
+def test_after_all_attempts_write_stops_the_run_and_decode_fails_its_rows():
     batch = pack_unit(samples("a", "b"))
     with pytest.raises(
         RunError, match="5 workers of stage write died on this unit: 000003-00000007-00000009"
     ):
         _failed_if_given_up(Watch("write", None, None, can_fail=False), batch, 5)
-    given = (
+    lines = (
         unpack_unit(_failed_if_given_up(Watch("decode", None, None), batch, 5)).tables["samples"].to_pylist()
     )
-    assert {line["status"] for line in given} == {"failed"}
+    assert {line["status"] for line in lines} == {"failed"}

@@ -1,4 +1,7 @@
-"""Several units in one actor, one of which kills it: it alone is taken aside. Real Ray, real deaths."""
+"""Test several units in one actor, one of which kills it: only that unit is isolated.
+
+Real Ray and real deaths.
+"""
 
 import functools
 import os
@@ -24,30 +27,30 @@ CULPRIT, AT_ONCE = 3, 4
 
 
 class Deadly:
-    """Writes down who is in it, in which process, and dies of one unit while others are there."""
+    """A stage that logs its units and processes, and dies of one unit while others are inside."""
 
     def __init__(self, log: Path) -> None:
         self._log = log
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         row = unpack_unit(batch)
-        self._tell("begin", row.unit.first)
+        self._log_event("begin", row.unit.first)
         self._wait_for_company()
         if row.unit.first == CULPRIT and row.tables["requests"]["status"][0].as_py() == "ok":
             os.kill(os.getpid(), signal.SIGKILL)
-        time.sleep(1)  # in which the culprit, if it is here, dies
-        self._tell("end", row.unit.first)
+        time.sleep(1)  # time for the culprit, if it is in this process, to die
+        self._log_event("end", row.unit.first)
         return pack_unit(row.passed("generate", time.time(), row.tables))
 
     def _wait_for_company(self) -> None:
-        """Until as many have begun as an actor takes at once: the first of them wait for one another."""
+        """Wait until as many units have begun as an actor takes at once."""
         until = time.monotonic() + 100
         while self._log.read_text().count("begin") < AT_ONCE and time.monotonic() < until:
             time.sleep(0.01)
 
-    def _tell(self, what: str, unit: int) -> None:
+    def _log_event(self, event: str, first: int) -> None:
         with self._log.open("a") as file:
-            print(what, unit, os.getpid(), file=file, flush=True)
+            print(event, first, os.getpid(), file=file, flush=True)
 
 
 def unit(first: int) -> pa.Table:
@@ -61,18 +64,18 @@ def unit(first: int) -> pa.Table:
 @pytest.mark.timeout(300)
 @pytest.mark.usefixtures("ray")
 @pytest.mark.filterwarnings("ignore:.*ray_remote_args")  # as pipeline/run/flow.py does
-def test_those_that_were_with_the_culprit_are_not_taken_aside(tmp_path):
+def test_only_the_unit_that_kills_is_isolated(tmp_path):
     import ray
     import ray.data
 
-    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers do not find this file
+    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers cannot import this file
     start_ray(Cluster(), "cpu")
     ray.data.DataContext.get_current().enable_progress_bars = False
     ledger = start_ledger()
     log = tmp_path / "log"
     watch = Watch("generate", functools.partial(Deadly, log), ledger)
     units = ray.data.from_blocks([unit(first) for first in range(8)])
-    made = units.map_batches(
+    processed = units.map_batches(
         watched_actor("generate"),
         batch_size=1,
         batch_format="pyarrow",
@@ -87,7 +90,7 @@ def test_those_that_were_with_the_culprit_are_not_taken_aside(tmp_path):
     rows = sorted(
         (
             row
-            for batch in made.iter_batches(batch_size=1, batch_format="pyarrow")
+            for batch in processed.iter_batches(batch_size=1, batch_format="pyarrow")
             for row in [unpack_unit(batch)]
         ),
         key=lambda row: row.unit.first,
@@ -97,23 +100,23 @@ def test_those_that_were_with_the_culprit_are_not_taken_aside(tmp_path):
     assert statuses == ["failed" if first == CULPRIT else "ok" for first in range(8)]
     assert "died of SIGKILL on this sample alone" in rows[CULPRIT].tables["requests"]["error"][0].as_py()
     lines = [line.split() for line in log.read_text().splitlines()]
-    begun = [int(first) for what, first, _ in lines if what == "begin"]
-    # twice in an actor (in company, then without), twice in processes aside (the unit, then its sample), and
-    # once more as what is written in its place
+    begun = [int(first) for event, first, _ in lines if event == "begin"]
+    # twice in an actor (with others, then alone), twice in child processes (the unit, then its sample), and
+    # once more as the failed row that replaces it
     assert begun.count(CULPRIT) == 5
     for first in set(range(8)) - {CULPRIT}:
-        assert begun.count(first) <= 2, lines  # once in bad company, and again
+        assert begun.count(first) <= 2, lines  # once together with the culprit, and once more
     assert most_at_once(lines) == AT_ONCE
 
 
 def most_at_once(lines: list[list[str]]) -> int:
-    """How many units one process had at once."""
+    """Count the most units that one process held at once."""
     inside: dict[str, set[str]] = {}
     most = 0
-    for what, first, pid in lines:
-        here = inside.setdefault(pid, set())
-        here.add(first) if what == "begin" else here.discard(first)
-        most = max(most, len(here))
+    for event, first, pid in lines:
+        units = inside.setdefault(pid, set())
+        units.add(first) if event == "begin" else units.discard(first)
+        most = max(most, len(units))
     return most
 
 
@@ -122,7 +125,7 @@ def test_many_threads_hold_a_shared_lock():
 
     def enter():
         with lock.shared():
-            meeting.wait(timeout=60)  # for the two others, who are inside as well
+            meeting.wait(timeout=60)  # until the two other threads are inside too
 
     threads = [threading.Thread(target=enter) for _ in range(3)]
     for thread in threads:
@@ -133,13 +136,13 @@ def test_many_threads_hold_a_shared_lock():
 
 
 def test_one_thread_holds_an_exclusive_lock():
-    lock, inside, seen = SharedLock(), [], []
+    lock, inside, holders = SharedLock(), [], []
 
     def enter(way, name):
         with way():
             inside.append(name)
             time.sleep(0.02)
-            seen.append(frozenset(inside))
+            holders.append(frozenset(inside))
             inside.remove(name)
 
     ways = [lock.shared, lock.shared, lock.shared, lock.exclusive] * 6
@@ -148,6 +151,6 @@ def test_one_thread_holds_an_exclusive_lock():
         thread.start()
     for thread in threads:
         thread.join(timeout=60)
-    assert len(seen) == len(ways)
+    assert len(holders) == len(ways)
     loners = {number for number in range(len(ways)) if number % 4 == 3}
-    assert all(len(here) == 1 for here in seen if here & loners)
+    assert all(len(group) == 1 for group in holders if group & loners)
