@@ -1,7 +1,7 @@
 """Checks manifests against the fields of KubeRay's resources.
 
 Names, types and required fields are copied from KubeRay's API (ray-operator/apis/ray/v1/raycluster_types.go
-and rayjob_types.go), as far as our manifests are likely to use them. The schemas of Kubernetes check the pods.
+and rayjob_types.go), as far as our manifests are likely to use them. Kubernetes' schemas check the pods.
 """
 
 from collections.abc import Iterator
