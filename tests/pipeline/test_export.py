@@ -1,4 +1,4 @@
-"""Exports hold the answers of the output, in its order, in forms that others read."""
+"""Exports hold the answers of the output, in its order, in formats that other tools read."""
 
 import json
 
@@ -20,8 +20,8 @@ from tests.support.tars import jpeg, write_members, write_tar
 def output(tmp_path):
     """Two shards; the second has a sample without an image."""
     write_tar(tmp_path / "in" / "a.tar", 5, questions=2)
-    asked = b'{"question": "what?"}'
-    write_members(tmp_path / "in" / "b.tar", [("x.jpg", jpeg(1)), ("x.json", asked), ("y.json", asked)])
+    sidecar = b'{"question": "what?"}'
+    write_members(tmp_path / "in" / "b.tar", [("x.jpg", jpeg(1)), ("x.json", sidecar), ("y.json", sidecar)])
     quick_answer(WebDataset(path=str(tmp_path / "in")), tmp_path / "out", unit_samples=2)
     return tmp_path / "out"
 
@@ -31,28 +31,28 @@ def rows_of(output, *statuses):
     return [row for row in rows if row["status"] in (statuses or ("ok",))]
 
 
-def test_llava_has_a_line_a_sample_and_two_turns_a_question(output, tmp_path):
+def test_llava_has_one_line_per_sample_and_two_turns_per_question(output, tmp_path):
     assert export(Export(output=str(output), to=str(tmp_path / "a.jsonl")), HERE) == len(rows_of(output)) > 6
     lines = [json.loads(line) for line in (tmp_path / "a.jsonl").read_text().splitlines()]
     turns = [turn for line in lines for turn in line["conversations"]]
-    told = [(row["question"], row["prediction"]) for row in rows_of(output)]
+    pairs = [(row["question"], row["prediction"]) for row in rows_of(output)]
     assert [turn["value"].removeprefix("<image>\n") for turn in turns] == [
-        text for pair in told for text in pair
+        text for pair in pairs for text in pair
     ]
-    assert [turn["from"] for turn in turns] == ["human", "gpt"] * len(told)
+    assert [turn["from"] for turn in turns] == ["human", "gpt"] * len(pairs)
     assert all(line["conversations"][0]["value"].startswith("<image>\n") for line in lines)
     assert len(lines) == len({row["sample_key"] for row in rows_of(output)})
 
 
-def test_webdataset_has_the_images_as_they_came(output, tmp_path):
+def test_webdataset_keeps_the_original_image_bytes(output, tmp_path):
     count = export(Export(output=str(output), to=str(tmp_path / "tars"), format="webdataset"), HERE)
     tars = sorted(map(str, (tmp_path / "tars").iterdir()))
-    found = list(webdataset.WebDataset(tars, shardshuffle=False, empty_check=False))
-    answers = [answer for sample in found for answer in json.loads(sample["json"])["answers"]]
+    samples = list(webdataset.WebDataset(tars, shardshuffle=False, empty_check=False))
+    answers = [answer for sample in samples for answer in json.loads(sample["json"])["answers"]]
     assert [answer["key"] for answer in answers] == [row["key"] for row in rows_of(output)]
     assert len(answers) == count
-    assert {len(json.loads(sample["json"])["answers"]) for sample in found if "txt" in sample} == {1}
-    assert (found[0]["jpg"], found[-1]["jpg"]) == (jpeg(0), jpeg(1))
+    assert {len(json.loads(sample["json"])["answers"]) for sample in samples if "txt" in sample} == {1}
+    assert (samples[0]["jpg"], samples[-1]["jpg"]) == (jpeg(0), jpeg(1))
     again = WebDataset(path=str(tmp_path / "tars"))
     (shard, _) = again.shards(again.entries(HERE), HERE)
     assert sum(1 for _ in again.samples(shard, HERE, lambda _: 1)) == 5
@@ -67,23 +67,23 @@ def test_a_name_with_dots_is_one_sample():
 
 
 def test_parquet_is_partitioned(output, tmp_path):
-    asked = Export(
+    options = Export(
         output=str(output),
         to=str(tmp_path / "rows"),
         format="parquet",
         statuses=["ok", "bad_sample"],
         partition_by=["status"],
     )
-    assert export(asked, HERE) == len(rows_of(output, "ok", "bad_sample"))
+    assert export(options, HERE) == len(rows_of(output, "ok", "bad_sample"))
     assert {place.name for place in (tmp_path / "rows").iterdir()} == {"status=ok", "status=bad_sample"}
     table = ds.dataset(tmp_path / "rows", partitioning="hive").to_table().select(PREDICTIONS.names)
     assert table.sort_by("key").to_pylist() == rows_of(output, "ok", "bad_sample")
 
 
-def test_what_is_wrong_is_told(output, tmp_path):
-    def refused(reason, error=ConfigError, **given):
+def test_wrong_options_are_refused(output, tmp_path):
+    def refused(reason, error=ConfigError, **fields):
         with pytest.raises(error, match=reason):
-            export(Export(**{"output": str(output), "to": str(tmp_path / "to"), **given}), HERE)
+            export(Export(**{"output": str(output), "to": str(tmp_path / "to"), **fields}), HERE)
 
     refused("'coco' is none of", format="coco")
     refused("statuses: 'fine' is none of", statuses=["fine"])

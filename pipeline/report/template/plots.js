@@ -73,10 +73,10 @@
     for (const name of names) {
       const { edges = [], counts = [] } = arms[name].histogram ?? {};
       const total = counts.reduce((a, b) => a + b, 0);
-      const there = counts.filter(Boolean).length;
+      const filledBins = counts.filter(Boolean).length;
       if (!total) continue;
       const kept = arms[name].tokens?.visual_tokens_kept ?? {};
-      if (there === 1 && kept.p5 === kept.p95 && names.length > 1) {
+      if (filledBins === 1 && kept.p5 === kept.p95 && names.length > 1) {
         const at = kept.p50 ?? edges[counts.findIndex(Boolean)];
         shapes.push({ type: "line", x0: at, x1: at, y0: 0, y1: 1, yref: "paper", line: { color: ofArm(name), dash: "dash", width: 2 } });
         annotations.push({ x: at, y: 1, yref: "paper", text: plain(name), showarrow: false, font: { color: ofArm(name) },
@@ -114,16 +114,16 @@
 
   // What the frontier's upright axis can show: scores by the dataset's rules, then agreement with the baseline.
   function qualities() {
-    const found = [];
+    const choices = [];
     for (const metric of new Set(names.flatMap((name) => Object.keys(arms[name].figures?.figures ?? {})))) {
-      found.push([metric.replaceAll("_", " "), (name) => arms[name].figures?.figures?.[metric] ?? null]);
+      choices.push([metric.replaceAll("_", " "), (name) => arms[name].figures?.figures?.[metric] ?? null]);
     }
-    if (!baseline || names.length < 2) return found;
+    if (!baseline || names.length < 2) return choices;
     for (const [key, name] of Object.entries(agreements)) {
       const title = `${name} ${key.endsWith("agreement") ? "as" : "with"} ${baseline}`, same = key === "chrf" ? 100 : 1;
-      found.push([title, (name) => (name === baseline ? same : pairs?.[name]?.[key] ?? null)]);
+      choices.push([title, (name) => (name === baseline ? same : pairs?.[name]?.[key] ?? null)]);
     }
-    return found;
+    return choices;
   }
 
   const error = (figures) => {
@@ -143,10 +143,10 @@
     pen.font = `${font.size}px ${font.family}`;
     const box = (x, y, width, height) => ({ left: x - width / 2, right: x + width / 2, top: y - height / 2, bottom: y + height / 2 });
     const meet = (a, b) => a.left < b.right && b.left < a.right && a.top < b.bottom && b.top < a.bottom;
-    const own = points[plot.closest("[data-plot]").dataset.plot].map((point) => ({ ...point, left: xaxis.l2p(point.x), top: yaxis.l2p(point.y) }))
+    const targets = points[plot.closest("[data-plot]").dataset.plot].map((point) => ({ ...point, left: xaxis.l2p(point.x), top: yaxis.l2p(point.y) }))
       .sort((a, b) => a.top - b.top);
-    const marks = own.map(({ left, top }) => box(left, top, 14, 14));
-    const bars = own.flatMap(({ left, top, ends: [across, up] }) => {
+    const marks = targets.map(({ left, top }) => box(left, top, 14, 14));
+    const bars = targets.flatMap(({ left, top, ends: [across, up] }) => {
       const [x0, x1, y1, y0] = [...across.map((end) => xaxis.l2p(end)), ...up.map((end) => yaxis.l2p(end))];
       return [box((x0 + x1) / 2, top, x1 - x0, 2), box(left, (y0 + y1) / 2, 2, y1 - y0)];
     });
@@ -155,8 +155,8 @@
       const [x, y] = [line.x + (line.ax * step) / 23, line.y + (line.ay * step) / 23];
       return x > left && x < right && y > top && y < bottom;
     });
-    const placed = [], lines = [], found = [];
-    for (const { text, x, y, left, top } of own) {
+    const placed = [], lines = [], annotations = [];
+    for (const { text, x, y, left, top } of targets) {
       const width = pen.measureText(text).width + 8, height = LINE_PX;
       let best = null;
       for (let away = 8; away <= 232; away += 16) {
@@ -176,10 +176,10 @@
       if (best === null) continue; // no room: pointing at it tells
       placed.push(best.place);
       lines.push(best.line);
-      found.push({ x, y, text: escaped(text), ax: best.line.ax, ay: best.line.ay, xanchor: "center", yanchor: "middle", showarrow: true, arrowhead: 0,
+      annotations.push({ x, y, text: escaped(text), ax: best.line.ax, ay: best.line.ay, xanchor: "center", yanchor: "middle", showarrow: true, arrowhead: 0,
         bgcolor: `${style("--card")}b0`, arrowwidth: 1, standoff: 6, borderpad: 0, arrowcolor: best.away > 8 ? style("--soft") : "rgba(0,0,0,0)" });
     }
-    return found;
+    return annotations;
   }
 
   // Again whenever the plot is drawn anew, as in a window of another width.
@@ -196,11 +196,11 @@
     const others = reducers.filter((reducer) => shown.some((name) => name !== baseline && reducerOf[name] === reducer));
     const labelled = shown.length <= 12;
     const traces = reducers.map((reducer) => {
-      const own = shown.filter((name) => reducerOf[name] === reducer).sort((a, b) => value(across(a)) - value(across(b)));
+      const armNames = shown.filter((name) => reducerOf[name] === reducer).sort((a, b) => value(across(a)) - value(across(b)));
       const tint = others.includes(reducer) ? colour(others.indexOf(reducer)) : style("--soft");
-      return { mode: "lines+markers", name: plain(reducer), text: own.map(plain), cliponaxis: false, marker: { size: 10, color: tint }, line: { color: tint, width: 2 },
-        x: own.map((name) => value(across(name))), y: own.map((name) => value(up(name))),
-        error_x: error(own.map(across)), error_y: error(own.map(up)),
+      return { mode: "lines+markers", name: plain(reducer), text: armNames.map(plain), cliponaxis: false, marker: { size: 10, color: tint }, line: { color: tint, width: 2 },
+        x: armNames.map((name) => value(across(name))), y: armNames.map((name) => value(up(name))),
+        error_x: error(armNames.map(across)), error_y: error(armNames.map(up)),
         hovertemplate: "%{text}: %{y} at %{x:,.4~r}<extra></extra>" };
     });
     const ends = shown.flatMap((name) => [up(name)?.low ?? value(up(name)), up(name)?.high ?? value(up(name))]);

@@ -45,8 +45,8 @@ def lines(*items: Any) -> str:
 def answer(dataset: Any, output: Path, say: Callable[[str, str], Any], **rows: Any) -> Path:
     """Write an output for the dataset's own source and task.
 
-    `say(question_id, question)` gives the predictions. A prediction of None is a `failed` row. Units hold three
-    samples. `rows`: `double` and `drop` are indices.
+    `say(question_id, question)` gives the predictions. A prediction of None is a `failed` row. Units hold
+    three samples. `rows`: `double` and `drop` are indices.
     """
     output.mkdir(parents=True, exist_ok=True)
     source, task = dataset.source(str(output.parent / "converted"), STORAGE), dataset.task()
