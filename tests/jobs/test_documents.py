@@ -19,7 +19,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from jobs.main import COMMANDS, spelled_out
-from pipeline.demo.scenes import main as write_scenes
+from pipeline.demo.scenes import write_from_command_line as write_scenes
 from tests.support.processes import run
 from tests.support.tars import jpeg
 
