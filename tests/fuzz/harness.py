@@ -91,7 +91,7 @@ def one_line(text: str) -> bool:
 
 
 def _require_tiles(units: list[Any]) -> None:
-    """Check that the units tile [0, end) and that only the last one is marked as end or holds an error."""
+    """Check that the units tile [0, end) and only the last one is an end or holds an error."""
     assert units, "a shard has at least one unit"
     stops = [unit.unit.stop for unit in units]
     assert [unit.unit.first for unit in units] == [0, *stops[:-1]]

@@ -1,4 +1,4 @@
-"""`python -m jobs COMMAND` and `python -m jobs.COMMAND` do what `trimline COMMAND` does."""
+"""`python -m jobs COMMAND` and `python -m jobs.COMMAND` equal `trimline COMMAND`."""
 
 import atexit
 import runpy

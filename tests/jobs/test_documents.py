@@ -147,7 +147,7 @@ def named(node: ast.stmt) -> set[str]:
 
 @pytest.mark.slow
 @pytest.mark.demo
-def test_the_python_of_contributing_prints_what_it_shows(tmp_path, monkeypatch):
+def test_the_python_of_contributing_prints_the_shown_values(tmp_path, monkeypatch):
     """CONTRIBUTING.md's Python examples, run with the demo model, print the values shown there."""
     monkeypatch.chdir(tmp_path)
     write_scenes(["--out", "scenes", "--samples", "2", "--split", "test"])

@@ -262,7 +262,7 @@ def test_credentials_never_stand_in_an_error(annotate, monkeypatch, overrides, f
 
 
 def test_hydra_prints_no_credentials_of_the_command_line():
-    """Nor does `ps`: the process starts over without them. `--resolve` prints what its user asks for."""
+    """The process restarts without them, so `ps` does not show them; `--resolve` prints them on request."""
     secrets = ["storage.key=CANARY-1", 'storage.secret="CANARY-2="']
     result = trimline("annotate", "--cfg", "job", *secrets)
     assert (result.returncode, result.stderr) == (0, "")

@@ -17,7 +17,7 @@ def series(text: str) -> dict[tuple, float]:
     return values
 
 
-def test_prometheus_reads_what_the_summary_says(rich):
+def test_exported_metrics_equal_the_summary(rich):
     summary, metrics = rich.summary, series(rich.ended.stdout)
     assert {name for name, *_ in metrics} == {name for metric in DECLARED for name in metric.exported}
     arm = ("arm", "middle")

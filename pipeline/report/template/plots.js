@@ -1,5 +1,5 @@
 "use strict";
-// The plots, drawn with the page's own colours; drawn again when the reader's colour scheme changes.
+// Draws the plots in the page's colours, and again when the reader's colour scheme changes.
 (() => {
   const { figures: { arms, pairs, baseline }, reducers: reducerOf, agreements } = JSON.parse(document.getElementById("data").textContent);
   const names = Object.keys(arms);
@@ -17,7 +17,7 @@
   const ofArm = (name) => (name === baseline ? style("--soft") : colour(names.filter((n) => n !== baseline).indexOf(name)));
   const value = (figure) => (figure !== null && typeof figure === "object" ? figure.value : figure) ?? null;
   const mean = (arm, group, name) => arm[group]?.[name]?.mean ?? null;
-  // A long text without its middle, cut such that no two arms are called the same.
+  // Cuts the middle out of long names, keeping the names of all arms distinct.
   const short = (() => {
     for (let most = 24; ; most += 4) {
       for (const part of [0.5, 0.2, 0.8]) {
@@ -27,7 +27,7 @@
       }
     }
   })();
-  // Plotly reads some markup in texts, and what comes from data is no markup
+  // Plotly interprets some markup in texts; texts from the data are escaped
   const escaped = (text) => String(text).replace(/&/g, "&amp;").replace(/</g, "&lt;");
   const plain = (text) => escaped(short(String(text)));
 
@@ -44,7 +44,7 @@
     };
   }
 
-  // A plot is as wide as its place when it is drawn: which plots there are is settled first.
+  // A plot takes its width when it is drawn, so all figures are shown or hidden before the first one is drawn.
   let waiting = [];
   function draw(name, traces, settings) {
     const figure = document.querySelector(`[data-plot="${name}"]`);
@@ -112,7 +112,7 @@
       xaxis: { rangemode: "tozero" }, yaxis: { rangemode: "tozero" } }));
   }
 
-  // What the frontier's upright axis can show: scores by the dataset's rules, then agreement with the baseline.
+  // Choices for the frontier's quality axis: scores by the dataset's rules, then agreement with the baseline.
   function qualities() {
     const choices = [];
     for (const metric of new Set(names.flatMap((name) => Object.keys(arms[name].figures?.figures ?? {})))) {
@@ -133,11 +133,10 @@
       arrayminus: figures.map((f) => (f?.low != null ? f.value - f.low : 0)) };
   };
 
-  // Of each frontier, the points to be labelled: their names, values and the ends of their intervals.
+  // The points to be labelled of each frontier: names, values and the ends of their intervals.
   const points = {};
 
-  // Labels beside their points such that no two of them, and if possible no label and point or line to one, lie over
-  // one another.
+  // Places labels beside their points. No two labels overlap; points and lines are covered only where nothing else fits.
   function labels(plot) {
     const { xaxis, yaxis, font } = plot._fullLayout, pen = document.createElement("canvas").getContext("2d");
     pen.font = `${font.size}px ${font.family}`;
@@ -173,7 +172,7 @@
           if (best === null || cost < best.cost) best = { cost, away, line, place };
         }
       }
-      if (best === null) continue; // no room: pointing at it tells
+      if (best === null) continue; // no room: the name is shown on hover
       placed.push(best.place);
       lines.push(best.line);
       annotations.push({ x, y, text: escaped(text), ax: best.line.ax, ay: best.line.ay, xanchor: "center", yanchor: "middle", showarrow: true, arrowhead: 0,
@@ -182,7 +181,7 @@
     return annotations;
   }
 
-  // Again whenever the plot is drawn anew, as in a window of another width.
+  // Places the labels again after each redraw, as in a window of another width.
   function label(plot) {
     const annotations = labels(plot), now = JSON.stringify(annotations);
     if (plot.dataset.labels === now && plot.layout.annotations?.length === annotations.length) return;

@@ -28,7 +28,7 @@ MODEL = Model(
 JOB = Job(requests=5, rounds=2, new_tokens=6, images_at_once=2, loop_batches=(1, 4))
 
 
-def test_the_plain_loop_answers_what_the_engine_answers():
+def test_the_plain_loop_gives_the_engines_answers():
     bench = Bench(MODEL, Transformers(), JOB, frozenset())
     pixels = bench.encoder.normalize(bench.pictures(0))
     features = bench.encoder.encode_images(bench.pictures(0), frozenset())["patches"]

@@ -90,7 +90,7 @@ def test_trim_against_full(outputs, tmp_path):
     assert points[-1][1] == 9 and points == sorted(points)
 
 
-def test_the_files_hold_what_is_returned(outputs, tmp_path):
+def test_the_files_hold_the_returned_comparison(outputs, tmp_path):
     comparison = compared(tmp_path, outputs, pricing=PRICING)
     assert json.loads((tmp_path / "comparison.json").read_text()) == comparison
     assert Comparison.from_json(comparison).to_json() == comparison
@@ -122,7 +122,7 @@ def test_a_comparison_is_printed(outputs, tmp_path):
     assert summary_text(Comparison.from_json(bare)) and comparison_tables(Comparison.from_json(bare))
 
 
-def test_tokens_per_s_is_what_its_description_says(outputs):
+def test_tokens_per_s_follows_its_description(outputs):
     (formula,) = [column.description for column in COLUMNS if column.name == "tokens_per_s"]
     for row in (row for output in outputs.values() for row in rows(output)):
         assert eval(formula, {}, row) == pytest.approx(row["tokens_per_s"], rel=1e-5)

@@ -109,7 +109,7 @@ def test_bleu_equals_sacrebleu_over_the_corpus():
         assert figures[f"bleu_{n}"] == pytest.approx(expected)
 
 
-def test_a_perfect_caption_and_none_at_all():
+def test_perfect_and_missing_captions():
     references = [
         Reference(str(i), "", (f"the {word} of number {i} stands here",)) for i, word in enumerate(WORDS)
     ]

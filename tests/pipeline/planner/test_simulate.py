@@ -43,7 +43,7 @@ def test_a_delay_keeps_no_server():
 
 
 @pytest.mark.parametrize(("first", "second"), [(1.0, 3.0), (3.0, 1.0), (2.0, 2.0)])
-def test_two_stations_go_at_the_slower_ones_rate_after_the_fill(first, second):
+def test_two_stations_run_at_the_rate_of_the_slower_one_once_filled(first, second):
     simulated = run(row(1, 1), 20, first, second)
     slow, fast = max(first, second), min(first, second)
     assert simulated.seconds == 20 * slow + fast

@@ -40,7 +40,7 @@ def gets(calls: Counter) -> int:
 
 
 def read_all(source, storage, output: str, calls: Counter) -> int:
-    """Read every shard of a source as a run does; returns how many units there are.
+    """Read every shard of a source as a run does; return the number of units.
 
     Finding a shard in the plan takes two requests to the output; all requests after it go to the source.
     """

@@ -156,7 +156,7 @@ def test_kept_patches_are_lit_and_the_others_dark(chromium, comparison):
 
 
 def test_a_small_grid_is_lit_patch_by_patch(chromium, comparison, tmp_path):
-    """A 3 x 3 grid takes two bytes, whose 16 bits must not be read as a 4 x 4 grid."""
+    """The 16 bits stored for a 3 x 3 grid must not be read as a 4 x 4 grid."""
     shutil.copytree(comparison, tmp_path / "small")
     file = tmp_path / "small" / "comparison.parquet"
     table = pq.read_table(file)
@@ -179,7 +179,7 @@ def test_a_small_grid_is_lit_patch_by_patch(chromium, comparison, tmp_path):
     assert [[lit[y][x] == whole[y][x] for x in range(3)] for y in range(3)] == np.eye(3, dtype=bool).tolist()
 
 
-def test_images_that_are_gone_or_changed_have_a_placeholder(chromium, comparison):
+def test_deleted_or_changed_images_have_a_placeholder(chromium, comparison):
     chromium.open(comparison / "report.html")
     texts = {item.find_element("css selector", ".key").text[:7]: item.text for item in chromium.find(".item")}
     for key, text in texts.items():

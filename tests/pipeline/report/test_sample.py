@@ -36,7 +36,7 @@ def test_failures_and_disagreements_are_preferred(tmp_path):
 
 
 @pytest.mark.parametrize(("most", "shown"), [(0, 0), (1, 1), (7, 7), (100, 100), (500, 200)])
-def test_as_many_are_shown_as_there_are(tmp_path, most, shown):
+def test_the_gallery_is_limited_by_most_and_by_the_requests(tmp_path, most, shown):
     requests = make_rows(tmp_path, 200, **kinds_of(200))
     selection = select_requests(requests, Storage(), most=most, seed=0, shards=SHARDS)
     assert len(selection.keys) == len(set(selection.keys)) == shown

@@ -195,7 +195,7 @@ def test_an_output_that_is_not_finished_is_refused(outputs, tmp_path):
         write_report_files(str(tmp_path / "run"), Storage(), gallery=5, seed=0)
 
 
-def test_an_output_whose_model_is_gone_has_a_report_without_pictures(outputs, tmp_path):
+def test_without_its_model_an_output_has_a_report_without_pictures(outputs, tmp_path):
     shutil.copytree(outputs / "trim", tmp_path / "run")
     tree = json.loads((tmp_path / "run" / "run.json").read_text())
     tree["configuration"]["model"]["path"] = "/nowhere/model"
@@ -204,7 +204,7 @@ def test_an_output_whose_model_is_gone_has_a_report_without_pictures(outputs, tm
     assert len(gallery.items) == 5 and gallery.pictures == []
 
 
-def test_a_run_in_object_storage_has_its_report_there(run, s3):
+def test_the_report_of_a_run_in_object_storage_is_stored_with_it(run, s3):
     fs, bucket = s3.open(f"s3://{BUCKET}")
     fs.put(str(run), f"{bucket}/reported", recursive=True)
     paths = write_report_files(f"s3://{BUCKET}/reported", s3, gallery=200, seed=0)

@@ -40,7 +40,7 @@ def test_a_whole_output_is_consistent(output, check, finished):
     assert list(result.lines()) == ["2 shards, 6 units, 18 rows: consistent"]
 
 
-def test_a_file_that_is_gone(output, check):
+def test_a_deleted_file(output, check):
     (output / "data" / SECOND).unlink()
     (output / "data" / FIRST.replace("000000-", "000001-", 1)).unlink()
     findings, result = check(output)
@@ -50,7 +50,7 @@ def test_a_file_that_is_gone(output, check):
     assert lines[-1] == "2 shards, 4 units, 12 rows: not consistent: 2 missing, 1 damaged"
 
 
-def test_an_end_that_is_gone(output, check):
+def test_a_deleted_last_unit(output, check):
     (output / "data" / LAST).unlink()
     assert check(output)[0].keys() == {("missing", (0, 4, None)), NOT_WELL}
 
@@ -136,7 +136,7 @@ def test_rows_that_do_not_match_the_files_range(output, check, rows, message):
     assert message in findings[("damaged", f"data/{SECOND}")]
 
 
-def test_a_last_question_that_is_gone_does_not_agree_with_the_footer(output, check):
+def test_a_missing_last_question_contradicts_the_footer(output, check):
     edit(output / "data" / SECOND, lambda rows: rows[:-1])
     assert check(output)[0][("damaged", f"data/{SECOND}")] == "its footer counts 3 rows, its rows 2"
 
@@ -172,7 +172,7 @@ def test_counts_status_and_tokens_are_those_of_the_rows(output, check):
         assert f" {name}, its rows " in check(output)[0][("damaged", f"data/{SECOND}")]
 
 
-def test_columns_that_are_not_the_declared_ones(output, check):
+def test_columns_other_than_the_declared_ones(output, check):
     kinds = [field.with_nullable(True) for field in PREDICTIONS]
     edit(output / "data" / SECOND, schema=pa.schema(kinds))
     assert "its columns are not" in check(output)[0][("damaged", f"data/{SECOND}")]
@@ -252,7 +252,7 @@ def test_leftovers_alone_are_no_fault(output, check):
     assert result.ok
 
 
-def test_a_plan_that_is_not_there_or_not_whole(output, check):
+def test_a_missing_or_damaged_plan(output, check):
     part = output / "plan" / "000000.parquet"
     data = part.read_bytes()
     part.write_bytes(data[:-1])
@@ -265,14 +265,14 @@ def test_a_plan_that_is_not_there_or_not_whole(output, check):
     assert check(output)[0].keys() == {("missing", "plan/")}
 
 
-def test_a_run_json_that_is_not_there_or_not_whole(output, check):
+def test_a_missing_or_damaged_run_json(output, check):
     (output / "run.json").write_text("{")
     assert check(output)[0].keys() == {("damaged", "run.json")}
     (output / "run.json").unlink()
     assert check(output)[0].keys() == {("missing", "run.json")}
 
 
-def test_a_run_json_of_another_output_condemns_no_file(output, check):
+def test_a_run_json_of_another_output_makes_repair_delete_no_unit(output, check):
     manifest = json.loads((output / "run.json").read_text())
     (output / "run.json").write_text(json.dumps({**manifest, "fingerprint": "f" * 64}))
     findings, result = check(output, repair=True)

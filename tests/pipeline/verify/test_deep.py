@@ -82,7 +82,7 @@ def test_rows_that_differ_from_the_source(output, check):
         assert f"the {column} {value!r} where the source has " in text
 
 
-def test_files_that_changed_or_are_gone_or_are_new(tmp_path, check):
+def test_changed_deleted_and_new_files_of_the_source(tmp_path, check):
     for seed in range(4):
         write_tar(tmp_path / "tars" / f"{seed}.tar", 2, seed=seed, width=24)
     quick_answer(WebDataset(path=str(tmp_path / "tars")), tmp_path / "out")
