@@ -1,4 +1,4 @@
-"""The undisturbed run that all campaigns are held against."""
+"""The undisturbed run with which all campaigns compare their outputs."""
 
 import pytest
 
@@ -6,5 +6,5 @@ from tests.chaos.campaign import Campaign
 
 
 @pytest.fixture(scope="session")
-def made(reference) -> Campaign:
+def campaign(reference) -> Campaign:
     return Campaign(**vars(reference))

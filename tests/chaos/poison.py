@@ -1,4 +1,4 @@
-"""A reducer, an engine and a source of a user's own that kill their process on certain samples."""
+"""A reducer, an engine and a source that kill their process on certain samples."""
 
 import os
 import signal
@@ -15,20 +15,21 @@ from trim import Full, Reduced, VisualTokens
 
 @dataclass(frozen=True)
 class PoisonedReducer:
-    """All tokens; dies of the requests with these identities."""
+    """Keep all tokens; crash on the requests with these identities."""
 
     deadly: tuple[int, ...] = ()
     needs: ClassVar[frozenset] = frozenset({"identity"})
 
     def __call__(self, x: VisualTokens) -> list[Reduced]:
         if set(x.identity.tolist()) & set(self.deadly):
-            signal.raise_signal(signal.SIGSEGV)  # this very thread: another's death may come after the answer
+            # in this thread: a signal to another thread may arrive after the answer
+            signal.raise_signal(signal.SIGSEGV)
         return Full()(x)
 
 
 @dataclass(frozen=True, kw_only=True)
 class PoisonedEngine(Transformers):
-    """transformers; runs out of memory, as it were, where a prompt holds a word."""
+    """The transformers engine, killed as if out of memory when a prompt holds a word."""
 
     word: str = counted("poison")
 
@@ -49,7 +50,7 @@ class _Engine:
 
 @dataclass(frozen=True, kw_only=True)
 class PoisonedTars(WebDataset):
-    """Tars; reading a certain key aborts."""
+    """Tars whose reader aborts at a certain key."""
 
     deadly: str = free("")
 

@@ -1,4 +1,4 @@
-"""kill -9 of a node of a cluster of two on this host."""
+"""SIGKILL of one of two nodes of a cluster on this host."""
 
 import random
 import time
@@ -13,21 +13,21 @@ pytestmark = [pytest.mark.chaos, pytest.mark.timeout(1200)]
 
 
 @long
-def test_a_node_is_killed_and_another_one_comes(made):
-    """Actors of one node cannot all stand on the other: what is lost waits for the node that replaces it."""
-    chance, output = random.Random(11), made.folder / "node"
+def test_a_run_survives_a_killed_node_that_is_replaced(campaign):
+    """One node is too small for all actors, so the lost ones wait for the replacement."""
+    chance, output = random.Random(11), campaign.folder / "node"
     with cluster(cpus=1, **IMPATIENT) as node:
-        command = made.command(str(output), f"cluster.address={HEAD}:{PORT}")
-        process = start(command, made.folder, **ENVIRONMENT, **IMPATIENT)
-        moment = chance.randrange(2, len(made.names) // 2)
+        command = campaign.command(str(output), f"cluster.address={HEAD}:{PORT}")
+        process = start(command, campaign.folder, **ENVIRONMENT, **IMPATIENT)
+        moment = chance.randrange(2, len(campaign.names) // 2)
         assert wait_until(lambda: files(output) >= moment, process), process.communicate()
         node.kill()
-        at, began = files(output), time.monotonic()
-        other = second(cpus=1, **IMPATIENT)
+        files_at_kill, began = files(output), time.monotonic()
+        replacement = second(cpus=1, **IMPATIENT)
         try:
-            done = finish(process)
+            result = finish(process)
         finally:
-            other.kill()
-    assert 0 < at < len(made.names)
-    assert done.returncode == 0, done.stderr
-    prove(made, output, "node killed", files=at, finished_s=round(time.monotonic() - began, 1))
+            replacement.kill()
+    assert 0 < files_at_kill < len(campaign.names)
+    assert result.returncode == 0, result.stderr
+    prove(campaign, output, "node killed", files=files_at_kill, finished_s=round(time.monotonic() - began, 1))

@@ -1,4 +1,4 @@
-"""Requests that kill their workers, at every stage: a row with the signal each; all others are answered."""
+"""A request that kills its worker gets a row with the signal; all others are answered."""
 
 import json
 import tarfile
@@ -14,7 +14,7 @@ from tests.support.runs import lasting, read_units, rows
 from tests.support.tars import add, jpeg
 
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(1200)]
-# The decoder that dies is Pillow's own: what is patched is a library, in every process that starts.
+# Patches Pillow, a library, in every process: the crash comes from a decoder, not from code of ours.
 DEADLY_DECODER = """
 import signal
 from PIL import ImageFile
@@ -28,7 +28,7 @@ ImageFile.ImageFile.load = deadly
 
 
 def write(path: Path, seed: int, samples: int, *, poison: bool) -> None:
-    """A question each; if it is to be poisoned, sample 2 kills the decoder and sample 8 the engine."""
+    """Write samples of one question; with poison, sample 2 kills the decoder and sample 8 the engine."""
     with tarfile.open(path, "w") as tar:
         for index in range(samples):
             deadly = poison and index == 2
@@ -40,7 +40,7 @@ def write(path: Path, seed: int, samples: int, *, poison: bool) -> None:
             )
 
 
-def test_each_culprit_is_named_and_all_others_are_answered(tmp_path):
+def test_each_deadly_sample_is_named_and_all_others_are_answered(tmp_path):
     import hashlib
 
     (tmp_path / "tars").mkdir()
@@ -64,30 +64,30 @@ def test_each_culprit_is_named_and_all_others_are_answered(tmp_path):
         *(f"source.path={tmp_path}/tars", f"output={output}", "max_failed_fraction=0.5"),
     ]
     path = f"{tmp_path / 'code'}:{Path(__file__).parent}"
-    done = run(command, tmp_path, PYTHONPATH=path)
-    assert done.returncode == 1, done.stderr
-    assert "shard 1: reading it killed its worker: SIGABRT" in done.stdout + done.stderr
+    result = run(command, tmp_path, PYTHONPATH=path)
+    assert result.returncode == 1, result.stderr
+    assert "shard 1: reading it killed its worker: SIGABRT" in result.stdout + result.stderr
 
-    found = {row["sample_key"]: row for row in rows(output)}
-    failed = {key: row["error"] for key, row in found.items() if row["status"] != "ok"}
+    by_key = {row["sample_key"]: row for row in rows(output)}
+    failed = {key: row["error"] for key, row in by_key.items() if row["status"] != "ok"}
     assert failed == {
         "0-002": "the worker of stage decode died of SIGSEGV on this sample alone",
         "0-005": "the worker of stage encode died of SIGSEGV on this sample alone",
         "0-008": "the worker of stage generate died of SIGKILL on this sample alone",
     }
-    assert sorted(found) == [f"0-{index:03d}" for index in range(12)] + [
+    assert sorted(by_key) == [f"0-{index:03d}" for index in range(12)] + [
         f"1-{index:03d}" for index in range(4)
     ]
     footers = {name: footer for name, (_, footer) in read_units(output).items()}
     broken = footers["000001-00000004-00000004-end.parquet"]
     assert broken["shard_error"] == "reading it killed its worker: SIGABRT"
 
-    calm = [
+    undisturbed_command = [
         *(TRIMLINE, "annotate", *settings, "unit_samples=4", "source=webdataset", "reducer=full"),
         *("engine.token_budget=4096", f"source.path={tmp_path}/tars", f"output={tmp_path}/calm"),
     ]
-    assert run(calm, tmp_path).returncode == 0
+    assert run(undisturbed_command, tmp_path).returncode == 0
     undisturbed = {row["sample_key"]: row for row in lasting(rows(tmp_path / "calm"), "reducer")}
-    ours = {row["sample_key"]: row for row in lasting(rows(output), "reducer")}
-    assert all(ours[key] == undisturbed[key] for key in ours.keys() - failed.keys())
+    answered = {row["sample_key"]: row for row in lasting(rows(output), "reducer")}
+    assert all(answered[key] == undisturbed[key] for key in answered.keys() - failed.keys())
     assert np.mean([row["status"] == "ok" for row in undisturbed.values()]) == 1

@@ -1,4 +1,4 @@
-"""The files in docker/, and what they say."""
+"""Parsers for the files in docker/."""
 
 import re
 from dataclasses import dataclass
@@ -25,25 +25,25 @@ class Instruction:
 
 
 def instructions(path: Path) -> list[Instruction]:
-    """A Dockerfile's instructions, without comments, with continued lines joined."""
+    """Parse a Dockerfile: without comments, with continued lines joined."""
     lines = [line for line in path.read_text().splitlines() if not line.lstrip().startswith("#")]
     joined = re.sub(r"\\\n", " ", "\n".join(lines))
-    found, stage = [], -1
+    parsed, stage = [], -1
     for line in filter(str.strip, joined.splitlines()):
         name, _, text = line.partition(" ")
         stage += name == "FROM"
-        found.append(Instruction(stage, name, " ".join(text.split())))
-    return found
+        parsed.append(Instruction(stage, name, " ".join(text.split())))
+    return parsed
 
 
 def compose() -> dict[str, Any]:
-    """compose.yaml with its variables' defaults."""
+    """Load compose.yaml with the default values of its variables."""
     text = re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", COMPOSE.read_text())
     assert "${" not in text, "a variable without a default would have to be set"
     return yaml.safe_load(text)
 
 
 def manifest(path: Path) -> dict[str, Any]:
-    """The one resource of a file."""
-    (found,) = yaml.safe_load_all(path.read_text())
-    return found
+    """Load the only resource of a manifest."""
+    (resource,) = yaml.safe_load_all(path.read_text())
+    return resource

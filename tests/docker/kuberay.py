@@ -1,8 +1,7 @@
-"""The fields of KubeRay's own resources, and what of a manifest is not among them.
+"""Checks manifests against the fields of KubeRay's resources.
 
-Names, types and what is required are those of KubeRay's API (ray-operator/apis/ray/v1/raycluster_types.go and
-rayjob_types.go), as far as our manifests may come to use them. Pods within are Kubernetes' own, which has its
-schemas.
+Names, types and required fields are copied from KubeRay's API (ray-operator/apis/ray/v1/raycluster_types.go
+and rayjob_types.go), as far as our manifests are likely to use them. Kubernetes' schemas check the pods.
 """
 
 from collections.abc import Iterator
@@ -38,40 +37,40 @@ SPECS = {"RayCluster": CLUSTER, "RayJob": JOB}
 
 
 def faults(manifest: dict[str, Any]) -> list[str]:
-    """What is wrong with a RayCluster or a RayJob, its pods left aside."""
-    found = [] if manifest.get("apiVersion") == "ray.io/v1" else ["apiVersion is not ray.io/v1"]
-    found += [] if manifest["metadata"].get("name") else ["metadata.name is missing"]
-    found += [
+    """List the faults of a RayCluster or a RayJob, except those of its pods."""
+    problems = [] if manifest.get("apiVersion") == "ray.io/v1" else ["apiVersion is not ray.io/v1"]
+    problems += [] if manifest["metadata"].get("name") else ["metadata.name is missing"]
+    problems += [
         f"{key} is no field" for key in manifest if key not in ("apiVersion", "kind", "metadata", "spec")
     ]
-    return found + list(_faults(manifest["spec"], SPECS[manifest["kind"]], "spec"))
+    return problems + list(_faults(manifest["spec"], SPECS[manifest["kind"]], "spec"))
 
 
-def _faults(given: Any, declared: Any, place: str) -> Iterator[str]:
+def _faults(node: Any, declared: Any, place: str) -> Iterator[str]:
     if declared == POD:
         return
     if isinstance(declared, dict):
-        if not isinstance(given, dict):
+        if not isinstance(node, dict):
             yield f"{place} is no mapping"
             return
-        yield from (f"{place}.{name} is missing" for name in REQUIRED.get(id(declared), set()) - set(given))
-        for name, value in given.items():
+        yield from (f"{place}.{name} is missing" for name in REQUIRED.get(id(declared), set()) - set(node))
+        for name, value in node.items():
             if name not in declared:
                 yield f"{place}.{name} is no field"
             else:
                 yield from _faults(value, declared[name], f"{place}.{name}")
     elif isinstance(declared, list):
-        for number, item in enumerate(given):
+        for number, item in enumerate(node):
             yield from _faults(item, declared[0], f"{place}[{number}]")
     elif isinstance(declared, tuple) and isinstance(declared[0], str):
-        if given not in declared:
+        if node not in declared:
             yield f"{place} is none of {declared}"
-    elif not isinstance(given, declared) or (isinstance(given, bool) and declared is int):
+    elif not isinstance(node, declared) or (isinstance(node, bool) and declared is int):
         yield f"{place} is of another type"
 
 
 def pods(node: Any) -> Iterator[dict[str, Any]]:
-    """The pod templates within a manifest, as pods."""
+    """Yield the pod templates of a manifest as pods."""
     if isinstance(node, dict):
         if isinstance(template := node.get("template"), dict) and "spec" in template:
             metadata = {"name": "pod", **template.get("metadata", {})}

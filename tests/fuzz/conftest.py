@@ -10,5 +10,5 @@ settings.register_profile("long", settings.get_profile("default"), print_blob=Tr
 
 @pytest.fixture(scope="session")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One folder for all cases of all tests: each writes the files that it reads."""
+    """One folder for all cases; each case overwrites the files that it reads."""
     return tmp_path_factory.mktemp("fuzz")

@@ -1,4 +1,4 @@
-"""Strategies: sound bytes, damaged."""
+"""Hypothesis strategies that damage sound bytes."""
 
 import struct
 
@@ -10,7 +10,7 @@ INTEGERS = st.sampled_from([">H", "<H", ">I", "<I", ">Q", "<Q"])
 
 @st.composite
 def damaged(draw: st.DrawFn, sound: st.SearchStrategy[bytes], most: int = 6) -> bytes:
-    """Sound bytes after some flips, cuts, insertions, splices and extreme numbers."""
+    """Apply some flips, cuts, insertions, splices and extreme numbers to sound bytes."""
     data = draw(sound)
     for _ in range(draw(st.integers(1, most))):
         data = draw(st.sampled_from(KINDS))(draw, data, sound)
@@ -18,10 +18,10 @@ def damaged(draw: st.DrawFn, sound: st.SearchStrategy[bytes], most: int = 6) -> 
 
 
 def _place(draw: st.DrawFn, data: bytes) -> int:
-    """Any place; headers, at the front, and footers, at the back, are hit as often as all the rest."""
+    """Draw an offset; two thirds of them lie near the start or the end, where headers and footers are."""
     size = len(data)
-    near = st.integers(0, min(size, 200))
-    return draw(st.one_of(near, near.map(lambda at: size - at), st.integers(0, size)))
+    distance = st.integers(0, min(size, 200))
+    return draw(st.one_of(distance, distance.map(lambda at: size - at), st.integers(0, size)))
 
 
 def _flip(draw: st.DrawFn, data: bytes, _: object) -> bytes:

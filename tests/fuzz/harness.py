@@ -1,4 +1,4 @@
-"""How a case is run: through the real stages, with an eye on time and memory; what holds of its rows."""
+"""Run a fuzz case through the real stages within time and memory limits, and check its rows."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -27,12 +27,12 @@ IMAGING = Imaging(max_pixels=1_000_000)
 SIDE = 28
 
 
-def cases(few: int) -> Any:
-    """Settings of a fuzz test: `few` cases, in the long form a hundred times as many; a minute each."""
-    many = settings.get_current_profile_name() == "long"
+def cases(count: int) -> Any:
+    """Return Hypothesis settings: `count` cases of at most a minute, a hundred times as many if long."""
+    long_form = settings.get_current_profile_name() == "long"
     return settings(
-        max_examples=few * 100 if many else few,
-        derandomize=not many,  # the short form is a test like any other: it fails today if it fails tomorrow
+        max_examples=count * 100 if long_form else count,
+        derandomize=not long_form,  # the short form always runs the same cases
         database=None,
         deadline=60_000,
         suppress_health_check=list(HealthCheck),
@@ -40,19 +40,19 @@ def cases(few: int) -> Any:
 
 
 def checkpoint(folder: Path) -> Model:
-    """A model whose folder holds what decoding reads of a checkpoint: a small image processor."""
-    where = folder / "checkpoint"
-    where.mkdir(exist_ok=True)
+    """Write a checkpoint with only the small image processor that decoding needs."""
+    place = folder / "checkpoint"
+    place.mkdir(exist_ok=True)
     size = {"size": {"shortest_edge": SIDE}, "crop_size": {"height": SIDE, "width": SIDE}}
-    (where / "preprocessor_config.json").write_text(
+    (place / "preprocessor_config.json").write_text(
         json.dumps({"image_processor_type": "CLIPImageProcessor", **size})
     )
-    (where / "config.json").write_text('{"model_type": "llava"}')
-    return Model(name="fuzz", path=str(where), clip=str(where), template="<image> {question}")
+    (place / "config.json").write_text('{"model_type": "llava"}')
+    return Model(name="fuzz", path=str(place), clip=str(place), template="<image> {question}")
 
 
 def run(source: Source, folder: Path, *, room: int = 192 * MIB, task: Task = TASK) -> list[dict[str, Any]]:
-    """All rows of a source, after `read` and `decode`, checked."""
+    """Run a source through `read` and `decode`, check the rows and return them."""
     with at_most(room):
         shards = list(source.shards(source.entries(STORAGE), STORAGE))
         return [row for shard in shards for row in _run_shard(source, shard, checkpoint(folder), task)]
@@ -86,13 +86,13 @@ def _checked(unit: Any, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def one_line(text: str) -> bool:
-    """Whether a text can stand in a table or a log as it is."""
+    """True if a text is one short line, fit for a table or a log."""
     return len(text.splitlines()) == 1 and len(text) <= 600
 
 
 def _require_tiles(units: list[Any]) -> None:
-    """The units tile [0, end), and the last one alone is the end; only it may hold a shard's error."""
-    assert units, "a shard is never without a file"
+    """Check that the units tile [0, end) and only the last one is an end or holds an error."""
+    assert units, "a shard has at least one unit"
     stops = [unit.unit.stop for unit in units]
     assert [unit.unit.first for unit in units] == [0, *stops[:-1]]
     assert [unit.unit.end for unit in units] == [False] * (len(units) - 1) + [True]
@@ -102,14 +102,14 @@ def _require_tiles(units: list[Any]) -> None:
     assert sum(unit.trace["source_bytes"] for unit in units) == units[-1].trace["source_size"]
 
 
-def _require_rerun(units: list[Any], again: Callable[[dict[int, int]], Iterator[Any]]) -> None:
-    """A rerun makes exactly what is missing, and the same."""
+def _require_rerun(units: list[Any], read_again: Callable[[dict[int, int]], Iterator[Any]]) -> None:
+    """Check that a rerun makes exactly the missing units, with equal content."""
     for kept in (units[::2], units[1::2]):
         if len(kept) == len(units):
             continue
         finished = {unit.unit.first: unit.unit.stop for unit in kept}
-        made = [unpack_unit(table) for table in again(finished)]
-        wanted = [unit for unit in units if unit.unit.first not in finished]
-        assert [unit.unit for unit in made] == [unit.unit for unit in wanted]
-        for one, other in zip(made, wanted, strict=True):
-            assert one.tables["samples"].equals(other.tables["samples"])
+        remade = [unpack_unit(table) for table in read_again(finished)]
+        missing = [unit for unit in units if unit.unit.first not in finished]
+        assert [unit.unit for unit in remade] == [unit.unit for unit in missing]
+        for unit, expected in zip(remade, missing, strict=True):
+            assert unit.tables["samples"].equals(expected.tables["samples"])

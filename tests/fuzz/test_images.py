@@ -1,4 +1,4 @@
-"""Whatever an image's bytes are: a picture or one `bad_image` row, soon, and no neighbour is lost."""
+"""Any image bytes give a picture or one `bad_image` row in time, without losing neighbours."""
 
 import struct
 import zlib
@@ -19,7 +19,7 @@ NUMBERS = st.one_of(st.sampled_from(EXTREMES), st.integers(0, 300))
 
 
 def require_rows(data: bytes, folder) -> str:
-    """The status of the image's row; those of its neighbours are ok."""
+    """Check that both neighbours are ok, and return the status of the image's row."""
     members = [
         (f"{key}.{suffix}", part)
         for key, image in (("a", jpeg(0)), ("b", data), ("c", jpeg(1)))
@@ -50,14 +50,14 @@ def test_random_bytes(folder, magic, data):
 
 @st.composite
 def exifs(draw: st.DrawFn) -> bytes:
-    """A TIFF directory of any entries, most of which contradict themselves."""
+    """Draw a TIFF directory of random entries, most of them inconsistent."""
     order = draw(st.sampled_from("<>"))
     tags = st.sampled_from([0x0112, 0x8769, 0x8825, 0xA005, 0x010F, 0x011A, 0x927C, 0x02BC, 0x9286])
     entry = st.tuples(st.one_of(tags, st.integers(0, 0xFFFF)), st.integers(0, 20), NUMBERS, NUMBERS)
     entries = draw(st.lists(entry, max_size=8))
     offset = draw(st.sampled_from([8, 8, 8, 0, 1 << 31]))
     head = (b"II" if order == "<" else b"MM") + struct.pack(order + "HIH", 42, offset, len(entries))
-    packed = [struct.pack(order + "HHII", *one) for one in entries]
+    packed = [struct.pack(order + "HHII", *values) for values in entries]
     return b"Exif\0\0" + head + b"".join(packed) + draw(st.binary(max_size=60))
 
 
@@ -67,7 +67,7 @@ def png_chunk(kind: bytes, data: bytes) -> bytes:
 
 @st.composite
 def png_chunks(draw: st.DrawFn) -> bytes:
-    """A chunk that a decoder looks into, with a checksum that is right, whatever else is wrong."""
+    """Draw a PNG chunk with a valid checksum and arbitrary content, so that decoders parse it."""
     kind = draw(st.sampled_from(CHUNKS.split()))
     text = st.builds(
         lambda key, middle, inside: key + b"\0" + middle + zlib.compress(inside),
@@ -77,21 +77,23 @@ def png_chunks(draw: st.DrawFn) -> bytes:
             st.binary(max_size=50), exifs(), st.just(b'<x tiff:Orientation="6"/>'), st.just(bytes(1 << 21))
         ),
     )
-    numbers = st.lists(NUMBERS, max_size=8).map(lambda some: b"".join(struct.pack(">I", one) for one in some))
+    numbers = st.lists(NUMBERS, max_size=8).map(
+        lambda values: b"".join(struct.pack(">I", value) for value in values)
+    )
     header = st.builds(
         lambda width, height, rest: struct.pack(">II", width, height) + bytes(rest),
         NUMBERS,
         NUMBERS,
         st.tuples(*[st.sampled_from([0, 1, 2, 3, 4, 6, 8, 16])] * 5),
     )
-    data = draw(st.one_of(st.binary(max_size=60), text, numbers, header, exifs().map(lambda some: some[6:])))
+    data = draw(st.one_of(st.binary(max_size=60), text, numbers, header, exifs().map(lambda exif: exif[6:])))
     return png_chunk(kind, data)
 
 
 @cases(40)
 @given(st.lists(png_chunks(), min_size=1, max_size=5), st.booleans())
 def test_png_chunks(folder, chunks, behind):
-    """Of any kind and content, before or behind the pixels of a sound picture."""
+    """Random chunks before or behind the pixels of a sound picture."""
     sound = encoded(picture(1), "PNG")
     at = len(sound) - 12 if behind else 33
     require_rows(sound[:at] + b"".join(chunks) + sound[at:], folder)
@@ -99,7 +101,7 @@ def test_png_chunks(folder, chunks, behind):
 
 @cases(20)
 @given(st.lists(png_chunks(), min_size=1, max_size=6))
-def test_png_of_nothing_but_chunks(folder, chunks):
+def test_png_of_random_chunks_alone(folder, chunks):
     require_rows(b"\x89PNG\r\n\x1a\n" + b"".join(chunks), folder)
 
 
@@ -123,13 +125,13 @@ def jpeg_segments(draw: st.DrawFn) -> bytes:
                 b"http://ns.adobe.com/xap/1.0/\0",
             ]
         ),
-        st.one_of(st.binary(max_size=60), exifs().map(lambda some: some[6:])),
+        st.one_of(st.binary(max_size=60), exifs().map(lambda exif: exif[6:])),
     )
     frame = st.builds(
         lambda height, width: (
             b"\x08" + struct.pack(">HH", height, width) + b"\x03\x01\x22\0\x02\x11\1\x03\x11\1"
         ),
-        *[NUMBERS.map(lambda one: one % 0x10000)] * 2,
+        *[NUMBERS.map(lambda number: number % 0x10000)] * 2,
     )
     data = draw(st.one_of(exifs(), named, frame, st.binary(max_size=60)))
     length = draw(st.one_of(st.just(len(data) + 2), NUMBERS)) % 0x10000
@@ -139,7 +141,7 @@ def jpeg_segments(draw: st.DrawFn) -> bytes:
 @cases(40)
 @given(st.lists(jpeg_segments(), min_size=1, max_size=5))
 def test_jpeg_segments(folder, segments):
-    """EXIF, profiles, further pictures, second frames: before those of a sound picture."""
+    """EXIF, profiles, further pictures and second frames before the segments of a sound picture."""
     require_rows(SOUND[0][:2] + b"".join(segments) + SOUND[0][2:], folder)
 
 

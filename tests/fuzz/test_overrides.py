@@ -1,4 +1,4 @@
-"""Whatever is on the command line: one line and status 2, or a configuration with which Ray would start."""
+"""Any command line gives one line and status 2, or a configuration with which Ray would start."""
 
 import contextlib
 import hashlib
@@ -55,7 +55,7 @@ OVERRIDES = st.one_of(
             "",
         ]
     ),
-    # flags of Hydra's own print and end
+    # no flags here: those of Hydra print something and exit
     st.text(TEXT, min_size=1, max_size=15).filter(lambda text: not text.startswith("-")),
 )
 
@@ -63,23 +63,25 @@ OVERRIDES = st.one_of(
 @pytest.fixture(scope="module")
 def workplace(tmp_path_factory):
     """A folder with pictures, and a Ray that does not start."""
-    where = tmp_path_factory.mktemp("overrides")
-    (where / "pictures").mkdir()
-    (where / "pictures" / "1.jpg").write_bytes(jpeg(1))
+    folder = tmp_path_factory.mktemp("overrides")
+    (folder / "pictures").mkdir()
+    (folder / "pictures" / "1.jpg").write_bytes(jpeg(1))
 
     def no_ray(*_, **__):
         raise ConnectionError("RAY WOULD START")
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(where)
+        patch.chdir(folder)
         patch.setattr("ray.init", no_ray)
-        patch.setattr("ray.is_initialized", lambda: False)  # tests before may have started it
-        assert told(["source.path=pictures"])[0] == 1, "imports and the demo's weights are no case's time"
-        yield where
+        patch.setattr("ray.is_initialized", lambda: False)  # earlier tests may have started it
+        assert annotate(["source.path=pictures"])[0] == 1, (
+            "a first run, so that no case pays for imports and the demo's weights"
+        )
+        yield folder
 
 
-def told(overrides: list[str]) -> tuple[int, str, str]:
-    """The exit status, stdout and stderr of a run."""
+def annotate(overrides: list[str]) -> tuple[int, str, str]:
+    """Run `trimline annotate`; return its exit status, stdout and stderr."""
     from jobs.common.entry import run_command
 
     name = hashlib.sha256(repr(overrides).encode()).hexdigest()
@@ -92,9 +94,9 @@ def told(overrides: list[str]) -> tuple[int, str, str]:
 @cases(25)
 @given(st.lists(OVERRIDES, min_size=1, max_size=3))
 def test_overrides(workplace, overrides):
-    given = {override.lstrip("+~").partition("=")[0] for override in overrides}
-    start = [] if "source.path" in given or "source" in given else ["source.path=pictures"]
-    status, out, err = told([*start, *overrides])
+    keys = {override.lstrip("+~").partition("=")[0] for override in overrides}
+    start = [] if "source.path" in keys or "source" in keys else ["source.path=pictures"]
+    status, out, err = annotate([*start, *overrides])
     assert err.startswith("trimline annotate: ") and err.count("\n") == 1 and err.endswith("\n"), err
     assert status == 2 or (status == 1 and "RAY WOULD START" in err), err
     assert out == ""

@@ -1,4 +1,4 @@
-"""Whatever the bytes of a Parquet file, a sidecar or a line are: rows with reasons, or a shard error."""
+"""Any bytes of a Parquet file, sidecar or JSON line give rows with reasons, or a shard error."""
 
 import io
 import json
@@ -84,7 +84,7 @@ def nested(depth: int, mark: bytes) -> bytes:
 
 @st.composite
 def texts(draw: st.DrawFn) -> bytes:
-    """JSON of any kind, mostly sound, in any encoding; and what is almost JSON."""
+    """Draw JSON in any encoding, mostly sound, and texts that are almost JSON."""
     tree = draw(st.one_of(OBJECTS, OBJECTS, VALUES))
     text = json.dumps(tree, ensure_ascii=draw(st.booleans()))
     encoding = draw(

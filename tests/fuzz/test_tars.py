@@ -1,4 +1,4 @@
-"""Whatever a tar's bytes are: rows for what can be read of it, a shard error for the rest, never more."""
+"""Any tar bytes give rows for the readable samples and a shard error for the rest."""
 
 import io
 import json
@@ -91,7 +91,7 @@ def test_damaged_tars(folder, data):
 
 
 def fixed(data: bytes, at: int) -> bytes:
-    """The same with the checksum of the header at `at` made right."""
+    """Return the tar with a valid checksum in the header at offset `at`."""
     header = data[at : at + 512]
     total = sum(header[:148]) + 8 * 32 + sum(header[156:])
     return data[: at + 148] + b"%06o\0 " % total + data[at + 156 :]
@@ -99,7 +99,7 @@ def fixed(data: bytes, at: int) -> bytes:
 
 @st.composite
 def headers(draw: st.DrawFn) -> bytes:
-    """A header with a right checksum, whatever it says, and some content."""
+    """Draw a header of arbitrary fields with a valid checksum, and some content."""
     number = st.one_of(
         st.sampled_from(EXTREMES).map(lambda value: b"%011o\0" % value),
         st.integers(0, 2000).map(lambda value: b"%011o\0" % value),

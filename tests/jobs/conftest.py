@@ -11,7 +11,7 @@ from tests.support.tars import jpeg
 
 @pytest.fixture(scope="session")
 def cache() -> Path:
-    """Where what `demo:` names stand for is made once for all tests."""
+    """The folder in which models and pictures named `demo:...` are cached for all tests."""
     return Path(os.environ["XDG_CACHE_HOME"]) / "trimline"
 
 
@@ -31,7 +31,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def annotate(folder: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Annotate:
-    """`trimline annotate` in this process, without Ray; it reads `pictures/` unless told otherwise."""
+    """Run `trimline annotate` in this process, without Ray; by default it reads `pictures/`."""
     monkeypatch.setattr("ray.init", _no_ray)
-    monkeypatch.setattr("ray.is_initialized", lambda: False)  # tests before may have started it
+    monkeypatch.setattr("ray.is_initialized", lambda: False)  # earlier tests may have started it
     return Annotate(capfd)

@@ -1,4 +1,4 @@
-"""`python -m jobs COMMAND` and `python -m jobs.COMMAND` do what `trimline COMMAND` does."""
+"""`python -m jobs COMMAND` and `python -m jobs.COMMAND` equal `trimline COMMAND`."""
 
 import atexit
 import runpy
@@ -13,7 +13,7 @@ from jobs.main import COMMANDS
 
 @pytest.fixture
 def same_process(monkeypatch):
-    """Run modules in this process: without the exit hook that would end it, and keep its signal handler."""
+    """Run modules in this process: without the exit hook that ends it, and restore its signal handler."""
     monkeypatch.setattr(atexit, "register", lambda hook, *_: hook)
     handler = signal.getsignal(signal.SIGTERM)
     yield
@@ -36,12 +36,12 @@ def test_every_command_refuses_a_nonsense_key(command, form, same_process, capfd
 
 @pytest.mark.parametrize("arguments", [["jobs", "benchmark"], ["jobs.benchmark"]], ids=" ".join)
 def test_as_processes(arguments, tmp_path):
-    done = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-m", *arguments, "reducers", "nonsense_key=1"],
         cwd=tmp_path,
         capture_output=True,
         text=True,
         timeout=60,
     )
-    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
-    assert "there is no key 'nonsense_key'" in done.stderr
+    assert (result.returncode, result.stdout, result.stderr.count("\n")) == (2, "", 1)
+    assert "there is no key 'nonsense_key'" in result.stderr

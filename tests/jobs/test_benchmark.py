@@ -1,4 +1,4 @@
-"""`trimline benchmark`: what it prints, what it writes, what it refuses."""
+"""`trimline benchmark`: printed tables, the JSON file, refused options."""
 
 import json
 
@@ -9,7 +9,7 @@ from pipeline.benchmark import driver_memory
 from pipeline.support.table import SPREAD, Table, show, spread_cells
 
 
-def test_a_table_is_plain_text_where_there_is_no_terminal(capsys):
+def test_a_table_is_plain_text_without_a_terminal(capsys):
     note = "a [note] that is longer than any terminal is wide, and that a pipe must not find folded, " * 3
     rows = [("bare loop", *spread_cells([12.0, 0.5, 1234.5])), ("[pipe]ing", *spread_cells([3.0]))]
     show(Table("speed [a/b]", ("", *SPREAD), rows, (note.strip(),)))
@@ -26,18 +26,18 @@ def test_a_table_is_plain_text_where_there_is_no_terminal(capsys):
 def test_a_table_has_a_frame_on_a_terminal(capsys, monkeypatch):
     monkeypatch.setenv("FORCE_COLOR", "1")
     show(Table("counts", ("what", "how many"), [("units", 12345), ("shards", "some")]))
-    told = capsys.readouterr().out
-    assert "│ units  │   12,345 │" in told
-    assert "╰────────┴──────────╯" in told
+    printed = capsys.readouterr().out
+    assert "│ units  │   12,345 │" in printed
+    assert "╰────────┴──────────╯" in printed
 
 
-def test_every_part_has_its_table(capsys):
+def test_driver_memory_has_a_table(capsys):
     runs = [
         {"requests": 5000, "units": 10, "peak_bytes": 3 << 28, "seconds_a_unit": 0.05, "driver_cpu_s": 0.0123}
     ]
     show(driver_memory.table({"runs": runs, "ratio": 1.0}))
-    told = capsys.readouterr().out
-    assert "5,000 requests     10       768       50.0                  12.3" in told
+    printed = capsys.readouterr().out
+    assert "5,000 requests     10       768       50.0                  12.3" in printed
 
 
 @pytest.mark.parametrize(
@@ -51,13 +51,13 @@ def test_every_part_has_its_table(capsys):
         ("benchmark.json=nowhere/figures.json", "benchmark.json: "),
     ],
 )
-def test_what_is_wrong_is_told_before_anything_is_measured(folder, capfd, override, reason):
+def test_wrong_options_are_refused_before_anything_is_measured(folder, capfd, override, reason):
     assert run_command("benchmark", [override]) == 2
-    told = capfd.readouterr()
-    assert told.out == ""
-    assert told.err.startswith("trimline benchmark: ")
-    assert reason in told.err
-    assert told.err.count("\n") == 1
+    printed = capfd.readouterr()
+    assert printed.out == ""
+    assert printed.err.startswith("trimline benchmark: ")
+    assert reason in printed.err
+    assert printed.err.count("\n") == 1
 
 
 @pytest.mark.slow
@@ -66,7 +66,7 @@ def test_efficiency_is_measured_printed_and_written(ray, folder, capfd):
     small = ["benchmark.side=32", "decoding.max_new_tokens=1", "device=cpu", "benchmark.json=figures.json"]
     threads = ["cluster.encode.threads=1", "cluster.generate.threads=1"]
     assert run_command("benchmark", [*part, *small, *threads]) == 0
-    told = capfd.readouterr().out
+    printed = capfd.readouterr().out
     written = json.loads((folder / "figures.json").read_text())
     assert written["machine"]["cores"] >= 1
     figures = written["efficiency"]
@@ -74,46 +74,46 @@ def test_efficiency_is_measured_printed_and_written(ray, folder, capfd):
     assert figures["efficiency_rounds"] == [figures["efficiency"]]
     rates = figures["pipeline_requests_per_s"], figures["bare_requests_per_s"]
     assert figures["efficiency"] == pytest.approx(rates[0] / rates[1])
-    assert "efficiency: requests per second" in told
-    assert "pipeline / bare loop" in told
-    assert "4 requests in 4 units a round" in told
+    assert "efficiency: requests per second" in printed
+    assert "pipeline / bare loop" in printed
+    assert "4 requests in 4 units a round" in printed
 
 
 @pytest.mark.slow
-def test_one_question_and_ten_and_one_worker_and_two(ray, folder, capfd):
+def test_questions_and_workers_are_measured_printed_and_written(ray, folder, capfd):
     part = ["benchmark.parts=[questions,workers]", "benchmark.rounds=1", "benchmark.question_images=3"]
     small = ["benchmark.samples=8", "benchmark.side=32", "unit_samples=1", "decoding.max_new_tokens=1"]
     assert run_command("benchmark", [*part, *small, "device=cpu", "benchmark.json=figures.json"]) == 0
-    told = capfd.readouterr().out
+    printed = capfd.readouterr().out
     written = json.loads((folder / "figures.json").read_text())
     seconds = written["questions"]["seconds_a_request"]
     assert written["questions"]["ratio"] == pytest.approx(seconds["10"][0] / seconds["1"][0])
     rates = written["workers"]["requests_per_s"]
     assert written["workers"]["speedup"] == pytest.approx(rates["2"][0] / rates["1"][0])
-    assert "questions: encode seconds a request, demo" in told
-    assert "workers: requests per second" in told
+    assert "questions: encode seconds a request, demo" in printed
+    assert "workers: requests per second" in printed
 
 
 @pytest.mark.demo
 def test_the_demo_takes_arms_as_a_comparison_does(folder, capfd):
-    several = "{trim_cover: {diversity: [0.1, 1.0]}, apart: {reducer: divprune, num_kept: 9}}"
-    arms = f"benchmark.demo_reducers={several}"
-    few = ["benchmark.name=demo", "benchmark.demo_pictures=1", "benchmark.demo_budgets=[64]"]
-    assert run_command("benchmark", [arms, *few, "benchmark.json=figures.json"]) == 0
-    told = capfd.readouterr().out
-    found = json.loads((folder / "figures.json").read_text())["demo"]["arms"]
+    reducers = "{trim_cover: {diversity: [0.1, 1.0]}, apart: {reducer: divprune, num_kept: 9}}"
+    arms = f"benchmark.demo_reducers={reducers}"
+    options = ["benchmark.name=demo", "benchmark.demo_pictures=1", "benchmark.demo_budgets=[64]"]
+    assert run_command("benchmark", [arms, *options, "benchmark.json=figures.json"]) == 0
+    printed = capfd.readouterr().out
+    arm_figures = json.loads((folder / "figures.json").read_text())["demo"]["arms"]
     for name in ("trim_cover-diversity=0.1", "trim_cover-diversity=1.0", "apart"):
-        assert name in told
-        assert found[name]["kept"] == found["trim"]["kept"]
-        assert found[f"{name}_64"]["kept"] == 64
+        assert name in printed
+        assert arm_figures[name]["kept"] == arm_figures["trim"]["kept"]
+        assert arm_figures[f"{name}_64"]["kept"] == 64
 
 
 def test_decoding_is_measured_by_format_and_size(folder, capfd):
-    asked = ["benchmark.name=decode", "benchmark.decode_sides=[64,3200]", "benchmark.rounds=1"]
-    assert run_command("benchmark", [*asked, "benchmark.json=figures.json"]) == 0
+    options = ["benchmark.name=decode", "benchmark.decode_sides=[64,3200]", "benchmark.rounds=1"]
+    assert run_command("benchmark", [*options, "benchmark.json=figures.json"]) == 0
     assert "JPEG 3200 x 2400" in capfd.readouterr().out
     rows = json.loads((folder / "figures.json").read_text())["decode"]["rows"]
-    apart = {(row["format"], row["side"]): row["mean_difference"] for row in rows}
-    assert len(apart) == 6
-    assert 0 < apart["JPEG", 3200] < 0.5
-    assert {value for name, value in apart.items() if name != ("JPEG", 3200)} == {0}
+    differences = {(row["format"], row["side"]): row["mean_difference"] for row in rows}
+    assert len(differences) == 6
+    assert 0 < differences["JPEG", 3200] < 0.5
+    assert {value for name, value in differences.items() if name != ("JPEG", 3200)} == {0}

@@ -25,15 +25,15 @@ ARMS = "arms={full: {}, trim: {}, chance: {reducer: random, budget_of: trim}, co
 
 
 def compare(*overrides):
-    """`trimline compare` in this process: its exit status and what it printed."""
-    with contextlib.redirect_stdout(io.StringIO()) as told:
+    """Run `trimline compare` in this process; return its exit status and its printed text."""
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
         status = run_command("compare", overrides)
-    return status, told.getvalue()
+    return status, printed.getvalue()
 
 
 @pytest.fixture(scope="module")
 def compared(ray, tmp_path_factory):
-    """A comparison of four arms, twice: the second time with one file of one arm gone."""
+    """Run a comparison of four arms twice; before the second run one file is deleted."""
     folder, scenes = tmp_path_factory.mktemp("compare"), tmp_path_factory.mktemp("scenes")
     writing = {"samples": 3, "samples_per_shard": 3, "split": "val", "seed": 0, "storage": Storage()}
     list(write_shards(str(scenes), **writing))
@@ -43,15 +43,15 @@ def compared(ray, tmp_path_factory):
     lost = sorted((folder / "chance" / "data").iterdir())[0]
     lost.unlink()
     times = {path: path.stat().st_mtime_ns for path in folder.glob("*/data/*.parquet")}
-    status, told = compare(*command)
+    status, printed = compare(*command)
     assert status == 0
     assert lost.exists()
     assert {path: path.stat().st_mtime_ns for path in times} == times, "no other file was made again"
-    return folder, command, told
+    return folder, command, printed
 
 
 @pytest.mark.slow
-def test_every_arm_is_an_output_of_its_own(compared):
+def test_every_arm_has_its_own_output(compared):
     folder, _, _ = compared
     for arm in ("full", "trim", "chance", "control"):
         assert (folder / arm / "_SUCCESS").exists()
@@ -64,28 +64,28 @@ def test_every_arm_is_an_output_of_its_own(compared):
 
 @pytest.mark.slow
 def test_figures_and_rows_are_those_of_the_arms(compared):
-    folder, _, told = compared
-    found = json.loads((folder / "comparison.json").read_text())
+    folder, _, printed = compared
+    comparison = json.loads((folder / "comparison.json").read_text())
     joined = pq.read_table(folder / "comparison.parquet").to_pylist()
-    assert found["requests"] == len(joined) > 20
-    assert found["baseline"] == "full"
-    assert found["arms"]["full"]["tokens"]["visual_tokens_kept"]["mean"]["value"] == 576
+    assert comparison["requests"] == len(joined) > 20
+    assert comparison["baseline"] == "full"
+    assert comparison["arms"]["full"]["tokens"]["visual_tokens_kept"]["mean"]["value"] == 576
     kept = [(row["visual_tokens_kept.trim"], row["visual_tokens_kept.chance"]) for row in joined]
     assert all(trim == chance for trim, chance in kept)
-    assert found["pairs"]["control"]["exact_agreement"]["value"] >= 0.9
-    assert found["pairs"]["trim"]["score_difference"] is not None
+    assert comparison["pairs"]["control"]["exact_agreement"]["value"] >= 0.9
+    assert comparison["pairs"]["trim"]["score_difference"] is not None
     for arm in ("full", "trim", "chance", "control"):
-        assert arm in told
+        assert arm in printed
     assert (folder / "report.html").stat().st_size < 10e6
 
 
 @pytest.mark.slow
 def test_a_finished_comparison_reads_nothing_again(compared):
     _, command, _ = compared
-    found = trimline("compare", *command, "cluster.address=nowhere:1")  # Ray would not start
-    assert found.returncode == 0, found.stderr
+    result = trimline("compare", *command, "cluster.address=nowhere:1")  # Ray would not start
+    assert result.returncode == 0, result.stderr
     for arm in ("full", "trim", "chance", "control"):
-        assert f"{arm}: nothing to do: every shard was finished before" in found.stdout
+        assert f"{arm}: nothing to do: every shard was finished before" in result.stdout
 
 
 def test_arms_as_a_list_as_a_mapping_and_as_a_grid():
@@ -97,9 +97,9 @@ def test_arms_as_a_list_as_a_mapping_and_as_a_grid():
     grid = arm_specs({"cover": {"reducer": "trim_cover", "diversity": [0.1, 0.3], "sign": 1}})
     assert [spec.name for spec in grid] == ["cover-diversity=0.1", "cover-diversity=0.3"]
     assert grid[1].fields == {"diversity": 0.3, "sign": 1}
-    (other,) = arm_specs({"small": {"reducer": "trim", "engine": {"max_batch": 2}, "model": "random"}})
-    assert other.parts == {"engine": {"max_batch": 2}, "model": "random"}
-    assert other.fields == {}
+    (spec,) = arm_specs({"small": {"reducer": "trim", "engine": {"max_batch": 2}, "model": "random"}})
+    assert spec.parts == {"engine": {"max_batch": 2}, "model": "random"}
+    assert spec.fields == {}
 
 
 @pytest.mark.parametrize(
@@ -129,8 +129,8 @@ def test_arms_that_are_wrong(arms, message):
         (["arms=[full,trim]", "compare.resamples=-1"], "compare.resamples must not be negative"),
     ],
 )
-def test_what_is_wrong_is_told_before_ray_starts(folder, capfd, overrides, message):
+def test_a_wrong_comparison_is_refused_before_ray_starts(folder, capfd, overrides, message):
     assert run_command("compare", [*overrides, "model=random"]) == 2
-    told = capfd.readouterr().err
-    assert message in told
-    assert told.count("\n") == 1, told
+    printed = capfd.readouterr().err
+    assert message in printed
+    assert printed.count("\n") == 1, printed

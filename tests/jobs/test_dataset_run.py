@@ -1,4 +1,4 @@
-"""`dataset=` brings a run its source and its task."""
+"""`dataset=NAME` sets the source and the task of a run."""
 
 import json
 
@@ -22,7 +22,7 @@ def pope(tmp_path, monkeypatch):
     return ("dataset=pope", "dataset.root=data", "model=random", "device=cpu")
 
 
-def test_a_set_is_annotated_and_scored_by_its_name(pope, tmp_path, capfd):
+def test_a_dataset_is_annotated_and_scored_by_its_name(pope, tmp_path, capfd):
     config = compose(*pope, "output=answers", "decoding.max_new_tokens=2")
     assert isinstance(config.source, Jsonl)
     assert config.task.suffix == "\nAnswer the question using a single word or phrase."
@@ -35,10 +35,10 @@ def test_a_set_is_annotated_and_scored_by_its_name(pope, tmp_path, capfd):
     assert run_command("evaluate", ["output=answers", "dataset=pope", "dataset.root=data"]) == 0
     assert "Pope: 6 requests" in capfd.readouterr().out
     output = open_output("answers", Storage())
-    assert images_of(output).source == config.source, "run.json tells the real source"
-    made_with = output.manifest.configuration
-    assert made_with["source"]["_target_"] == "pipeline.sources.jsonl.Jsonl"
-    assert json.dumps(made_with["task"]["suffix"]) in json.dumps(made_with)
+    assert images_of(output).source == config.source, "run.json records the real source"
+    configuration = output.manifest.configuration
+    assert configuration["source"]["_target_"] == "pipeline.sources.jsonl.Jsonl"
+    assert json.dumps(configuration["task"]["suffix"]) in json.dumps(configuration)
 
 
 def test_a_rerun_finds_the_same_source(pope):
@@ -46,8 +46,10 @@ def test_a_rerun_finds_the_same_source(pope):
     assert first == second
 
 
-@pytest.mark.parametrize("own", ["source=images", "source.path=elsewhere", "task=caption", "task.suffix=x"])
-def test_a_set_and_a_source_of_ones_own_exclude_each_other(pope, capfd, own):
+@pytest.mark.parametrize(
+    "override", ["source=images", "source.path=elsewhere", "task=caption", "task.suffix=x"]
+)
+def test_a_dataset_excludes_a_separate_source_or_task(pope, capfd, override):
     capfd.readouterr()
-    assert run_command("annotate", [*pope, own]) == 2
-    assert capfd.readouterr().err == f"trimline annotate: {own}: dataset=pope brings its own\n"
+    assert run_command("annotate", [*pope, override]) == 2
+    assert capfd.readouterr().err == f"trimline annotate: {override}: dataset=pope brings its own\n"

@@ -1,7 +1,7 @@
-"""The documents: their commands, their Python, their links and the code that they name.
+"""The documents: their commands, Python examples, links, and references to code.
 
-The mark above a block of commands says whether they are run here or only composed. Commands within sentences
-are composed. Commands that need a data set, a cluster or hours are in composed blocks.
+The mark above a block of commands says whether they are run here or only composed (parsed by Hydra). Commands
+within sentences are composed. Commands that need a data set, a cluster or hours are in composed blocks.
 """
 
 import ast
@@ -19,7 +19,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from jobs.main import COMMANDS, spelled_out
-from pipeline.demo.scenes import main as write_scenes
+from pipeline.demo.scenes import write_from_command_line as write_scenes
 from tests.support.processes import run
 from tests.support.tars import jpeg
 
@@ -38,10 +38,10 @@ CODE = re.compile(r"`((?:trim|pipeline|jobs|tests)/[\w/]+\.py)(?::([\w.]+))?`")
 
 
 def commands(text: str) -> list[list[str]]:
-    """A block's lines as words, without comments; continued lines are one."""
+    """Split a block into commands of words, without comments, with continued lines joined."""
     lines = text.replace("\\\n", " ").splitlines()
-    found = (shlex.split(line, comments=True) for line in lines)
-    return [words for words in found if words]
+    split = (shlex.split(line, comments=True) for line in lines)
+    return [words for words in split if words]
 
 
 def blocks(path: Path) -> list[tuple[str, str]]:
@@ -55,7 +55,7 @@ def prose(path: Path) -> str:
 
 
 def spans(path: Path) -> list[str]:
-    """Commands within a document's sentences, which may go on in the next line."""
+    """Return the commands within a document's sentences; one may span two lines."""
     return [" ".join(span.split()) for span in SPAN.findall(prose(path))]
 
 
@@ -69,13 +69,13 @@ COMPOSED = sorted(
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
-def test_every_block_of_commands_says_what_is_done_with_it(path):
+def test_every_block_of_commands_is_marked_run_or_composed(path):
     assert path.read_text().count("```sh\n") == len(blocks(path))
     assert {mark for mark, _ in blocks(path)} <= {RUN, COMPOSE}
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
-def test_what_is_linked_is_there(path):
+def test_links_lead_to_existing_files_and_headings(path):
     for link, heading in LINK.findall(path.read_text()):
         target = path.parent / link if link else path
         assert target.exists(), link
@@ -97,19 +97,19 @@ def test_the_contents_of_the_readme_are_its_sections():
 
 
 def test_every_page_is_reached_from_the_readme():
-    reached, left = set(), [ROOT / "README.md"]
-    while left:
-        page = left.pop().resolve()
+    reached, queue = set(), [ROOT / "README.md"]
+    while queue:
+        page = queue.pop().resolve()
         if page not in reached:
             reached.add(page)
             links = {link for link, _ in LINK.findall(page.read_text()) if link.endswith(".md")}
-            left += [page.parent / link for link in links]
+            queue += [page.parent / link for link in links]
     # the card's text becomes the README.md of a trained checkpoint
     assert {path for path in DOCUMENTS if path.name != "model_card.md"} <= reached
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
-def test_the_code_that_is_named_is_there(path):
+def test_named_code_exists(path):
     for file, name in CODE.findall(path.read_text()):
         if path.name != "CONTRIBUTING.md" or not is_example(file):
             assert (ROOT / file).is_file(), file
@@ -117,7 +117,7 @@ def test_the_code_that_is_named_is_there(path):
 
 
 def is_example(file: str) -> bool:
-    """Whether CONTRIBUTING.md names a file that its reader is to write."""
+    """True if this is one of the files that CONTRIBUTING.md asks its reader to write."""
     examples = (
         "trim/middle.py",
         "sources/zip.py",
@@ -147,31 +147,33 @@ def named(node: ast.stmt) -> set[str]:
 
 @pytest.mark.slow
 @pytest.mark.demo
-def test_a_unit_travels_as_contributing_says(tmp_path, monkeypatch):
-    """The text's Python, run with the demo model, prints the values that the text shows."""
+def test_the_python_of_contributing_prints_the_shown_values(tmp_path, monkeypatch):
+    """CONTRIBUTING.md's Python examples, run with the demo model, print the values shown there."""
     monkeypatch.chdir(tmp_path)
     write_scenes(["--out", "scenes", "--samples", "2", "--split", "test"])
     text = "".join(PYTHON.findall((ROOT / "CONTRIBUTING.md").read_text()))
     test = doctest.DocTestParser().get_doctest(text, {}, "CONTRIBUTING.md", "CONTRIBUTING.md", 0)
     assert len(test.examples) > 20
-    told: list[str] = []
-    results = doctest.DocTestRunner(optionflags=doctest.NORMALIZE_WHITESPACE).run(test, out=told.append)
-    assert results.failed == 0, "".join(told)
+    lines: list[str] = []
+    results = doctest.DocTestRunner(optionflags=doctest.NORMALIZE_WHITESPACE).run(test, out=lines.append)
+    assert results.failed == 0, "".join(lines)
 
 
 def trimline(words: list[str]) -> None:
-    """The command is one of ours, and Hydra takes its keys."""
+    """Check that the command exists and that Hydra accepts its keys."""
     if not words or words[0].startswith("-"):
         return
     assert words[0] in COMMANDS
-    command, given = spelled_out(words)
-    given = [item for item in given if item not in ("-m", "--help")]
-    if "--log" in given:
-        given = given[: given.index("--log")]
-    parsed = OverridesParser.create().parse_overrides(given)
+    command, arguments = spelled_out(words)
+    arguments = [item for item in arguments if item not in ("-m", "--help")]
+    if "--log" in arguments:
+        arguments = arguments[: arguments.index("--log")]
+    parsed = OverridesParser.create().parse_overrides(arguments)
     first = [
-        f"{one.get_key_element()}={next(one.sweep_string_iterator())}" if one.is_sweep_override() else text
-        for one, text in zip(parsed, given, strict=True)
+        f"{override.get_key_element()}={next(override.sweep_string_iterator())}"
+        if override.is_sweep_override()
+        else text
+        for override, text in zip(parsed, arguments, strict=True)
     ]
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         compose(command, first)
@@ -182,7 +184,7 @@ def make(words: list[str]) -> None:
 
 
 def python(words: list[str]) -> None:
-    """A module that is there; `jobs` with a command of ours, pytest with files that are there."""
+    """Check that the module exists, and the command of `jobs` or the files of pytest."""
     module = importlib.util.find_spec(words[1])
     assert words[0] == "-m" and module
     assert not module.submodule_search_locations or importlib.util.find_spec(f"{words[1]}.__main__")
@@ -194,7 +196,7 @@ def python(words: list[str]) -> None:
 
 
 def pip(words: list[str]) -> None:
-    """This package, with an extra that it has or none, under constraints that are there or none."""
+    """Check that this package is installed, with a known extra and the constraints file, if any."""
     *options, package = words
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     match = re.fullmatch(r"\.(?:\[([\w-]+)\])?", package)
@@ -207,7 +209,7 @@ def activate(words: list[str]) -> None:
 
 
 def named_file(words: list[str]) -> None:
-    """For what is not here to be asked: the file that it is given is."""
+    """Check only that the file exists, for programs that are not installed here."""
     (file,) = [word for word in words if word.startswith("docker/")]
     assert (ROOT / file).is_file()
 
@@ -236,14 +238,14 @@ def test_a_command_composes(command):
         *("pip install '.[dmo]'", "python -m jobs anotate", "python -m pytest tests/no.py"),
     ],
 )
-def test_a_command_with_a_slip_does_not(typo):
+def test_a_misspelt_command_does_not_compose(typo):
     program, *words = shlex.split(typo)
     with pytest.raises(Exception):  # noqa: B017 - Hydra's, make's or our own
         KNOWN[program](words)
 
 
 def test_the_demo_is_one_comparison():
-    """Both arms take turns in one job, so that the page it ends with need not warn."""
+    """Both arms run interleaved in one job, so the report needs no warning about their times."""
     dry = subprocess.run(["make", "--dry-run", "demo"], cwd=ROOT, check=True, capture_output=True, text=True)
     lines = [shlex.split(line) for line in dry.stdout.splitlines() if "/trimline " in line]
     ((_, *words),) = lines
@@ -253,17 +255,17 @@ def test_the_demo_is_one_comparison():
 
 
 @pytest.mark.slow
-def test_the_commands_to_run_run_one_after_another(tmp_path, cache):
+def test_marked_commands_run_one_after_another(tmp_path, cache):
     (tmp_path / "photos").mkdir()
     for number in range(2):
         (tmp_path / "photos" / f"{number}.jpg").write_bytes(jpeg(number, 200, 150))
-    given = [
+    commands_to_run = [
         line for path in DOCUMENTS for mark, text in blocks(path) if mark == RUN for line in commands(text)
     ]
-    assert len(given) > 5
-    for words in given:
+    assert len(commands_to_run) > 5
+    for words in commands_to_run:
         assert words[0] == "trimline"
-        done = run([str(BIN / "trimline"), *words[1:]], tmp_path, XDG_CACHE_HOME=str(cache.parent))
-        assert done.returncode == 0, f"{shlex.join(words)}: {done.stderr}"
+        result = run([str(BIN / "trimline"), *words[1:]], tmp_path, XDG_CACHE_HOME=str(cache.parent))
+        assert result.returncode == 0, f"{shlex.join(words)}: {result.stderr}"
     assert (tmp_path / "answers" / "report.html").is_file()
     assert len((tmp_path / "answers.jsonl").read_text().splitlines()) == 2

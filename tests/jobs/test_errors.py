@@ -1,4 +1,4 @@
-"""What is wrong with a command is told in one line that names it, with status 2, before Ray starts."""
+"""A wrong command fails with status 2 and one line that names the cause, before Ray starts."""
 
 import json
 import os
@@ -15,9 +15,9 @@ GRAMMAR = "needs quotes inside quotes"
 
 
 @pytest.mark.parametrize(
-    ("overrides", "told"),
+    ("overrides", "message"),
     [
-        # what there is to read
+        # the input
         (["source.path=nowhere"], "source.path: nothing at nowhere"),
         (
             ["source.path=pictures/*.png"],
@@ -71,7 +71,7 @@ GRAMMAR = "needs quotes inside quotes"
         (["cluster.generate.num_actors=99"], "cluster: the actors book"),
         (["unit_samples=100000"], "unit_samples, unit_requests, max_questions"),
         (["unit_requests=1000000"], "unit_samples, unit_requests, max_questions"),
-        # what has to be given
+        # keys without a default
         (["source=webdataset", "~source.path"], "source.path"),
         (["storage=s3"], "storage.endpoint_url must be given"),
         # the grammar of overrides
@@ -88,10 +88,10 @@ GRAMMAR = "needs quotes inside quotes"
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
-def test_a_wrong_configuration_is_one_line_that_names_the_key(annotate, overrides, told):
+def test_a_wrong_configuration_is_one_line_that_names_the_key(annotate, overrides, message):
     line = annotate.refused(*overrides)
-    assert told in line
-    if told == GRAMMAR:
+    assert message in line
+    if message == GRAMMAR:
         assert overrides[-1] in line
     assert "Config search path" not in line, "our own folders are no help"
     assert not list(Path().glob("**/*.parquet"))
@@ -140,7 +140,7 @@ def test_a_checkpoint_without_weights(annotate, folder):
 
 
 @pytest.mark.parametrize(
-    ("overrides", "told"),
+    ("overrides", "message"),
     [
         (["decoding.max_new_tokens=5"], "decoding.max_new_tokens was 64, is 5"),
         (["unit_samples=3"], "unit_samples was 64, is 3"),
@@ -149,14 +149,14 @@ def test_a_checkpoint_without_weights(annotate, folder):
         (["seed=1", "task=vqa"], "seed was 0, is 1"),
     ],
 )
-def test_another_configuration_for_an_output_is_refused_with_the_difference(annotate, overrides, told):
+def test_another_configuration_for_an_output_is_refused_with_the_difference(annotate, overrides, message):
     begin("source.path=pictures", "output=out")
     line = annotate.refused(*overrides)
     assert "/out was made with another configuration" in line
-    assert told in line
+    assert message in line
 
 
-def test_what_cannot_change_a_prediction_is_no_difference(annotate, folder):
+def test_settings_that_cannot_change_a_prediction_may_differ(annotate, folder):
     begin("source.path=pictures", "output=out")
     before = (folder / "out" / "run.json").read_bytes()
     begin("source.path=pictures", "output=out", "max_failed_fraction=0.5", "cluster.encode.threads=1")
@@ -217,9 +217,9 @@ def spoil(file: Path, change: str) -> None:
         os.utime(file, ns=(stat.st_atime_ns, stat.st_mtime_ns))
 
 
-@pytest.mark.timeout(60)  # it is told, not waited for
+@pytest.mark.timeout(60)  # the refusal is reported at once, without retries
 def test_a_store_that_refuses_connections(annotate):
-    with socket.socket() as bound:  # bound but not listening: nobody else can take the port
+    with socket.socket() as bound:  # bound but not listening: no other process can take the port
         bound.bind(("127.0.0.1", 0))
         endpoint = f"http://127.0.0.1:{bound.getsockname()[1]}"
         line = annotate.refused(
@@ -262,7 +262,7 @@ def test_credentials_never_stand_in_an_error(annotate, monkeypatch, overrides, f
 
 
 def test_hydra_prints_no_credentials_of_the_command_line():
-    """Nor does `ps`: the process starts over without them. `--resolve` prints what its user asks for."""
+    """The process restarts without them, so `ps` does not show them; `--resolve` prints them on request."""
     secrets = ["storage.key=CANARY-1", 'storage.secret="CANARY-2="']
     result = trimline("annotate", "--cfg", "job", *secrets)
     assert (result.returncode, result.stderr) == (0, "")
@@ -290,31 +290,31 @@ def test_credentials_never_stand_in_a_traceback(annotate, monkeypatch):
 def test_an_interrupt_ends_a_whole_sweep(annotate, monkeypatch):
     import jobs.annotate
 
-    seen = []
+    seeds = []
 
     def interrupted(config):
-        seen.append(config.seed)
+        seeds.append(config.seed)
         raise KeyboardInterrupt
 
     monkeypatch.setattr(jobs.annotate, "run", interrupted)
     status, _, err = annotate("-m", "seed=0,1,2")
-    assert (status, seen) == (1, [0])
+    assert (status, seeds) == (1, [0])
     assert err == "trimline annotate: interrupted; run the same command again to go on\n"
 
 
 def test_no_command_and_unknown_commands():
-    for arguments, told in (
+    for arguments, message in (
         ([], "usage: trimline"),
         (["nope"], "unknown command 'nope'; there is: annotate"),
     ):
         result = trimline(*arguments)
         assert result.returncode == 2
-        assert told in result.stdout + result.stderr
+        assert message in result.stdout + result.stderr
         assert "Traceback" not in result.stderr
     assert result.stderr.count("\n") == 1
 
 
-def test_the_real_command_is_as_brief(folder):
+def test_the_installed_command_prints_one_error_line(folder):
     result = trimline("annotate", "source.path=nowhere", "output=out")
     assert result.returncode == 2
     assert result.stdout == ""

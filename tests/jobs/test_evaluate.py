@@ -1,4 +1,4 @@
-"""`trimline evaluate`: what it prints, what it writes, what it refuses."""
+"""`trimline evaluate`: its table, its files, refused options."""
 
 import json
 from dataclasses import replace
@@ -13,7 +13,7 @@ from tests.pipeline.evaluate import official
 
 @pytest.fixture
 def pope(tmp_path, monkeypatch):
-    """POPE in `data/`, answered `Yes` in `answers/` but for one request that failed."""
+    """POPE in `data/`, and in `answers/` the answer `Yes` to all requests but a failed one."""
     monkeypatch.chdir(tmp_path)
     dataset = Pope(root=str(official.pope(tmp_path / "data")))
     official.answer(dataset, tmp_path / "answers", lambda name, _: None if name == "random/1" else "Yes")
@@ -23,8 +23,8 @@ def pope(tmp_path, monkeypatch):
 def evaluate(capfd, *overrides: str) -> tuple[int, str, str]:
     capfd.readouterr()
     status = run_command("evaluate", list(overrides))
-    told = capfd.readouterr()
-    return status, told.out, told.err
+    printed = capfd.readouterr()
+    return status, printed.out, printed.err
 
 
 POPE = ("output=answers", "dataset=pope", "dataset.root=data")
@@ -36,16 +36,16 @@ def test_the_table_and_the_file(pope, capfd):
     assert (status, err) == (0, "")
     assert "Pope: 6 requests" in out and "1 rows failed: counted as wrong" in out
     assert "random: f1" in out and out.splitlines()[-1] == "answers/evaluation.json"
-    found = json.loads((pope / "answers" / "evaluation.json").read_text())
-    accuracy = found["figures"]["accuracy"]
+    evaluation = json.loads((pope / "answers" / "evaluation.json").read_text())
+    accuracy = evaluation["figures"]["accuracy"]
     assert accuracy["value"] == pytest.approx(1 / 6) and accuracy["low"] <= 1 / 6 <= accuracy["high"]
-    assert found["status"] == {"failed": 1, "ok": 5}
-    assert found["groups"]["popular"]["figures"]["recall"]["value"] == 1
-    assert found["bootstrap"] == {"resamples": 200, "seed": 0, "level": 0.95}
+    assert evaluation["status"] == {"failed": 1, "ok": 5}
+    assert evaluation["groups"]["popular"]["figures"]["recall"]["value"] == 1
+    assert evaluation["bootstrap"] == {"resamples": 200, "seed": 0, "level": 0.95}
     assert sorted((pope / "data").rglob("*")) == before
 
 
-def test_the_file_goes_where_it_is_told_and_is_the_same_every_time(pope, capfd):
+def test_the_file_goes_to_the_given_path_and_is_the_same_every_time(pope, capfd):
     for name in ("a.json", "b.json"):
         assert evaluate(capfd, *POPE, f"json=figures/{name}", "resamples=20")[0] == 0
     assert (pope / "figures/a.json").read_bytes() == (pope / "figures/b.json").read_bytes()
@@ -72,7 +72,7 @@ def test_answers_for_a_judge_are_written(tmp_path, capfd, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("overrides", "told"),
+    ("overrides", "message"),
     [
         (("output=answers", "dataset=pope"), "dataset.root must be given"),
         (("dataset=pope", "dataset.root=data"), "output must be given"),
@@ -89,15 +89,15 @@ def test_answers_for_a_judge_are_written(tmp_path, capfd, monkeypatch):
         (("output=answers", "dataset=mme", "dataset.root=data"), "no question in"),
     ],
 )
-def test_what_is_wrong_is_told_in_one_line(pope, capfd, overrides, told):
+def test_wrong_options_are_refused_in_one_line(pope, capfd, overrides, message):
     status, out, err = evaluate(capfd, *overrides)
     assert (status, out) == (2, "")
-    assert err.startswith("trimline evaluate: ") and told in err
+    assert err.startswith("trimline evaluate: ") and message in err
     assert err.count("\n") == 1 and err.endswith("\n"), err
 
 
-def test_a_dataset_feeds_a_run(pope, capfd, monkeypatch):
-    """The dataset's own source and task, through the real stages with the random model, scored."""
+def test_a_datasets_source_and_task_run_and_are_scored(pope, capfd, monkeypatch):
+    """The dataset's source and task run through the real stages with the random model."""
     from pipeline.run.in_process import run_in_process
     from tests.support.commands import compose
 

@@ -1,4 +1,4 @@
-"""Every reducer found in conf/ by its name: side by side over one unit, and each as if it were alone."""
+"""Every reducer of conf/reducer: all together over one unit, and each alone."""
 
 import json
 from pathlib import Path
@@ -50,12 +50,12 @@ def together(unit):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_it_answers_every_request_from_as_many_tokens_as_it_says(unit, together, name):
+def test_every_request_is_answered_from_the_stated_number_of_tokens(unit, together, name):
     _, _, _, shared = unit
     rows, tables = together
-    own = [row for row in rows if row["arm"] == NAMES.index(name)]
-    assert [row["status"] for row in own] == ["ok"] * 6
-    for row in own:
+    arm_rows = [row for row in rows if row["arm"] == NAMES.index(name)]
+    assert [row["status"] for row in arm_rows] == ["ok"] * 6
+    for row in arm_rows:
         tokens = tables["tokens"]["tokens"][row["visual"]].as_py()
         assert len(tokens) == row["visual_tokens_kept"] * shared["geometry"].vision_width * 4
         kept = np.unpackbits(np.frombuffer(row["kept_patches"], np.uint8)).sum()
@@ -64,11 +64,11 @@ def test_it_answers_every_request_from_as_many_tokens_as_it_says(unit, together,
 
 
 @pytest.mark.parametrize("name", ["cdpruner", "prumerge_plus", "trim", "visionzip"])
-def test_it_keeps_the_same_as_if_it_were_alone(unit, together, name):
+def test_a_reducer_keeps_the_same_patches_alone(unit, together, name):
     decoded, _, arms, shared = unit
     rows, tables = together
     alone = unpack_unit(Encode(arms=(arms[name],), **shared)(decoded)).tables
-    own = [row for row in rows if row["arm"] == NAMES.index(name)]
-    for row, single in zip(own, alone["requests"].to_pylist(), strict=True):
+    arm_rows = [row for row in rows if row["arm"] == NAMES.index(name)]
+    for row, single in zip(arm_rows, alone["requests"].to_pylist(), strict=True):
         assert row["kept_patches"] == single["kept_patches"]
         assert tables["tokens"]["tokens"][row["visual"]] == alone["tokens"]["tokens"][single["visual"]]

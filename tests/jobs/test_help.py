@@ -1,4 +1,4 @@
-"""`--help` is complete, quick and light."""
+"""`--help` is complete, fast, and imports nothing heavy."""
 
 import json
 import os
@@ -15,13 +15,13 @@ HEAVY = ("torch", "transformers", "ray", "vllm", "pyarrow.parquet", "tokenizers"
 
 
 def child_seconds(*command: str) -> tuple[float, str]:
-    """User and system time of a child, and what it printed: unlike wall time not the neighbours' affair."""
+    """Run a command; return its CPU time, which other processes barely change, and its output."""
     before = os.times()
-    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=200)
+    result = subprocess.run(command, capture_output=True, text=True, check=True, timeout=200)
     after = os.times()
-    assert done.stderr == ""
-    spent = after.children_user + after.children_system - before.children_user - before.children_system
-    return spent, done.stdout
+    assert result.stderr == ""
+    seconds = after.children_user + after.children_system - before.children_user - before.children_system
+    return seconds, result.stdout
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["annotate", "--help"]], ids=" ".join)
@@ -35,8 +35,8 @@ def test_help_names_every_command():
     from jobs.main import COMMANDS
 
     _, text = child_seconds(TRIMLINE, "--help")
-    for command, does in COMMANDS.items():
-        assert f"  {command} " in text and does in text
+    for command, purpose in COMMANDS.items():
+        assert f"  {command} " in text and purpose in text
     assert "trimline COMMAND --help" in text
     assert "Exit status: 0 done, 1 failed, 2 wrong usage" in text
 
@@ -60,15 +60,15 @@ def test_help_imports_nothing_heavy(arguments):
         "with contextlib.suppress(SystemExit): main()\n"
         "print(json.dumps(sorted(sys.modules)), file=sys.stderr)\n"
     )
-    done = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=200, check=True
     )
-    assert done.stdout
-    assert not set(HEAVY) & set(json.loads(done.stderr))
+    assert result.stdout
+    assert not set(HEAVY) & set(json.loads(result.stderr))
 
 
-def test_the_status_is_the_command_s_whatever_falls_apart_later(tmp_path):
-    """As Arrow's threads do now and then while the interpreter ends: an abort, after all is done."""
+def test_a_crash_while_the_interpreter_ends_does_not_change_the_exit_status(tmp_path):
+    """Arrow's threads sometimes abort the process while the interpreter ends, after all work is done."""
     code = (
         "import atexit, os, sys\n"
         "class Aborts:\n"
@@ -80,5 +80,5 @@ def test_the_status_is_the_command_s_whatever_falls_apart_later(tmp_path):
         "jobs.common.entry.command_line = lambda *_: (atexit.register(print, 'ended'), 3)[1]\n"
         "main()\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=200)
-    assert (done.returncode, done.stdout, done.stderr) == (3, "ended\n", "")
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=200)
+    assert (result.returncode, result.stdout, result.stderr) == (3, "ended\n", "")

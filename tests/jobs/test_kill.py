@@ -1,4 +1,4 @@
-"""A run that is killed with -9 goes on where it stopped: the real command, the real Ray, a real SIGKILL."""
+"""A run killed by SIGKILL continues from its finished units (real command, real Ray)."""
 
 import json
 import os
@@ -22,47 +22,47 @@ CHECKED = {"page_checksum_verification": True}
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]  # two starts of Ray, and one of the reference
 
 
-def test_killed_mended_resumed_and_finished(reference, annotate):
+def test_a_killed_run_with_a_deleted_unit_is_resumed_and_finished(reference, annotate):
     units = [Unit.of_file(name) for name in reference.names]
     assert len(units) > 40
     assert len({unit.stop - unit.first for unit in units}) > 2, "ranges must vary for this to mean much"
 
     output = reference.folder / "killed"
     kill_midway(reference, output)
-    there = stamps(output)
+    before = stamps(output)
     assert not (output / "_SUCCESS").exists()
-    assert there.keys() < set(reference.names), "what exists under a unit's name is a unit of this input"
-    answers(output)  # and whole: each file can be read, its pages' checksums are right
+    assert before.keys() < set(reference.names), "every file with a unit's name is a unit of this input"
+    answers(output)  # each file is whole: it can be read, and its pages' checksums are right
 
     # a hole in the middle of a finished shard
-    assert Finished(there).has_shard(0)
+    assert Finished(before).has_shard(0)
     hole = next(unit for unit in units if unit.shard == 0 and unit.first > 0)
     assert not hole.end
     (output / "data" / hole.file_name).unlink()
     assert not Finished(stamps(output)).has_shard(0)
     with gone(Path(reference.tars) / "0.tar"):
         line = annotate.refused(*reference.overrides(str(output)))
-    assert "shard 0 has changed or is gone" in line, "not taken for finished: it is wanted, first of all"
+    assert "shard 0 has changed or is gone" in line, "the shard counts as unfinished and is read first"
 
-    done = finish(begin(reference, output))
-    assert (done.returncode, last_line(done.stdout)) == (0, "done"), done.stderr
+    result = finish(begin(reference, output))
+    assert (result.returncode, last_line(result.stdout)) == (0, "done"), result.stderr
     after = stamps(output)
     assert sorted(after) == reference.names
-    kept = {name: stamp for name, stamp in there.items() if name != hole.file_name}
+    kept = {name: stamp for name, stamp in before.items() if name != hole.file_name}
     assert {name: after[name] for name in kept} == kept, "only what was missing was made"
     assert lasting(answers(output)) == reference.rows
     assert json.loads((output / "summary.json").read_text())["starts"] == 2
 
-    # finished: it opens no shard, for there is none left to open
+    # finished: a rerun opens no shard, so the input may be gone
     with gone(Path(reference.tars)):
-        status, told, _ = annotate(*reference.overrides(str(output)))
-    assert (status, last_line(told)) == (0, "nothing to do: every shard was finished before")
+        status, printed, _ = annotate(*reference.overrides(str(output)))
+    assert (status, last_line(printed)) == (0, "nothing to do: every shard was finished before")
     assert stamps(output) == after
 
 
 @contextmanager
 def gone(path: Path) -> Iterator[None]:
-    """A file or a folder is not there for a while."""
+    """Rename a file or a folder away, and back afterwards."""
     path.rename(path.with_name("gone"))
     try:
         yield
@@ -76,8 +76,8 @@ def kill_midway(reference, output: Path) -> None:
     data, began = output / "data", time.monotonic()
     try:
         while process.poll() is None and time.monotonic() - began < STARTS_WITHIN_S:
-            found = [file.name for file in data.glob("*.parquet")] if data.is_dir() else []
-            if len(found) >= len(reference.names) // 5 and Finished(found).has_shard(0):
+            names = [file.name for file in data.glob("*.parquet")] if data.is_dir() else []
+            if len(names) >= len(reference.names) // 5 and Finished(names).has_shard(0):
                 break
             time.sleep(0.02)
         else:
@@ -87,28 +87,28 @@ def kill_midway(reference, output: Path) -> None:
     finally:
         end_session(process.pid)
     count = len(stamps(output))
-    fell = f"{time.monotonic() - began:.1f} s after the start, {count} of {len(reference.names)} files"
-    print(f"the kill fell {fell}")
-    assert 0 < count < len(reference.names), f"the kill fell too late to count: {fell}"
+    moment = f"{time.monotonic() - began:.1f} s after the start, {count} of {len(reference.names)} files"
+    print(f"the kill fell {moment}")
+    assert 0 < count < len(reference.names), f"the kill fell too late to count: {moment}"
 
 
 def begin(reference, output: Path) -> subprocess.Popen:
-    """The command, in a session, and so a process group, of its own."""
+    """Start the command in its own session and process group."""
     return start(reference.command(str(output)), reference.folder)
 
 
 def stamps(output: Path) -> dict[str, tuple[int, int]]:
-    """Name -> (inode, modification time) of an output's units; their temporary files are no units."""
-    found = {file.name: file.stat() for file in (output / "data").iterdir() if not file.name.startswith(".")}
-    assert all(Unit.of_file(name) for name in found), list(found)
-    return {name: (stat.st_ino, stat.st_mtime_ns) for name, stat in found.items()}
+    """Return name -> (inode, modification time) of an output's units, without temporary files."""
+    stats = {file.name: file.stat() for file in (output / "data").iterdir() if not file.name.startswith(".")}
+    assert all(Unit.of_file(name) for name in stats), list(stats)
+    return {name: (stat.st_ino, stat.st_mtime_ns) for name, stat in stats.items()}
 
 
 def answers(output: Path) -> list[dict[str, Any]]:
-    """The rows of an output's units; what a killed writer has left beside them is none."""
+    """Return the rows of an output's units, without the temporary files of killed writers."""
     tables = (pq.read_table(output / "data" / name, **CHECKED) for name in sorted(stamps(output)))
     return [row for table in tables for row in table.to_pylist()]
 
 
-def last_line(told: str) -> str:
-    return told.strip().splitlines()[-1]
+def last_line(text: str) -> str:
+    return text.strip().splitlines()[-1]

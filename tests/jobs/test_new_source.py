@@ -1,4 +1,4 @@
-"""A source of the user's own: one Python file and one YAML, nothing of Trimline's is edited."""
+"""A user adds a source with one Python file and one YAML, without editing Trimline."""
 
 import io
 import json
@@ -58,7 +58,7 @@ class Zips(Source):
 
 
 @pytest.fixture
-def made(tmp_path, monkeypatch):
+def project(tmp_path, monkeypatch):
     """The source's two files, and five images with a question each in two archives."""
     (tmp_path / "code").mkdir()
     (tmp_path / "code" / "zips.py").write_text(ZIPS)
@@ -75,7 +75,7 @@ def made(tmp_path, monkeypatch):
 
 
 def answer(folder) -> None:
-    """What `trimline annotate --config-dir FOLDER/conf source=zips` does, without Ray."""
+    """Do the work of `trimline annotate --config-dir FOLDER/conf source=zips` without Ray."""
     config = compose(
         *(f"hydra.searchpath=[file://{folder}/conf]", "source=zips", f"source.path={folder}/in"),
         *(f"output={folder}/out", "task=vqa", "model=random", "device=cpu", "unit_samples=1"),
@@ -85,52 +85,57 @@ def answer(folder) -> None:
 
 
 @pytest.mark.slow
-def test_a_source_of_ones_own_is_read_verified_exported_and_planned(made, capfd):
-    answer(made)
-    rows = pq.read_table(made / "out" / "data").to_pylist()
-    asked = [f"what is thing {index}?" for index in (0, 1, 2, 0, 1)]
-    assert [row["question"].partition("\n")[0] for row in rows] == asked
+def test_a_users_source_is_read_verified_exported_and_planned(project, capfd):
+    answer(project)
+    rows = pq.read_table(project / "out" / "data").to_pylist()
+    questions = [f"what is thing {index}?" for index in (0, 1, 2, 0, 1)]
+    assert [row["question"].partition("\n")[0] for row in rows] == questions
     assert {row["status"] for row in rows} == {"ok"}
 
-    assert run_command("verify", [f"output={made}/out", "deep=true"]) == 0
+    assert run_command("verify", [f"output={project}/out", "deep=true"]) == 0
     assert "proved against the source" in capfd.readouterr().out
 
-    assert run_command("plan", ["requests=50", f"profile={made}/out", f"json={made}/plan.json"]) == 0
-    traffic = json.loads((made / "plan.json").read_text())["traffic"]
-    size = sum(file.stat().st_size for file in (made / "in").iterdir())
+    assert run_command("plan", ["requests=50", f"profile={project}/out", f"json={project}/plan.json"]) == 0
+    traffic = json.loads((project / "plan.json").read_text())["traffic"]
+    size = sum(file.stat().st_size for file in (project / "in").iterdir())
     assert traffic["source_bytes"] == 10 * size and traffic["source_gets"] is None
 
     # the archives move: the images are read from where they are now
-    (made / "in").rename(made / "moved")
-    moved = [f"output={made}/out", f"to={made}/answers", "format=webdataset", f"source.path={made}/moved"]
+    (project / "in").rename(project / "moved")
+    moved = [
+        f"output={project}/out",
+        f"to={project}/answers",
+        "format=webdataset",
+        f"source.path={project}/moved",
+    ]
     assert run_command("export", moved) == 0
-    with tarfile.open(made / "answers" / "000001.tar") as tar:
+    with tarfile.open(project / "answers" / "000001.tar") as tar:
         member = tar.extractfile("1.jpg")
         assert member is not None and member.read() == jpeg(11)
 
 
 @pytest.mark.slow
-def test_a_changed_archive_is_named(made, capfd):
-    answer(made)
-    data = io.BytesIO((made / "in" / "1.zip").read_bytes())
+def test_a_changed_archive_is_named(project, capfd):
+    answer(project)
+    data = io.BytesIO((project / "in" / "1.zip").read_bytes())
     with zipfile.ZipFile(data, "a") as archive:
         archive.writestr("2.jpg", jpeg(12))
         archive.writestr("2.txt", "and this?")
-    (made / "in" / "1.zip").write_bytes(data.getvalue())
-    assert run_command("verify", [f"output={made}/out", "deep=true"]) == 1
+    (project / "in" / "1.zip").write_bytes(data.getvalue())
+    assert run_command("verify", [f"output={project}/out", "deep=true"]) == 1
     assert "1.zip" in capfd.readouterr().out
 
 
-def test_config_dir_finds_it_and_its_keys_are_checked(made, annotate):
-    where = ("--config-dir", f"{made}/conf", "source=zips")
-    assert "source.path must be given" in annotate.refused(*where, "source.path=???")
-    assert "source.fold" in annotate.refused(*where, "source.path=in", "+source.fold=a")
-    assert f"no .zip at {made}/conf" in annotate.refused(*where, f"source.path={made}/conf")
+def test_config_dir_finds_it_and_its_keys_are_checked(project, annotate):
+    zips = ("--config-dir", f"{project}/conf", "source=zips")
+    assert "source.path must be given" in annotate.refused(*zips, "source.path=???")
+    assert "source.fold" in annotate.refused(*zips, "source.path=in", "+source.fold=a")
+    assert f"no .zip at {project}/conf" in annotate.refused(*zips, f"source.path={project}/conf")
 
 
-def test_a_class_that_is_no_source_is_refused(made, annotate):
+def test_a_class_that_is_no_source_is_refused(project, annotate):
     text = "from dataclasses import dataclass\n\n\n@dataclass(frozen=True)\nclass Bare:\n    path: str = ''\n"
-    (made / "code" / "bare.py").write_text(text)
-    (made / "conf" / "source" / "bare.yaml").write_text("_target_: bare.Bare\npath: x\n")
-    message = annotate.refused("--config-dir", f"{made}/conf", "source=bare")
+    (project / "code" / "bare.py").write_text(text)
+    (project / "conf" / "source" / "bare.yaml").write_text("_target_: bare.Bare\npath: x\n")
+    message = annotate.refused("--config-dir", f"{project}/conf", "source=bare")
     assert message == "source._target_: Bare does not extend pipeline.sources.base.Source"

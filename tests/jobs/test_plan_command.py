@@ -35,38 +35,38 @@ def profile(tmp_path_factory) -> Path:
 def plan(capfd, *overrides: str) -> tuple[int, str, str]:
     capfd.readouterr()
     status = run_command("plan", list(overrides))
-    told = capfd.readouterr()
-    return status, told.out, told.err
+    printed = capfd.readouterr()
+    return status, printed.out, printed.err
 
 
 def test_a_job_is_planned_from_a_real_output(profile, tmp_path, capfd):
     price = ["pricing=custom", "pricing.hardware='two cores'", "pricing.price_per_hour=3"]
-    found = tmp_path / "plan.json"
+    file = tmp_path / "plan.json"
     status, out, err = plan(
-        capfd, "requests=1e6", f"profile={profile}", "workers=[1,8,100000]", f"json={found}", *price
+        capfd, "requests=1e6", f"profile={profile}", "workers=[1,8,100000]", f"json={file}", *price
     )
     assert (status, err) == (0, "")
-    told = json.loads(found.read_text())
-    assert told["profile"]["units"] == UNITS and told["profile"]["requests"] == REQUESTS
-    one, eight, many = told["workers"]
+    forecast = json.loads(file.read_text())
+    assert forecast["profile"]["units"] == UNITS and forecast["profile"]["requests"] == REQUESTS
+    single, eight, many = forecast["workers"]
     # one after the other in one process: no slower than the stages' seconds say
-    assert one["hours"]["value"] * 3600 == pytest.approx(1e6 / one["requests_per_s"])
-    faster = one["hours"]["value"] / eight["hours"]["value"]
+    assert single["hours"]["value"] * 3600 == pytest.approx(1e6 / single["requests_per_s"])
+    faster = single["hours"]["value"] / eight["hours"]["value"]
     assert 7 < faster < 9 or (1 < faster <= 7 and eight["bound"] == "driver")  # the units are tiny
     assert many["bound"] == "driver" or many["bound"] == "start-up"
-    for found in told["workers"]:
-        assert found["hours"]["low"] <= found["hours"]["value"] <= found["hours"]["high"]
-        assert found["money"] == pytest.approx(3 * found["hours"]["value"] * found["workers"])
+    for workers in forecast["workers"]:
+        assert workers["hours"]["low"] <= workers["hours"]["value"] <= workers["hours"]["high"]
+        assert workers["money"] == pytest.approx(3 * workers["hours"]["value"] * workers["workers"])
     assert "1,000,000 requests" in out and "bound by" in out and "USD" in out
-    assert f"{told['traffic']['units']:,.0f}" in out
+    assert f"{forecast['traffic']['units']:,.0f}" in out
 
 
-def test_bytes_and_files_are_the_outputs_own(profile, tmp_path, capfd):
-    """Planned for as many requests as there are, a plan has what is there."""
-    found = tmp_path / "plan.json"
-    status, out, _ = plan(capfd, f"requests={REQUESTS}", f"profile={profile}", "workers=[1]", f"json={found}")
+def test_planned_bytes_and_files_match_the_profiled_output(profile, tmp_path, capfd):
+    """A plan for the profile's own number of requests has the profile's own bytes and files."""
+    file = tmp_path / "plan.json"
+    status, out, _ = plan(capfd, f"requests={REQUESTS}", f"profile={profile}", "workers=[1]", f"json={file}")
     assert status == 0 and "pricing=custom" in out
-    traffic = json.loads(found.read_text())["traffic"]
+    traffic = json.loads(file.read_text())["traffic"]
     files = list((profile / "data").iterdir())
     tars = list((profile.parent / "in").iterdir())
     assert traffic["units"] == traffic["output_puts"] == len(files) == UNITS
@@ -77,7 +77,7 @@ def test_bytes_and_files_are_the_outputs_own(profile, tmp_path, capfd):
 
 
 @pytest.mark.parametrize(
-    ("overrides", "told"),
+    ("overrides", "message"),
     [
         ([], "requests must be given"),
         (["requests=0"], "requests: 0"),
@@ -93,17 +93,17 @@ def test_bytes_and_files_are_the_outputs_own(profile, tmp_path, capfd):
         (["requests=1e9", "json=nowhere.txt/x/y.json"], "json: "),
     ],
 )
-def test_what_is_wrong_is_told_in_one_line(tmp_path, monkeypatch, capfd, overrides, told):
+def test_wrong_options_are_refused_in_one_line(tmp_path, monkeypatch, capfd, overrides, message):
     monkeypatch.chdir(tmp_path)
     Path("nowhere.txt").touch()
     status, out, err = plan(capfd, *overrides)
     assert (status, out) == (2, "")
-    assert err.startswith("trimline plan: ") and told in err
+    assert err.startswith("trimline plan: ") and message in err
     assert err.count("\n") == 1 and err.endswith("\n"), err
 
 
 def changed(profile: Path, folder: Path, change) -> Path:
-    """A copy of the profile, what is told in each file's footer changed."""
+    """Copy the profile and change the footer of each file."""
     import shutil
 
     import pyarrow.parquet as pq
@@ -148,15 +148,15 @@ def test_an_arm_of_a_comparison_is_refused(profile, tmp_path, capfd):
     assert status == 2 and "is an arm of a comparison" in err
 
 
-def test_the_words_benchmark_plan_name_it(tmp_path):
-    """The command as users type it; its help costs neither torch nor Ray."""
-    told = subprocess.run(
+def test_benchmark_plan_runs_the_plan_command(tmp_path):
+    """`trimline benchmark plan --help` imports neither torch nor Ray."""
+    result = subprocess.run(
         [sys.executable, "-X", "importtime", "-m", "jobs.main", "benchmark", "plan", "--help"],
         cwd=tmp_path,
         capture_output=True,
         text=True,
         check=True,
     )
-    assert "trimline benchmark plan requests=1e9" in told.stdout and "workers:" in told.stdout
-    imported = {line.rpartition("|")[2].strip() for line in told.stderr.splitlines()}
+    assert "trimline benchmark plan requests=1e9" in result.stdout and "workers:" in result.stdout
+    imported = {line.rpartition("|")[2].strip() for line in result.stderr.splitlines()}
     assert "hydra" in imported and not imported & {"torch", "ray", "pyarrow", "transformers"}

@@ -1,4 +1,4 @@
-"""`trimline report`: the report of a real output, and the picture of what two reducers kept."""
+"""`trimline report`: the report of a real output, and a picture of the patches kept by two reducers."""
 
 import subprocess
 import sys
@@ -15,7 +15,7 @@ from tests.support.commands import compose
 
 KEY = "000000-00000001-0001"
 SAMPLES = [make_sample("test", 0, index) for index in range(16)]
-SCENES = [sample for sample in SAMPLES if sample.scene.canvas == (336, 336)]  # what the model sees as it is
+SCENES = [sample for sample in SAMPLES if sample.scene.canvas == (336, 336)]  # the model sees these uncropped
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +61,7 @@ def test_kept_patches_are_lit_and_the_others_dark(outputs, capsys):
 
 
 @pytest.mark.parametrize(
-    ("override", "told"),
+    ("override", "message"),
     [
         ("picture.key=000000-00000009-0000", "has no request 000000-00000009-0000"),
         ("picture.key=nonsense", "'nonsense' is not of the form 000000-00000000-0000"),
@@ -70,36 +70,36 @@ def test_kept_patches_are_lit_and_the_others_dark(outputs, capsys):
         ("picture.file=/nowhere/kept.png", "picture.file: "),
     ],
 )
-def test_what_is_wrong_is_told_in_one_line(outputs, capsys, override, told):
+def test_wrong_options_are_refused_in_one_line(outputs, capsys, override, message):
     key = [] if override.startswith("picture.key") else [f"picture.key={KEY}"]
     assert report(outputs, *key, override) == 2
     line = capsys.readouterr().err
-    assert told in line and line.count("\n") == 1
+    assert message in line and line.count("\n") == 1
 
 
-def test_an_image_that_is_gone_is_told(outputs, capsys):
-    gone = outputs / "in" / "1.png"
-    data = gone.read_bytes()
-    gone.unlink()
+def test_a_missing_image_is_reported(outputs, capsys):
+    image = outputs / "in" / "1.png"
+    data = image.read_bytes()
+    image.unlink()
     try:
         assert report(outputs, f"picture.key={KEY}") == 2
         assert f"the image of {KEY} cannot be read any more" in capsys.readouterr().err
     finally:
-        gone.write_bytes(data)
+        image.write_bytes(data)
 
 
 def test_the_report_of_an_output(outputs, capsys):
     assert run_command("report", [f"output={outputs}/trim/", "report.gallery=1", "report.seed=1"]) == 0
-    told = capsys.readouterr().out.split()
-    assert told == [f"{outputs}/trim/report.html", f"{outputs}/trim/report.txt"]
-    html, text = (Path(path).read_text() for path in told)
+    paths = capsys.readouterr().out.split()
+    assert paths == [f"{outputs}/trim/report.html", f"{outputs}/trim/report.txt"]
+    html, text = (Path(path).read_text() for path in paths)
     assert "1 of 4 requests, chosen at random;" in html and '"question":' in html
     assert html.count("data:image/webp") == 1
     assert "trim: Answered from" in text and "4 of 4" in text
 
 
 @pytest.mark.parametrize(
-    ("overrides", "told"),
+    ("overrides", "message"),
     [
         ([], "output, picture: give output=FOLDER for a report, or picture.outputs"),
         (["output={0}/trim", "picture.outputs=[{0}/trim]", f"picture.key={KEY}"], "and not both"),
@@ -111,10 +111,10 @@ def test_the_report_of_an_output(outputs, capsys):
         (["output={0}/trim", "report.seed=-1"], "report.seed must not be negative"),
     ],
 )
-def test_what_is_wrong_with_a_report_is_told_in_one_line(outputs, capsys, overrides, told):
+def test_wrong_report_options_are_refused_in_one_line(outputs, capsys, overrides, message):
     assert run_command("report", [override.format(outputs) for override in overrides]) == 2
     line = capsys.readouterr().err
-    assert told in line and line.count("\n") == 1
+    assert message in line and line.count("\n") == 1
 
 
 def test_the_report_needs_no_torch(outputs):
@@ -123,5 +123,5 @@ def test_the_report_needs_no_torch(outputs):
         f"assert run_command('report', ['output={outputs}/trim']) == 0\n"
         "print(sorted({'torch', 'transformers', 'ray'} & set(sys.modules)))\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.splitlines()[-1] == "[]"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.splitlines()[-1] == "[]"

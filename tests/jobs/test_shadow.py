@@ -1,7 +1,7 @@
-"""One real sweep of two runs, from a folder full of traps and with credentials that must not get about.
+"""A real sweep of two runs imports none of the user's packages and leaks no credentials.
 
-The user's own `pipeline`, `jobs`, `conf` and `trim` packages must not be taken for ours, and credentials
-must stand in nothing that is printed, written or logged.
+The working directory holds packages `pipeline`, `jobs`, `conf` and `trim` that must not be imported instead
+of ours. Credentials must not appear in anything that is printed, written or logged.
 """
 
 import json
@@ -46,7 +46,7 @@ def run(cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
     for index in range(2):
         (folder / "pictures" / f"{index}.jpg").write_bytes(jpeg(index))
     with tempfile.TemporaryDirectory(prefix="t", dir="/tmp") as logs, pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)  # and a short path for the logs: those of sockets are limited
+        patch.chdir(folder)  # the logs have a short path: Ray puts sockets there, whose paths are limited
         process = trimline(
             *("annotate", "-m", "decoding.max_new_tokens=1,2", "source.path=pictures"),
             *OVERRIDES,
@@ -58,7 +58,7 @@ def run(cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
         yield Run(folder, Path(logs), process)
 
 
-def test_packages_of_the_user_do_no_harm(run):
+def test_the_users_packages_are_not_imported(run):
     assert run.process.returncode == 0, run.process.stderr
     assert "wrong package" not in run.process.stdout + run.process.stderr
 
@@ -79,7 +79,7 @@ def test_each_point_has_its_output_and_nothing_else_is_written(run):
         assert not {"key", "secret", "token"} & configuration["storage"].keys()
 
 
-def test_credentials_stand_in_no_output(run):
+def test_no_output_holds_credentials(run):
     assert "CANARY" not in run.process.stdout + run.process.stderr
     files = [path for path in (run.folder / "output").rglob("*") if path.is_file()]
     assert len(files) >= 8
@@ -91,7 +91,7 @@ def test_credentials_stand_in_no_output(run):
         assert "CANARY" not in str(path)
 
 
-def test_credentials_stand_in_no_log_of_ray(run):
+def test_no_log_of_ray_holds_credentials(run):
     files = [path for path in run.logs.rglob("*") if path.is_file()]
     logged = {path: path.read_bytes() for path in files}
     assert len(logged) > 20

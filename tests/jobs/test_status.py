@@ -1,4 +1,4 @@
-"""`trimline status`: what it prints, and that it leaves everything as it is."""
+"""`trimline status`: its printed text; it changes no file."""
 
 import json
 
@@ -21,9 +21,9 @@ def place(tmp_path, monkeypatch):
 
 def status(capfd, *overrides):
     capfd.readouterr()
-    ended = run_command("status", list(overrides))
-    told = capfd.readouterr()
-    return ended, told.out, told.err
+    code = run_command("status", list(overrides))
+    printed = capfd.readouterr()
+    return code, printed.out, printed.err
 
 
 def everything(place):
@@ -32,29 +32,29 @@ def everything(place):
     }
 
 
-def test_an_output_that_is_under_way(place, capfd):
+def test_an_unfinished_output(place, capfd):
     before = everything(place)
-    ended, out, err = status(capfd, "output=out")
-    assert (ended, err) == (0, "")
+    code, out, err = status(capfd, "output=out")
+    assert (code, err) == (0, "")
     assert out.splitlines()[1].startswith("state     running, it seems: the newest unit came 0:00:0")
     assert "done      4 of an unknown number samples, in 2 units\nshards    0 of 1 finished, 1 begun\n" in out
     assert everything(place) == before, "the run is not touched"
 
 
 def test_every_arm_of_a_comparison_and_json(place, capfd):
-    ended, out, _ = status(capfd, "output=arms")
-    assert ended == 0 and out.startswith("arms/full:\n") and "\narms/trim:\n" in out
+    code, out, _ = status(capfd, "output=arms")
+    assert code == 0 and out.startswith("arms/full:\n") and "\narms/trim:\n" in out
     _, printed, _ = status(capfd, "output=arms", "json=-")
     full, trim = json.loads(printed)
     assert (full["state"], full["samples"], full["estimated"]) == ("finished", 5, [])
     assert (trim["state"], trim["samples"], trim["samples_in_all"]) == ("running", 4, None)
     assert len(full["run_id"]) == 16 and full["run_id"] != trim["run_id"]
     assert status(capfd, "output=arms", "json=state.json")[0] == 0
-    assert [one["units"] for one in json.loads((place / "state.json").read_text())] == [3, 2]
+    assert [arm["units"] for arm in json.loads((place / "state.json").read_text())] == [3, 2]
 
 
 @pytest.mark.parametrize(
-    ("overrides", "told"),
+    ("overrides", "message"),
     [
         ([], "output must be given"),
         (["output=nowhere"], "output: nowhere is no output of Trimline"),
@@ -63,7 +63,7 @@ def test_every_arm_of_a_comparison_and_json(place, capfd):
         (["output=out", "json=a.tar/x"], "json: "),
     ],
 )
-def test_what_is_wrong_is_told_in_one_line(place, capfd, overrides, told):
-    ended, _, err = status(capfd, *overrides)
-    assert ended == 2 and err.startswith("trimline status: ") and told in err
+def test_wrong_options_are_refused_in_one_line(place, capfd, overrides, message):
+    code, _, err = status(capfd, *overrides)
+    assert code == 2 and err.startswith("trimline status: ") and message in err
     assert err.count("\n") == 1 and err.endswith("\n"), err

@@ -1,4 +1,4 @@
-"""Sweeps: a place for each run, the first failure's status, nothing in the working directory."""
+"""Sweeps: an output folder for each run, the first failure's status, a clean working directory."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +13,7 @@ from tests.support.commands import begin
 
 @dataclass
 class Jobs:
-    """The configurations that the jobs of a sweep were given, and the statuses they shall return."""
+    """Record the configurations of a sweep's jobs, and return the given statuses."""
 
     configs: list = field(default_factory=list)
     statuses: list[int] = field(default_factory=list)
@@ -25,7 +25,7 @@ class Jobs:
 
 @pytest.fixture
 def jobs_run(monkeypatch) -> Jobs:
-    """`annotate` up to its frozen configuration."""
+    """Run `annotate` only up to its frozen configuration."""
     jobs_run = Jobs()
     monkeypatch.setattr("jobs.annotate.run", jobs_run)
     return jobs_run
@@ -38,12 +38,12 @@ def files_below(folder: Path) -> set[str]:
 @pytest.mark.parametrize(
     "output", ["output=out", "++output=out", "output='a,b'", "output=s3://bucket/out", 'output="x y"']
 )
-@pytest.mark.parametrize("how", [["-m"], ["--multirun"], ["hydra.mode=MULTIRUN"]], ids=" ".join)
+@pytest.mark.parametrize("flags", [["-m"], ["--multirun"], ["hydra.mode=MULTIRUN"]], ids=" ".join)
 def test_an_output_that_does_not_vary_is_refused_before_anything_runs(
-    annotate, folder, jobs_run, how, output
+    annotate, folder, jobs_run, flags, output
 ):
     before = files_below(folder)
-    line = annotate.refused(*how, "seed=0,1", output)
+    line = annotate.refused(*flags, "seed=0,1", output)
     assert "is the same for every run of the sweep" in line
     assert jobs_run.configs == []
     assert files_below(folder) == before
@@ -60,22 +60,22 @@ def test_an_output_that_does_not_vary_is_refused_before_anything_runs(
 def test_an_output_that_varies_is_used_as_it_is(annotate, jobs_run, output, folders):
     status, _, err = annotate("-m", "seed=0,1", output)
     assert (status, err) == (0, "")
-    assert sorted(made.options.output for made in jobs_run.configs) == folders
+    assert sorted(config.options.output for config in jobs_run.configs) == folders
 
 
 def test_by_default_a_sweep_has_a_folder_for_each_point(annotate, jobs_run):
     status, _, err = annotate("-m", "reducer=trim,full", "seed=0,1", "task=vqa")
     assert (status, err) == (0, "")
-    outputs = [made.options.output for made in jobs_run.configs]
+    outputs = [config.options.output for config in jobs_run.configs]
     assert outputs[0] == "output/reducer=trim,seed=0,task=vqa"
     assert len(set(outputs)) == 4
-    assert [made.arms[0].name for made in jobs_run.configs] == ["trim", "trim", "full", "full"]
+    assert [config.arms[0].name for config in jobs_run.configs] == ["trim", "trim", "full", "full"]
 
 
 def test_credentials_are_no_part_of_a_folder_s_name(annotate, jobs_run):
     annotate("-m", "seed=0,1", "storage.key=CANARY1", "storage.secret=CANARY2", "storage.token=CANARY3")
-    assert [made.options.output for made in jobs_run.configs] == ["output/seed=0", "output/seed=1"]
-    assert {made.storage.token for made in jobs_run.configs} == {"CANARY3"}
+    assert [config.options.output for config in jobs_run.configs] == ["output/seed=0", "output/seed=1"]
+    assert {config.storage.token for config in jobs_run.configs} == {"CANARY3"}
 
 
 @pytest.mark.parametrize(
@@ -93,7 +93,7 @@ def test_a_point_that_does_not_compose_stops_the_sweep_before_it_begins(annotate
     assert jobs_run.configs == []
 
 
-def test_every_wrong_point_is_told(annotate, folder):
+def test_every_wrong_point_is_reported(annotate, folder):
     before = files_below(folder)
     status, out, err = annotate("-m", "source.path=no,where", "output=out-${source.path}")
     assert (status, out) == (2, "")
@@ -101,22 +101,22 @@ def test_every_wrong_point_is_told(annotate, folder):
     assert {name for name in files_below(folder) - before if "/" in name} == set()
 
 
-@pytest.mark.parametrize("how", [[], ["-m"]], ids=["single", "sweep"])
-def test_nothing_is_written_to_the_working_directory(annotate, jobs_run, folder, how, tmp_path_factory):
+@pytest.mark.parametrize("flags", [[], ["-m"]], ids=["single", "sweep"])
+def test_nothing_is_written_to_the_working_directory(annotate, jobs_run, folder, flags, tmp_path_factory):
     temporary = tmp_path_factory.mktemp("temporary")
     before = files_below(folder)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("tempfile.tempdir", str(temporary))
-        status, out, err = annotate(*how, "seed=4,5" if how else "seed=4", "source.path=pictures")
+        status, out, err = annotate(*flags, "seed=4,5" if flags else "seed=4", "source.path=pictures")
     assert (status, out, err) == (0, "", "")
-    assert len(jobs_run.configs) == 1 + len(how)
+    assert len(jobs_run.configs) == 1 + len(flags)
     assert files_below(folder) == before
     assert list(temporary.iterdir()) == [], "Hydra's record of a sweep is gone"
     assert Path.cwd() == folder
 
 
 def test_real_jobs_of_a_sweep_fail_one_by_one(annotate, folder):
-    """They get as far as the summary: what there is to do seems done, by files that are not ours."""
+    """Both jobs reach the summary, since files not written by Trimline look like finished units."""
     for seed in (0, 1):
         begin("source.path=pictures", f"seed={seed}", f"output=out/{seed}")
         (folder / "out" / str(seed) / "data").mkdir()

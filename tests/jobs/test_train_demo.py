@@ -27,16 +27,16 @@ MINIATURE = {
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_the_recipe_in_miniature(tmp_path):
-    """The real command, from nothing to checkpoints that the library loads and a card with figures."""
+    """The real command makes checkpoints that transformers loads, and a card with figures."""
     overrides = [
         f"recipe.{name}.{key}={number}" if isinstance(value, dict) else f"recipe.{name}={value}"
         for name, value in MINIATURE.items()
         for key, number in (value.items() if isinstance(value, dict) else [("", 0)])
     ]
     work = [f"recipe.work={tmp_path}/work", f"recipe.output={tmp_path}/model"]
-    found = trimline("train_demo", *overrides, *work)
-    assert found.returncode == 0, found.stderr
-    assert "report: answering questions about 2 pictures of the test split" in found.stdout
+    result = trimline("train_demo", *overrides, *work)
+    assert result.returncode == 0, result.stderr
+    assert "report: answering questions about 2 pictures of the test split" in result.stdout
     model = tmp_path / "model"
     CLIPModel.from_pretrained(model / "clip")
     LlavaForConditionalGeneration.from_pretrained(model / "llava")
@@ -50,11 +50,11 @@ def test_the_recipe_in_miniature(tmp_path):
     card = (model / "README.md").read_text()
     assert "requests about 2 pictures of the test split" in card and "{" not in card
     rerun = start([TRIMLINE, "train_demo", *overrides, *work], tmp_path)
-    told = []
+    lines = []
     try:
         while (line := rerun.stdout.readline()) and not line.startswith("report: answering"):
-            told.append(line)
+            lines.append(line)
     finally:
         end_session(rerun.pid)
     assert line.startswith("report: answering"), rerun.stderr.read()
-    assert told and not any("step" in line for line in told), "what is trained is not trained again"
+    assert lines and not any("step" in line for line in lines), "a finished part is not trained again"

@@ -1,4 +1,4 @@
-"""A cluster of two nodes on this host, joined and submitted to: its input and output lie on S3 alone."""
+"""Runs on a cluster of two nodes on this host, joined or submitted, with all data on S3."""
 
 import os
 import re
@@ -25,18 +25,18 @@ SETTINGS = [
     *("source=webdataset", "task=vqa", "model=random", "reducer=middle", "decoding.max_new_tokens=3"),
     *("device=cpu", "unit_samples=2", "cluster.encode.threads=1", "cluster.generate.threads=1"),
 ]
-# one actor of each stage on either node: no two of `encode` fit on one, nor two of `generate` beside it
+# one actor of each stage on each node: two of `encode` do not fit on one, nor two of `generate` beside it
 ON_BOTH = [
     *("cluster.encode.num_actors=2", "cluster.encode.num_cpus=1.05"),
     *("cluster.generate.num_actors=2", "cluster.generate.num_cpus=0.6"),
 ]
-# Ray Data then begins with all actors, and not with the first that has loaded
+# Ray Data then starts with all actors, not with the first one that has loaded
 WAIT = {"RAY_DATA_DEFAULT_WAIT_FOR_MIN_ACTORS_S": "300"}
 pytestmark = pytest.mark.timeout(900)
 
 
 class Place:
-    """A bucket with a tar, two nodes that reach it, and a copy of Trimline that only its user has."""
+    """A bucket with a tar, two nodes that reach it, and a copy of Trimline that only the driver has."""
 
     def __init__(self, folder: Path, server: Server) -> None:
         self.folder, self.storage = folder, server.storage
@@ -44,27 +44,25 @@ class Place:
         for name in NAMES:
             shutil.copytree(ROOT / name, self.code / name, ignore=shutil.ignore_patterns("__pycache__"))
         (self.code / "trim" / "middle.py").write_text(MIDDLE)
-        (self.code / "own" / "reducer").mkdir(
-            parents=True
-        )  # configuration of the user's: it has to travel, too
+        (self.code / "own" / "reducer").mkdir(parents=True)  # the user's configuration has to travel, too
         (self.code / "own" / "reducer" / "middle.yaml").write_text("_target_: trim.middle.Middle\nside: 4\n")
         fs, _ = self.storage.open(f"s3://{BUCKET}")
         fs.put(str(write_tar(folder / "in.tar", 24, questions=2)), f"{BUCKET}/in/a.tar")
 
     def overrides(self, output: str) -> list[str]:
-        """What every run of this place is given."""
+        """Return the overrides that all runs share."""
         where = [f"source.path=s3://{BUCKET}/in", f"output=s3://{BUCKET}/{output}"]
         return [*SETTINGS, *where, f"storage.endpoint_url={self.storage.endpoint_url}"]
 
     def start(self, output: str, *overrides: str, **environment: str):
-        """`trimline annotate` by the user's copy."""
+        """Start `trimline annotate` from the user's copy of the code."""
         command = [sys.executable, "-m", "jobs.main", "annotate", "--config-dir", "own"]
         command += [*self.overrides(output), *overrides]
         return start(command, self.code, **ENVIRONMENT, **self.environment(), **environment)
 
     @staticmethod
     def environment() -> dict[str, str]:
-        """Of the nodes, too: credentials do not travel with a job."""
+        """Return the environment of runs and nodes; credentials do not travel with a job."""
         return {
             "AWS_ACCESS_KEY_ID": KEY,
             "AWS_SECRET_ACCESS_KEY": SECRET,
@@ -88,15 +86,15 @@ class Place:
 def place(tmp_path_factory):
     folder = tmp_path_factory.mktemp("nodes")
     with Server(folder / "weed") as server:
-        made = Place(folder, server)
-        with cluster(cpus=2, dashboard=True, **made.environment()) as other:
-            yield made
-            other.kill()
+        new_place = Place(folder, server)
+        with cluster(cpus=2, dashboard=True, **new_place.environment()) as second_node:
+            yield new_place
+            second_node.kill()
 
 
 @pytest.fixture(scope="module")
 def local(place):
-    """The rows of a run that knows of no cluster: each unit answered in this process."""
+    """The rows of a run in this process, without a cluster."""
     name = "trim.middle"  # as the user's copy has it
     module = types.ModuleType(name)
     exec(MIDDLE, vars(module))
@@ -116,12 +114,12 @@ JOINED = ["cluster=ray", f"cluster.address={HEAD}:{PORT}"]
 
 @pytest.mark.slow
 def test_a_joined_cluster_answers_as_a_local_one_on_both_nodes(place, local):
-    done = finish(place.start("joined", *JOINED, *ON_BOTH, **WAIT))
-    assert done.returncode == 0, done.stderr
+    result = finish(place.start("joined", *JOINED, *ON_BOTH, **WAIT))
+    assert result.returncode == 0, result.stderr
     assert place.rows("joined") == local
     assert len(local) == 36
     for address in (HEAD, SECOND):
-        assert re.search(rf"rows answered on \S+/{address} ", done.stdout), done.stdout
+        assert re.search(rf"rows answered on \S+/{address} ", result.stdout), result.stdout
 
 
 @pytest.mark.slow
@@ -131,9 +129,9 @@ def test_a_submitted_run_goes_on_after_ctrl_c_and_answers_as_a_local_one(place, 
     assert first.startswith("submitted raysubmit_"), first + process.stderr.read()
     assert process.stdout.readline(), "the job's own log is followed"
     os.kill(process.pid, signal.SIGINT)
-    done = finish(process)
-    assert done.returncode == 130
-    assert "runs on" in done.stderr
+    result = finish(process)
+    assert result.returncode == 130
+    assert "runs on" in result.stderr
     job = re.findall(r"raysubmit_\w+", first)[0]
     dashboard = f"--address=http://{HEAD}:{DASHBOARD_PORT}"
     logged = run([RAY, "job", "logs", "--follow", job, dashboard], place.folder, **ENVIRONMENT)
@@ -142,7 +140,7 @@ def test_a_submitted_run_goes_on_after_ctrl_c_and_answers_as_a_local_one(place, 
     assert place.has("submitted", "_SUCCESS")
     assert place.rows("submitted") == local
 
-    again = finish(place.start("submitted", *SUBMITTED))  # followed to its end, which comes soon
+    again = finish(place.start("submitted", *SUBMITTED))  # followed until its end
     assert again.returncode == 0, again.stderr + again.stdout
     assert "submitted raysubmit_" in again.stderr
     assert "nothing to do: every shard was finished before" in again.stdout
@@ -163,9 +161,9 @@ def test_a_submitted_run_goes_on_after_ctrl_c_and_answers_as_a_local_one(place, 
         ),
     ],
 )
-def test_what_cannot_be_submitted_is_told_in_one_line(annotate, overrides, reason):
-    given = ["source.path=demo:pictures", "model=random", "output=s3://bucket/out", *SUBMITTED]
-    status, _, err = annotate(*given, *overrides)
+def test_a_run_that_cannot_be_submitted_is_refused_in_one_line(annotate, overrides, reason):
+    settings = ["source.path=demo:pictures", "model=random", "output=s3://bucket/out", *SUBMITTED]
+    status, _, err = annotate(*settings, *overrides)
     assert status in (1, 2)
     assert reason in err
     assert err.count("\n") == 1

@@ -1,4 +1,4 @@
-"""`trimline verify`: what it prints, its exit status, and the arms of a comparison."""
+"""`trimline verify`: its printed text, its exit status, and the arms of a comparison."""
 
 import json
 
@@ -13,7 +13,7 @@ FILE = "000000-00000002-00000004.parquet"
 
 @pytest.fixture
 def place(tmp_path, monkeypatch):
-    """An output of its own in `out`, and a comparison of two arms in `arms`."""
+    """A single output in `out`, and a comparison of two arms in `arms`."""
     monkeypatch.chdir(tmp_path)
     quick_outputs(tmp_path)
     return tmp_path
@@ -22,8 +22,8 @@ def place(tmp_path, monkeypatch):
 def verify(capfd, *overrides):
     capfd.readouterr()
     status = run_command("verify", list(overrides))
-    told = capfd.readouterr()
-    return status, told.out.splitlines(), told.err
+    printed = capfd.readouterr()
+    return status, printed.out.splitlines(), printed.err
 
 
 def test_an_output_that_is_whole(place, capfd):
@@ -40,8 +40,8 @@ def test_damage_is_status_1_until_it_is_repaired_and_run_again(place, capfd):
     assert out[0].startswith(f"damaged  shard 0 [2, 4) data/{FILE}: it cannot be read: ")
     assert out[-2] == "1 shards, 3 units, 4 rows: not consistent: 2 damaged, 1 leftover"
     assert out[-1].startswith("to go on: the same command with repair=true")
-    (found,) = json.loads((place / "found.json").read_text())
-    assert found["ok"] is False and found["findings"][0]["kind"] == "leftover"
+    (result,) = json.loads((place / "found.json").read_text())
+    assert result["ok"] is False and result["findings"][0]["kind"] == "leftover"
     status, out, _ = verify(capfd, "output=out", "repair=true")
     assert status == 1 and f"removed  data/{FILE}" in out
     assert out[-1].startswith("to go on: run the command that made the output again")
@@ -71,7 +71,7 @@ def test_every_arm_of_a_comparison(place, capfd):
 
 
 @pytest.mark.parametrize(
-    ("overrides", "told"),
+    ("overrides", "message"),
     [
         ([], "output must be given"),
         (["output=nowhere"], "output: nowhere is no output of Trimline"),
@@ -81,7 +81,7 @@ def test_every_arm_of_a_comparison(place, capfd):
         (["output=out", "json=a.tar/x"], "json: "),
     ],
 )
-def test_what_is_wrong_is_told_in_one_line(place, capfd, overrides, told):
+def test_wrong_options_are_refused_in_one_line(place, capfd, overrides, message):
     status, _, err = verify(capfd, *overrides)
-    assert status == 2 and err.startswith("trimline verify: ") and told in err
+    assert status == 2 and err.startswith("trimline verify: ") and message in err
     assert err.count("\n") == 1 and err.endswith("\n"), err

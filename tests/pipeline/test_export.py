@@ -1,4 +1,4 @@
-"""Test exports: the output's answers, in order, in formats of other tools."""
+"""Exports hold the answers of the output, in its order, in formats that other tools read."""
 
 import json
 
@@ -18,7 +18,7 @@ from tests.support.tars import jpeg, write_members, write_tar
 
 @pytest.fixture
 def output(tmp_path):
-    """Answer two shards; the second has a sample without an image."""
+    """Two shards; the second has a sample without an image."""
     write_tar(tmp_path / "in" / "a.tar", 5, questions=2)
     sidecar = b'{"question": "what?"}'
     write_members(tmp_path / "in" / "b.tar", [("x.jpg", jpeg(1)), ("x.json", sidecar), ("y.json", sidecar)])
@@ -44,18 +44,18 @@ def test_llava_has_one_line_per_sample_and_two_turns_per_question(output, tmp_pa
     assert len(lines) == len({row["sample_key"] for row in rows_of(output)})
 
 
-def test_webdataset_has_the_original_images(output, tmp_path):
+def test_webdataset_keeps_the_original_image_bytes(output, tmp_path):
     count = export(Export(output=str(output), to=str(tmp_path / "tars"), format="webdataset"), HERE)
     tars = sorted(map(str, (tmp_path / "tars").iterdir()))
-    exported = list(webdataset.WebDataset(tars, shardshuffle=False, empty_check=False))
-    answers = [answer for sample in exported for answer in json.loads(sample["json"])["answers"]]
+    samples = list(webdataset.WebDataset(tars, shardshuffle=False, empty_check=False))
+    answers = [answer for sample in samples for answer in json.loads(sample["json"])["answers"]]
     assert [answer["key"] for answer in answers] == [row["key"] for row in rows_of(output)]
     assert len(answers) == count
-    assert {len(json.loads(sample["json"])["answers"]) for sample in exported if "txt" in sample} == {1}
-    assert (exported[0]["jpg"], exported[-1]["jpg"]) == (jpeg(0), jpeg(1))
-    source = WebDataset(path=str(tmp_path / "tars"))
-    (shard, _) = source.shards(source.entries(HERE), HERE)
-    assert sum(1 for _ in source.samples(shard, HERE, lambda _: 1)) == 5
+    assert {len(json.loads(sample["json"])["answers"]) for sample in samples if "txt" in sample} == {1}
+    assert (samples[0]["jpg"], samples[-1]["jpg"]) == (jpeg(0), jpeg(1))
+    again = WebDataset(path=str(tmp_path / "tars"))
+    (shard, _) = again.shards(again.entries(HERE), HERE)
+    assert sum(1 for _ in again.samples(shard, HERE, lambda _: 1)) == 5
 
 
 def test_a_name_with_dots_is_one_sample():
@@ -80,10 +80,10 @@ def test_parquet_is_partitioned(output, tmp_path):
     assert table.sort_by("key").to_pylist() == rows_of(output, "ok", "bad_sample")
 
 
-def test_invalid_options_are_refused(output, tmp_path):
-    def refused(reason, error=ConfigError, **options):
+def test_wrong_options_are_refused(output, tmp_path):
+    def refused(reason, error=ConfigError, **fields):
         with pytest.raises(error, match=reason):
-            export(Export(**{"output": str(output), "to": str(tmp_path / "to"), **options}), HERE)
+            export(Export(**{"output": str(output), "to": str(tmp_path / "to"), **fields}), HERE)
 
     refused("'coco' is none of", format="coco")
     refused("statuses: 'fine' is none of", statuses=["fine"])

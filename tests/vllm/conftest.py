@@ -1,4 +1,4 @@
-"""Fixtures of the tests that need vLLM, which has an environment of its own: `make test-vllm`."""
+"""Fixtures of the tests that need vLLM, which has a separate environment: `make test-vllm`."""
 
 import json
 import random
@@ -25,7 +25,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 @pytest.fixture(scope="session")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The random LLaVA with three heads of 32 instead of four of 24, which vLLM's CPU kernels do not have."""
+    """The random LLaVA with three heads of 32: vLLM's CPU kernels lack its four heads of 24."""
     from pipeline.models.demo.random_weights import make_random
 
     folder = tmp_path_factory.mktemp("checkpoint") / "random"
@@ -52,20 +52,20 @@ def requests() -> list:
 
     from pipeline.engines.base import Request
 
-    numbers, noise = random.Random(0), torch.Generator().manual_seed(0)
+    numbers, noise_generator = random.Random(0), torch.Generator().manual_seed(0)
     words = ["what", "color", "is", "the", "cup", "on", "a", "table", "near", "two", "people", "in", "there"]
-    found = []
+    generated = []
     for kept in KEPT * 7:
         question = " ".join(numbers.choices(words, k=numbers.randint(1, 40)))
-        tokens_KD = torch.randn(kept, WIDTH, generator=noise)
-        found.append(Request(TEMPLATE.format(question=question), tokens_KD))
-    numbers.shuffle(found)
-    return found
+        tokens_KD = torch.randn(kept, WIDTH, generator=noise_generator)
+        generated.append(Request(TEMPLATE.format(question=question), tokens_KD))
+    numbers.shuffle(generated)
+    return generated
 
 
 @pytest.fixture(scope="session")
 def expected(model, requests) -> list:
-    """What the transformers engine answers."""
+    """The answers of the transformers engine."""
     from pipeline.engines.transformers import Transformers
     from pipeline.models.config import Decoding
 

@@ -17,7 +17,7 @@ TEMPLATE = "USER: <image>\n{question} ASSISTANT:"
 
 @contextmanager
 def loaded(model, decoding=None, seed=0, **config):
-    """An engine, which is gone afterwards: a process holds one at a time."""
+    """Load an engine and close it afterwards, since a process can hold only one."""
     decoding = decoding or Decoding(max_new_tokens=NEW_TOKENS)
     engine = Vllm(kv_cache_gib=0.25, **config).load(model, decoding, device="cpu", seed=seed)
     try:
@@ -27,7 +27,7 @@ def loaded(model, decoding=None, seed=0, **config):
 
 
 def same(answer, other) -> bool:
-    """Equal but for the seconds."""
+    """True if two answers are equal except for their seconds."""
     names = ("text", "finish_reason", "prompt_tokens", "generated_tokens", "error", "token_ids")
     return all(getattr(answer, name) == getattr(other, name) for name in names)
 
@@ -60,15 +60,15 @@ def test_greedy_answers_are_those_of_transformers(plain, requests, expected):
     assert all(map(same, answers, expected))
 
 
-def test_the_test_above_means_something(expected):
-    """Answers differ, and some end early."""
+def test_expected_answers_differ_and_some_end_early(expected):
+    """Otherwise equality with transformers would prove little."""
     assert len({answer.token_ids for answer in expected}) >= 0.8 * len(expected)
     stopped = sum(answer.finish_reason == "stop" for answer in expected)
     assert 0.1 < stopped / len(expected) < 0.95
 
 
 def test_units_share_the_steps_of_the_engine(plain, expected):
-    """Four calls at once, as from four units: computed together, they have the same answers."""
+    """Four concurrent calls, as from four units, share the steps and get the same answers."""
     _, alone, parts, together = plain
     assert (alone, together) == (1, 4)
     for number, part in enumerate(parts):
@@ -83,20 +83,20 @@ def test_seconds_are_shares_of_the_whole(plain):
 
 
 def test_the_prefix_cache_works_on_embeddings(model, requests, expected):
-    """Blocks of 32: an image's tokens are found for its next question, and no answer changes for it."""
+    """An image's tokens are cached in blocks of 32 for its next question, and no answer changes."""
     image = max((request.tokens_KD for request in requests), key=len)
     texts = ("what is it?", "why is it so?", "how many are there?")
-    asked = [Request(TEMPLATE.format(question=text), image) for text in texts]
+    questions = [Request(TEMPLATE.format(question=text), image) for text in texts]
     with loaded(model) as engine:
         tasks = []
         submit = engine._steps.submit
         engine._steps.submit = lambda task: (tasks.append(task), submit(task))
         assert all(map(same, engine.generate(requests), expected))
         assert all(map(same, engine.generate(requests), expected))
-        head = engine._prompts.tokenize(asked[0].prompt).index(engine._prompts.image_token_id)
-        for one in asked:
-            engine.generate([one])
-    for task in tasks[len(requests) : 2 * len(requests)]:  # but for the block that the last token is in
+        head = engine._prompts.tokenize(questions[0].prompt).index(engine._prompts.image_token_id)
+        for question in questions:
+            engine.generate([question])
+    for task in tasks[len(requests) : 2 * len(requests)]:  # all blocks except the one with the last token
         assert task.cached_tokens == (task.length - 1) // 32 * 32
     assert [task.cached_tokens for task in tasks[-3:]] == [0, *[(head + len(image)) // 32 * 32] * 2]
     with loaded(model, prefix_cache=False) as engine:
@@ -104,7 +104,7 @@ def test_the_prefix_cache_works_on_embeddings(model, requests, expected):
 
 
 def test_small_steps_change_no_answer(model, requests, expected):
-    """Prompts that take several steps each, beside others' answers."""
+    """Prompts are split over several steps, which also generate for other requests."""
     config = Vllm().other_batches()
     assert (config.max_num_seqs, config.max_batched_tokens) == (32, 4096)
     with loaded(model, max_num_seqs=7, max_batched_tokens=100) as engine:
@@ -115,7 +115,9 @@ def test_small_steps_change_no_answer(model, requests, expected):
 
 def test_stop_strings_cut_the_text_and_end_the_answer(model, requests, expected):
     words = sorted({word for answer in expected for word in answer.text.split()[2:]})
-    stop = min(words, key=lambda word: abs(sum(word in one.text for one in expected) - len(expected) / 2))
+    stop = min(
+        words, key=lambda word: abs(sum(word in answer.text for answer in expected) - len(expected) / 2)
+    )
     decoding = Decoding(max_new_tokens=NEW_TOKENS, stop=[stop, "never said"])
     with loaded(model, decoding) as engine:
         stopped = engine.generate(requests)
@@ -131,7 +133,7 @@ def test_stop_strings_cut_the_text_and_end_the_answer(model, requests, expected)
             assert same(cut, free)
 
 
-def test_what_does_not_fit_is_refused_and_the_rest_is_answered(model, requests, expected):
+def test_a_too_long_request_is_refused_and_the_rest_is_answered(model, requests, expected):
     import torch
 
     with loaded(model, max_model_len=700) as engine:
@@ -162,8 +164,8 @@ def test_sampling_depends_on_the_seed_and_the_request_alone(model, requests):
     assert first != other
 
 
-def test_a_failing_engine_fails_all_who_wait(model, requests):
-    """And whoever comes later, instead of waiting for ever."""
+def test_a_failing_engine_fails_all_waiting_and_later_calls(model, requests):
+    """Later calls fail at once instead of waiting forever."""
     import torch
 
     with loaded(model, max_num_seqs=2) as engine:

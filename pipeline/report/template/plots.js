@@ -1,5 +1,5 @@
 "use strict";
-// The plots, drawn with the page's own colours; drawn again when the reader's colour scheme changes.
+// Draws the plots in the page's colours, and again when the reader's colour scheme changes.
 (() => {
   const { figures: { arms, pairs, baseline }, reducers: reducerOf, agreements } = JSON.parse(document.getElementById("data").textContent);
   const names = Object.keys(arms);
@@ -17,7 +17,7 @@
   const ofArm = (name) => (name === baseline ? style("--soft") : colour(names.filter((n) => n !== baseline).indexOf(name)));
   const value = (figure) => (figure !== null && typeof figure === "object" ? figure.value : figure) ?? null;
   const mean = (arm, group, name) => arm[group]?.[name]?.mean ?? null;
-  // A long text without its middle, cut such that no two arms are called the same.
+  // Cuts the middle out of long names, keeping the names of all arms distinct.
   const short = (() => {
     for (let most = 24; ; most += 4) {
       for (const part of [0.5, 0.2, 0.8]) {
@@ -27,7 +27,7 @@
       }
     }
   })();
-  // Plotly reads some markup in texts, and what comes from data is no markup
+  // Plotly interprets some markup in texts; texts from the data are escaped
   const escaped = (text) => String(text).replace(/&/g, "&amp;").replace(/</g, "&lt;");
   const plain = (text) => escaped(short(String(text)));
 
@@ -44,7 +44,7 @@
     };
   }
 
-  // A plot is as wide as its place when it is drawn: which plots there are is settled first.
+  // A plot takes its width when it is drawn, so all figures are shown or hidden before the first one is drawn.
   let waiting = [];
   function draw(name, traces, settings) {
     const figure = document.querySelector(`[data-plot="${name}"]`);
@@ -73,10 +73,10 @@
     for (const name of names) {
       const { edges = [], counts = [] } = arms[name].histogram ?? {};
       const total = counts.reduce((a, b) => a + b, 0);
-      const there = counts.filter(Boolean).length;
+      const filledBins = counts.filter(Boolean).length;
       if (!total) continue;
       const kept = arms[name].tokens?.visual_tokens_kept ?? {};
-      if (there === 1 && kept.p5 === kept.p95 && names.length > 1) {
+      if (filledBins === 1 && kept.p5 === kept.p95 && names.length > 1) {
         const at = kept.p50 ?? edges[counts.findIndex(Boolean)];
         shapes.push({ type: "line", x0: at, x1: at, y0: 0, y1: 1, yref: "paper", line: { color: ofArm(name), dash: "dash", width: 2 } });
         annotations.push({ x: at, y: 1, yref: "paper", text: plain(name), showarrow: false, font: { color: ofArm(name) },
@@ -112,18 +112,18 @@
       xaxis: { rangemode: "tozero" }, yaxis: { rangemode: "tozero" } }));
   }
 
-  // What the frontier's upright axis can show: scores by the dataset's rules, then agreement with the baseline.
+  // Choices for the frontier's quality axis: scores by the dataset's rules, then agreement with the baseline.
   function qualities() {
-    const found = [];
+    const choices = [];
     for (const metric of new Set(names.flatMap((name) => Object.keys(arms[name].figures?.figures ?? {})))) {
-      found.push([metric.replaceAll("_", " "), (name) => arms[name].figures?.figures?.[metric] ?? null]);
+      choices.push([metric.replaceAll("_", " "), (name) => arms[name].figures?.figures?.[metric] ?? null]);
     }
-    if (!baseline || names.length < 2) return found;
+    if (!baseline || names.length < 2) return choices;
     for (const [key, name] of Object.entries(agreements)) {
       const title = `${name} ${key.endsWith("agreement") ? "as" : "with"} ${baseline}`, same = key === "chrf" ? 100 : 1;
-      found.push([title, (name) => (name === baseline ? same : pairs?.[name]?.[key] ?? null)]);
+      choices.push([title, (name) => (name === baseline ? same : pairs?.[name]?.[key] ?? null)]);
     }
-    return found;
+    return choices;
   }
 
   const error = (figures) => {
@@ -133,20 +133,19 @@
       arrayminus: figures.map((f) => (f?.low != null ? f.value - f.low : 0)) };
   };
 
-  // Of each frontier, the points to be labelled: their names, values and the ends of their intervals.
+  // The points to be labelled of each frontier: names, values and the ends of their intervals.
   const points = {};
 
-  // Labels beside their points such that no two of them, and if possible no label and point or line to one, lie over
-  // one another.
+  // Places labels beside their points. No two labels overlap; points and lines are covered only where nothing else fits.
   function labels(plot) {
     const { xaxis, yaxis, font } = plot._fullLayout, pen = document.createElement("canvas").getContext("2d");
     pen.font = `${font.size}px ${font.family}`;
     const box = (x, y, width, height) => ({ left: x - width / 2, right: x + width / 2, top: y - height / 2, bottom: y + height / 2 });
     const meet = (a, b) => a.left < b.right && b.left < a.right && a.top < b.bottom && b.top < a.bottom;
-    const own = points[plot.closest("[data-plot]").dataset.plot].map((point) => ({ ...point, left: xaxis.l2p(point.x), top: yaxis.l2p(point.y) }))
+    const targets = points[plot.closest("[data-plot]").dataset.plot].map((point) => ({ ...point, left: xaxis.l2p(point.x), top: yaxis.l2p(point.y) }))
       .sort((a, b) => a.top - b.top);
-    const marks = own.map(({ left, top }) => box(left, top, 14, 14));
-    const bars = own.flatMap(({ left, top, ends: [across, up] }) => {
+    const marks = targets.map(({ left, top }) => box(left, top, 14, 14));
+    const bars = targets.flatMap(({ left, top, ends: [across, up] }) => {
       const [x0, x1, y1, y0] = [...across.map((end) => xaxis.l2p(end)), ...up.map((end) => yaxis.l2p(end))];
       return [box((x0 + x1) / 2, top, x1 - x0, 2), box(left, (y0 + y1) / 2, 2, y1 - y0)];
     });
@@ -155,8 +154,8 @@
       const [x, y] = [line.x + (line.ax * step) / 23, line.y + (line.ay * step) / 23];
       return x > left && x < right && y > top && y < bottom;
     });
-    const placed = [], lines = [], found = [];
-    for (const { text, x, y, left, top } of own) {
+    const placed = [], lines = [], annotations = [];
+    for (const { text, x, y, left, top } of targets) {
       const width = pen.measureText(text).width + 8, height = LINE_PX;
       let best = null;
       for (let away = 8; away <= 232; away += 16) {
@@ -173,16 +172,16 @@
           if (best === null || cost < best.cost) best = { cost, away, line, place };
         }
       }
-      if (best === null) continue; // no room: pointing at it tells
+      if (best === null) continue; // no room: the name is shown on hover
       placed.push(best.place);
       lines.push(best.line);
-      found.push({ x, y, text: escaped(text), ax: best.line.ax, ay: best.line.ay, xanchor: "center", yanchor: "middle", showarrow: true, arrowhead: 0,
+      annotations.push({ x, y, text: escaped(text), ax: best.line.ax, ay: best.line.ay, xanchor: "center", yanchor: "middle", showarrow: true, arrowhead: 0,
         bgcolor: `${style("--card")}b0`, arrowwidth: 1, standoff: 6, borderpad: 0, arrowcolor: best.away > 8 ? style("--soft") : "rgba(0,0,0,0)" });
     }
-    return found;
+    return annotations;
   }
 
-  // Again whenever the plot is drawn anew, as in a window of another width.
+  // Places the labels again after each redraw, as in a window of another width.
   function label(plot) {
     const annotations = labels(plot), now = JSON.stringify(annotations);
     if (plot.dataset.labels === now && plot.layout.annotations?.length === annotations.length) return;
@@ -196,11 +195,11 @@
     const others = reducers.filter((reducer) => shown.some((name) => name !== baseline && reducerOf[name] === reducer));
     const labelled = shown.length <= 12;
     const traces = reducers.map((reducer) => {
-      const own = shown.filter((name) => reducerOf[name] === reducer).sort((a, b) => value(across(a)) - value(across(b)));
+      const armNames = shown.filter((name) => reducerOf[name] === reducer).sort((a, b) => value(across(a)) - value(across(b)));
       const tint = others.includes(reducer) ? colour(others.indexOf(reducer)) : style("--soft");
-      return { mode: "lines+markers", name: plain(reducer), text: own.map(plain), cliponaxis: false, marker: { size: 10, color: tint }, line: { color: tint, width: 2 },
-        x: own.map((name) => value(across(name))), y: own.map((name) => value(up(name))),
-        error_x: error(own.map(across)), error_y: error(own.map(up)),
+      return { mode: "lines+markers", name: plain(reducer), text: armNames.map(plain), cliponaxis: false, marker: { size: 10, color: tint }, line: { color: tint, width: 2 },
+        x: armNames.map((name) => value(across(name))), y: armNames.map((name) => value(up(name))),
+        error_x: error(armNames.map(across)), error_y: error(armNames.map(up)),
         hovertemplate: "%{text}: %{y} at %{x:,.4~r}<extra></extra>" };
     });
     const ends = shown.flatMap((name) => [up(name)?.low ?? value(up(name)), up(name)?.high ?? value(up(name))]);

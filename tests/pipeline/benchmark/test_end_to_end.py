@@ -1,4 +1,4 @@
-"""The baseline of the end-to-end benchmark is LLaVA itself, and the figures are of what was run."""
+"""The end-to-end benchmark's baseline loop equals LLaVA, and every arm has figures."""
 
 import dataclasses
 
@@ -28,15 +28,16 @@ MODEL = Model(
 JOB = Job(requests=5, rounds=2, new_tokens=6, images_at_once=2, loop_batches=(1, 4))
 
 
-def test_the_plain_loop_answers_what_the_engine_answers():
+def test_the_plain_loop_gives_the_engines_answers():
     bench = Bench(MODEL, Transformers(), JOB, frozenset())
     pixels = bench.encoder.normalize(bench.pictures(0))
     features = bench.encoder.encode_images(bench.pictures(0), frozenset())["patches"]
-    asked = [Request(text, own) for text, own in zip(bench.prompts, features, strict=True)]
-    ours = [list(answer.token_ids) for answer in bench.engine.generate(asked)]
+    requests = [Request(text, tokens) for text, tokens in zip(bench.prompts, features, strict=True)]
+    ours = [list(answer.token_ids) for answer in bench.engine.generate(requests)]
     for batch in JOB.loop_batches:
         _, _, loop = bench.loop.answer(bench.prompts, pixels, batch, JOB.new_tokens)
-        assert [tokens[: len(own)] for tokens, own in zip(loop, ours, strict=True)] == ours  # it ignores EOS
+        # the loop ignores EOS, so its answers go on after those of the engine
+        assert [tokens[: len(answer)] for tokens, answer in zip(loop, ours, strict=True)] == ours
     assert sum(map(len, ours)) > 20
 
 
@@ -45,16 +46,16 @@ def test_each_arm_is_measured_in_each_round(tmp_path):
     arms = (Arm("full", Full(), {}), Arm("fifth", Trim(keep_ratio=0.2), {}))
     model = dataclasses.replace(MODEL, encode_batch_size=2)
     options = EndToEndOptions(requests=5, rounds=2, loop_batches=[1, 4])
-    found = end_to_end.measure(dataclasses.replace(config, model=model, arms=arms), options)
-    arms = found["arms"]
+    figures = end_to_end.measure(dataclasses.replace(config, model=model, arms=arms), options)
+    arms = figures["arms"]
     assert list(arms) == ["loop, batch 1", "loop, batch 4", "full", "fifth"]
     assert all(len(arm["rounds"]) == 2 for arm in arms.values())
     assert arms["loop, batch 4"]["generated_tokens"] == 5 * 6 >= arms["full"]["generated_tokens"] > 0
     assert arms["loop, batch 1"]["of_first_loop"] == 1
-    assert arms[found["best_loop"]]["of_best_loop"] == 1
+    assert arms[figures["best_loop"]]["of_best_loop"] == 1
     assert arms["full"]["visual_tokens"] > 4 * arms["fifth"]["visual_tokens"]
-    told = end_to_end.table(found)
-    assert [row[0] for row in told.rows] == list(arms)
+    table = end_to_end.table(figures)
+    assert [row[0] for row in table.rows] == list(arms)
 
 
 @pytest.mark.parametrize("length", [1, 10])

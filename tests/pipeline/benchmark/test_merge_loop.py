@@ -1,4 +1,4 @@
-"""PruMerge's merge gives what the published loop over tokens gives."""
+"""PruMerge's merge equals the published loop over tokens."""
 
 import pytest
 import torch
@@ -17,13 +17,13 @@ def test_the_loop_and_the_merge_agree(seed, patches, kept, neighbours):
     x_ND, keys_ND = torch.randn(2, patches, 24, generator=generator)
     scores_N = torch.rand(patches, generator=generator)
     kept_k = torch.randperm(patches, generator=generator)[:kept]
-    given = (x_ND, scores_N, unit_vectors(keys_ND, "last_keys", 0), kept_k, neighbours)
-    torch.testing.assert_close(merge_neighbours(*given), merge_loop(*given), rtol=1e-4, atol=1e-4)
+    inputs = (x_ND, scores_N, unit_vectors(keys_ND, "last_keys", 0), kept_k, neighbours)
+    torch.testing.assert_close(merge_neighbours(*inputs), merge_loop(*inputs), rtol=1e-4, atol=1e-4)
 
 
-def test_an_image_whose_patches_are_few_is_beyond_the_loop():
-    """As published it wants `neighbours` other tokens; the merge takes those that there are."""
-    given = (torch.randn(5, 3), torch.rand(5), torch.eye(5).double(), torch.tensor([2]), 32)
+def test_the_published_loop_fails_for_an_image_of_few_patches():
+    """The loop requires `neighbours` other tokens; the merge uses as many as exist."""
+    inputs = (torch.randn(5, 3), torch.rand(5), torch.eye(5).double(), torch.tensor([2]), 32)
     with pytest.raises(RuntimeError):
-        merge_loop(*given)
-    assert merge_neighbours(*given).shape == (2, 3)
+        merge_loop(*inputs)
+    assert merge_neighbours(*inputs).shape == (2, 3)

@@ -1,4 +1,4 @@
-"""Outputs that several tests compare."""
+"""Outputs for the tests of comparisons."""
 
 from pathlib import Path
 
@@ -28,5 +28,5 @@ def outputs(random_checkpoint, tmp_path_factory) -> dict[str, Path]:
 
 @pytest.fixture
 def arms(outputs, tmp_path) -> dict[str, Path]:
-    """Copies of them to be changed."""
+    """Copies of the outputs, which a test may change."""
     return {name: copied(output, tmp_path / name) for name, output in outputs.items()}

@@ -1,4 +1,4 @@
-"""Finished outputs of several arms, made by the stages' own functions, and what tests change in them."""
+"""Copies, changes and compares the finished outputs of arms."""
 
 import shutil
 from collections.abc import Callable
@@ -16,7 +16,7 @@ Rows = list[dict[str, Any]]
 
 
 def copied(output: Path, to: Path) -> Path:
-    """The same output once more, under another name."""
+    """Copy an output."""
     shutil.copytree(output, to)
     return to
 
@@ -31,7 +31,7 @@ def change(output: Path, edit: Callable[[Rows], Rows], unit: int | None = None) 
 
 
 def compared(place: Path, arms: dict[str, Path], **options: Any) -> dict[str, Any]:
-    """The content of comparison.json of some outputs, the first one being the baseline."""
-    given = {"baseline": next(iter(arms)), "resamples": 200, **options}
+    """Compare outputs, the first as baseline, and return the content of comparison.json."""
+    settings = {"baseline": next(iter(arms)), "resamples": 200, **options}
     outputs = {name: str(output) for name, output in arms.items()}
-    return compare_outputs(outputs, place=str(place), storage=STORAGE, **given).to_json()
+    return compare_outputs(outputs, place=str(place), storage=STORAGE, **settings).to_json()

@@ -1,4 +1,4 @@
-"""What is missing, doubled or elsewhere in one of the arms is named, and nothing is compared."""
+"""Missing, doubled or reordered units and rows of an arm are named, and nothing is compared."""
 
 from pathlib import Path
 
@@ -28,8 +28,8 @@ def test_a_doubled_unit_is_named(arms, tmp_path):
     file = sorted((arms["trim"] / "data").iterdir())[0]
     copied_to = file.with_name(file.name.replace("-00000002", "-00000001"))
     copied_to.write_bytes(file.read_bytes())
-    told = refused(tmp_path, arms)
-    assert told.startswith("arm trim: the output holds two files for one range") and file.name in told
+    message = refused(tmp_path, arms)
+    assert message.startswith("arm trim: the output holds two files for one range") and file.name in message
 
 
 def test_arms_that_are_alike_but_not_finished_are_refused(arms, tmp_path):
@@ -40,37 +40,38 @@ def test_arms_that_are_alike_but_not_finished_are_refused(arms, tmp_path):
 
 @pytest.mark.parametrize("broken", ["full", "trim"])
 def test_a_doubled_row_is_named(arms, tmp_path, broken):
-    change(arms[broken], lambda found: [*found, found[1]], unit=1)
+    change(arms[broken], lambda rows: [*rows, rows[1]], unit=1)
     name = sorted((arms[broken] / "data").iterdir())[1].name
-    told = f"arm {broken}: data/{name} holds 000000-00000003-0000 twice"
-    assert refused(tmp_path, arms) == told
-    change(arms["trim" if broken == "full" else "full"], lambda found: [*found, found[1]], unit=1)
-    assert "holds 000000-00000003-0000 twice" in refused(tmp_path, arms)  # also if it is so in all arms
+    message = f"arm {broken}: data/{name} holds 000000-00000003-0000 twice"
+    assert refused(tmp_path, arms) == message
+    change(arms["trim" if broken == "full" else "full"], lambda rows: [*rows, rows[1]], unit=1)
+    # doubled in all arms
+    assert "holds 000000-00000003-0000 twice" in refused(tmp_path, arms)
 
 
 @pytest.mark.parametrize("broken", ["full", "trim"])
 def test_a_missing_row_is_named(arms, tmp_path, broken):
     (other,) = set(arms) - {broken}
-    change(arms[broken], lambda found: found[:-1], unit=0)
-    told = f"arm {broken} lacks 000000-00000001-0001, which arm {other} has in data/"
-    assert refused(tmp_path, arms).startswith(told)
+    change(arms[broken], lambda rows: rows[:-1], unit=0)
+    message = f"arm {broken} lacks 000000-00000001-0001, which arm {other} has in data/"
+    assert refused(tmp_path, arms).startswith(message)
 
 
 def test_a_changed_key_is_named(arms, tmp_path):
-    change(arms["trim"], lambda found: [found[0] | {"key": "000000-00000099-0000"}, *found[1:]], unit=0)
+    change(arms["trim"], lambda rows: [rows[0] | {"key": "000000-00000099-0000"}, *rows[1:]], unit=0)
     assert "lacks 000000-00000000-0000, which arm full has in data/" in refused(tmp_path, arms)
 
 
 def test_another_order_is_refused(arms, tmp_path):
-    change(arms["trim"], lambda found: found[::-1], unit=2)
+    change(arms["trim"], lambda rows: rows[::-1], unit=2)
     assert "holds its rows in another order than arm full, from 000000-" in refused(tmp_path, arms)
 
 
 @pytest.mark.parametrize("column", ["question", "sample_key", "image_sha256"])
 def test_another_request_under_the_same_key_is_refused(arms, tmp_path, column):
-    change(arms["trim"], lambda found: [found[0], found[1] | {column: "another"}, *found[2:]], unit=0)
-    told = refused(tmp_path, arms)
-    assert told.startswith(f"arm trim: the {column} of 000000-00000001-0000 in data/")
+    change(arms["trim"], lambda rows: [rows[0], rows[1] | {column: "another"}, *rows[2:]], unit=0)
+    message = refused(tmp_path, arms)
+    assert message.startswith(f"arm trim: the {column} of 000000-00000001-0000 in data/")
 
 
 def test_damage_is_named(arms, tmp_path):
@@ -79,7 +80,7 @@ def test_damage_is_named(arms, tmp_path):
     assert refused(tmp_path, arms).startswith(f"arm trim: data/{file.name}: ")
 
 
-def test_what_is_no_comparison_is_refused(outputs, tmp_path):
+def test_a_comparison_needs_two_outputs_and_a_known_baseline(outputs, tmp_path):
     with pytest.raises(ConfigError, match="at least two arms"):
         compared(tmp_path, {"full": outputs["full"]})
     with pytest.raises(ConfigError, match="the baseline random is none of the arms full, trim"):

@@ -33,21 +33,21 @@ def holds_one(figure: dict) -> bool:
 
 def test_identical_arms_do_not_differ(outputs, tmp_path):
     again = copied(outputs["full"], tmp_path / "again")
-    found = compared(tmp_path, {"full": outputs["full"], "again": again}, pricing=PRICING)
-    (pair,) = found["pairs"].values()
+    comparison = compared(tmp_path, {"full": outputs["full"], "again": again}, pricing=PRICING)
+    (pair,) = comparison["pairs"].values()
     assert values(pair, *PAIR) == [1, 1, 1, 100]
     assert values(pair, *RATIOS) == pytest.approx([1, 1, 1])
     assert all(holds_one(pair[name]) for name in RATIOS)
     assert pair["worst"] == []
-    one, other = found["arms"].values()
-    assert one["cost"] == other["cost"] and one["tokens"] == other["tokens"]
+    first, second = comparison["arms"].values()
+    assert first["cost"] == second["cost"] and first["tokens"] == second["tokens"]
 
 
-def test_what_was_done_once_is_counted_once(outputs, tmp_path):
+def test_shared_work_is_counted_once(outputs, tmp_path):
     again = copied(outputs["full"], tmp_path / "again")
-    found = compared(tmp_path, {"full": outputs["full"], "again": again})
+    comparison = compared(tmp_path, {"full": outputs["full"], "again": again})
     alone = compared(tmp_path / "b", {"full": outputs["full"], "trim": outputs["trim"]})
-    for arm in found["arms"].values():
+    for arm in comparison["arms"].values():
         time = arm["provisioned_seconds"]
         assert time["shared"] < time["alone"]
         assert arm["shared_requests_per_s"] > arm["requests_per_s"]["value"]
@@ -60,18 +60,18 @@ def test_what_was_done_once_is_counted_once(outputs, tmp_path):
 
 
 def test_trim_against_full(outputs, tmp_path):
-    found = compared(tmp_path, outputs, pricing=PRICING)
+    comparison = compared(tmp_path, outputs, pricing=PRICING)
     by_hand = {name: rows(output) for name, output in outputs.items()}
-    assert found["requests"] == len(by_hand["full"]) == 9
-    assert found["source"].endswith("/tars")
+    assert comparison["requests"] == len(by_hand["full"]) == 9
+    assert comparison["source"].endswith("/tars")
     kept = [row["visual_tokens_kept"] for row in by_hand["trim"]]
-    arm, pair = found["arms"]["trim"], found["pairs"]["trim"]
+    arm, pair = comparison["arms"]["trim"], comparison["pairs"]["trim"]
     tokens = arm["tokens"]["visual_tokens_kept"]
     assert tokens["mean"]["value"] == pytest.approx(np.mean(kept))
     assert [tokens[name] for name in ("p5", "p50", "p95")] == pytest.approx(np.percentile(kept, [5, 50, 95]))
     assert arm["tokens"]["visual_tokens_full"] == 576
     assert sum(arm["histogram"]["counts"]) == 9
-    assert arm["histogram"]["edges"] == found["arms"]["full"]["histogram"]["edges"]
+    assert arm["histogram"]["edges"] == comparison["arms"]["full"]["histogram"]["edges"]
     same = [a["prediction"] == b["prediction"] for a, b in zip(*by_hand.values(), strict=True)]
     assert pair["exact_agreement"]["value"] == pytest.approx(np.mean(same))
     assert pair["tokens_ratio"]["value"] == pytest.approx(np.sum(kept) / (9 * 576))
@@ -84,36 +84,36 @@ def test_trim_against_full(outputs, tmp_path):
     decoding = sum(row["generate_s"] - row["prefill_s"] for row in by_hand["trim"])
     assert seconds["decode_s"] == pytest.approx(decoding / 9, rel=1e-4)
     assert set(arm["peak_memory_bytes"]) == {"read", "decode", "encode", "generate", "write"}
-    assert any("did not run interleaved" in note for note in found["notes"])
-    assert found["interleaved"] is False
+    assert any("did not run interleaved" in note for note in comparison["notes"])
+    assert comparison["interleaved"] is False
     points = arm["throughput"]
     assert points[-1][1] == 9 and points == sorted(points)
 
 
-def test_the_files_hold_what_is_returned(outputs, tmp_path):
-    found = compared(tmp_path, outputs, pricing=PRICING)
-    assert json.loads((tmp_path / "comparison.json").read_text()) == found
-    assert Comparison.from_json(found).to_json() == found
+def test_the_files_hold_the_returned_comparison(outputs, tmp_path):
+    comparison = compared(tmp_path, outputs, pricing=PRICING)
+    assert json.loads((tmp_path / "comparison.json").read_text()) == comparison
+    assert Comparison.from_json(comparison).to_json() == comparison
     assert sorted(path.name for path in tmp_path.iterdir()) == ["comparison.json", "comparison.parquet"]
     joined = pq.read_table(tmp_path / "comparison.parquet")
     assert joined.schema.equals(comparison_schema(["full", "trim"]))
     for arm, output in outputs.items():
-        own = rows(output)
-        assert joined["key"].to_pylist() == [row["key"] for row in own]
+        arm_rows = rows(output)
+        assert joined["key"].to_pylist() == [row["key"] for row in arm_rows]
         for name in ("question", "sample_key", "image_sha256"):
-            assert joined[name].to_pylist() == [row[name] for row in own]
+            assert joined[name].to_pylist() == [row[name] for row in arm_rows]
         for name in ("prediction", "status", "kept_patches", "visual_tokens_kept", "generate_s"):
-            assert joined[f"{name}.{arm}"].to_pylist() == [row[name] for row in own]
+            assert joined[f"{name}.{arm}"].to_pylist() == [row[name] for row in arm_rows]
             assert joined.schema.field(f"{name}.{arm}").type == PREDICTIONS.field(name).type
         assert joined[f"score.{arm}"].null_count == 9
 
 
-def test_it_is_shown(outputs, tmp_path):
-    found = compared(tmp_path, outputs, pricing=PRICING)
-    told = summary_text(Comparison.from_json(found))
-    assert told.startswith("9 requests; full: 576.0 of 576 visual tokens, ")
-    assert "USD a million answers" in told and "the same answer to" in told
-    arms, pairs = comparison_tables(Comparison.from_json(found))
+def test_a_comparison_is_printed(outputs, tmp_path):
+    comparison = compared(tmp_path, outputs, pricing=PRICING)
+    text = summary_text(Comparison.from_json(comparison))
+    assert text.startswith("9 requests; full: 576.0 of 576 visual tokens, ")
+    assert "USD a million answers" in text and "the same answer to" in text
+    arms, pairs = comparison_tables(Comparison.from_json(comparison))
     assert [row[0] for row in arms.rows] == ["full", "trim"]
     assert [row[0] for row in pairs.rows][:2] == ["trim: same answer", "trim: letter for letter"]
     bare = compared(tmp_path / "bare", outputs, resamples=0)
@@ -122,7 +122,7 @@ def test_it_is_shown(outputs, tmp_path):
     assert summary_text(Comparison.from_json(bare)) and comparison_tables(Comparison.from_json(bare))
 
 
-def test_tokens_per_s_is_what_its_description_says(outputs):
+def test_tokens_per_s_follows_its_description(outputs):
     (formula,) = [column.description for column in COLUMNS if column.name == "tokens_per_s"]
     for row in (row for output in outputs.values() for row in rows(output)):
         assert eval(formula, {}, row) == pytest.approx(row["tokens_per_s"], rel=1e-5)
@@ -131,50 +131,50 @@ def test_tokens_per_s_is_what_its_description_says(outputs):
 # --- failures ---
 
 
-def failing(found: list[dict]) -> list[dict]:
-    """The last row of each unit has failed."""
+def failing(unit_rows: list[dict]) -> list[dict]:
+    """Replace the last row of a unit by a failed one."""
     nothing = dict.fromkeys(
         ("prediction", "finish_reason", "prompt_tokens", "generated_tokens", "prefill_s", "generate_s")
     )
-    return [*found[:-1], found[-1] | nothing | {"status": "failed", "error": "its worker died"}]
+    return [*unit_rows[:-1], unit_rows[-1] | nothing | {"status": "failed", "error": "its worker died"}]
 
 
 def test_failures_are_counted_and_charged(outputs, tmp_path):
     lost = change(copied(outputs["full"], tmp_path / "lost"), failing)
-    found = compared(tmp_path / "a", {"full": outputs["full"], "lost": lost}, pricing=PRICING)
-    assert found["arms"]["lost"]["status"] == {"failed": 3, "ok": 6}
-    pair, arms = found["pairs"]["lost"], found["arms"]
+    comparison = compared(tmp_path / "a", {"full": outputs["full"], "lost": lost}, pricing=PRICING)
+    assert comparison["arms"]["lost"]["status"] == {"failed": 3, "ok": 6}
+    pair, arms = comparison["pairs"]["lost"], comparison["arms"]
     assert values(pair, *PAIR) == pytest.approx([2 / 3, 2 / 3, 2 / 3, 200 / 3])
     assert pair["worst"] == []
     assert values(pair, "tokens_ratio", "seconds_ratio") == pytest.approx(
         [1, 1]
-    )  # of those that both answered
-    # the footers' seconds are the same: six answers pay for what nine cost
+    )  # over the requests answered by both
+    # the footers' seconds are the same, so six answers pay for nine requests
     assert arms["lost"]["provisioned_seconds"] == pytest.approx(arms["full"]["provisioned_seconds"])
     assert pair["cost_ratio"]["value"] == pytest.approx(9 / 6)
     per_million = arms["lost"]["cost"]["per_million"]["value"]
     assert per_million == pytest.approx(
         arms["lost"]["provisioned_seconds"]["alone"] / 6 * PRICING.price_per_hour / 3600 * 1e6
     )
-    assert any("Rows failed in lost" in note for note in found["notes"])
+    assert any("Rows failed in lost" in note for note in comparison["notes"])
 
     twice = compared(tmp_path / "b", {"lost": lost, "again": copied(lost, tmp_path / "again")})
     assert values(twice["pairs"]["again"], *PAIR) == [1, 1, 1, 100]  # the same requests failed alike
 
 
 def test_an_arm_in_which_all_failed(outputs, tmp_path):
-    def all_failed(found: list[dict]) -> list[dict]:
+    def all_failed(unit_rows: list[dict]) -> list[dict]:
         nothing = dict.fromkeys(PREDICTIONS.names[PREDICTIONS.names.index("finish_reason") : -3])
-        return [row | nothing | {"prediction": None, "status": "failed", "error": "no"} for row in found]
+        return [row | nothing | {"prediction": None, "status": "failed", "error": "no"} for row in unit_rows]
 
     lost = change(copied(outputs["full"], tmp_path / "lost"), all_failed)
-    found = compared(tmp_path / "a", {"full": outputs["full"], "lost": lost}, pricing=PRICING)
-    pair = found["pairs"]["lost"]
+    comparison = compared(tmp_path / "a", {"full": outputs["full"], "lost": lost}, pricing=PRICING)
+    pair = comparison["pairs"]["lost"]
     assert values(pair, *PAIR) == [0, 0, 0, 0]
     assert pair["cost_ratio"] is None and pair["tokens_ratio"] is None
-    assert found["arms"]["lost"]["cost"]["per_million"] is None
-    assert "9 of 9 failed" in summary_text(Comparison.from_json(found)) and comparison_tables(
-        Comparison.from_json(found)
+    assert comparison["arms"]["lost"]["cost"]["per_million"] is None
+    assert "9 of 9 failed" in summary_text(Comparison.from_json(comparison)) and comparison_tables(
+        Comparison.from_json(comparison)
     )
 
 
@@ -193,15 +193,15 @@ def test_bytes_are_computed_from_the_checkpoint(random_checkpoint, outputs, tmp_
         config["vision_config"]["hidden_size"],
         config["vision_config"]["image_size"],
     )
-    found = compared(tmp_path / "a", outputs, geometry_of=lambda manifest: shape)
-    own = rows(outputs["trim"])
+    comparison = compared(tmp_path / "a", outputs, geometry_of=lambda manifest: shape)
+    arm_rows = rows(outputs["trim"])
     tokens = np.mean(
-        [row["visual_tokens_kept"] + row["prompt_tokens"] + row["generated_tokens"] for row in own]
+        [row["visual_tokens_kept"] + row["prompt_tokens"] + row["generated_tokens"] for row in arm_rows]
     )
     each = shape.layers * 2 * shape.kv_heads * shape.head_dim * 4
-    assert found["arms"]["trim"]["kv_cache_bytes"]["mean"] == pytest.approx(tokens * each)
-    kept = np.mean([row["visual_tokens_kept"] for row in own])
-    assert found["arms"]["trim"]["moved_bytes"]["mean"] == pytest.approx(kept * shape.vision_width * 4)
-    without = compared(tmp_path / "b", outputs)  # whose run.json names no model
+    assert comparison["arms"]["trim"]["kv_cache_bytes"]["mean"] == pytest.approx(tokens * each)
+    kept = np.mean([row["visual_tokens_kept"] for row in arm_rows])
+    assert comparison["arms"]["trim"]["moved_bytes"]["mean"] == pytest.approx(kept * shape.vision_width * 4)
+    without = compared(tmp_path / "b", outputs)  # run.json of these outputs names no model
     assert without["arms"]["trim"]["kv_cache_bytes"] is None
     assert any("no computed bytes" in note for note in without["notes"])

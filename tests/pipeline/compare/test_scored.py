@@ -1,4 +1,4 @@
-"""Arms against ground truth: the demo's scenes, whose answers are written into real outputs."""
+"""Arms are scored against ground truth: right and wrong answers to the demo's scenes."""
 
 from pathlib import Path
 
@@ -24,7 +24,7 @@ def scenes(tmp_path_factory) -> Scenes:
 
 
 def written(root: Path) -> str:
-    """Two small shards of scenes with captions, questions and their answers."""
+    """Write two small shards of scenes with captions, questions and their answers."""
     list(write_shards(str(root), samples=3, samples_per_shard=2, split="val", seed=0, storage=STORAGE))
     return str(root)
 
@@ -39,20 +39,20 @@ def answered(random_checkpoint, scenes, tmp_path_factory) -> Path:
     return output
 
 
-def telling(scenes: Scenes, answered: Path, to: Path, right: range) -> Path:
-    """A copy in which the questions (captions do not count) of these numbers are answered right."""
+def with_right_answers(scenes: Scenes, answered: Path, to: Path, right: range) -> Path:
+    """Copy an output, with right answers to the questions (captions not counted) of these numbers."""
     truth = {
         (reference.sample_key, reference.question_id): reference for reference in scenes.references(STORAGE)
     }
     number = iter(range(10**6))
 
-    def edit(found: list[dict]) -> list[dict]:
-        told = []
-        for row in found:
+    def edit(unit_rows: list[dict]) -> list[dict]:
+        answers = []
+        for row in unit_rows:
             reference = truth[row["sample_key"], row["question_id"]]
             is_right = "caption" in reference.groups or next(number) in right
-            told.append(row | {"prediction": reference.answers[0] if is_right else "who knows"})
-        return told
+            answers.append(row | {"prediction": reference.answers[0] if is_right else "who knows"})
+        return answers
 
     return change(copied(answered, to), edit)
 
@@ -65,11 +65,11 @@ def test_accuracy_its_difference_and_mcnemar(scenes, answered, tmp_path):
     count = questions(scenes)
     assert count >= 3
     arms = {
-        "full": telling(scenes, answered, tmp_path / "full", range(count)),
-        "trim": telling(scenes, answered, tmp_path / "trim", range(1, count - 1)),
+        "full": with_right_answers(scenes, answered, tmp_path / "full", range(count)),
+        "trim": with_right_answers(scenes, answered, tmp_path / "trim", range(1, count - 1)),
     }
-    found = compared(tmp_path / "c", arms, dataset=scenes)
-    pair = found["pairs"]["trim"]
+    comparison = compared(tmp_path / "c", arms, dataset=scenes)
+    pair = comparison["pairs"]["trim"]
     assert pair["mcnemar"] == {"b": 2, "c": 0, "p": sign_test(2, 0)}
     assert pair["score_difference"]["value"] == pytest.approx(-2 / count)
     assert pair["score_difference"]["low"] <= -2 / count <= pair["score_difference"]["high"] <= 0
@@ -78,26 +78,28 @@ def test_accuracy_its_difference_and_mcnemar(scenes, answered, tmp_path):
         alone = evaluate(
             scenes, Evaluation(output=str(output), json=str(tmp_path / "e.json"), resamples=200), STORAGE
         )
-        own = found["arms"][arm]["figures"]
-        assert {name: alone[name] for name in own} == own, "what trimline evaluate tells"
+        figures = comparison["arms"][arm]["figures"]
+        assert {name: alone[name] for name in figures} == figures, "the figures of trimline evaluate"
     scores = pq.read_table(tmp_path / "c" / "comparison.parquet")["score.full"].to_pylist()
     truth = {(item.sample_key, item.question_id): item for item in scenes.references(STORAGE)}
     known = [bool(truth[row["sample_key"], row["question_id"]].answers) for row in rows(arms["full"])]
     assert scores == [1.0 if known else None for known in known]  # captions, too, by their F1
-    assert "McNemar's p" in summary_text(Comparison.from_json(found))
+    assert "McNemar's p" in summary_text(Comparison.from_json(comparison))
     assert any(
         table.title == "Against the reference answers"
-        for table in comparison_tables(Comparison.from_json(found))
+        for table in comparison_tables(Comparison.from_json(comparison))
     )
 
 
 def test_identical_arms_score_alike(scenes, answered, tmp_path):
-    one = telling(scenes, answered, tmp_path / "one", range(1))
-    found = compared(tmp_path / "c", {"one": one, "again": copied(one, tmp_path / "again")}, dataset=scenes)
-    pair = found["pairs"]["again"]
+    original = with_right_answers(scenes, answered, tmp_path / "one", range(1))
+    comparison = compared(
+        tmp_path / "c", {"one": original, "again": copied(original, tmp_path / "again")}, dataset=scenes
+    )
+    pair = comparison["pairs"]["again"]
     assert pair["score_difference"] == {"value": 0, "low": 0, "high": 0}
     assert pair["mcnemar"] == {"b": 0, "c": 0, "p": 1.0}
-    assert found["arms"]["one"]["figures"] == found["arms"]["again"]["figures"]
+    assert comparison["arms"]["one"]["figures"] == comparison["arms"]["again"]["figures"]
 
 
 def test_a_request_without_reference_is_named(scenes, answered, tmp_path):
@@ -106,12 +108,12 @@ def test_a_request_without_reference_is_named(scenes, answered, tmp_path):
         compared(tmp_path / "c", {"a": answered, "b": answered}, dataset=other)
 
 
-def test_a_part_of_a_dataset_is_told(scenes, answered, tmp_path):
-    def first(found: list[dict]) -> list[dict]:
-        return found[:1]
+def test_a_part_of_a_dataset_is_noted(scenes, answered, tmp_path):
+    def first(unit_rows: list[dict]) -> list[dict]:
+        return unit_rows[:1]
 
     parts = {name: change(copied(answered, tmp_path / name), first) for name in "ab"}
-    found = compared(tmp_path / "c", parts, dataset=scenes)
-    told = sum(1 for _ in scenes.references(STORAGE))
-    assert f"A part of the dataset: {found['requests']} of {told} questions." in found["notes"]
-    assert np.isfinite(found["pairs"]["b"]["exact_agreement"]["value"])
+    comparison = compared(tmp_path / "c", parts, dataset=scenes)
+    count = sum(1 for _ in scenes.references(STORAGE))
+    assert f"A part of the dataset: {comparison['requests']} of {count} questions." in comparison["notes"]
+    assert np.isfinite(comparison["pairs"]["b"]["exact_agreement"]["value"])

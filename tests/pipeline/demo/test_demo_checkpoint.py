@@ -1,4 +1,4 @@
-"""The shipped demo checkpoint: the library's own formats, the library's own answers, and right ones."""
+"""The shipped demo checkpoint loads in transformers, gives the same answers there, and right ones."""
 
 import dataclasses
 import json
@@ -22,8 +22,8 @@ from pipeline.storage.uris import Storage
 from tests.support.runs import lasting, make_config, rows
 
 CHECKPOINT = Path(names.__file__).with_name("checkpoint")
-PICTURES = 3  # whose answers are compared one by one
-MEASURED = 24  # by which accuracies are told, of the test split
+PICTURES = 3  # answers about these are compared one by one
+MEASURED = 24  # pictures of the test split for the accuracies
 
 
 @pytest.fixture(scope="module")
@@ -44,15 +44,15 @@ def scenes(tmp_path_factory):
 def test_it_is_small_and_in_the_librarys_formats():
     files = [file for file in CHECKPOINT.rglob("*") if file.is_file()]
     assert sum(file.stat().st_size for file in files) <= 16e6
-    there = {str(file.relative_to(CHECKPOINT)) for file in files}
-    assert {"README.md", "report.json", "clip/model.safetensors", "llava/model.safetensors"} <= there
+    paths = {str(file.relative_to(CHECKPOINT)) for file in files}
+    assert {"README.md", "report.json", "clip/model.safetensors", "llava/model.safetensors"} <= paths
     LlavaForConditionalGeneration.from_pretrained(CHECKPOINT / "llava")
     CLIPModel.from_pretrained(CHECKPOINT / "clip")
     AutoTokenizer.from_pretrained(CHECKPOINT / "clip")
     AutoProcessor.from_pretrained(CHECKPOINT / "clip")
 
 
-def test_the_card_tells_what_was_measured_and_the_configuration_what_was_chosen(model):
+def test_the_card_has_the_measured_figures_and_the_configuration_the_chosen_sign(model):
     report = json.loads((CHECKPOINT / "report.json").read_text())
     assert model.trim_sign == report["trim_sign"]
     card = (CHECKPOINT / "README.md").read_text()
@@ -65,15 +65,15 @@ def test_the_card_tells_what_was_measured_and_the_configuration_what_was_chosen(
 
 @pytest.fixture(scope="module")
 def answered(tmp_path_factory, model, scenes):
-    """The rows of the pipeline under all tokens, in batches of many and of one."""
-    found = {}
+    """The rows of the pipeline with all tokens, in batches of 64 and of 1."""
+    rows_by_batch = {}
     for max_batch in (64, 1):
         folder = tmp_path_factory.mktemp("answered")
         config = make_config(CHECKPOINT, scenes, folder, max_new_tokens=48)
         config = dataclasses.replace(config, model=model, engine=Transformers(max_batch=max_batch))
         run_in_process(config)
-        found[max_batch] = rows(folder)
-    return found
+        rows_by_batch[max_batch] = rows(folder)
+    return rows_by_batch
 
 
 @pytest.mark.demo
@@ -110,10 +110,10 @@ def _opened(data: bytes) -> Image.Image:
 
 @pytest.mark.demo
 @pytest.mark.slow
-def test_what_it_answers_is_right_and_trim_keeps_what_matters(model):
-    """Looser than what the card tells of 400 pictures: these are but a few of them."""
+def test_answers_are_right_and_trim_keeps_relevant_patches(model):
+    """The limits are looser than the card's figures, since only 24 pictures are measured, not 400."""
     arms = {name: arm for name, arm in demo.arms_of(model).items() if name in ("full", "trim", "random")}
-    found = demo.measure_arms(
+    figures = demo.measure_arms(
         model,
         Transformers(),
         arms,
@@ -122,11 +122,11 @@ def test_what_it_answers_is_right_and_trim_keeps_what_matters(model):
         pictures=MEASURED,
         progress=lambda done: None,
     )
-    full, trim, chance = (found["arms"][name] for name in ("full", "trim", "random"))
+    full, trim, chance = (figures["arms"][name] for name in ("full", "trim", "random"))
     assert full["accuracy"] >= 0.88
     assert min(full["kinds"].values()) >= 0.70
     assert full["caption_f1"] >= 0.82
     assert trim["kept"] <= 0.30 * 576
     assert trim["accuracy"] >= 0.96 * full["accuracy"]
-    assert found["differences"]["random"]["value"] > 0
+    assert figures["differences"]["random"]["value"] > 0
     assert trim["caption_f1"] > chance["caption_f1"] + 0.1

@@ -1,4 +1,4 @@
-"""Scenes say the truth: pictures, questions and shards."""
+"""Scenes: pictures, questions and shards agree with the ground truth."""
 
 import io
 import json
@@ -32,7 +32,7 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)
 
 
-def test_equal_arguments_give_equal_bytes_and_shards_hold_what_was_asked(tmp_path):
+def test_equal_arguments_give_equal_shards_with_the_requested_samples(tmp_path):
     arguments = ("--samples", "5", "--samples-per-shard", "2", "--split", "val", "--seed", "3", "--out")
     assert run(*arguments, str(tmp_path / "a")).stdout.split() == [f"val-00000{n}.tar" for n in range(3)]
     run(*arguments, str(tmp_path / "b"))
@@ -45,17 +45,17 @@ def test_equal_arguments_give_equal_bytes_and_shards_hold_what_was_asked(tmp_pat
         picture = Image.open(io.BytesIO(tar.extractfile("val-3-0000002.jpg").read()))
     sample = make_sample("val", 3, 2)
     assert picture.size == sample.scene.canvas
-    assert [q.text for q in sidecar_questions(sidecar)] == [asked.question for asked in sample.questions]
+    assert [q.text for q in sidecar_questions(sidecar)] == [item.question for item in sample.questions]
     assert json.loads(sidecar)["caption"] == sample.caption
     assert all(
         set(q) == {"question_id", "question", "kind", "answers"} for q in json.loads(sidecar)["questions"]
     )
 
 
-def test_wrong_arguments_are_told_in_one_line(tmp_path):
-    found = run("--samples", "0", "--out", str(tmp_path))
-    assert found.returncode == 2
-    assert "argument --samples: must be at least 1" in found.stderr.splitlines()[-1]
+def test_wrong_arguments_are_refused_in_one_line(tmp_path):
+    result = run("--samples", "0", "--out", str(tmp_path))
+    assert result.returncode == 2
+    assert "argument --samples: must be at least 1" in result.stderr.splitlines()[-1]
 
 
 def test_splits_and_seeds_share_no_picture():
@@ -76,21 +76,21 @@ def test_held_out_pairs_are_shown_and_named_in_the_test_split_alone(test_split):
         for index in range(SAMPLES):
             sample = make_sample(split, 0, index)
             assert not any(thing.pair in HELD_OUT for thing in sample.scene.things)
-            told = " ".join([sample.caption, *(asked.question for asked in sample.questions)])
-            assert not any(name in told for name in names)
+            text = " ".join([sample.caption, *(item.question for item in sample.questions)])
+            assert not any(name in text for name in names)
 
 
 def test_every_kind_is_asked_and_yes_and_no_are_balanced(test_split):
-    asked = [question for sample in test_split for question in sample.questions]
-    kinds = Counter(question.kind for question in asked)
+    questions = [question for sample in test_split for question in sample.questions]
+    kinds = Counter(question.kind for question in questions)
     assert set(kinds) == set(KINDS)
     assert min(kinds.values()) > SAMPLES / 3
-    said = Counter(question.answers[0] for question in asked if question.kind == "existence")
-    assert said["yes"] == said["no"] == SAMPLES
+    answer_counts = Counter(question.answers[0] for question in questions if question.kind == "existence")
+    assert answer_counts["yes"] == answer_counts["no"] == SAMPLES
 
 
-def test_pictures_show_the_things_where_the_truth_has_them(test_split):
-    """Looked at with the eyes of a ruler: the colours found in each thing's disc are its own."""
+def test_pictures_show_the_objects_at_their_true_places(test_split):
+    """The mean colour at the centre of each plain object is nearest to its own colour."""
     checked = 0
     for sample in test_split:
         width, height = sample.scene.canvas
@@ -100,34 +100,34 @@ def test_pictures_show_the_things_where_the_truth_has_them(test_split):
             if thing.shape == "ring" or thing.texture != TEXTURES[0]:
                 continue
             x, y = (width - SIDE * scale) / 2 + thing.x * scale, (height - SIDE * scale) / 2 + thing.y * scale
-            found = pixels[round(y) - 1 : round(y) + 2, round(x) - 1 : round(x) + 2].mean((0, 1))
-            nearest = min(RGB, key=lambda name: np.abs(found - RGB[name]).sum())
-            assert nearest == thing.color, (sample.key, thing, found)
+            color = pixels[round(y) - 1 : round(y) + 2, round(x) - 1 : round(x) + 2].mean((0, 1))
+            nearest = min(RGB, key=lambda name: np.abs(color - RGB[name]).sum())
+            assert nearest == thing.color, (sample.key, thing, color)
             checked += 1
     assert checked > SAMPLES
 
 
 def test_answers_follow_from_the_scene(test_split):
-    """Each answer again, from the scene's numbers alone."""
+    """Each answer is derived again from the scene's numbers alone."""
     for sample in test_split:
         things = sample.scene.things
-        for asked in sample.questions:
-            about = [things[index] for index in asked.about]
-            answer = asked.answers[0]
-            if asked.kind in ("color", "shape", "texture"):
-                assert answer == getattr(about[0], asked.kind)
-            elif asked.kind == "position":
+        for question in sample.questions:
+            about = [things[index] for index in question.about]
+            answer = question.answers[0]
+            if question.kind in ("color", "shape", "texture"):
+                assert answer == getattr(about[0], question.kind)
+            elif question.kind == "position":
                 vertical, horizontal = answer.split()
                 assert (vertical == "top") == (about[0].y < SIDE / 2)
                 assert (horizontal == "left") == (about[0].x < SIDE / 2)
-            elif asked.kind == "relation":
-                one, other = about
-                right = {"left": one.x < other.x, "right": one.x > other.x, "above": one.y < other.y}
-                assert {**right, "below": one.y > other.y}[answer]
-            elif asked.kind == "count":
-                assert asked.answers[1] == str(len(about))
-            elif asked.kind == "existence":
-                named = asked.question.removesuffix(" in the image?").removesuffix("?")
+            elif question.kind == "relation":
+                first, second = about
+                right = {"left": first.x < second.x, "right": first.x > second.x, "above": first.y < second.y}
+                assert {**right, "below": first.y > second.y}[answer]
+            elif question.kind == "count":
+                assert question.answers[1] == str(len(about))
+            elif question.kind == "existence":
+                named = question.question.removesuffix(" in the image?").removesuffix("?")
                 assert (answer == "yes") == any(named.endswith(thing.name) for thing in things)
             else:
                 assert (answer == "larger") == (about[0].radius > about[1].radius)

@@ -35,7 +35,7 @@ VQA = [
     ("the dog", "a dog:5|cat:5", 1.0),
     ("an umbrella", "umbrella:2|hat:8", 0.6),
     ("The Beatles", "beatles:9|band:1", 1.0),
-    ("the", "a:9|dog:1", 1.0),  # nothing is left of either
+    ("the", "a:9|dog:1", 1.0),  # both normalise to an empty text
     ("an", "dog:9|cat:1", 0.0),
     ("dont know", "don't know:9|no:1", 1.0),
     ("don't know", "dont know:9|no:1", 1.0),
@@ -47,7 +47,7 @@ VQA = [
     ("couldnt've", "couldn't've:4|no:6", 1.0),
     ("couldn'tve", "couldn't've:4|no:6", 1.0),
     ("couldntve", "couldn't've:4|no:6", 0.0),
-    ("somebody'd", "somebodyd:4|no:6", 1.0),  # the table's slip
+    ("somebody'd", "somebodyd:4|no:6", 1.0),  # an error in the published table
     ("yall'd've", "y'all'd've:4|no:6", 1.0),
     ("let's", "lets:4|no:6", 0.0),
     ("men's", "mens:9|women:1", 0.0),
@@ -149,7 +149,7 @@ GQA = [
     ("traffic  light", "traffic light", 0.0),
 ]
 
-POPE = [  # what the prediction says
+POPE = [  # (prediction, the answer read from it)
     ("Yes", "yes"),
     ("No", "no"),
     ("no", "no"),
@@ -179,7 +179,7 @@ POPE = [  # what the prediction says
     ("", "yes"),
 ]
 
-MME = [  # what the prediction says
+MME = [  # (prediction, the answer read from it)
     ("Yes", "yes"),
     ("yes.", "yes"),
     (" YES", "yes"),
@@ -258,8 +258,8 @@ VLMEVAL = [  # (prediction, choices, letter)
     ("greenish", THREE, "B"),
     ("red green", THREE, None),
     ("It is a thing that is green", THREE, None),  # longer than twice the choices
-    ("A green ball", THREE, "A"),  # an article is a letter, too
-    ("A very nice green ball", THREE, "B"),  # but not so far from the end
+    ("A green ball", THREE, "A"),  # the article counts as the letter A
+    ("A very nice green ball", THREE, "B"),  # but not in a longer answer
     ("I choose option C because the sky is so bright", THREE, None),
     ("cats", CATS, None),
     ("cat", CATS, "A"),

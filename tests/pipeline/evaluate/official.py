@@ -1,4 +1,4 @@
-"""Small copies of the official sets, in their official file formats, and outputs that answer them."""
+"""Writes small data sets in the official file formats, and outputs that answer them."""
 
 import base64
 import csv
@@ -29,7 +29,7 @@ def picture(number: int = 0, kind: str = "JPEG") -> bytes:
 
 
 def write(root: Path, files: dict[str, Any]) -> Path:
-    """Files below a folder: bytes and texts as they are, everything else as JSON."""
+    """Write files below a folder: bytes and texts unchanged, everything else as JSON."""
     for name, content in files.items():
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         if not isinstance(content, bytes):
@@ -43,9 +43,10 @@ def lines(*items: Any) -> str:
 
 
 def answer(dataset: Any, output: Path, say: Callable[[str, str], Any], **rows: Any) -> Path:
-    """An output over the dataset's own source and task; `say(question_id, question)` gives the predictions.
+    """Write an output for the dataset's own source and task.
 
-    A prediction of None is a `failed` row. Units hold three samples. `rows`: `double` and `drop` are indices.
+    `say(question_id, question)` gives the predictions. A prediction of None is a `failed` row. Units hold
+    three samples. `rows`: `double` and `drop` are indices.
     """
     output.mkdir(parents=True, exist_ok=True)
     source, task = dataset.source(str(output.parent / "converted"), STORAGE), dataset.task()
@@ -61,17 +62,17 @@ def answer_source(source: Any, task: Any, output: Path, say: Any, double: int = 
     for shard in plan.shards(STORAGE):
         samples = list(source.samples(shard, STORAGE, lambda _: True))
         for first in range(0, max(len(samples), 1), 3):
-            some = samples[first : first + 3]
-            found = []
-            for index, sample in enumerate(some, first):
+            batch = samples[first : first + 3]
+            rows = []
+            for index, sample in enumerate(batch, first):
                 assert sample.fault is None, sample.fault
                 for place, question in enumerate(task.questions(sample, 1000)):
                     key = f"{shard.shard:06d}-{index:08d}-{place:04d}"
                     copies = 2 if number == double else 0 if number == drop else 1
-                    found += [_row(key, sample, index, question, say)] * copies
+                    rows += [_row(key, sample, index, question, say)] * copies
                     number += 1
-            unit = Unit(shard.shard, first, first + len(some), first + 3 >= len(samples))
-            table = pa.Table.from_pylist(found, schema=PREDICTIONS.with_metadata({FOOTER: b"{}"}))
+            unit = Unit(shard.shard, first, first + len(batch), first + 3 >= len(samples))
+            table = pa.Table.from_pylist(rows, schema=PREDICTIONS.with_metadata({FOOTER: b"{}"}))
             pq.write_table(table, output / "data" / unit.file_name)
     return output
 
@@ -88,13 +89,13 @@ def _row(key: str, sample: Any, index: int, question: Any, say: Any) -> dict[str
 
 def vqav2(root: Path) -> Path:
     def annotated(number: int, kind: str, *answers: str) -> dict[str, Any]:
-        given = [
+        entries = [
             {"answer": text, "answer_confidence": "yes", "answer_id": i} for i, text in enumerate(answers)
         ]
         image = {"question_id": number, "image_id": number // 1000}
-        return {**image, "answer_type": kind, "question_type": "is", "answers": given}
+        return {**image, "answer_type": kind, "question_type": "is", "answers": entries}
 
-    asked = [("Is it red?", 9001000), ("How many dogs?", 9001001), ("What is it?", 42002)]
+    questions = [("Is it red?", 9001000), ("How many dogs?", 9001001), ("What is it?", 42002)]
     return write(
         root,
         {
@@ -103,7 +104,7 @@ def vqav2(root: Path) -> Path:
                 "data_subtype": "val2014",
                 "questions": [
                     {"image_id": number // 1000, "question": text, "question_id": number}
-                    for text, number in asked
+                    for text, number in questions
                 ],
             },
             "v2_mscoco_val2014_annotations.json": {
@@ -121,9 +122,9 @@ def vqav2(root: Path) -> Path:
 
 
 def gqa(root: Path) -> Path:
-    def item(image: str, text: str, said: str, structural: str, semantic: str) -> dict[str, Any]:
+    def item(image: str, text: str, answer_text: str, structural: str, semantic: str) -> dict[str, Any]:
         types = {"structural": structural, "semantic": semantic, "detailed": "x"}
-        return {"imageId": image, "question": text, "answer": said, "isBalanced": True, "types": types}
+        return {"imageId": image, "question": text, "answer": answer_text, "isBalanced": True, "types": types}
 
     return write(
         root,
@@ -141,13 +142,13 @@ def gqa(root: Path) -> Path:
 
 def vizwiz(root: Path) -> Path:
     def item(number: int, text: str, kind: str, answers: list[str]) -> dict[str, Any]:
-        given = [{"answer": said, "answer_confidence": "yes"} for said in answers]
+        entries = [{"answer": answer_text, "answer_confidence": "yes"} for answer_text in answers]
         name = f"VizWiz_val_{number:08d}.jpg"
         answerable = int(kind != "unanswerable")
         return {
             "image": name,
             "question": text,
-            "answers": given,
+            "answers": entries,
             "answer_type": kind,
             "answerable": answerable,
         }
@@ -168,9 +169,15 @@ def vizwiz(root: Path) -> Path:
 
 
 def textvqa(root: Path) -> Path:
-    def item(number: int, image: str, text: str, said: str) -> dict[str, Any]:
+    def item(number: int, image: str, text: str, answer_text: str) -> dict[str, Any]:
         classes = {"image_classes": [], "image_width": 1024, "set_name": "val"}
-        return {"question": text, "image_id": image, "question_id": number, "answers": [said] * 10, **classes}
+        return {
+            "question": text,
+            "image_id": image,
+            "question_id": number,
+            "answers": [answer_text] * 10,
+            **classes,
+        }
 
     return write(
         root,
@@ -192,10 +199,20 @@ def textvqa(root: Path) -> Path:
 
 
 def scienceqa(root: Path) -> Path:
-    def item(image: str | None, hint: str, said: int) -> dict[str, Any]:
-        more = {"task": "closed choice", "grade": "grade2", "subject": "natural science", "topic": "biology"}
-        text = {"question": "Which is a solid?", "choices": ["ice", "steam"], "answer": said, "hint": hint}
-        return {**text, "image": image, **more, "lecture": "", "solution": "", "split": "test"}
+    def item(image: str | None, hint: str, answer_index: int) -> dict[str, Any]:
+        metadata = {
+            "task": "closed choice",
+            "grade": "grade2",
+            "subject": "natural science",
+            "topic": "biology",
+        }
+        text = {
+            "question": "Which is a solid?",
+            "choices": ["ice", "steam"],
+            "answer": answer_index,
+            "hint": hint,
+        }
+        return {**text, "image": image, **metadata, "lecture": "", "solution": "", "split": "test"}
 
     return write(
         root,
@@ -214,7 +231,7 @@ def scienceqa(root: Path) -> Path:
 
 
 def pope(root: Path) -> Path:
-    def asked(*labels: str) -> str:
+    def questions(*labels: str) -> str:
         image = "COCO_val2014_000000310196.jpg"
         return lines(
             *(
@@ -226,9 +243,9 @@ def pope(root: Path) -> Path:
     return write(
         root,
         {
-            "coco/coco_pope_random.json": asked("yes", "no"),
-            "coco/coco_pope_popular.json": asked("yes", "no", "no"),
-            "coco/coco_pope_adversarial.json": asked("no"),
+            "coco/coco_pope_random.json": questions("yes", "no"),
+            "coco/coco_pope_popular.json": questions("yes", "no", "no"),
+            "coco/coco_pope_adversarial.json": questions("no"),
             "val2014/COCO_val2014_000000310196.jpg": picture(1),
         },
     )
@@ -236,7 +253,7 @@ def pope(root: Path) -> Path:
 
 def mme(root: Path) -> Path:
     def text(*answers: str) -> str:
-        return "\n".join(f"Is it {said}?  Please answer yes or no.\t{said}" for said in answers) + "\n"
+        return "\n".join(f"Is it {label}?  Please answer yes or no.\t{label}" for label in answers) + "\n"
 
     return write(
         root,
@@ -258,7 +275,7 @@ def mme(root: Path) -> Path:
 def mmbench(root: Path, name: str = "mmbench_dev_20230712.tsv") -> Path:
     """Question 1 in three rotations, question 2 in two; the image of question 2 is that of question 1."""
     columns = ["index", "question", "hint", *"ABCD", "answer"]
-    more = {"category": "ocr", "l2-category": "perception", "source": "x", "comment": "", "split": "dev"}
+    metadata = {"category": "ocr", "l2-category": "perception", "source": "x", "comment": "", "split": "dev"}
     rows = [
         {"index": 1, "question": "Which?", "hint": "", "A": "cat", "B": "dog", "C": "cow", "answer": "A"},
         {"index": 2, "question": "What?", "hint": "Look\nhere.", "A": "up", "B": "down", "answer": "B"},
@@ -283,11 +300,11 @@ def mmbench(root: Path, name: str = "mmbench_dev_20230712.tsv") -> Path:
         {"index": 1000002, "question": "What?", "hint": "Look\nhere.", "A": "down", "B": "up", "answer": "A"},
     ]
     buffer = io.StringIO()
-    table = csv.DictWriter(buffer, [*columns, "image", *more], delimiter="\t")
+    table = csv.DictWriter(buffer, [*columns, "image", *metadata], delimiter="\t")
     table.writeheader()
     for row in rows:
         image = base64.b64encode(picture(row["index"] % 10)).decode() if row["index"] != 2 else "1"
-        table.writerow({**more, **row, "image": image})
+        table.writerow({**metadata, **row, "image": image})
     return write(root, {name: buffer.getvalue()})
 
 
@@ -296,10 +313,10 @@ def mmbench_cn(root: Path) -> Path:
 
 
 def seed_bench(root: Path) -> Path:
-    def item(number: str, kind: str, data: str, type_id: int, said: str) -> dict[str, Any]:
+    def item(number: str, kind: str, data: str, type_id: int, letter: str) -> dict[str, Any]:
         choices = {"choice_a": "One", "choice_b": "Two", "choice_c": "Three", "choice_d": "Four"}
         names = {"data_id": data, "data_type": kind, "question_id": number, "question_type_id": type_id}
-        return {"answer": said, **choices, **names, "question": "How many towels are in the image?"}
+        return {"answer": letter, **choices, **names, "question": "How many towels are in the image?"}
 
     return write(
         root,
@@ -332,9 +349,14 @@ def llava_bench(root: Path) -> Path:
 
 
 def mm_vet(root: Path) -> Path:
-    def item(image: str, said: str) -> dict[str, Any]:
-        more = {"imagesource": "https://x", "capability": ["ocr", "math"]}
-        return {"imagename": image, "question": "What is x in the equation?", "answer": said, **more}
+    def item(image: str, answer_text: str) -> dict[str, Any]:
+        metadata = {"imagesource": "https://x", "capability": ["ocr", "math"]}
+        return {
+            "imagename": image,
+            "question": "What is x in the equation?",
+            "answer": answer_text,
+            **metadata,
+        }
 
     return write(
         root,
@@ -348,9 +370,11 @@ def mm_vet(root: Path) -> Path:
 
 def coco_caption(root: Path) -> Path:
     images = [{"id": number, "file_name": f"COCO_val2014_{number:012d}.jpg"} for number in (42, 73)]
-    said = {42: ["a man rides a motorcycle", "a man on a bike"], 73: ["two cats sleep on a sofa"]}
+    texts_by_image = {42: ["a man rides a motorcycle", "a man on a bike"], 73: ["two cats sleep on a sofa"]}
     captions = [
-        {"image_id": image, "id": 7, "caption": text} for image, texts in said.items() for text in texts
+        {"image_id": image, "id": 7, "caption": text}
+        for image, texts in texts_by_image.items()
+        for text in texts
     ]
     return write(
         root,

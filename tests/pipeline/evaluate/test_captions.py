@@ -1,4 +1,4 @@
-"""Caption scores against slow oracles, worked examples, and sacrebleu's own corpus score."""
+"""Caption scores against slow reference code, worked examples, and sacrebleu's corpus score."""
 
 import math
 from collections import Counter
@@ -24,14 +24,14 @@ def sentences(seed: int, images: int, each: int) -> tuple[list[str], list[list[s
 
 
 def cider_by_hand(candidates: list[str], references: list[list[str]]) -> list[float]:
-    """CIDEr-D, written out from the paper's equations with dense vectors."""
+    """Compute CIDEr-D from the paper's equations, with dense vectors."""
 
     def grams(text, n):
         words = text.split()
         return Counter(tuple(words[i : i + n]) for i in range(len(words) - n + 1))
 
     scores = []
-    for candidate, own in zip(candidates, references, strict=True):
+    for candidate, image_references in zip(candidates, references, strict=True):
         total = 0.0
         for n in range(1, 5):
             every = sorted(
@@ -40,13 +40,13 @@ def cider_by_hand(candidates: list[str], references: list[list[str]]) -> list[fl
             images = [max(1, sum(any(grams(t, n)[g] for t in group) for group in references)) for g in every]
             idf = np.log(len(references) / np.array(images)) if every else np.zeros(0)
             ours = np.array([grams(candidate, n)[g] for g in every]) * idf
-            for reference in own:
+            for reference in image_references:
                 theirs = np.array([grams(reference, n)[g] for g in every]) * idf
                 norm = np.linalg.norm(ours) * np.linalg.norm(theirs)
-                apart = len(candidate.split()) - len(reference.split())
+                length_difference = len(candidate.split()) - len(reference.split())
                 if norm:
                     clipped = np.minimum(ours, theirs) @ theirs
-                    total += clipped / norm * math.exp(-(apart**2) / 72) / len(own)
+                    total += clipped / norm * math.exp(-(length_difference**2) / 72) / len(image_references)
         scores.append(10 * total / 4)
     return scores
 
@@ -54,11 +54,11 @@ def cider_by_hand(candidates: list[str], references: list[list[str]]) -> list[fl
 def test_cider_equals_the_equations():
     candidates, references = sentences(0, 12, 3)
     score = CiderD([[text.split() for text in group] for group in references])
-    found = [
+    scores = [
         score(candidate.split(), [text.split() for text in group])
         for candidate, group in zip(candidates, references, strict=True)
     ]
-    assert found == pytest.approx(cider_by_hand(candidates, references))
+    assert scores == pytest.approx(cider_by_hand(candidates, references))
 
 
 def test_cider_of_worked_examples():
@@ -70,12 +70,13 @@ def test_cider_of_worked_examples():
     # three words of four: 3, 2, 1 and 0 n-grams of 4, 3, 2 and 1, all of one weight; one word shorter
     cosines = math.sqrt(3 / 4) + math.sqrt(2 / 3) + math.sqrt(1 / 2)
     assert score(["a", "red", "dog"], corpus[0]) == pytest.approx(10 / 4 * cosines * math.exp(-1 / 72))
-    assert CiderD(corpus[:1])(["a", "red", "dog", "runs"], corpus[0]) == 0  # an n-gram of all
+    # n-grams that all images have weigh nothing
+    assert CiderD(corpus[:1])(["a", "red", "dog", "runs"], corpus[0]) == 0
 
 
 def test_rouge_of_worked_examples():
-    def score(given, *true):
-        return coco_rouge_l(given.split(), [text.split() for text in true])
+    def score(candidate, *true):
+        return coco_rouge_l(candidate.split(), [text.split() for text in true])
 
     assert score("a b c", "a b c") == pytest.approx(1)
     assert score("a b", "c d") == score("", "a") == 0
@@ -95,17 +96,20 @@ def test_meteor_takes_stems():
 def test_bleu_equals_sacrebleu_over_the_corpus():
     candidates, references = sentences(1, 40, 3)
     pairs = list(zip(candidates, references, strict=True))
-    metric = captions([Reference(str(i), "", tuple(own)) for i, (_, own) in enumerate(pairs)])
-    rows = [metric.observe(said, Reference("", "", tuple(own))) for said, own in pairs]
+    metric = captions([Reference(str(i), "", tuple(texts)) for i, (_, texts) in enumerate(pairs)])
+    rows = [metric.observe(candidate, Reference("", "", tuple(texts))) for candidate, texts in pairs]
     figures = metric.figures(np.column_stack([rows, np.ones(len(rows))]).sum(0))
     for n in range(1, 5):
         corpus = BLEU(tokenize="none", smooth_method="none", max_ngram_order=n)
-        streams = [[" ".join(tokenize(own[place])) for own in references] for place in range(3)]
-        expected = corpus.corpus_score([" ".join(tokenize(said)) for said in candidates], streams).score / 100
+        streams = [[" ".join(tokenize(texts[place])) for texts in references] for place in range(3)]
+        expected = (
+            corpus.corpus_score([" ".join(tokenize(candidate)) for candidate in candidates], streams).score
+            / 100
+        )
         assert figures[f"bleu_{n}"] == pytest.approx(expected)
 
 
-def test_a_perfect_caption_and_none_at_all():
+def test_perfect_and_missing_captions():
     references = [
         Reference(str(i), "", (f"the {word} of number {i} stands here",)) for i, word in enumerate(WORDS)
     ]

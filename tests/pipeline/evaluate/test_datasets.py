@@ -20,7 +20,7 @@ JUDGED = ("llava_bench", "mm_vet")
 
 
 def make(name: str, root: Path, **fields):
-    """The dataset as its YAML has it."""
+    """Build the dataset from its YAML."""
     tree = yaml.safe_load((CONF / f"{name}.yaml").read_text())
     return get_class(tree.pop("_target_"))(**{**tree, "root": str(root), **fields})
 
@@ -39,7 +39,7 @@ def values(figures: dict) -> dict[str, float]:
 
 
 def truth(dataset) -> dict[str, str]:
-    """A right answer to every question."""
+    """Return a right answer to every question."""
     return {
         reference.question_id: reference.answers[0] if reference.answers else "who knows"
         for reference in dataset.references(STORAGE)
@@ -66,7 +66,7 @@ def test_right_answers_are_right_and_the_root_is_left_alone(name, tmp_path):
     right = truth(dataset)
     if name == "scenes":
         right = {(item.sample_key, item.question_id): item.answers[0] for item in dataset.references(STORAGE)}
-        captions = iter([said for (_, question), said in right.items() if question == "0"])
+        captions = iter([answer_text for (_, question), answer_text in right.items() if question == "0"])
         output = official.answer(
             dataset,
             tmp_path / "out" / "o",
@@ -76,12 +76,12 @@ def test_right_answers_are_right_and_the_root_is_left_alone(name, tmp_path):
         )
     else:
         output = official.answer(dataset, tmp_path / "out" / "o", lambda question, _: right[question])
-    found = scored(dataset, output)
-    figures = values(found["figures"])
-    assert found["questions"] == len(right) == sum(found["status"].values()) == found["scored"]
+    evaluation = scored(dataset, output)
+    figures = values(evaluation["figures"])
+    assert evaluation["questions"] == len(right) == sum(evaluation["status"].values()) == evaluation["scored"]
     headline = {"mme": "perception", "coco_caption": "bleu_1"}.get(name, "accuracy")
     assert figures[headline] == {"mme": 400.0}.get(name, 1.0)
-    for figure in found["figures"].values():
+    for figure in evaluation["figures"].values():
         assert figure["low"] <= figure["value"] <= figure["high"] or headline in ("perception", "bleu_1")
     after = sorted(path.relative_to(tmp_path) for path in tmp_path.rglob("*"))
     assert [path for path in after if path.parts[0] != "out"] == before
@@ -91,23 +91,23 @@ def test_right_answers_are_right_and_the_root_is_left_alone(name, tmp_path):
 def test_rows_that_failed_are_wrong_and_counted(name, tmp_path):
     dataset = fixture(name, tmp_path)
     output = official.answer(dataset, tmp_path / "out" / "o", lambda *_: None)
-    found = scored(dataset, output)
-    assert set(found["status"]) == {"failed"}
-    figures = values(found["figures"])
+    evaluation = scored(dataset, output)
+    assert set(evaluation["status"]) == {"failed"}
+    figures = values(evaluation["figures"])
     assert set(figures.values()) <= {0.0}, figures
 
 
 def test_vqav2(tmp_path):
     dataset = fixture("vqav2", tmp_path)
-    said = {"9001000": "Yes.", "9001001": "two", "42002": "Shirt"}
-    output = official.answer(dataset, tmp_path / "out" / "o", lambda question, _: said[question])
-    found = scored(dataset, output)
-    assert values(found["figures"]) == pytest.approx({"accuracy": (1.0 + 0.6 + 0.3) / 3})
-    assert {name: values(group["figures"])["accuracy"] for name, group in found["groups"].items()} == (
+    predictions = {"9001000": "Yes.", "9001001": "two", "42002": "Shirt"}
+    output = official.answer(dataset, tmp_path / "out" / "o", lambda question, _: predictions[question])
+    evaluation = scored(dataset, output)
+    assert values(evaluation["figures"]) == pytest.approx({"accuracy": (1.0 + 0.6 + 0.3) / 3})
+    assert {name: values(group["figures"])["accuracy"] for name, group in evaluation["groups"].items()} == (
         pytest.approx({"yes/no": 1.0, "number": 0.6, "other": 0.3})
     )
-    asked = dict((reference.question_id, text) for reference, text in dataset.read_questions(STORAGE))
-    assert asked["9001000"] == "Is it red?"
+    texts = dict((reference.question_id, text) for reference, text in dataset.read_questions(STORAGE))
+    assert texts["9001000"] == "Is it red?"
 
 
 def test_a_test_split_is_submitted(tmp_path):
@@ -116,17 +116,19 @@ def test_a_test_split_is_submitted(tmp_path):
     output = official.answer(dataset, tmp_path / "out" / "o", lambda *_: "Two t-shirts.")
     with pytest.raises(ConfigError, match="not public or need a judge: submission=FILE"):
         scored(dataset, output)
-    found = scored(dataset, output, submission=str(tmp_path / "s.json"))
-    assert found["figures"] == {} and found["without_truth"] == 3
+    evaluation = scored(dataset, output, submission=str(tmp_path / "s.json"))
+    assert evaluation["figures"] == {} and evaluation["without_truth"] == 3
     answers = json.loads((tmp_path / "s.json").read_text())
     assert {"question_id": 42002, "answer": "2 t shirts"} in answers and len(answers) == 3
 
 
 def test_vizwiz(tmp_path):
     dataset = fixture("vizwiz", tmp_path)
-    said = iter(["Soda can.", "Unanswerable", "unanswerable"])
-    found = scored(dataset, official.answer(dataset, tmp_path / "out" / "o", lambda *_: next(said)))
-    assert values(found["figures"]) == pytest.approx(
+    predictions = iter(["Soda can.", "Unanswerable", "unanswerable"])
+    evaluation = scored(
+        dataset, official.answer(dataset, tmp_path / "out" / "o", lambda *_: next(predictions))
+    )
+    assert values(evaluation["figures"]) == pytest.approx(
         {
             "accuracy": 2 / 3,
             "unanswerable_precision": 1 / 2,
@@ -144,14 +146,14 @@ def test_vizwiz(tmp_path):
 
 def test_gqa_by_type(tmp_path):
     dataset = fixture("gqa", tmp_path)
-    said = {"201307251": "No.", "201640614": "Woman", "202225914": "grey"}
-    found = scored(
+    predictions = {"201307251": "No.", "201640614": "Woman", "202225914": "grey"}
+    evaluation = scored(
         dataset,
-        official.answer(dataset, tmp_path / "out" / "o", lambda question, _: said[question]),
+        official.answer(dataset, tmp_path / "out" / "o", lambda question, _: predictions[question]),
         submission=str(tmp_path / "s.json"),
     )
-    assert values(found["figures"]) == pytest.approx({"accuracy": 2 / 3})
-    groups = {name: values(group["figures"])["accuracy"] for name, group in found["groups"].items()}
+    assert values(evaluation["figures"]) == pytest.approx({"accuracy": 2 / 3})
+    groups = {name: values(group["figures"])["accuracy"] for name, group in evaluation["groups"].items()}
     assert groups["binary"] == 1 and groups["open"] == 0.5 and groups["semantic: attr"] == 0
     assert {"questionId": "201307251", "prediction": "no"} in json.loads((tmp_path / "s.json").read_text())
 
@@ -164,16 +166,18 @@ def test_textvqa_shows_ocr_tokens_if_asked_to(tmp_path):
     assert texts[1][0] == "what is the brand?\nReference OCR token: DAKOTA, DIGITAL"
 
 
-def test_scienceqa_asks_of_images_alone(tmp_path):
+def test_scienceqa_skips_questions_without_an_image(tmp_path):
     dataset = fixture("scienceqa_img", tmp_path)
-    asked = dict((reference.question_id, text) for reference, text in dataset.read_questions(STORAGE))
-    assert asked == {
+    texts = dict((reference.question_id, text) for reference, text in dataset.read_questions(STORAGE))
+    assert texts == {
         "4": "Which is a solid?\nA. ice\nB. steam",
         "11": "Context: The picture shows water.\nWhich is a solid?\nA. ice\nB. steam",
     }
-    said = {"4": "A", "11": "It is ice."}
-    found = scored(dataset, official.answer(dataset, tmp_path / "out" / "o", lambda q, _: said[q]))
-    assert values(found["figures"]) == {"accuracy": 0.5, "accuracy_vlmeval": 1.0}
+    predictions = {"4": "A", "11": "It is ice."}
+    evaluation = scored(
+        dataset, official.answer(dataset, tmp_path / "out" / "o", lambda q, _: predictions[q])
+    )
+    assert values(evaluation["figures"]) == {"accuracy": 0.5, "accuracy_vlmeval": 1.0}
 
 
 def test_pope(tmp_path):
@@ -182,11 +186,13 @@ def test_pope(tmp_path):
     assert set(right) == {f"random/{i}" for i in (1, 2)} | {f"popular/{i}" for i in (1, 2, 3)} | {
         "adversarial/1"
     }
-    found = scored(dataset, official.answer(dataset, tmp_path / "out" / "o", lambda *_: "Yes, there is."))
-    figures = values(found["figures"])
+    evaluation = scored(
+        dataset, official.answer(dataset, tmp_path / "out" / "o", lambda *_: "Yes, there is.")
+    )
+    figures = values(evaluation["figures"])
     assert figures["yes_ratio"] == 1 and figures["recall"] == 1
     assert figures["precision"] == figures["accuracy"] == pytest.approx(2 / 6)
-    groups = {name: values(group["figures"]) for name, group in found["groups"].items()}
+    groups = {name: values(group["figures"]) for name, group in evaluation["groups"].items()}
     assert groups["random"]["f1"] == pytest.approx(2 / 3)
     assert groups["popular"]["f1"] == pytest.approx(1 / 2)
     assert figures["f1_mean_of_categories"] == pytest.approx((2 / 3 + 1 / 2 + 0) / 3)
@@ -197,15 +203,17 @@ def test_mme(tmp_path):
     texts = {reference.question_id: text for reference, text in dataset.read_questions(STORAGE)}
     assert texts["OCR/0001#1"] == "Is it Yes?" and len(texts) == 8
     right = truth(dataset)
-    said = {**right, "OCR/0001#2": "Yes", "code_reasoning/0001#1": "I'd say yes"}
-    found = scored(dataset, official.answer(dataset, tmp_path / "out" / "o", lambda q, _: said[q]))
-    groups = {name: values(group["figures"]) for name, group in found["groups"].items()}
+    predictions = {**right, "OCR/0001#2": "Yes", "code_reasoning/0001#1": "I'd say yes"}
+    evaluation = scored(
+        dataset, official.answer(dataset, tmp_path / "out" / "o", lambda q, _: predictions[q])
+    )
+    groups = {name: values(group["figures"]) for name, group in evaluation["groups"].items()}
     assert groups["OCR"] == pytest.approx({"accuracy": 0.75, "accuracy_plus": 0.5, "score": 125})
     assert groups["artwork"]["score"] == 200
     assert groups["code_reasoning"] == pytest.approx({"accuracy": 0.5, "accuracy_plus": 0, "score": 50})
-    figures = values(found["figures"])
+    figures = values(evaluation["figures"])
     assert (figures["perception"], figures["cognition"]) == pytest.approx((325, 50))
-    assert found["units"] == 4 and found["scored"] == 8
+    assert evaluation["units"] == 4 and evaluation["scored"] == 8
 
 
 @pytest.mark.parametrize("name", ["mmbench", "mmbench_cn"])
@@ -214,24 +222,24 @@ def test_mmbench(name, tmp_path):
     texts = {reference.question_id: text for reference, text in dataset.read_questions(STORAGE)}
     assert texts["2"] == "Look\nhere.\nWhat?\nA. up\nB. down"
     assert texts["1000001"] == "Which?\nA. dog\nB. cow\nC. cat"
-    said = {"1": "A", "1000001": "C.", "2000001": "(B)", "2": "down", "1000002": "up"}
-    output = official.answer(dataset, tmp_path / "out" / "o", lambda question, _: said[question])
-    found = scored(dataset, output)
-    assert values(found["figures"]) == pytest.approx(
+    predictions = {"1": "A", "1000001": "C.", "2000001": "(B)", "2": "down", "1000002": "up"}
+    output = official.answer(dataset, tmp_path / "out" / "o", lambda question, _: predictions[question])
+    evaluation = scored(dataset, output)
+    assert values(evaluation["figures"]) == pytest.approx(
         {"accuracy": 0.5, "accuracy_vanilla": 1.0, "accuracy_rows": 0.8}
     )
-    assert found["units"] == 2 and set(found["groups"]) == {"ocr", "perception"}
+    assert evaluation["units"] == 2 and set(evaluation["groups"]) == {"ocr", "perception"}
     (converted,) = (tmp_path / "out" / "converted").iterdir()
     assert converted.suffix == ".parquet" and converted.stat().st_mtime == 0
 
 
 def test_seed_bench(tmp_path):
     dataset = fixture("seed_bench", tmp_path)
-    said = {"101669": "A", "101670": "B.", "v18": "C"}
-    output = official.answer(dataset, tmp_path / "out" / "o", lambda question, _: said[question])
-    found = scored(dataset, output, submission=str(tmp_path / "s.jsonl"))
-    assert values(found["figures"]) == pytest.approx({"accuracy": 2 / 3, "accuracy_vlmeval": 1.0})
-    assert set(found["groups"]) == {"image", "video", "Instances Counting", "Action Recognition"}
+    predictions = {"101669": "A", "101670": "B.", "v18": "C"}
+    output = official.answer(dataset, tmp_path / "out" / "o", lambda question, _: predictions[question])
+    evaluation = scored(dataset, output, submission=str(tmp_path / "s.jsonl"))
+    assert values(evaluation["figures"]) == pytest.approx({"accuracy": 2 / 3, "accuracy_vlmeval": 1.0})
+    assert set(evaluation["groups"]) == {"image", "video", "Instances Counting", "Action Recognition"}
     assert len((tmp_path / "s.jsonl").read_text().splitlines()) == 3
     images = make("seed_bench", dataset.root, kinds=["image"])
     assert {reference.question_id for reference in images.references(STORAGE)} == {"101669", "101670"}
@@ -263,8 +271,8 @@ def test_mm_vet_is_exported_for_its_judge(tmp_path):
     }
 
 
-def test_captions_of_another_task_are_known_by_their_images(tmp_path):
-    """`source=images task=caption` calls every question 0."""
+def test_captions_of_another_task_are_matched_by_image(tmp_path):
+    """`source=images task=caption` gives every question the id 0."""
     from pipeline.sources.images import Images
     from pipeline.sources.task import Task
 
@@ -274,8 +282,10 @@ def test_captions_of_another_task_are_known_by_their_images(tmp_path):
     output = official.answer_source(
         Images(path=f"{dataset.root}/val2014"), task, tmp_path / "o", lambda *_: "a man rides a motorcycle"
     )
-    found = scored(dataset, output)
-    assert found["scored"] == 2 and values(found["figures"])["bleu_1"] == pytest.approx(0.6 * math.exp(-0.1))
+    evaluation = scored(dataset, output)
+    assert evaluation["scored"] == 2 and values(evaluation["figures"])["bleu_1"] == pytest.approx(
+        0.6 * math.exp(-0.1)
+    )
 
 
 def test_photographs_without_truth_are_not_scored(tmp_path):
@@ -296,23 +306,23 @@ def test_photographs_without_truth_are_not_scored(tmp_path):
         },
     )
     dataset = Scenes(root=str(root))
-    found = scored(dataset, official.answer(dataset, tmp_path / "out" / "o", lambda *_: "Red."))
-    assert found["without_truth"] == 2 and found["scored"] == 2
-    assert values(found["figures"]) == {"accuracy": 1.0, "caption_f1": 0.0}
-    assert set(found["groups"]) == {"color", "caption"}
+    evaluation = scored(dataset, official.answer(dataset, tmp_path / "out" / "o", lambda *_: "Red."))
+    assert evaluation["without_truth"] == 2 and evaluation["scored"] == 2
+    assert values(evaluation["figures"]) == {"accuracy": 1.0, "caption_f1": 0.0}
+    assert set(evaluation["groups"]) == {"color", "caption"}
 
 
-def test_questions_of_an_image_stand_together_but_not_too_many():
+def test_questions_of_an_image_are_grouped_up_to_64():
     from pipeline.evaluate.base import Reference
     from pipeline.evaluate.questions import request_lines
 
-    asked = [(Reference(str(i), f"{'ab'[i % 2]}.jpg"), f"q{i}") for i in range(150)]
-    rows = [json.loads(line) for line in request_lines(asked)]
+    questions = [(Reference(str(i), f"{'ab'[i % 2]}.jpg"), f"q{i}") for i in range(150)]
+    rows = [json.loads(line) for line in request_lines(questions)]
     assert sorted(int(row["question_id"]) for row in rows) == list(range(150))
     assert [row["image"] for row in rows] == ["a.jpg"] * 64 + ["b.jpg"] * 64 + ["a.jpg"] * 11 + ["b.jpg"] * 11
 
 
-def test_a_conversion_made_anew_is_the_same_file(tmp_path):
+def test_a_repeated_conversion_gives_the_same_file(tmp_path):
     dataset = fixture("pope", tmp_path)
     source = dataset.source(str(tmp_path / "converted"), STORAGE)
     first = [*source.shards(source.entries(STORAGE), STORAGE)]

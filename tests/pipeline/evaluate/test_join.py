@@ -1,4 +1,4 @@
-"""Rows and references meet one to one, or an error names the key; intervals are what they claim."""
+"""Rows and references match one to one, or an error names the key; intervals are as wide as theory says."""
 
 from pathlib import Path
 
@@ -23,11 +23,11 @@ def refused(dataset, output: Path, **options) -> str:
 def test_a_missing_row_is_named(tmp_path):
     dataset = fixture("gqa", tmp_path)
     output = official.answer(dataset, tmp_path / "out" / "o", lambda *_: "no", drop=0)
-    told = refused(dataset, output)
-    assert "1 of 3 questions have no row: 201307251; partial=true" in told
-    found = scored(dataset, output, partial=True)
-    assert found["scored"] == 2 and found["questions"] == 3
-    assert "a part of the dataset: 2 of 3 questions" in evaluation_table(found).notes
+    message = refused(dataset, output)
+    assert "1 of 3 questions have no row: 201307251; partial=true" in message
+    evaluation = scored(dataset, output, partial=True)
+    assert evaluation["scored"] == 2 and evaluation["questions"] == 3
+    assert "a part of the dataset: 2 of 3 questions" in evaluation_table(evaluation).notes
 
 
 def test_a_doubled_row_is_named(tmp_path):
@@ -65,7 +65,7 @@ def test_an_output_that_is_not_finished_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "file", "content", "told"),
+    ("name", "file", "content", "message"),
     [
         ("gqa", "testdev_balanced_questions.json", None, "nothing at"),
         ("gqa", "testdev_balanced_questions.json", "{", "testdev_balanced_questions.json: "),
@@ -93,14 +93,14 @@ def test_an_output_that_is_not_finished_is_refused(tmp_path):
         ("scienceqa_img", "pid_splits.json", '{"test": ["4"]', "pid_splits.json: "),
     ],
 )
-def test_a_file_that_is_missing_or_damaged_is_named(name, file, content, told, tmp_path):
+def test_a_file_that_is_missing_or_damaged_is_named(name, file, content, message, tmp_path):
     dataset = fixture(name, tmp_path)
     output = official.answer(dataset, tmp_path / "out" / "o", lambda *_: "no")
     if content is None:
         (Path(dataset.root) / file).unlink()
     else:
         (Path(dataset.root) / file).write_text(content)
-    assert told in refused(dataset, output)
+    assert message in refused(dataset, output)
 
 
 def test_fields_are_checked(tmp_path):
@@ -115,22 +115,22 @@ def test_fields_are_checked(tmp_path):
             make(name, **{"root": tmp_path, **fields}) if "root" not in fields else make(name, "")
 
 
-def test_intervals_are_seeded_and_as_wide_as_theory_has_them():
+def test_intervals_are_seeded_and_as_wide_as_theory_predicts():
     rng = np.random.default_rng(0)
     right = (rng.random(4000) < 0.7).astype(float)
     units = np.column_stack([right, np.ones(4000)])
     metric = Metric(lambda *_: (), rates("accuracy"))
     groups = {"half": np.arange(2000)}
-    found = group_intervals(metric, units, groups, resamples=400, seed=1)
+    intervals = group_intervals(metric, units, groups, resamples=400, seed=1)
     again = group_intervals(metric, units, groups, resamples=400, seed=1)
     other = group_intervals(metric, units, groups, resamples=400, seed=2)
-    assert found == again != other
-    accuracy = found[""]["accuracy"]
+    assert intervals == again != other
+    accuracy = intervals[""]["accuracy"]
     width = 2 * 1.96 * np.sqrt(0.7 * 0.3 / 4000)
     assert accuracy["value"] == pytest.approx(right.mean())
     assert accuracy["low"] < right.mean() < accuracy["high"]
     assert accuracy["high"] - accuracy["low"] == pytest.approx(width, rel=0.15)
-    half = found["half"]["accuracy"]
+    half = intervals["half"]["accuracy"]
     assert half["high"] - half["low"] == pytest.approx(width * np.sqrt(2), rel=0.15)
 
 
@@ -139,6 +139,6 @@ def test_without_resamples_there_are_no_intervals(tmp_path):
 
     dataset = fixture("gqa", tmp_path)
     output = official.answer(dataset, tmp_path / "out" / "o", lambda *_: "no")
-    found = evaluate(dataset, Evaluation(output=str(output), resamples=0), STORAGE)
-    assert found["figures"]["accuracy"] == {"value": pytest.approx(1 / 3)}
-    assert values(found["figures"])
+    evaluation = evaluate(dataset, Evaluation(output=str(output), resamples=0), STORAGE)
+    assert evaluation["figures"]["accuracy"] == {"value": pytest.approx(1 / 3)}
+    assert values(evaluation["figures"])

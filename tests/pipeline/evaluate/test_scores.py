@@ -1,4 +1,4 @@
-"""Every scorer by its published rule."""
+"""Every scorer follows its published rule."""
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ from tests.pipeline.evaluate import cases
 
 
 def annotators(written: str) -> list[str]:
-    """`yes:9|no:1` as ten answers."""
+    """Expand `yes:9|no:1` into ten answers."""
     pairs = (part.rpartition(":") for part in written.split("|"))
     return [answer for answer, _, count in pairs for _ in range(int(count))]
 
@@ -28,16 +28,16 @@ def test_there_are_at_least_200_cases():
 
 
 @pytest.mark.parametrize(
-    ("score", "found"),
+    ("score", "examples"),
     [
         (vqa.vqa_accuracy, cases.VQA),
         (vqa.textvqa_accuracy, cases.TEXTVQA),
         (vqa.vizwiz_accuracy, cases.VIZWIZ),
     ],
 )
-def test_against_annotators(score, found):
-    told = {(case[0], case[1]): score(case[0], annotators(case[1])) for case in found}
-    assert told == pytest.approx({(case[0], case[1]): case[2] for case in found})
+def test_against_annotators(score, examples):
+    scores = {(case[0], case[1]): score(case[0], annotators(case[1])) for case in examples}
+    assert scores == pytest.approx({(case[0], case[1]): case[2] for case in examples})
 
 
 def test_gqa():
@@ -47,14 +47,14 @@ def test_gqa():
 
 
 @pytest.mark.parametrize(
-    ("read", "found"), [(yes_no.pope_says, cases.POPE), (yes_no.mme_says, cases.MME)], ids=["pope", "mme"]
+    ("read", "examples"), [(yes_no.pope_says, cases.POPE), (yes_no.mme_says, cases.MME)], ids=["pope", "mme"]
 )
-def test_yes_and_no(read, found):
-    assert {prediction: read(prediction) for prediction, _ in found} == dict(found)
+def test_yes_and_no(read, examples):
+    assert {prediction: read(prediction) for prediction, _ in examples} == dict(examples)
 
 
 @pytest.mark.parametrize(
-    ("read", "found"),
+    ("read", "examples"),
     [
         (choice.scienceqa_letter, cases.SCIENCEQA),
         (choice.vlmeval_letter, cases.VLMEVAL),
@@ -62,15 +62,15 @@ def test_yes_and_no(read, found):
     ],
     ids=["scienceqa", "vlmeval", "letter"],
 )
-def test_letters(read, found):
-    assert {case[:2]: read(*case[:2]) for case in found} == {case[:2]: case[2] for case in found}
+def test_letters(read, examples):
+    assert {case[:2]: read(*case[:2]) for case in examples} == {case[:2]: case[2] for case in examples}
 
 
 @pytest.mark.parametrize(
-    ("normal", "found"), [(vqa_normal, cases.VQA_NORMAL), (evalai_normal, cases.EVALAI_NORMAL)]
+    ("normal", "examples"), [(vqa_normal, cases.VQA_NORMAL), (evalai_normal, cases.EVALAI_NORMAL)]
 )
-def test_normal_forms(normal, found):
-    assert {text: normal(text) for text, _ in found} == dict(found)
+def test_normal_forms(normal, examples):
+    assert {text: normal(text) for text, _ in examples} == dict(examples)
 
 
 def test_tokens():
@@ -108,7 +108,7 @@ def test_leave_one_out_is_the_mean_over_annotators(matches, others):
         (choice.mmbench(), ("A",)),
     ],
 )
-def test_what_was_not_answered_is_wrong(metric, answers):
+def test_a_missing_prediction_is_wrong(metric, answers):
     reference = Reference("1", "a.jpg", answers, choices=("yes", "no"))
     right = "A" if answers == ("A",) else "yes"
     assert metric.observe(right, reference)[0] == 1
@@ -118,7 +118,9 @@ def test_what_was_not_answered_is_wrong(metric, answers):
 def test_a_row_without_a_prediction_says_neither_yes_nor_no():
     metric = yes_no.pope()
     rows = [(prediction, label) for label in ("yes", "no") for prediction in ("Yes", "No", None)]
-    sums = np.array([[*metric.observe(said, Reference("", "", (label,))), 1] for said, label in rows]).sum(0)
+    sums = np.array(
+        [[*metric.observe(prediction, Reference("", "", (label,))), 1] for prediction, label in rows]
+    ).sum(0)
     figures = metric.figures(sums)
     assert figures == pytest.approx(
         {"accuracy": 2 / 6, "precision": 1 / 2, "recall": 1 / 3, "f1": 2 / 5, "yes_ratio": 2 / 6}
@@ -126,7 +128,7 @@ def test_a_row_without_a_prediction_says_neither_yes_nor_no():
 
 
 def test_llava_submits_normal_answers():
-    """All agree on `yes`: VQA's script would refuse `Yes.`, but gets what EvalAI's processor leaves."""
+    """VQA's script alone would reject `Yes.`, but LLaVA normalises answers with EvalAI's processor first."""
     reference = Reference("1", "a.jpg", ("yes",) * 10)
     assert vqa.vqa().observe("Yes.", reference) == (1.0,)
     assert vqa.vqa_accuracy("Yes.", reference.answers) == 0.0

@@ -1,4 +1,4 @@
-"""What is read off when units were where."""
+"""Figures derived from the times at which units visited the stages."""
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ BEGAN = 1000.0
 
 
 def footer(number: int, spans: list[tuple[float, float]], pids: list[int], cpu: float = 1.0) -> Footer:
-    """One unit's, of two samples; `spans` count from the job's start."""
+    """Make the footer of a unit of two samples; `spans` count from the job's start."""
     visits = {
         stage: {
             **{"node": "here", "pid": pid, "start": BEGAN + first, "end": BEGAN + last},
@@ -26,31 +26,31 @@ def footer(number: int, spans: list[tuple[float, float]], pids: list[int], cpu: 
 
 
 def chain(count: int, generate_s: float = 2.0) -> list[Footer]:
-    """Units that queue before `generate`, which takes each of them 0.25 s after the one before."""
-    found = []
+    """Make units that queue before `generate`, which starts each 0.25 s after the one before."""
+    footers = []
     for number in range(count):
         at = 10 + number * (generate_s + 0.25)
         early = [(number, number + 0.5), (number + 0.5, number + 0.75), (number + 0.75, number + 1)]
         spans = [*early, (at, at + generate_s), (at + generate_s + 0.1, at + generate_s + 0.2)]
-        found.append(footer(number, spans, [1, 1, 2, 3, 1]))
-    return found
+        footers.append(footer(number, spans, [1, 1, 2, 3, 1]))
+    return footers
 
 
 def test_seconds_count_from_the_start_in_the_order_of_the_ends():
     timeline = timeline_of(chain(4)[::-1])
     assert timeline.start_VS[:, 3].tolist() == [10, 12.25, 14.5, 16.75]
-    # of two samples, `read` has seen one before it looks at the clock
+    # `read` starts its clock after the first of the two samples
     assert (timeline.end_VS - timeline.start_VS)[:, 0].tolist() == [1.0] * 4
     assert timeline.loading() == [(7.0, 10.0)]
 
 
-def test_a_hand_over_is_from_when_both_are_there():
+def test_a_handover_starts_when_unit_and_server_are_ready():
     timeline = timeline_of(chain(8))
     assert timeline.handovers(3, 1) == pytest.approx(np.full(7, 0.25))
     assert timeline.handovers(4, 1) == pytest.approx(np.full(7, 0.1))
 
 
-def test_what_backpressure_held_up_is_no_hand_over():
+def test_waiting_for_backpressure_is_no_handover():
     """`encode` waits for `generate` from its fourth unit on."""
     units = []
     for number in range(8):
@@ -63,7 +63,7 @@ def test_what_backpressure_held_up_is_no_hand_over():
     assert timeline.handovers(2, 1).max() <= 0.5
 
 
-def test_first_visits_and_concurrency_are_told_apart_by_process():
+def test_first_visits_and_concurrency_are_counted_per_process():
     units = chain(4)
     units[2] = with_visit(units[2], "write", pid=9)
     timeline = timeline_of(units)

@@ -1,4 +1,4 @@
-"""What the planner says of requests to an object store, counted on a real one."""
+"""The planner's numbers of requests to an object store, counted on a real store."""
 
 import math
 from collections import Counter
@@ -23,16 +23,16 @@ READ_BYTES = 1 << 16
 
 @pytest.fixture
 def calls(monkeypatch) -> Counter:
-    """How often each operation of S3 was asked for."""
-    found: Counter = Counter()
-    ask = s3fs.S3FileSystem._call_s3
+    """Count the calls of each S3 operation."""
+    counts: Counter = Counter()
+    call_s3 = s3fs.S3FileSystem._call_s3
 
-    async def counted(self, method, *given, **more):
-        found[method] += 1
-        return await ask(self, method, *given, **more)
+    async def counted(self, method, *arguments, **options):
+        counts[method] += 1
+        return await call_s3(self, method, *arguments, **options)
 
     monkeypatch.setattr(s3fs.S3FileSystem, "_call_s3", counted)
-    return found
+    return counts
 
 
 def gets(calls: Counter) -> int:
@@ -40,9 +40,9 @@ def gets(calls: Counter) -> int:
 
 
 def read_all(source, storage, output: str, calls: Counter) -> int:
-    """Read every shard of a source as a run does; returns how many units there are.
+    """Read every shard of a source as a run does; return the number of units.
 
-    Finding a shard in the plan is two looks at the output; what is counted after it is the source's.
+    Finding a shard in the plan takes two requests to the output; all requests after it go to the source.
     """
     plan = make_plan(output, source, None, storage)
     calls.clear()
@@ -52,12 +52,12 @@ def read_all(source, storage, output: str, calls: Counter) -> int:
     units = 0
     for shard in shards:
         require_same(shard, storage)
-        given = {"storage": storage, "task": Task(source_questions=True), "finished": {}}
-        units += sum(1 for _ in read_shard(source, shard, limits=UnitLimits(unit_samples=4), **given))
+        options = {"storage": storage, "task": Task(source_questions=True), "finished": {}}
+        units += sum(1 for _ in read_shard(source, shard, limits=UnitLimits(unit_samples=4), **options))
     return units
 
 
-def test_a_tar_is_looked_at_twice_and_read_in_ranges(s3, tmp_path, calls):
+def test_a_tar_takes_two_requests_and_one_per_range(s3, tmp_path, calls):
     fs, _ = s3.open(f"s3://{BUCKET}")
     tar = write_tar(tmp_path / "a.tar", 40, questions=1, width=200)
     fs.put_file(str(tar), f"{BUCKET}/plan/a.tar")
@@ -78,7 +78,7 @@ def test_an_image_and_its_sidecar_are_read_once(s3, calls):
     assert gets(calls) == 6
 
 
-def test_a_units_file_is_one_put_and_its_footer_two_looks(s3, tmp_path, calls):
+def test_a_units_file_is_one_put_and_its_footer_two_gets(s3, tmp_path, calls):
     quick_answer(WebDataset(path=str(write_tar(tmp_path / "a.tar", 6))), tmp_path / "out", unit_samples=2)
     files = sorted((tmp_path / "out" / "data").iterdir())
     output = f"s3://{BUCKET}/plan-written"

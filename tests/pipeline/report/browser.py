@@ -1,4 +1,4 @@
-"""A real headless Chromium: what a page shows, logs and asks of the network."""
+"""Drives a headless Chromium: reads the page, the console and the network requests."""
 
 import json
 from collections.abc import Iterator
@@ -20,7 +20,7 @@ class Page:
         self.driver = driver
 
     def open(self, file: Path, width: int = 1600, scheme: str = "light") -> None:
-        """A local file, in a window of so many CSS pixels and a reader's colour scheme."""
+        """Open a local file in a window of this width in CSS pixels and with a colour scheme."""
         self.resize(width)
         self.scheme(scheme)
         self.logs()
@@ -28,29 +28,29 @@ class Page:
         self.wait("document.querySelectorAll('.plot .main-svg').length")
 
     def resize(self, width: int) -> None:
-        """Let the window have so many CSS pixels from now on."""
+        """Set the width of the window in CSS pixels."""
         self.driver.execute_cdp_cmd(
             "Emulation.setDeviceMetricsOverride",
             {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 600},
         )
 
     def scheme(self, scheme: str) -> None:
-        """What `prefers-color-scheme` answers from now on."""
+        """Set the value of `prefers-color-scheme`."""
         features = [{"name": "prefers-color-scheme", "value": scheme}]
         self.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
 
     def js(self, expression: str, *arguments: Any) -> Any:
-        """The value of a JavaScript expression."""
+        """Evaluate a JavaScript expression."""
         return self.driver.execute_script(f"return {expression}", *arguments)
 
     def wait(self, condition: str) -> None:
-        """Until a JavaScript expression is true; a minute at most."""
+        """Wait until a JavaScript expression is true, at most a minute."""
         from selenium.webdriver.support.ui import WebDriverWait
 
         WebDriverWait(self.driver, 60, 0.05).until(lambda _: self.js(condition))
 
     def find(self, selector: str) -> list[Any]:
-        """Elements by a CSS selector."""
+        """Find elements by a CSS selector."""
         return self.driver.find_elements("css selector", selector)
 
     def choose(self, element: str, value: str) -> None:
@@ -60,18 +60,18 @@ class Page:
         Select(self.find(element)[0]).select_by_value(value)
 
     def logs(self) -> tuple[list[str], list[str]]:
-        """Since last asked: console messages, and URLs that were asked for."""
+        """Return the console messages and requested URLs since the last call."""
         console = [entry["message"] for entry in self.driver.get_log("browser")]
         events = [json.loads(entry["message"])["message"] for entry in self.driver.get_log("performance")]
-        asked = [
+        urls = [
             event["params"]["request"]["url"]
             for event in events
             if event["method"] == "Network.requestWillBeSent"
         ]
-        return console, asked
+        return console, urls
 
     def screenshot(self, file: Path) -> None:
-        """The whole page as a PNG."""
+        """Save the whole page as a PNG."""
         import base64
 
         height = self.js("document.documentElement.scrollHeight")
@@ -88,7 +88,7 @@ class Page:
 
 @contextmanager
 def start() -> Iterator[Page]:
-    """A browser that logs everything, without network services of its own."""
+    """Start a browser that logs everything, with its own network services off."""
     from selenium.webdriver import Chrome, ChromeOptions, ChromeService
 
     options = ChromeOptions()

@@ -1,4 +1,4 @@
-"""What the report's tests compare: inputs, a run of three arms, and comparison.parquet of any size."""
+"""Makes data for the report's tests: inputs, a run of three arms, comparison.parquet of any size."""
 
 import dataclasses
 from pathlib import Path
@@ -26,7 +26,7 @@ PRICE = Pricing(hardware="two cores", price_per_hour=0.1, currency="EUR")
 
 
 def make_inputs(folder: Path) -> None:
-    """Scenes with a question each, one of them hostile, and a broken image."""
+    """Write scenes with a question each, one of them hostile, and a broken image."""
     folder.mkdir()
     for index in range(SCENES):
         sample = make_sample("test", 0, index)
@@ -37,7 +37,7 @@ def make_inputs(folder: Path) -> None:
 
 
 def configure(inputs: Path, output: Path, checkpoint: Path) -> RunConfig:
-    """A run of all arms, whose run.json says what a command line would have said."""
+    """Configure a run of all arms, with the settings that a command line would record in run.json."""
     source = Images(path=str(inputs))
     config = make_config(checkpoint, source, output, unit_samples=3)
     settings = {
@@ -56,13 +56,13 @@ SHARDS = 64
 
 
 def make_rows(place, rows: int, arms=("full", "trim"), **columns) -> Requests:
-    """comparison.parquet of so many rows, all alike but for `columns`."""
+    """Write comparison.parquet with so many rows, all alike except for `columns`."""
     names = [f"{row % SHARDS:06d}-{row // SHARDS:08d}-0000" for row in range(rows)]
-    given = {"key": names, "sample_key": names, "question_id": [""] * rows, "source": ["s"] * rows}
-    given |= {"sample": [0] * rows, "question": ["what?"] * rows}
+    values = {"key": names, "sample_key": names, "question_id": [""] * rows, "source": ["s"] * rows}
+    values |= {"sample": [0] * rows, "question": ["what?"] * rows}
     for arm in arms:
-        given |= {f"prediction.{arm}": ["Yes."] * rows, f"status.{arm}": ["ok"] * rows} | columns
+        values |= {f"prediction.{arm}": ["Yes."] * rows, f"status.{arm}": ["ok"] * rows} | columns
     schema = comparison_schema(arms)
-    table = {field.name: pa.array(given.get(field.name, [None] * rows), field.type) for field in schema}
+    table = {field.name: pa.array(values.get(field.name, [None] * rows), field.type) for field in schema}
     pq.write_table(pa.table(table, schema=schema), place / "comparison.parquet", row_group_size=1000)
     return Requests(str(place), (str(place / "comparison.parquet"),), arms, joined=True)

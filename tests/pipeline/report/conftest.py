@@ -16,7 +16,7 @@ from tests.pipeline.report.compared import ARMS, PRICE, configure, make_inputs
 
 @pytest.fixture(scope="session")
 def outputs(tmp_path_factory: pytest.TempPathFactory, random_checkpoint: Path) -> Path:
-    """A folder with an output an arm, compared; two of its images have gone and changed since."""
+    """A compared folder with one output per arm; later one image was deleted and one changed."""
     folder = tmp_path_factory.mktemp("report") / "compared"
     inputs = folder.parent / "in"
     make_inputs(inputs)
@@ -36,7 +36,7 @@ def outputs(tmp_path_factory: pytest.TempPathFactory, random_checkpoint: Path) -
 
 @pytest.fixture(scope="session")
 def comparison(outputs: Path) -> Path:
-    """A folder as `trimline compare` leaves it, with its report."""
+    """A folder like that of a finished `trimline compare`, with its report."""
     write_report_files(str(outputs), Storage(), gallery=200, seed=0)
     return outputs
 

@@ -7,7 +7,7 @@ from pipeline.report.kept_patches import DIMMED, _lit
 
 
 @pytest.mark.parametrize("grid", [*range(1, 9), 24, 27])
-def test_each_patch_of_a_grid_is_lit_by_its_own_bit(grid):
+def test_each_patch_of_a_grid_is_lit_by_its_bit(grid):
     kept = np.arange(grid**2) % 3 == 0
     square = np.full((4 * grid, 4 * grid, 3), 200, np.uint8)
     shown = _lit(square, np.packbits(kept).tobytes(), grid**2)

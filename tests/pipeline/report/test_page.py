@@ -1,4 +1,4 @@
-"""report.html in a real browser: what it shows, does, logs and asks for."""
+"""report.html in a real browser: content, controls, console and network."""
 
 import copy
 import json
@@ -38,16 +38,16 @@ TEXTS = [
     *(".xtick text", ".ytick text", ".legendtext", ".xtitle"),
 ]
 
-# Pairs of texts of one plot that lie over one another by more than a pixel.
+# Pairs of texts of one plot that overlap by more than a pixel.
 OVERLAPS = """[...document.querySelectorAll('figure[data-plot]:not([hidden])')].flatMap((figure) => {
   const boxes = [...figure.querySelectorAll('svg text')].filter((node) => node.textContent.trim())
     .map((node) => [node.textContent, node.getBoundingClientRect()]).filter(([, box]) => box.width);
   const meet = (a, b) => a.left + 1 < b.right && b.left + 1 < a.right
     && a.top + 1 < b.bottom && b.top + 1 < a.bottom;
-  return boxes.flatMap(([one, a], i) => boxes.slice(i + 1).filter(([, b]) => meet(a, b))
-    .map(([other]) => `${figure.dataset.plot}: ${one} / ${other}`));
+  return boxes.flatMap(([text, a], i) => boxes.slice(i + 1).filter(([, b]) => meet(a, b))
+    .map(([otherText]) => `${figure.dataset.plot}: ${text} / ${otherText}`));
 })"""
-# What a frontier calls its points.
+# The labels of a frontier's points.
 LABELS = """[...document.querySelectorAll(`[data-plot=${arguments[0]}] .annotation-text`)]
   .map((node) => node.textContent)"""
 
@@ -60,13 +60,13 @@ def report(request):
 def test_it_opens_without_an_error_or_a_request(chromium, report):
     chromium.open(report)
     chromium.js("window.scrollTo(0, document.body.scrollHeight)")
-    console, asked = chromium.logs()
+    console, urls = chromium.logs()
     assert console == []
-    assert [url for url in asked if not url.startswith("data:")] == [report.as_uri()]
+    assert [url for url in urls if not url.startswith("data:")] == [report.as_uri()]
     shown = {figure.get_attribute("data-plot") for figure in chromium.find("figure[data-plot]:not([hidden])")}
     plots = {"histogram", "stages", "throughput"}
     assert shown == (plots if "trim" in str(report) else plots | {"frontier-tokens", "frontier-cost"})
-    # the policy that forbids it is there, not only the habit
+    # the page's policy also forbids requests that a script might make
     assert chromium.js("fetch('https://example.org').then(() => 'open', () => 'shut')") == "shut"
     assert "Content Security Policy" in str(chromium.logs()[0])
 
@@ -83,7 +83,7 @@ def test_it_fits_the_window(chromium, report, width):
     tables = (
         "[...document.querySelectorAll('.scroll:has(table.prose)')].map((t) => t.scrollWidth - t.clientWidth)"
     )
-    assert max(chromium.js(tables)) <= 0, "what is read needs no scrolling"
+    assert max(chromium.js(tables)) <= 0, "tables of prose need no scrolling"
     wide = """[...document.querySelectorAll('.js-plotly-plot')]
         .map((plot) => plot.querySelector('svg').clientWidth - plot.clientWidth)"""
     assert max(chromium.js(wide)) <= 0
@@ -97,8 +97,8 @@ def test_it_is_readable_in_both_colour_schemes(chromium, report):
         colour = "rgb(230, 235, 241)" if scheme == "dark" else "rgb(27, 36, 48)"
         chromium.wait(f"getComputedStyle(document.querySelector('.xtick text')).fill === '{colour}'")
         backgrounds.append(chromium.js("getComputedStyle(document.body).backgroundColor"))
-        found = chromium.js(f"({CONTRAST})(arguments[0])", TEXTS)
-        low = {text: min(ratios) for text, ratios in zip(TEXTS, found, strict=True) if ratios}
+        contrasts = chromium.js(f"({CONTRAST})(arguments[0])", TEXTS)
+        low = {text: min(ratios) for text, ratios in zip(TEXTS, contrasts, strict=True) if ratios}
         assert len(low) > 15
         assert min(low.values()) >= 4.5, low
     assert backgrounds == ["rgb(15, 20, 26)", "rgb(246, 247, 249)"]
@@ -117,9 +117,9 @@ def test_the_gallery_is_filtered(chromium, comparison):
     chromium.open(comparison / "report.html")
 
     def shown() -> int:
-        told = chromium.find("#count")[0].text
-        assert told.endswith(f" of {SCENES + 1}")
-        assert int(told.split()[0]) == len(chromium.find(".item"))
+        count = chromium.find("#count")[0].text
+        assert count.endswith(f" of {SCENES + 1}")
+        assert int(count.split()[0]) == len(chromium.find(".item"))
         return len(chromium.find(".item"))
 
     assert shown() == SCENES + 1
@@ -156,7 +156,7 @@ def test_kept_patches_are_lit_and_the_others_dark(chromium, comparison):
 
 
 def test_a_small_grid_is_lit_patch_by_patch(chromium, comparison, tmp_path):
-    """Three by three patches take two bytes, which have room for four by four."""
+    """The 16 bits stored for a 3 x 3 grid must not be read as a 4 x 4 grid."""
     shutil.copytree(comparison, tmp_path / "small")
     file = tmp_path / "small" / "comparison.parquet"
     table = pq.read_table(file)
@@ -179,15 +179,15 @@ def test_a_small_grid_is_lit_patch_by_patch(chromium, comparison, tmp_path):
     assert [[lit[y][x] == whole[y][x] for x in range(3)] for y in range(3)] == np.eye(3, dtype=bool).tolist()
 
 
-def test_images_that_are_gone_or_changed_have_a_placeholder(chromium, comparison):
+def test_deleted_or_changed_images_have_a_placeholder(chromium, comparison):
     chromium.open(comparison / "report.html")
-    told = {item.find_element("css selector", ".key").text[:7]: item.text for item in chromium.find(".item")}
-    for key, text in told.items():
+    texts = {item.find_element("css selector", ".key").text[:7]: item.text for item in chromium.find(".item")}
+    for key, text in texts.items():
         assert ("cannot be read any more" in text) == (key in ("002.png", "003.png")), key
         assert ("no image" in text) == (key == "broken.")
 
 
-def test_what_the_upright_axis_shows_can_be_chosen(chromium, comparison):
+def test_the_quality_axis_can_be_chosen(chromium, comparison):
     chromium.open(comparison / "report.html")
     title = "document.querySelector('[data-plot=frontier-cost] .ytitle').textContent"
     assert chromium.js(title) == "same answer as full"
@@ -198,7 +198,7 @@ def test_what_the_upright_axis_shows_can_be_chosen(chromium, comparison):
 
 @pytest.fixture(scope="module", params=[6, 12])
 def crowded(request, outputs, tmp_path_factory):
-    """A comparison of many arms with long names, some of them equal in everything, the others nearly."""
+    """A comparison of many arms with long names and equal or nearly equal figures."""
     folder = tmp_path_factory.mktemp("crowded")
     names = [
         "full",
@@ -224,14 +224,14 @@ def crowded(request, outputs, tmp_path_factory):
     return folder / "report.html", names
 
 
-def test_no_label_of_a_plot_lies_over_another(chromium, crowded):
+def test_labels_of_a_plot_do_not_overlap(chromium, crowded):
     page, names = crowded
     chromium.open(page, 1600)
     assert chromium.js(OVERLAPS) == []
     for plot in ("frontier-tokens", "frontier-cost"):
-        told = chromium.js(LABELS, plot)
-        assert len(told) == len(set(told)) == len(names), "each point has its name"
-    for width in (1000, 400):  # narrowed while it is open: a name that finds no room is left out
+        labels = chromium.js(LABELS, plot)
+        assert len(labels) == len(set(labels)) == len(names), "each point has its name"
+    for width in (1000, 400):  # resized while open: a label without room is left out
         chromium.resize(width)
         chromium.wait(f"document.querySelector('.plot .main-svg').clientWidth < {width}")
         assert chromium.js(OVERLAPS) == [], width
@@ -242,7 +242,7 @@ def test_no_label_of_a_plot_lies_over_another(chromium, crowded):
     assert len(chromium.js(LABELS, "frontier-tokens")) >= 6
 
 
-def test_the_plots_of_an_ordinary_comparison_have_no_overlap_either(chromium, report):
+def test_texts_of_ordinary_plots_do_not_overlap(chromium, report):
     for width in (1600, 400):
         chromium.open(report, width)
         assert chromium.js(OVERLAPS) == []

@@ -1,4 +1,4 @@
-"""report.html and report.txt as files: their size, their words, and what is refused."""
+"""report.html and report.txt as files: their size, their words, and refused inputs."""
 
 import hashlib
 import json
@@ -28,7 +28,7 @@ MOST_BYTES = 10_000_000
 
 
 def test_a_hundred_thousand_requests_fit_into_ten_megabytes(outputs, tmp_path, random_checkpoint):
-    """Pictures of noise and long answers in a script that JSON escapes: the worst there is."""
+    """The worst case: pictures of noise, and long answers in characters that JSON escapes."""
     images, rows, folder = 40, 100_000, tmp_path / "compared"
     (tmp_path / "in").mkdir()
     rng = np.random.default_rng(0)
@@ -37,10 +37,13 @@ def test_a_hundred_thousand_requests_fit_into_ten_megabytes(outputs, tmp_path, r
         noise.save(tmp_path / "in" / f"{index:03d}.jpg")
     prepare(configure(tmp_path / "in", folder, random_checkpoint))
     digests = [_sha256(tmp_path / "in" / f"{index:03d}.jpg") for index in range(images)]
-    long = ["画" * 3000 if row % 200 == 0 else "yes" for row in range(rows)]
+    predictions = ["画" * 3000 if row % 200 == 0 else "yes" for row in range(rows)]
     columns = {f"kept_patches.{arm}": [bytes(72)] * rows for arm in ARMS}
     columns |= {"key": [f"000000-{row % images:08d}-{row // images:04d}" for row in range(rows)]}
-    columns |= {"image_sha256": [digests[row % images] for row in range(rows)], "prediction.trim": long}
+    columns |= {
+        "image_sha256": [digests[row % images] for row in range(rows)],
+        "prediction.trim": predictions,
+    }
     make_rows(folder, rows, tuple(ARMS), **columns)
     shutil.copy(outputs / "comparison.json", folder)
     html, text = write_report_files(str(folder), Storage(), gallery=2000, seed=0)
@@ -55,7 +58,7 @@ def _sha256(path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def test_the_text_tells_the_same_figures(comparison, run):
+def test_the_text_holds_the_same_figures(comparison, run):
     figures = json.loads((comparison / "comparison.json").read_text())
     text = (comparison / "report.txt").read_text()
     kept = figures["arms"]["trim"]["tokens"]["visual_tokens_kept"]["mean"]["value"]
@@ -64,41 +67,45 @@ def test_the_text_tells_the_same_figures(comparison, run):
     assert f"the same answer to {percent(same)} of the requests" in text
     assert "EUR" in text and "bad_image" in text and "000000-00000005-0000" in text
     assert f"{kept:.0f} of 576" in (run / "report.txt").read_text()
-    for told in (text, (run / "report.txt").read_text()):
-        assert "\x1b" not in told and all(line == line.rstrip() for line in told.splitlines())
+    for report in (text, (run / "report.txt").read_text()):
+        assert "\x1b" not in report and all(line == line.rstrip() for line in report.splitlines())
 
 
-def test_terminal_and_page_tell_one_figure_as_the_same_answer(outputs, tmp_path):
-    """TRIM answers as all tokens do, but for the case of letters and a full stop in one row of three."""
+def test_terminal_and_page_report_the_same_agreement(outputs, tmp_path):
+    """TRIM's answers equal those of all tokens, except for case and a full stop in some rows."""
     copy = tmp_path / "copy"
     shutil.copytree(outputs, copy)
     for file in sorted((copy / "full" / "data").iterdir()):
-        said = [text and "a red ring" for text in pq.read_table(file)["prediction"].to_pylist()]
-        for arm, answers in (("full", said), ("a third", said), ("trim", ["A red ring.", *said[1:]])):
+        predictions = [text and "a red ring" for text in pq.read_table(file)["prediction"].to_pylist()]
+        for arm, answers in (
+            ("full", predictions),
+            ("a third", predictions),
+            ("trim", ["A red ring.", *predictions[1:]]),
+        ):
             path = copy / arm / "data" / file.name
             unit = pq.read_table(path)
             place = unit.schema.get_field_index("prediction")
             column = pa.array(answers, pa.string())
             pq.write_table(unit.set_column(place, unit.schema.field(place), column), path)
-    found = compare_outputs(
+    comparison = compare_outputs(
         {name: str(copy / name) for name in ARMS},
         place=str(copy),
         storage=Storage(),
         baseline="full",
         resamples=0,
     )
-    pair = found.pairs["trim"]
+    pair = comparison.pairs["trim"]
     same, exact = pair.normalised_agreement["value"], pair.exact_agreement["value"]
     assert same == 1 and exact < 1
-    terminal = summary_text(found).split("\ntrim: ")[1].splitlines()[1]
+    terminal = summary_text(comparison).split("\ntrim: ")[1].splitlines()[1]
     assert "the same answer to 100 % of the requests" in terminal
-    rows = dict(row[:2] for table in comparison_tables(found) for row in table.rows)
+    rows = dict(row[:2] for table in comparison_tables(comparison) for row in table.rows)
     assert rows["trim: same answer"] == same and rows["trim: letter for letter"] == exact
     write_report_files(str(copy), Storage(), gallery=0, seed=0)
     page = (copy / "report.html").read_text().replace("\xa0", " ")
-    for told in (page, (copy / "report.txt").read_text()):
-        assert "the same answer to 100 % of the requests" in told
-        assert f"letter for letter: {percent(exact)}" in told
+    for report in (page, (copy / "report.txt").read_text()):
+        assert "the same answer to 100 % of the requests" in report
+        assert f"letter for letter: {percent(exact)}" in report
 
 
 def test_interleaved_arms_bring_no_warning(comparison):
@@ -110,7 +117,7 @@ def test_interleaved_arms_bring_no_warning(comparison):
     assert "interleaved arms share their processes" in (comparison / "report.txt").read_text()
 
 
-def test_a_run_has_the_figures_that_its_comparison_has(comparison):
+def test_a_run_has_the_figures_of_its_comparison(comparison):
     alone = gather_report(str(comparison / "trim"), Storage(), gallery=0, seed=0)
     alone = alone.comparison.to_json()["arms"]["trim"]
     compared = json.loads((comparison / "comparison.json").read_text())["arms"]["trim"]
@@ -120,7 +127,7 @@ def test_a_run_has_the_figures_that_its_comparison_has(comparison):
         assert math.isclose(stage["mean"]["value"], compared["seconds"][name]["mean"]["value"]), name
 
 
-def test_scores_are_told(comparison, tmp_path):
+def test_scores_are_reported(comparison, tmp_path):
     shutil.copytree(comparison, tmp_path / "scored")
     figures = json.loads((comparison / "comparison.json").read_text())
     for place, arm in enumerate(figures["arms"].values()):
@@ -145,7 +152,7 @@ def edit(folder: Path, change: Callable[[dict], object]) -> None:
 
 
 def test_a_comparison_of_an_older_version_has_its_report(comparison, tmp_path):
-    """Without what later versions added, and with a key that none knows."""
+    """Keys of later versions are missing, and there is an unknown key."""
     for name in ("comparison.parquet", "full", "trim", "a third"):
         (tmp_path / name).symlink_to(comparison / name)
     shutil.copy(comparison / "comparison.json", tmp_path)
@@ -157,7 +164,7 @@ def test_a_comparison_of_an_older_version_has_its_report(comparison, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("break_it", "told"),
+    ("damage", "message"),
     [
         (lambda folder: shutil.rmtree(folder / "full"), "full is no output of Trimline"),
         (lambda folder: (folder / "comparison.json").write_text("{"), "comparison.json in .* is damaged"),
@@ -173,10 +180,10 @@ def test_a_comparison_of_an_older_version_has_its_report(comparison, tmp_path):
         ),
     ],
 )
-def test_what_is_wrong_with_a_comparison_is_told(outputs, tmp_path, break_it, told):
+def test_a_damaged_comparison_is_refused(outputs, tmp_path, damage, message):
     shutil.copytree(outputs, tmp_path / "copy")
-    break_it(tmp_path / "copy")
-    with pytest.raises(ConfigError, match=told) as caught:
+    damage(tmp_path / "copy")
+    with pytest.raises(ConfigError, match=message) as caught:
         write_report_files(str(tmp_path / "copy"), Storage(), gallery=5, seed=0)
     assert "\n" not in str(caught.value)
 
@@ -188,7 +195,7 @@ def test_an_output_that_is_not_finished_is_refused(outputs, tmp_path):
         write_report_files(str(tmp_path / "run"), Storage(), gallery=5, seed=0)
 
 
-def test_an_output_whose_model_is_gone_has_a_report_without_pictures(outputs, tmp_path):
+def test_without_its_model_an_output_has_a_report_without_pictures(outputs, tmp_path):
     shutil.copytree(outputs / "trim", tmp_path / "run")
     tree = json.loads((tmp_path / "run" / "run.json").read_text())
     tree["configuration"]["model"]["path"] = "/nowhere/model"
@@ -197,7 +204,7 @@ def test_an_output_whose_model_is_gone_has_a_report_without_pictures(outputs, tm
     assert len(gallery.items) == 5 and gallery.pictures == []
 
 
-def test_a_run_in_object_storage_has_its_report_there(run, s3):
+def test_the_report_of_a_run_in_object_storage_is_stored_with_it(run, s3):
     fs, bucket = s3.open(f"s3://{BUCKET}")
     fs.put(str(run), f"{bucket}/reported", recursive=True)
     paths = write_report_files(f"s3://{BUCKET}/reported", s3, gallery=200, seed=0)
@@ -212,7 +219,7 @@ def test_embedded_data_cannot_end_its_element():
 
 
 @pytest.mark.parametrize(
-    ("told", "expected"),
+    ("text", "expected"),
     [
         (number(576), "576"),
         (number(1234567.8), "1,234,568"),
@@ -234,5 +241,5 @@ def test_embedded_data_cannot_end_its_element():
         (figure_text({"value": 2.0}), "2"),
     ],
 )
-def test_figures_in_words(told, expected):
-    assert told == expected
+def test_figures_in_words(text, expected):
+    assert text == expected

@@ -1,4 +1,4 @@
-"""What a state is concluded from: which footers, which rate, how much there is in all."""
+"""The status of an output: sampled footers, the rate, and estimated totals."""
 
 import os
 import time
@@ -19,7 +19,7 @@ from tests.support.tars import write_tar
 
 @pytest.fixture
 def output(tmp_path):
-    """Three tars of 5 samples in units of 2, all made; two samples have a picture that is none."""
+    """A finished output of three tars of 5 samples each, in units of 2."""
     for seed in range(3):
         write_tar(tmp_path / "tars" / f"{seed}.tar", 5, seed=seed, questions=2, width=24)
     quick_answer(WebDataset(path=str(tmp_path / "tars")), tmp_path / "out", unit_samples=2)
@@ -27,7 +27,7 @@ def output(tmp_path):
 
 
 def stop(output, *shards, keep=1):
-    """As if the run had been stopped: of these shards only the first units are there."""
+    """Make an output look stopped: delete all but the first units of these shards."""
     for name in ("_SUCCESS", "summary.json"):
         (output / name).unlink()
     for shard in shards:
@@ -36,53 +36,53 @@ def stop(output, *shards, keep=1):
 
 
 def state_of(output, **options):
-    (found,) = look(Look(output=str(output), **options), HERE)
-    return found
+    (status,) = look(Look(output=str(output), **options), HERE)
+    return status
 
 
-def test_a_finished_output_is_told_from_its_summary(output, monkeypatch):
+def test_a_finished_output_is_described_by_its_summary(output, monkeypatch):
     monkeypatch.setattr(sample, "read_footer", None)  # no file is opened
-    found = state_of(output)
-    assert (found.state, found.estimated, found.counted_units) == ("finished", [], 9)
-    assert (found.extent.samples, found.extent.samples_in_all, found.extent.shards_finished) == (15, 15, 3)
-    assert found.rows == sum(found.status.values()) == 21
-    assert (found.left_s, found.extent.samples_left, found.extent.begun) == (0.0, 0, [])
+    status = state_of(output)
+    assert (status.state, status.estimated, status.counted_units) == ("finished", [], 9)
+    assert (status.extent.samples, status.extent.samples_in_all, status.extent.shards_finished) == (15, 15, 3)
+    assert status.rows == sum(status.status.values()) == 21
+    assert (status.left_s, status.extent.samples_left, status.extent.begun) == (0.0, 0, [])
 
 
-def test_an_unfinished_one_names_its_shards_and_estimates_what_is_not_counted(output):
+def test_an_unfinished_output_names_its_shards_and_estimates_totals(output):
     stop(output, 1, 2)
-    found = state_of(output)
-    assert found.state == "running" and found.quiet_s < 60
-    assert (found.extent.units, found.extent.samples) == (5, 9)
-    assert found.extent.samples_in_all == 15, "the other tars are as large as the finished one"
-    assert found.estimated == ["state", "samples_in_all", "samples_left", "left_s"]
-    assert [(one["shard"], one["samples"], one["of"]) for one in found.extent.begun] == [
+    status = state_of(output)
+    assert status.state == "running" and status.quiet_s < 60
+    assert (status.extent.units, status.extent.samples) == (5, 9)
+    assert status.extent.samples_in_all == 15, "the other tars are as large as the finished one"
+    assert status.estimated == ["state", "samples_in_all", "samples_left", "left_s"]
+    assert [(shard["shard"], shard["samples"], shard["of"]) for shard in status.extent.begun] == [
         (1, 2, None),
         (2, 2, None),
     ]
-    assert found.extent.begun[0]["uri"].endswith("/tars/1.tar")
-    assert (found.counted_units, found.status) == (5, {"ok": found.rows})
+    assert status.extent.begun[0]["uri"].endswith("/tars/1.tar")
+    assert (status.counted_units, status.status) == (5, {"ok": status.rows})
     assert state_of(output, shards=1).extent.shards_begun == 2
-    text = "\n".join(lines(found))
+    text = "\n".join(lines(status))
     assert "9 of about 15 samples (60.0%), in 5 units" in text
     assert "1 of 3 finished, 2 begun" in text and "shard 2: 2 samples, file://" in text
 
 
-def test_without_a_finished_shard_nobody_knows_how_much_there_is(output):
+def test_without_a_finished_shard_the_total_is_unknown(output):
     stop(output, 0, 1, 2)
-    found = state_of(output)
-    assert (found.extent.samples_in_all, found.left_s) == (None, None)
-    assert "6 of an unknown number samples, in 3 units" in "\n".join(lines(found))
+    status = state_of(output)
+    assert (status.extent.samples_in_all, status.left_s) == (None, None)
+    assert "6 of an unknown number samples, in 3 units" in "\n".join(lines(status))
 
 
-def test_a_run_is_taken_for_stopped_when_nothing_has_come_for_long(output):
+def test_a_run_without_new_units_for_an_hour_counts_as_stopped(output):
     stop(output, 2)
     an_hour_ago = time.time() - 3600
     for file in (output / "data").iterdir():
         os.utime(file, (an_hour_ago, an_hour_ago))
-    found = state_of(output)
-    assert found.state == "stopped" and 3590 < found.quiet_s < 3660
-    assert "stopped, it seems: the newest unit came 1:00:" in "\n".join(lines(found))
+    status = state_of(output)
+    assert status.state == "stopped" and 3590 < status.quiet_s < 3660
+    assert "stopped, it seems: the newest unit came 1:00:" in "\n".join(lines(status))
 
 
 def test_all_units_without_success(output):
@@ -93,25 +93,25 @@ def test_all_units_without_success(output):
 def test_a_run_that_has_only_planned(tmp_path):
     write_tar(tmp_path / "a.tar", 2, width=24)
     quick_prepare(WebDataset(path=str(tmp_path / "a.tar")), tmp_path / "out")
-    found = state_of(tmp_path / "out")
-    assert (found.state, found.quiet_s, found.rows, found.samples_per_s) == ("empty", None, 0, None)
-    assert "no unit is there yet" in "\n".join(lines(found))
+    status = state_of(tmp_path / "out")
+    assert (status.state, status.quiet_s, status.rows, status.samples_per_s) == ("empty", None, 0, None)
+    assert "no unit is there yet" in "\n".join(lines(status))
 
 
-def test_an_earlier_summary_is_not_taken_for_what_is_there_now(output):
+def test_an_outdated_summary_is_ignored(output):
     sorted((output / "data").iterdir())[0].unlink()
-    found = state_of(output)
-    assert (found.rows, found.counted_units, found.state) == (21 - 3, 8, "running")
+    status = state_of(output)
+    assert (status.rows, status.counted_units, status.state) == (21 - 3, 8, "running")
 
 
-def test_no_more_footers_are_read_than_allowed_and_it_says_so(output, monkeypatch):
+def test_a_limited_number_of_footers_is_read_and_reported(output, monkeypatch):
     stop(output, 2)
-    read, seen = sample.read_footer, []
-    monkeypatch.setattr(sample, "read_footer", lambda *args: (seen.append(args[1]), read(*args))[1])
-    found = state_of(output, footers=4)
-    assert len(seen) == len(set(seen)) == 4 == found.counted_units
-    assert found.estimated[-4:] == ["rows", "status", "tokens", "failed_shards"]
-    assert "in 4 of 7 units" in "\n".join(lines(found))
+    read, files = sample.read_footer, []
+    monkeypatch.setattr(sample, "read_footer", lambda *args: (files.append(args[1]), read(*args))[1])
+    status = state_of(output, footers=4)
+    assert len(files) == len(set(files)) == 4 == status.counted_units
+    assert status.estimated[-4:] == ["rows", "status", "tokens", "failed_shards"]
+    assert "in 4 of 7 units" in "\n".join(lines(status))
 
 
 def test_shards_that_broke_off_and_files_that_cannot_be_read(tmp_path):
@@ -119,14 +119,14 @@ def test_shards_that_broke_off_and_files_that_cannot_be_read(tmp_path):
     path.write_bytes(path.read_bytes()[:1500])
     (tmp_path / "tars" / "1.tar").write_bytes(b"no tar at all" * 100)
     quick_answer(WebDataset(path=str(tmp_path / "tars")), tmp_path / "out", unit_samples=2)
-    for told_by in ("summary", "footers"):
-        found = state_of(tmp_path / "out")
-        assert found.state == "ended" and set(found.failed_shards) == {0, 1}, told_by
-        assert "broken    shard 1: " in "\n".join(lines(found))
+    for origin in ("summary", "footers"):
+        status = state_of(tmp_path / "out")
+        assert status.state == "ended" and set(status.failed_shards) == {0, 1}, origin
+        assert "broken    shard 1: " in "\n".join(lines(status))
         (tmp_path / "out" / "summary.json").unlink(missing_ok=True)
     next((tmp_path / "out" / "data").iterdir()).write_bytes(b"PAR1")
-    found = state_of(tmp_path / "out")
-    assert found.damaged == 1 and "`trimline verify output=...` names them" in "\n".join(lines(found))
+    status = state_of(tmp_path / "out")
+    assert status.damaged == 1 and "`trimline verify output=...` names them" in "\n".join(lines(status))
 
 
 def test_a_damaged_plan_is_one_line(output):
@@ -136,18 +136,22 @@ def test_a_damaged_plan_is_one_line(output):
     assert "\n" not in str(raised.value)
 
 
-def test_an_output_on_s3_is_told_as_one_on_disk(output, s3):
+def test_an_output_on_s3_has_the_same_status_as_on_disk(output, s3):
     stop(output, 1)
     fs, bucket = s3.open("s3://bucket/status")
     fs.put(str(output), bucket, recursive=True)
-    (there,) = look(Look(output="s3://bucket/status", json="s3://bucket/state.json"), s3)
-    here = state_of(output)
-    assert there.state == "running" and there.quiet_s < 60
-    assert {**there.to_json(), "output": "", "quiet_s": 0} == {**here.to_json(), "output": "", "quiet_s": 0}
+    (on_s3,) = look(Look(output="s3://bucket/status", json="s3://bucket/state.json"), s3)
+    on_disk = state_of(output)
+    assert on_s3.state == "running" and on_s3.quiet_s < 60
+    assert {**on_s3.to_json(), "output": "", "quiet_s": 0} == {
+        **on_disk.to_json(),
+        "output": "",
+        "quiet_s": 0,
+    }
     assert b'"samples": 12' in fs.cat_file("bucket/state.json")
 
 
-def test_the_newest_units_are_read_and_others_from_all_over():
+def test_the_sample_holds_the_newest_units_and_some_of_many_shards():
     times = {
         Unit(shard, 2 * n, 2 * n + 2, False): 100.0 * n + shard for shard in range(10) for n in range(10)
     }

@@ -1,4 +1,4 @@
-"""The recipe in miniature: real pictures, real models, few steps."""
+"""Training in miniature: real pictures, real models, few steps."""
 
 import json
 
@@ -39,7 +39,7 @@ def talk(corpus):
 
 
 def test_patches_are_laid_out_as_the_convolution_reads_them(corpus, clip):
-    """The states of the library's own tower."""
+    """Hidden states from patches equal those of the library's own tower."""
     model, _ = clip
     square = unpatchify(corpus.pixels[0])
     assert (patchify(square) == corpus.pixels[0]).all()
@@ -60,13 +60,13 @@ def test_the_untrained_tower_looks_around_each_patch(clip):
     for layer in LOCAL_LAYERS:
         attention = model.vision_model.encoder.layers[layer].self_attn
         for head in range(attention.num_heads):
-            own = slice(head * attention.head_dim, (head + 1) * attention.head_dim)
-            scores_NN = (waves_ND @ attention.q_proj.weight[own].T) @ (
-                waves_ND @ attention.k_proj.weight[own].T
+            head_slice = slice(head * attention.head_dim, (head + 1) * attention.head_dim)
+            scores_NN = (waves_ND @ attention.q_proj.weight[head_slice].T) @ (
+                waves_ND @ attention.k_proj.weight[head_slice].T
             ).T
             nearest = scores_NN.topk(5).indices
-            apart = (rows[nearest] - rows[:, None]).abs() + (columns[nearest] - columns[:, None]).abs()
-            assert apart.float().mean() < 3
+            distance = (rows[nearest] - rows[:, None]).abs() + (columns[nearest] - columns[:, None]).abs()
+            assert distance.float().mean() < 3
 
 
 def test_a_patch_and_its_place_lead_to_the_objects_middle():
@@ -85,7 +85,7 @@ def test_texts_are_encoded_as_clip_does(clip):
     assert (ours[0] == ours[2]).all()
 
 
-def test_what_a_text_is_about_is_shown_and_marked(corpus):
+def test_objects_of_a_text_are_visible_and_marked_as_relevant(corpus):
     batch = sample_batch(corpus, np.random.default_rng(0), 8)
     assert batch.patches_BNF.shape == (8, 576, 588)
     assert batch.relevant_TN.shape == (len(batch.texts), 576) == (len(batch.picture_T), 576)
@@ -96,7 +96,7 @@ def test_what_a_text_is_about_is_shown_and_marked(corpus):
     assert again.texts == batch.texts and (again.patches_BNF == batch.patches_BNF).all()
 
 
-def test_turns_that_share_a_picture_are_as_if_asked_alone(corpus, clip, talk):
+def test_turns_packed_into_one_row_have_the_losses_of_separate_rows(corpus, clip, talk):
     conversation, tokenizer = talk
     parts = make_parts(llava_config(tokenizer, clip[0].vision_model.config), 0).eval()
     questions = corpus.truths[0].questions
@@ -126,7 +126,7 @@ def test_a_turn_is_the_prompt_that_a_run_sends_and_its_answer(talk):
 
 
 def test_training_goes_on_where_it_was_stopped(tmp_path, monkeypatch):
-    """Stopped in the middle of a step, the weights come out as if it never had been, to the bit."""
+    """Training stopped within a step and resumed gives bit-identical weights."""
     monkeypatch.setattr(loop, "SAVE_EVERY_S", 0.0)
 
     def trained(folder, stop_at):

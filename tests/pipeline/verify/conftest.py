@@ -1,4 +1,4 @@
-"""An output that is verified, whole and damaged."""
+"""Fixtures of verification: a whole output, a copy to damage, and `verify` itself."""
 
 import shutil
 from types import SimpleNamespace
@@ -14,7 +14,7 @@ from tests.support.tars import write_tar
 
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory):
-    """Two tars, 18 requests in six units, with _SUCCESS; `again(output)` makes what is missing of one."""
+    """A finished output of two tars, 18 requests in six units; `again(output)` makes missing units."""
     folder = tmp_path_factory.mktemp("verify")
     for seed in range(2):
         write_tar(folder / "tars" / f"{seed}.tar", 6, seed=seed, questions=2, width=24)
@@ -35,12 +35,15 @@ def output(finished, tmp_path):
 
 @pytest.fixture
 def check():
-    """`verify` of one output: what it found as (kind, file or range), and all of it."""
+    """Run `verify` on one output; return texts by (kind, file or range), and the whole result."""
 
     def run(output, **options):
-        (found,) = verify(Verification(output=str(output), **options), Storage())
-        told = {(one.kind, one.file or (one.shard, one.first, one.stop)): one.text for one in found.findings}
-        assert len(told) == len(found.findings), "nothing is told twice"
-        return told, found
+        (result,) = verify(Verification(output=str(output), **options), Storage())
+        findings = {
+            (finding.kind, finding.file or (finding.shard, finding.first, finding.stop)): finding.text
+            for finding in result.findings
+        }
+        assert len(findings) == len(result.findings), "no finding is repeated"
+        return findings, result
 
     return run

@@ -1,4 +1,4 @@
-"""An output by itself: every kind of damage is found, named, and told apart from what is in order."""
+"""Without the source, every kind of damage to an output is found and named."""
 
 import json
 
@@ -20,35 +20,37 @@ NOT_WELL = ("damaged", "_SUCCESS")
 
 
 def edit(file, rows=None, footer=None, schema=PREDICTIONS, count=False):
-    """Write a unit's file again with other rows or another footer, as sound Parquet."""
+    """Rewrite a unit's file as sound Parquet with other rows or another footer."""
     table = pq.read_table(file)
-    told = json.loads(table.schema.metadata[FOOTER])
-    told |= footer or {}
+    new_footer = json.loads(table.schema.metadata[FOOTER])
+    new_footer |= footer or {}
     lines = table.to_pylist() if rows is None else rows(table.to_pylist())
     table = pa.Table.from_pylist(lines, schema=schema)
     if count:
-        told["totals"] = totals_of(table).to_json()
-    pq.write_table(table.replace_schema_metadata({FOOTER: json.dumps(told)}), file, write_page_checksum=True)
+        new_footer["totals"] = totals_of(table).to_json()
+    pq.write_table(
+        table.replace_schema_metadata({FOOTER: json.dumps(new_footer)}), file, write_page_checksum=True
+    )
 
 
-def test_what_is_whole_is_consistent(output, check, finished):
-    told, found = check(output)
-    assert (told, found.notes, found.ok) == ({}, [], True)
-    assert (found.shards, found.units, found.rows) == (2, 6, len(finished.rows))
-    assert list(found.lines()) == ["2 shards, 6 units, 18 rows: consistent"]
+def test_a_whole_output_is_consistent(output, check, finished):
+    findings, result = check(output)
+    assert (findings, result.notes, result.ok) == ({}, [], True)
+    assert (result.shards, result.units, result.rows) == (2, 6, len(finished.rows))
+    assert list(result.lines()) == ["2 shards, 6 units, 18 rows: consistent"]
 
 
-def test_a_file_that_is_gone(output, check):
+def test_a_deleted_file(output, check):
     (output / "data" / SECOND).unlink()
     (output / "data" / FIRST.replace("000000-", "000001-", 1)).unlink()
-    told, found = check(output)
-    assert told.keys() == {("missing", (0, 2, 4)), ("missing", (1, 0, 2)), NOT_WELL}
-    lines = list(found.lines())
+    findings, result = check(output)
+    assert findings.keys() == {("missing", (0, 2, 4)), ("missing", (1, 0, 2)), NOT_WELL}
+    lines = list(result.lines())
     assert lines[0] == "missing  shard 0 [2, 4): no file holds them"
     assert lines[-1] == "2 shards, 4 units, 12 rows: not consistent: 2 missing, 1 damaged"
 
 
-def test_an_end_that_is_gone(output, check):
+def test_a_deleted_last_unit(output, check):
     (output / "data" / LAST).unlink()
     assert check(output)[0].keys() == {("missing", (0, 4, None)), NOT_WELL}
 
@@ -56,17 +58,19 @@ def test_an_end_that_is_gone(output, check):
 def test_shards_that_were_never_begun(output, check):
     for file in (output / "data").iterdir():
         file.unlink()
-    told, _ = check(output)
-    assert told[("missing", (0, None, None))] == "neither it nor any other up to shard 1 has a file"
+    findings, _ = check(output)
+    assert findings[("missing", (0, None, None))] == "neither it nor any other up to shard 1 has a file"
 
 
-@pytest.mark.parametrize("left", [0, 3, 200, -1])
-def test_a_file_that_was_cut(output, check, left):
+@pytest.mark.parametrize("size", [0, 3, 200, -1])
+def test_a_file_that_was_cut(output, check, size):
     file = output / "data" / SECOND
-    file.write_bytes(file.read_bytes()[:left])
-    told, _ = check(output)
-    assert told.keys() == {("damaged", f"data/{SECOND}"), NOT_WELL}, "and its range is not missing, too"
-    assert "cannot be read" in told[("damaged", f"data/{SECOND}")]
+    file.write_bytes(file.read_bytes()[:size])
+    findings, _ = check(output)
+    assert findings.keys() == {("damaged", f"data/{SECOND}"), NOT_WELL}, (
+        "its range is not reported as missing, too"
+    )
+    assert "cannot be read" in findings[("damaged", f"data/{SECOND}")]
 
 
 def test_a_byte_that_was_flipped_anywhere(output, check):
@@ -76,15 +80,15 @@ def test_a_byte_that_was_flipped_anywhere(output, check):
         column.data_page_offset + column.total_compressed_size
         for column in (pq.read_metadata(file).row_group(0).column(n) for n in range(len(PREDICTIONS)))
     )
-    found, seen = [], set()
+    detected, flipped = [], set()
     for place in range(4, len(data), 257):
         file.write_bytes(data[:place] + bytes([data[place] ^ 255]) + data[place + 1 :])
-        told, _ = check(output)
-        assert told.keys() <= {("damaged", f"data/{SECOND}"), NOT_WELL}
+        findings, _ = check(output)
+        assert findings.keys() <= {("damaged", f"data/{SECOND}"), NOT_WELL}
         if place < pages - 8:
-            seen.add(place)
-            found += [place] if told else []
-    assert len(found) >= 0.8 * len(seen) >= 6, "pages have checksums, their headers have none"
+            flipped.add(place)
+            detected += [place] if findings else []
+    assert len(detected) >= 0.8 * len(flipped) >= 6, "pages have checksums, their headers have none"
 
 
 def test_a_letter_that_was_changed_is_found_by_its_pages_checksum_alone(output, check):
@@ -94,7 +98,9 @@ def test_a_letter_that_was_changed_is_found_by_its_pages_checksum_alone(output, 
     pq.write_table(table, file, write_page_checksum=True, **options)
     assert check(output)[0] == {}
     file.write_bytes(file.read_bytes().replace(b"what is thing", b"what was hing"))
-    assert pq.read_table(file)["question"][0].as_py().startswith("what was hing"), "sound but for that"
+    assert pq.read_table(file)["question"][0].as_py().startswith("what was hing"), (
+        "the file is sound otherwise"
+    )
     assert "cannot be read" in check(output)[0][("damaged", f"data/{SECOND}")]
 
 
@@ -107,7 +113,7 @@ def renumbered(rows):
 
 
 @pytest.mark.parametrize(
-    ("rows", "told"),
+    ("rows", "message"),
     [
         (swapped, "row 0 has the key 000000-00000003-0000 and sample 3 in the place of 000000-00000002-0000"),
         (
@@ -122,21 +128,21 @@ def renumbered(rows):
         (lambda rows: [], "its rows end with sample 2, its name with 3"),
     ],
 )
-def test_rows_that_are_not_the_ranges(output, check, rows, told):
-    """Even if the footer counts what is there."""
+def test_rows_that_do_not_match_the_files_range(output, check, rows, message):
+    """Wrong rows are found even if the footer's counts agree with them."""
     edit(output / "data" / SECOND, rows, count=True)
-    found, _ = check(output)
-    assert found.keys() == {("damaged", f"data/{SECOND}"), NOT_WELL}
-    assert told in found[("damaged", f"data/{SECOND}")]
+    findings, _ = check(output)
+    assert findings.keys() == {("damaged", f"data/{SECOND}"), NOT_WELL}
+    assert message in findings[("damaged", f"data/{SECOND}")]
 
 
-def test_a_last_question_that_is_gone_does_not_agree_with_the_footer(output, check):
+def test_a_missing_last_question_contradicts_the_footer(output, check):
     edit(output / "data" / SECOND, lambda rows: rows[:-1])
     assert check(output)[0][("damaged", f"data/{SECOND}")] == "its footer counts 3 rows, its rows 2"
 
 
 @pytest.mark.parametrize(
-    ("footer", "told"),
+    ("footer", "message"),
     [
         ({"first": 1}, "its footer says that it is 000000-00000001-00000004.parquet"),
         ({"end": True}, "its footer says that it is 000000-00000002-00000004-end.parquet"),
@@ -148,23 +154,25 @@ def test_a_last_question_that_is_gone_does_not_agree_with_the_footer(output, che
         ({"totals": None}, "cannot be read: TypeError"),
     ],
 )
-def test_a_footer_that_does_not_agree(output, check, footer, told):
+def test_a_footer_that_does_not_agree(output, check, footer, message):
     edit(output / "data" / SECOND, footer=footer)
-    found, _ = check(output)
-    assert found.keys() == {("damaged", f"data/{SECOND}"), NOT_WELL}
-    assert told in found[("damaged", f"data/{SECOND}")]
+    findings, _ = check(output)
+    assert findings.keys() == {("damaged", f"data/{SECOND}"), NOT_WELL}
+    assert message in findings[("damaged", f"data/{SECOND}")]
 
 
 def test_counts_status_and_tokens_are_those_of_the_rows(output, check):
     for name, change in (("visual_tokens_kept", 3), ("generated_tokens", 2), ("status", "failed")):
         edit(
             output / "data" / SECOND,
-            lambda rows, own={name: change}: [{**row, "visual_tokens_kept": None, **own} for row in rows],
+            lambda rows, values={name: change}: [
+                {**row, "visual_tokens_kept": None, **values} for row in rows
+            ],
         )
         assert f" {name}, its rows " in check(output)[0][("damaged", f"data/{SECOND}")]
 
 
-def test_columns_that_are_not_the_declared_ones(output, check):
+def test_columns_other_than_the_declared_ones(output, check):
     kinds = [field.with_nullable(True) for field in PREDICTIONS]
     edit(output / "data" / SECOND, schema=pa.schema(kinds))
     assert "its columns are not" in check(output)[0][("damaged", f"data/{SECOND}")]
@@ -179,26 +187,26 @@ def test_rows_of_another_source(output, check):
 
 def test_a_file_under_another_name(output, check):
     (output / "data" / SECOND).rename(output / "data" / "000000-00000006-00000008.parquet")
-    told, _ = check(output)
-    assert told.keys() == {
+    findings, _ = check(output)
+    assert findings.keys() == {
         ("missing", (0, 2, 4)),
         ("damaged", "data/000000-00000006-00000008.parquet"),
         NOT_WELL,
     }
-    assert "its footer says that it is" in told[("damaged", "data/000000-00000006-00000008.parquet")]
+    assert "its footer says that it is" in findings[("damaged", "data/000000-00000006-00000008.parquet")]
 
 
 def test_a_copy_under_a_name_of_no_unit(output, check):
     for name in ("copy.parquet", "0000000-00000002-00000004.parquet"):
         (output / "data" / name).write_bytes((output / "data" / SECOND).read_bytes())
     (output / "data" / "notes.txt").touch()
-    told, _ = check(output)
+    findings, _ = check(output)
     damaged = [("damaged", f"data/{name}") for name in ("copy.parquet", "0000000-00000002-00000004.parquet")]
-    assert told.keys() == {*damaged, ("leftover", "data/notes.txt"), NOT_WELL}
+    assert findings.keys() == {*damaged, ("leftover", "data/notes.txt"), NOT_WELL}
 
 
 def overlap(output):
-    """A file, in order by itself, for samples that others hold."""
+    """Write a file that is valid by itself, for samples that other files hold."""
     file = output / "data" / "000000-00000002-00000003.parquet"
     file.write_bytes((output / "data" / SECOND).read_bytes())
     edit(file, lambda rows: rows[:1], {"stop": 3}, count=True)
@@ -207,12 +215,12 @@ def overlap(output):
 
 def test_files_whose_ranges_overlap(output, check):
     file = overlap(output)
-    told, _ = check(output)
-    assert told.keys() == {("doubled", f"data/{file.name}"), ("doubled", f"data/{SECOND}"), NOT_WELL}
-    assert told[("doubled", f"data/{SECOND}")] == f"it contradicts {file.name}"
+    findings, _ = check(output)
+    assert findings.keys() == {("doubled", f"data/{file.name}"), ("doubled", f"data/{SECOND}"), NOT_WELL}
+    assert findings[("doubled", f"data/{SECOND}")] == f"it contradicts {file.name}"
 
 
-def test_a_damaged_file_condemns_none_that_it_overlaps(output, check):
+def test_a_damaged_file_does_not_condemn_overlapping_files(output, check):
     file = overlap(output)
     file.write_bytes(file.read_bytes()[:-1])
     assert check(output)[0].keys() == {("damaged", f"data/{file.name}"), NOT_WELL}
@@ -222,29 +230,29 @@ def test_an_end_before_the_end(output, check):
     early = output / "data" / SECOND.replace(".parquet", "-end.parquet")
     (output / "data" / SECOND).rename(early)
     edit(early, footer={"end": True})
-    told, _ = check(output)
-    assert told.keys() == {("doubled", f"data/{early.name}"), ("doubled", f"data/{LAST}"), NOT_WELL}
+    findings, _ = check(output)
+    assert findings.keys() == {("doubled", f"data/{early.name}"), ("doubled", f"data/{LAST}"), NOT_WELL}
 
 
 def test_a_unit_beyond_the_plan(output, check):
     file = output / "data" / LAST.replace("000000", "000002", 1)
     (output / "data" / LAST).rename(file)
     edit(file, lambda rows: [{**row, "key": "000002" + row["key"][6:]} for row in rows], {"shard": 2})
-    told, _ = check(output)
-    assert told.keys() == {("missing", (0, 4, None)), ("damaged", f"data/{file.name}"), NOT_WELL}
-    assert told[("damaged", f"data/{file.name}")].startswith("the plan has no shard 2")
+    findings, _ = check(output)
+    assert findings.keys() == {("missing", (0, 4, None)), ("damaged", f"data/{file.name}"), NOT_WELL}
+    assert findings[("damaged", f"data/{file.name}")].startswith("the plan has no shard 2")
 
 
 def test_leftovers_alone_are_no_fault(output, check):
-    left = [f"data/.{FIRST}.{'0a' * 16}.tmp", f".run.json.{'0b' * 16}.tmp", f"plan/.0.{'0c' * 16}.tmp"]
-    for name in left:
+    names = [f"data/.{FIRST}.{'0a' * 16}.tmp", f".run.json.{'0b' * 16}.tmp", f"plan/.0.{'0c' * 16}.tmp"]
+    for name in names:
         (output / name).touch()
-    told, found = check(output)
-    assert told.keys() == {("leftover", name) for name in left}
-    assert found.ok
+    findings, result = check(output)
+    assert findings.keys() == {("leftover", name) for name in names}
+    assert result.ok
 
 
-def test_a_plan_that_is_not_there_or_not_whole(output, check):
+def test_a_missing_or_damaged_plan(output, check):
     part = output / "plan" / "000000.parquet"
     data = part.read_bytes()
     part.write_bytes(data[:-1])
@@ -257,26 +265,26 @@ def test_a_plan_that_is_not_there_or_not_whole(output, check):
     assert check(output)[0].keys() == {("missing", "plan/")}
 
 
-def test_a_run_json_that_is_not_there_or_not_whole(output, check):
+def test_a_missing_or_damaged_run_json(output, check):
     (output / "run.json").write_text("{")
     assert check(output)[0].keys() == {("damaged", "run.json")}
     (output / "run.json").unlink()
     assert check(output)[0].keys() == {("missing", "run.json")}
 
 
-def test_a_run_json_of_another_output_condemns_no_file(output, check):
-    told = json.loads((output / "run.json").read_text())
-    (output / "run.json").write_text(json.dumps({**told, "fingerprint": "f" * 64}))
-    found, all_found = check(output, repair=True)
-    assert found.keys() == {("damaged", f"data/{FIRST}"), NOT_WELL}
-    assert "no file agrees with run.json" in found[("damaged", f"data/{FIRST}")]
-    assert all_found.removed == ["_SUCCESS"]
+def test_a_run_json_of_another_output_makes_repair_delete_no_unit(output, check):
+    manifest = json.loads((output / "run.json").read_text())
+    (output / "run.json").write_text(json.dumps({**manifest, "fingerprint": "f" * 64}))
+    findings, result = check(output, repair=True)
+    assert findings.keys() == {("damaged", f"data/{FIRST}"), NOT_WELL}
+    assert "no file agrees with run.json" in findings[("damaged", f"data/{FIRST}")]
+    assert result.removed == ["_SUCCESS"]
 
 
 def test_a_shard_that_broke_off_is_a_note(output, check):
     edit(output / "data" / LAST, footer={"shard_error": "the tar breaks off"})
-    told, found = check(output)
-    assert (told, found.notes) == ({}, ["shard 0 could not be read whole: the tar breaks off"])
+    findings, result = check(output)
+    assert (findings, result.notes) == ({}, ["shard 0 could not be read whole: the tar breaks off"])
 
 
 def test_a_summary_of_other_rows(output, check):
@@ -286,11 +294,11 @@ def test_a_summary_of_other_rows(output, check):
     (output / "summary.json").unlink()
     assert check(output)[0] == {("damaged", "summary.json"): "it cannot be read"}
     (output / "_SUCCESS").unlink()
-    told, found = check(output)
-    assert (told, found.notes) == ({}, ["there is no _SUCCESS: the run has not ended, or not well"])
+    findings, result = check(output)
+    assert (findings, result.notes) == ({}, ["there is no _SUCCESS: the run has not ended, or not well"])
 
 
-def test_what_is_no_output_at_all(tmp_path):
+def test_a_folder_without_run_json_is_refused(tmp_path):
     with pytest.raises(ConfigError, match=r"is no output of Trimline: it has no run\.json"):
         verify(Verification(output=str(tmp_path)), Storage())
 
@@ -298,6 +306,6 @@ def test_what_is_no_output_at_all(tmp_path):
 def test_an_endless_list_is_cut(output, check):
     for number in range(70):
         (output / "data" / f"{number}.txt").touch()
-    _, found = check(output)
-    lines = list(found.lines())
+    _, result = check(output)
+    lines = list(result.lines())
     assert len(lines) == 52 and lines[50] == "... and 20 more: json=FILE has all of them"

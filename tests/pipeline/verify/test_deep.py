@@ -1,4 +1,4 @@
-"""An output held against its source: what was added, removed, edited, changed or lost there is named."""
+"""With deep=true, every difference between an output and its source is named."""
 
 import json
 import os
@@ -18,7 +18,7 @@ from tests.support.tars import jpeg, write_tar
 
 
 @pytest.fixture
-def made(tmp_path):
+def workplace(tmp_path):
     """Three images with two questions each, answered in units of two."""
     (tmp_path / "in").mkdir()
     for index in range(3):
@@ -29,23 +29,23 @@ def made(tmp_path):
 
 
 def forge(file, text):
-    """Other content under the same size and time."""
+    """Replace a file's content but keep its size and time."""
     stat = file.stat()
     assert len(text) <= stat.st_size
     file.write_text(text.ljust(stat.st_size))
     os.utime(file, ns=(stat.st_atime_ns, stat.st_mtime_ns))
 
 
-def test_what_the_source_asks_is_proved(finished, made, check):
+def test_rows_are_proved_against_the_source(finished, workplace, check):
     output = finished.folder / "out"
-    for folder, rows in ((output, 18), (made / "out", 6)):
-        told, found = check(folder, deep=True)
-        assert (told, found.notes, found.rows) == ({}, [], rows)
-        assert list(found.lines())[-1].endswith("consistent, and proved against the source")
+    for folder, rows in ((output, 18), (workplace / "out", 6)):
+        findings, result = check(folder, deep=True)
+        assert (findings, result.notes, result.rows) == ({}, [], rows)
+        assert list(result.lines())[-1].endswith("consistent, and proved against the source")
 
 
 @pytest.mark.parametrize(
-    ("sidecar", "told"),
+    ("sidecar", "message"),
     [
         ('{"questions": ["who?"]}', "the rows hold 000000-00000001-0001 ('why?'), the source does not ask"),
         (
@@ -57,12 +57,12 @@ def test_what_the_source_asks_is_proved(finished, made, check):
         ('{"questions": 7}', "has the question 'who?' where the source has ''"),
     ],
 )
-def test_a_sidecar_that_was_edited_unseen(made, check, sidecar, told):
-    forge(made / "in" / "1.json", sidecar)
-    assert check(made / "out")[1].ok, "it is consistent by itself"
-    found, _ = check(made / "out", deep=True)
-    assert found.keys() == {("changed", f"data/{FIRST}")}
-    assert told in found[("changed", f"data/{FIRST}")]
+def test_an_edited_sidecar_of_the_same_size_and_time(workplace, check, sidecar, message):
+    forge(workplace / "in" / "1.json", sidecar)
+    assert check(workplace / "out")[1].ok, "it is consistent by itself"
+    findings, _ = check(workplace / "out", deep=True)
+    assert findings.keys() == {("changed", f"data/{FIRST}")}
+    assert message in findings[("changed", f"data/{FIRST}")]
 
 
 def test_a_question_that_no_row_answers(tmp_path, check):
@@ -75,29 +75,29 @@ def test_a_question_that_no_row_answers(tmp_path, check):
     assert text == "the source asks 000000-00000000-0001 ('why?'), the rows do not"
 
 
-def test_rows_that_are_not_what_was_asked(output, check):
+def test_rows_that_differ_from_the_source(output, check):
     for column, value in (("sample_key", "x"), ("question_id", "q"), ("question", "eh?")):
-        edit(output / "data" / SECOND, lambda rows, own={column: value}: [rows[0] | own, *rows[1:]])
+        edit(output / "data" / SECOND, lambda rows, change={column: value}: [rows[0] | change, *rows[1:]])
         (text,) = (text for (kind, _), text in check(output, deep=True)[0].items() if kind == "changed")
         assert f"the {column} {value!r} where the source has " in text
 
 
-def test_files_that_changed_or_are_gone_or_are_new(tmp_path, check):
+def test_changed_deleted_and_new_files_of_the_source(tmp_path, check):
     for seed in range(4):
         write_tar(tmp_path / "tars" / f"{seed}.tar", 2, seed=seed, width=24)
     quick_answer(WebDataset(path=str(tmp_path / "tars")), tmp_path / "out")
     (tmp_path / "tars" / "1.tar").unlink()
     os.utime(tmp_path / "tars" / "2.tar")
     write_tar(tmp_path / "tars" / "9.tar", 1)
-    told, found = check(tmp_path / "out", deep=True)
+    findings, result = check(tmp_path / "out", deep=True)
     uri = f"file://{tmp_path}/tars"
-    assert told.keys() == {("changed", f"{uri}/1.tar"), ("changed", f"{uri}/2.tar")}
-    assert [one.shard for one in found.findings] == [1, 2]
-    assert found.notes == [f"1 files of the source are not in the plan: {uri}/9.tar"]
+    assert findings.keys() == {("changed", f"{uri}/1.tar"), ("changed", f"{uri}/2.tar")}
+    assert [finding.shard for finding in result.findings] == [1, 2]
+    assert result.notes == [f"1 files of the source are not in the plan: {uri}/9.tar"]
 
 
 def cut(path, size):
-    """A tar of the same size and time whose end is no tar any more."""
+    """Overwrite the end of a tar but keep its size and time."""
     stat, data = path.stat(), path.read_bytes()
     path.write_bytes(data[:size] + b"\xaa" * (len(data) - size))
     os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
@@ -109,10 +109,10 @@ def test_a_tar_that_breaks_off_by_now(tmp_path, check):
     with tarfile.open(path) as tar:
         offset = tar.getmember("000/000004.jpg").offset
     cut(path, offset)
-    told, _ = check(tmp_path / "out", deep=True)
-    assert told.keys() == {("changed", f"data/{LAST}")}
-    assert "the rows hold 000000-00000004-0000" in told[("changed", f"data/{LAST}")]
-    assert "; the source breaks off: the tar breaks off at byte" in told[("changed", f"data/{LAST}")]
+    findings, _ = check(tmp_path / "out", deep=True)
+    assert findings.keys() == {("changed", f"data/{LAST}")}
+    assert "the rows hold 000000-00000004-0000" in findings[("changed", f"data/{LAST}")]
+    assert "; the source breaks off: the tar breaks off at byte" in findings[("changed", f"data/{LAST}")]
 
 
 def test_a_tar_that_broke_off_then_and_now(tmp_path, check):
@@ -122,9 +122,9 @@ def test_a_tar_that_broke_off_then_and_now(tmp_path, check):
         offset = tar.getmember("000/000004.jpg").offset
     cut(path, offset)
     quick_answer(WebDataset(path=str(path)), tmp_path / "out", unit_samples=3)
-    told, found = check(tmp_path / "out", deep=True)
-    assert told == {} and found.ok
-    assert found.notes[0].startswith("shard 0 could not be read whole: the tar breaks off")
+    findings, result = check(tmp_path / "out", deep=True)
+    assert findings == {} and result.ok
+    assert result.notes[0].startswith("shard 0 could not be read whole: the tar breaks off")
     stat = path.stat()
     path.write_bytes(whole)
     os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
@@ -132,11 +132,11 @@ def test_a_tar_that_broke_off_then_and_now(tmp_path, check):
     assert text == "the source goes on with sample 4"
 
 
-def test_a_source_that_has_moved(made, check):
-    shutil.move(made / "in", made / "elsewhere")
+def test_a_source_that_has_moved(workplace, check):
+    shutil.move(workplace / "in", workplace / "elsewhere")
     with pytest.raises(ConfigError, match=r"source\.path: nothing at file:///.*/in"):
-        check(made / "out", deep=True)
-    assert check(made / "out", deep=True, source=Moved(path=str(made / "elsewhere")))[0] == {}
+        check(workplace / "out", deep=True)
+    assert check(workplace / "out", deep=True, source=Moved(path=str(workplace / "elsewhere")))[0] == {}
 
 
 def test_slices_of_a_jsonl_and_missing_images(tmp_path, check):
@@ -145,12 +145,12 @@ def test_slices_of_a_jsonl_and_missing_images(tmp_path, check):
     (tmp_path / "1.jpg").write_bytes(jpeg(1, 24))
     source = Jsonl(path=str(tmp_path / "q.jsonl"), slice_files=4)
     quick_answer(source, tmp_path / "out", unit_samples=2)
-    told, found = check(tmp_path / "out", deep=True)
-    assert (told, found.rows, found.shards) == ({}, 11, 3)
+    findings, result = check(tmp_path / "out", deep=True)
+    assert (findings, result.rows, result.shards) == ({}, 11, 3)
 
 
 def test_a_missing_unit_does_not_hide_its_neighbours(output, check):
     (output / "data" / FIRST).unlink()
     edit(output / "data" / LAST, lambda rows: [{**row, "question": "eh?"} for row in rows])
-    told, _ = check(output, deep=True)
-    assert [file for kind, file in told if kind == "changed"] == [f"data/{LAST}"]
+    findings, _ = check(output, deep=True)
+    assert [file for kind, file in findings if kind == "changed"] == [f"data/{LAST}"]

@@ -1,4 +1,4 @@
-"""What is damaged is removed, what is healthy is not, and a rerun leaves no trace of it."""
+"""Repair deletes damaged files only, and a rerun restores the output."""
 
 import pytest
 
@@ -33,11 +33,11 @@ def renamed(output):
 def test_repaired_and_run_again(output, check, finished, damage):
     before = stamps(output)
     removed = damage(output)
-    _, found = check(output, repair=True)
-    assert set(found.removed) == {"_SUCCESS", "summary.json", *(f"data/{name}" for name in removed)}
-    left = stamps(output)
-    assert left == {name: before[name] for name in before.keys() - removed if name in left}
-    assert len(left) == 5
+    _, result = check(output, repair=True)
+    assert set(result.removed) == {"_SUCCESS", "summary.json", *(f"data/{name}" for name in removed)}
+    remaining = stamps(output)
+    assert remaining == {name: before[name] for name in before.keys() - removed if name in remaining}
+    assert len(remaining) == 5
     assert {kind for kind, _ in check(output)[0]} == {"missing"}
     finished.again(output)
     assert check(output, deep=True)[0] == {}
@@ -45,14 +45,14 @@ def test_repaired_and_run_again(output, check, finished, damage):
     assert (output / "_SUCCESS").exists()
 
 
-def test_leftovers_go_and_nothing_else(output, check):
-    left = [f"data/.{FIRST}.{'0a' * 16}.tmp", f".run.json.{'0b' * 16}.tmp"]
-    for name in (*left, "data/notes.txt", "data/.hidden.tmp"):
+def test_repair_deletes_only_known_leftovers(output, check):
+    leftovers = [f"data/.{FIRST}.{'0a' * 16}.tmp", f".run.json.{'0b' * 16}.tmp"]
+    for name in (*leftovers, "data/notes.txt", "data/.hidden.tmp"):
         (output / name).touch()
     before = stamps(output)
-    _, found = check(output, repair=True)
-    assert (sorted(found.removed), found.ok) == (sorted(left), True)
-    assert stamps(output) == {name: before[name] for name in before if f"data/{name}" not in left}
+    _, result = check(output, repair=True)
+    assert (sorted(result.removed), result.ok) == (sorted(leftovers), True)
+    assert stamps(output) == {name: before[name] for name in before if f"data/{name}" not in leftovers}
     assert (output / "_SUCCESS").exists()
     assert {file for _, file in check(output)[0]} == {"data/notes.txt", "data/.hidden.tmp"}
 
@@ -64,7 +64,7 @@ def test_without_repair_nothing_is_touched(output, check):
     assert stamps(output) == before and (output / "_SUCCESS").exists()
 
 
-def test_what_is_whole_is_left_alone(output, check):
+def test_repair_leaves_a_whole_output_alone(output, check):
     before = stamps(output)
     assert check(output, repair=True)[1].removed == []
     assert stamps(output) == before
