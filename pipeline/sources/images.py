@@ -18,7 +18,7 @@ from pipeline.sources.base import (
 )
 from pipeline.sources.read_ahead import Read, read_ahead
 from pipeline.sources.sidecars import MAX_SIDECAR_BYTES, assemble
-from pipeline.storage.listing import File, list_files
+from pipeline.storage.listing import File, before_wildcard, list_files
 from pipeline.storage.uris import Storage, canonical, name_of
 from pipeline.support.errors import BadImage, BadSample, ConfigError, DataFault
 from pipeline.support.fields import counted, require
@@ -147,9 +147,9 @@ def _content(file: File, storage: Storage, want: Want) -> bytes | DataFault:
 
 def _root(uri: str) -> str:
     """Return the folder that sample keys are relative to: up to the first wildcard, or a file's folder."""
-    marks = [uri.index(mark) for mark in "*?[" if mark in uri]
-    if marks:
-        return uri[: uri.rindex("/", 0, min(marks)) + 1]
+    prefix = before_wildcard(uri)
+    if prefix is not None:
+        return prefix[: prefix.rindex("/") + 1]
     return uri[: uri.rindex("/") + 1] if _suffix(uri) in IMAGE_SUFFIXES else uri.rstrip("/") + "/"
 
 
