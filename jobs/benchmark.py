@@ -94,7 +94,7 @@ def _names(kind: type) -> set[str]:
 
 
 def _taken(keys: dict[str, object], kind: type) -> dict[str, object]:
-    """The keys that are fields of a class."""
+    """Select the keys that are fields of a class."""
     return {key: value for key, value in keys.items() if key in _names(kind)}
 
 

@@ -35,7 +35,7 @@ Rows = list[dict[str, Any]]  # rows of PREDICTIONS
 
 @dataclass(frozen=True, kw_only=True)
 class Export:
-    """Options of `trimline export`.
+    """Configures `trimline export`.
 
     Args:
         output: of `annotate`, or an arm of `compare`.
@@ -63,7 +63,7 @@ class Export:
 
 @dataclass(frozen=True)
 class _Answers:
-    """A finished output and the options of its export."""
+    """Holds a finished output and the options of its export."""
 
     options: Export
     output: Output

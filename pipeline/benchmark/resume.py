@@ -19,7 +19,7 @@ _SHARDS = 100
 
 
 class ResumeFigures(TypedDict):
-    """Seconds for an output of `units` finished units, and for one of none (`start_s`)."""
+    """Holds the seconds for an output of `units` finished units, and for an empty one (`start_s`)."""
 
     units: int
     seconds: float

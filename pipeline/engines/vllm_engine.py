@@ -47,7 +47,7 @@ _ALWAYS = {
 
 
 class VllmEngine:
-    """An Engine (pipeline.engines.base) that several threads may call at once; they share its batches.
+    """Answers with vLLM (an Engine of pipeline.engines.base); several threads may call it and share batches.
 
     The prefix cache works on embeddings, too: vLLM (0.32) identifies a block by a hash of its bytes.
     """

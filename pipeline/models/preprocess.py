@@ -26,7 +26,7 @@ _MAX_PADDED_PX = 8192
 
 @dataclass(frozen=True)
 class Normalization:
-    """pixel_values = (uint8 pixel * rescale_factor - mean) / std, channel by channel."""
+    """Describes pixel_values = (uint8 pixel * rescale_factor - mean) / std, channel by channel."""
 
     rescale_factor: float
     mean: tuple[float, ...]
@@ -34,7 +34,7 @@ class Normalization:
 
 
 class Preprocessor:
-    """The resizing and cropping of a checkpoint's own image processor, in its Pillow version.
+    """Resizes and crops as a checkpoint's own image processor does in its Pillow version.
 
     Always the Pillow version, torchvision or not: the two round differently. The processors of the families
     in `KINDS` (CLIP's, which is LLaVA-1.5's, LLaVA's own, which may pad, and SigLIP's) are done here in calls

@@ -24,7 +24,7 @@ Kind = TypeVar("Kind")
 
 @dataclasses.dataclass(frozen=True)
 class Manifest:
-    """The content of run.json.
+    """Declares the content of run.json.
 
     Args:
         run_id: the same for every start of the same run.

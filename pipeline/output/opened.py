@@ -19,7 +19,7 @@ from pipeline.support.errors import ConfigError
 
 @dataclass(frozen=True)
 class Output:
-    """An output folder as it was when it was opened: its run.json, its plan and its finished units."""
+    """Holds an output folder as it was when opened: its run.json, its plan and its finished units."""
 
     folder: str  # URI
     storage: Storage
@@ -93,7 +93,7 @@ def outputs_at(place: str, storage: Storage) -> list[str]:
 
 @dataclass(frozen=True)
 class Questions:
-    """The source and the task of an output, as its run.json has them.
+    """Holds the source and the task of an output, as its run.json has them.
 
     `source_path` is where the source lies now: it replaces the plan's own `source` in the plan's URIs.
     """

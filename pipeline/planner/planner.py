@@ -65,7 +65,7 @@ class JobForecast:
     pricing: Pricing | None
 
     def money(self, forecast: Forecast) -> float | None:
-        """The price of all workers for the whole job."""
+        """Compute the price of all workers for the whole job."""
         if self.pricing is None:
             return None
         return forecast.hours["value"] * forecast.workers * self.pricing.price_per_hour

@@ -153,7 +153,7 @@ def _ready(timeline: Timeline, place: int, servers: int, alone_VS: NDArray[np.fl
 
 
 def _of_one_start(footers: Iterable[Footer]) -> tuple[Footer, ...]:
-    """The footers of the start that made the most units."""
+    """Select the footers of the start that made the most units."""
     starts: dict[str, list[Footer]] = defaultdict(list)
     for footer in footers:
         starts[footer.attempt].append(footer)

@@ -227,7 +227,7 @@ class _Simulation:
                 )
 
     def _has_room(self, place: int) -> bool:
-        """Whether a station may start a unit; units behind the last station do not wait for anything."""
+        """Tell whether a station may start a unit; units behind the last station do not wait for anything."""
         is_last = place + 1 == len(self._stations)
         behind = 0 if is_last else len(self._state.waiting[place + 1])
         return self._state.inside[place] + behind < self._stations[place].room

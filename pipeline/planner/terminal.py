@@ -64,7 +64,7 @@ def _advice(job: JobForecast) -> tuple[str, ...]:
 
 
 def _units_per_s(job: JobForecast) -> float:
-    """The rate of one worker."""
+    """Show the rate of one worker."""
     return min(job.forecasts, key=lambda forecast: forecast.workers).worker_units_per_s
 
 

@@ -46,7 +46,7 @@ class Timeline:
         return is_first
 
     def starting(self, place: int, servers: int) -> NDArray[np.bool_]:
-        """Whether a visit is the first of one of the stage's first `servers` processes, [V].
+        """Mark the visits that are the first of one of the stage's first `servers` processes, [V].
 
         Processes that Ray starts later, in the place of idle ones that it ended, belong to the steady state.
         """

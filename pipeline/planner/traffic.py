@@ -92,7 +92,7 @@ def moved_bytes(footers: Iterable[Footer], manifest: Manifest) -> dict[str, floa
 
 
 def _reads_request(manifest: Manifest) -> bool:
-    """Whether the tokens depend on the question, so that each question has its own."""
+    """Tell whether the kept tokens depend on the question, so that each question has other ones."""
     settings = manifest.configuration["reducer"]
     return Arm("profiled", rebuild(settings), settings).reads_request
 

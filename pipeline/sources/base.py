@@ -107,7 +107,7 @@ class ReadTotals:
         return sum(self.shard_bytes)
 
     def ranges(self, block_bytes: int) -> int:
-        """Ranged GETs that read the shards in blocks of `block_bytes`."""
+        """Count the ranged GETs that read the shards in blocks of `block_bytes`."""
         return sum(math.ceil(size / block_bytes) for size in self.shard_bytes)
 
 

@@ -128,7 +128,7 @@ def _reduce_images(arm: Arm, features: VisualTokens) -> list[Reduced | str]:
 
 
 def _tensors(features: VisualTokens) -> dict[str, torch.Tensor]:
-    """The fields that are set, by name."""
+    """Collect the fields that are set, by name."""
     return {name: tensor for name, tensor in vars(features).items() if tensor is not None}
 
 

@@ -51,7 +51,7 @@ class UnitStats:
         return self.unit.stop - self.unit.first
 
     def to_row(self) -> pa.Table:
-        """The statistics as a row that Ray Data passes to the driver."""
+        """Return the statistics as a row that Ray Data passes to the driver."""
         return pa.table({"stats": [json.dumps(asdict(self))]})
 
     @classmethod

@@ -64,7 +64,7 @@ class PatientS3(S3FileSystem):  # type: ignore[misc]  # s3fs has no types
 
 
 def is_outage(error: BaseException) -> bool:
-    """Whether the same call may succeed later."""
+    """Tell whether the same call may succeed later."""
     connection = (NoAnswerError, HTTPClientError, NoConnectionError, ConnectionError)
     return isinstance(error, connection) or code_of(error) in _TEMPORARY
 

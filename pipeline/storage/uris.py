@@ -194,7 +194,7 @@ def put_atomic(fs: fsspec.AbstractFileSystem, path: str, local: str) -> None:
 
 
 def is_temporary(name: str) -> bool:
-    """Whether the name is that of a temporary file, left by a killed writer."""
+    """Tell whether a name is that of a temporary file, which a killed writer leaves behind."""
     return _TEMPORARY.fullmatch(name) is not None
 
 
@@ -259,7 +259,7 @@ def _local_time(entry: "os.DirEntry[str]") -> float:
 
 
 def _time_of(info: dict[str, Any]) -> float:
-    """The time of writing, by the name that a file system of fsspec has for it; 0 if it has none."""
+    """Return when a file was written, from fsspec's info about it; 0 if unknown."""
     time = info.get("mtime") or info.get("created") or info.get("LastModified") or 0
     return time.timestamp() if isinstance(time, datetime) else float(time)
 

@@ -30,7 +30,7 @@ class Schedule:
     restart: int | None = None
 
     def at(self, step: int) -> float:
-        """The learning rate of a step, as a share of the peak."""
+        """Compute the learning rate of a step, as a share of the peak."""
         if self.restart is None:
             return self._of_round(step, self.steps)
         if step < self.restart:

@@ -109,7 +109,7 @@ def _relevant(coverage: NDArray[np.float32], question: SceneQuestion) -> NDArray
 
 
 def _text(question: SceneQuestion, rng: np.random.Generator) -> str:
-    """The question, sometimes with the suffix for short answers."""
+    """Return the question, sometimes with the suffix for short answers."""
     with_suffix = question.answers and rng.random() < SUFFIX_SHARE
     return question.question + SUFFIX if with_suffix else question.question
 

@@ -19,7 +19,7 @@ def overlapping(units: Sequence[Unit]) -> list[list[Unit]]:
 
 
 def _overlaps(group: Sequence[Unit], unit: Unit) -> bool:
-    """Whether a unit begins within one of the group, where that begins, or after one marked as the end."""
+    """Tell whether a unit begins within a unit of the group, at its beginning, or after a marked end."""
     return any(unit.first < other.stop or unit.first == other.first or other.end for other in group)
 
 

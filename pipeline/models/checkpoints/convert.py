@@ -36,7 +36,7 @@ _LEFT_OUT = re.compile(r"\.inv_freq$|^model\.vision_tower\.")
 
 @dataclass(frozen=True, kw_only=True)
 class Conversion:
-    """The options of `trimline convert`: `from`, `to`, and as in the group `model`.
+    """Configures `trimline convert`: `from`, `to`, and as in the group `model`.
 
     `clip` null: the one that the checkpoint names itself.
     """

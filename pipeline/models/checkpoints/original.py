@@ -45,7 +45,7 @@ _UNSUPPORTED = {
 
 
 def pads(folder: Path, config: Json) -> bool:
-    """Whether images are padded to squares, not cropped as CLIP does; ConfigError if it is neither."""
+    """Tell whether images are padded to squares or (False) cropped; ConfigError if neither."""
     _require_supported(folder, config, "image_aspect_ratio")
     return config.get("image_aspect_ratio") == "pad"
 

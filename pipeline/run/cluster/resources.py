@@ -116,11 +116,11 @@ class Cluster:
         return self.num_cpus or max(2, len(os.sched_getaffinity(0)))
 
     def tasks(self, stage: str) -> TaskResources:
-        """The resources of a stage of tasks."""
+        """Return the resources of a stage of tasks."""
         return {"read": self.read, "decode": self.decode, "write": self.write}[stage]
 
     def actors(self, stage: str) -> ActorResources:
-        """The resources of a stage of actors."""
+        """Return the resources of a stage of actors."""
         return {"encode": self.encode, "generate": self.generate}[stage]
 
     def on(self, hardware: Hardware, device: str) -> "Cluster":
