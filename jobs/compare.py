@@ -23,7 +23,7 @@ DEFAULT = ("full", "trim")
 
 @dataclass(frozen=True, kw_only=True)
 class Comparing:
-    """The keys below `compare`."""
+    """Holds the keys below `compare`."""
 
     baseline: str | None = free(None)
     resamples: int = free(1000)

@@ -111,7 +111,7 @@ def _require_free(options: Export, storage: Storage) -> None:
     with storage.reaching("to", options.to):
         taken = fs.isfile(place) if options.format == "llava" else next(list_names(fs, place), None)
     if taken:
-        raise ConfigError(f"to: there is something at {storage.redact(options.to)}")
+        raise ConfigError(f"to: {storage.redact(options.to)} exists already")
 
 
 def _llava(answers: _Answers) -> int:

@@ -23,7 +23,7 @@ _NOT_OF_REDUCER = ("reducer", "budget_of", *_PARTS)
 
 @dataclass(frozen=True)
 class ArmSpec:
-    """An arm as a command line describes it.
+    """Holds an arm as a command line describes it.
 
     Args:
         fields: of the reducer.

@@ -1,4 +1,4 @@
-"""Turns Hydra's tree into frozen dataclasses; no DictConfig goes any further down than `jobs`."""
+"""Turns Hydra's tree into frozen dataclasses, so that no code below `jobs` sees a DictConfig."""
 
 import dataclasses
 import logging

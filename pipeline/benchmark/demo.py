@@ -40,7 +40,7 @@ _STANDARD = ("full", "trim", "random")
 
 @dataclass(frozen=True)
 class DemoArm:
-    """Holds a reducer and how many tokens it keeps: its own choice, `budget`, or those of the arm `follows`."""
+    """Holds a reducer and the tokens it keeps: its own choice, `budget`, or those of the arm `follows`."""
 
     reducer: Reducer
     budget: int | None = None

@@ -33,7 +33,10 @@ _QUESTIONS = 20  # of each picture
 
 
 class DriverRun(TypedDict):
-    """Holds the figures of one size. `driver_cpu_s`: CPU seconds of the driver for each unit, the planner's driver_unit_s."""
+    """Holds the figures of one size.
+
+    `driver_cpu_s`: CPU seconds of the driver for each unit, the planner's driver_unit_s.
+    """
 
     requests: int
     units: int

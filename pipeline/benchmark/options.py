@@ -1,4 +1,4 @@
-"""Declares the options of each benchmark; together they are the keys below `benchmark` in conf/benchmark.yaml.
+"""Declares each benchmark's options; together they are the keys below `benchmark` in benchmark.yaml.
 
 A field of one name in several classes is one key.
 """

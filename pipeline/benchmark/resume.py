@@ -64,7 +64,7 @@ def _seconds(config: RunConfig, output: Path, units: int) -> float:
 def table(figures: ResumeFigures) -> Table:
     """Show both outputs."""
     return Table(
-        "resume: seconds until it is known what is missing",
+        "resume: seconds to find the missing units",
         ("finished units", "seconds"),
         [("0", figures["start_s"]), (f"{figures['units']:,}", figures["seconds"])],
     )

@@ -19,7 +19,7 @@ OK = "ok"
 KEPT = "visual_tokens_kept"
 T = TypeVar("T")
 U = TypeVar("U")
-Product = tuple[Column, ...]  # the arrays [N] whose product is a column
+Product = tuple[Column, ...]  # a column is the product of these arrays [N]
 
 
 @dataclass(frozen=True)

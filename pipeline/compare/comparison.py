@@ -216,7 +216,7 @@ def _read(kind: type[Record], tree: Json) -> Record:
 
 
 def _value(kind: Json, tree: Json) -> Json:
-    """Convert a field's JSON: to dataclasses, also in lists and dictionaries; other values stay as they are."""
+    """Convert a field's JSON to dataclasses, also in lists and dictionaries; keeps other values."""
     origin: object = get_origin(kind)
     if origin in (Union, types.UnionType):
         if tree is None:

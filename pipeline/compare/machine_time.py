@@ -60,7 +60,7 @@ class _Attempt:
     begin: float = np.inf
     end: float = -np.inf
     first: float = np.inf  # when the first unit entered `generate`
-    waited: float = 0.0  # the time that this unit spent between stages before
+    waited: float = 0.0  # seconds that this unit had waited between stages
     startup: float = 0.0
     alone: dict[str, float] = field(default_factory=lambda: defaultdict(float))
     shared: dict[str, float] = field(default_factory=lambda: defaultdict(float))

@@ -10,7 +10,7 @@ from pipeline.sources.base import MAX_IMAGE_BYTES
 from pipeline.storage.uris import Storage
 from pipeline.support.errors import ConfigError
 
-Json = Any  # of a form that each dataset knows: a wrong one is a ConfigError of `official_file`
+Json = Any  # JSON whose form each dataset knows; `official_file` turns a wrong form into ConfigError
 
 
 @contextmanager

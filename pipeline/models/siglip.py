@@ -58,7 +58,7 @@ class SiglipEncoder(Towers):
         super().__init__(normalization, config.vision_config.hidden_size, device)
         vision = _load_tower(tower, torch.float32)
         vision.encoder.layers = vision.encoder.layers[:feature_layer]
-        vision.post_layernorm = nn.Identity()  # LLaVA reads what is before it
+        vision.post_layernorm = nn.Identity()  # LLaVA reads the layers before this norm
         self._vision_tower = vision.to(self.device, dtype)
         self._head = _load_head(folder, config.vision_config).to(self.device)
         if "text" in needs:

@@ -23,7 +23,7 @@ from pipeline.support.schema import COUNTS, SECONDS
 
 FOOTER = b"trimline"
 
-Json = dict[str, Any]  # parsed JSON: `from_json` checks its keys
+Json = dict[str, Any]  # parsed JSON, whose keys `from_json` checks
 
 
 def known_fields(kind: type, data: Mapping[str, Any]) -> Json:
@@ -60,8 +60,8 @@ class Totals:
 
     def to_json(self) -> Json:
         """Return the totals as one flat object."""
-        own = {"rows": self.rows, "samples": self.samples, "status": self.status}
-        return {**own, **self.tokens, **self.seconds}
+        counts = {"rows": self.rows, "samples": self.samples, "status": self.status}
+        return {**counts, **self.tokens, **self.seconds}
 
     @classmethod
     def from_json(cls, data: Json) -> "Totals":
@@ -166,8 +166,8 @@ class Footer:
             KeyError, TypeError: a key that was always written is missing, or something is no object.
         """
         stages = {stage: Visit.from_json(visit) for stage, visit in data["stages"].items()}
-        own = {**data, "totals": Totals.from_json(data["totals"]), "stages": stages}
-        return cls(**known_fields(cls, own))
+        parsed = {**data, "totals": Totals.from_json(data["totals"]), "stages": stages}
+        return cls(**known_fields(cls, parsed))
 
 
 def totals_of(table: pa.Table) -> Totals:

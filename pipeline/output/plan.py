@@ -34,7 +34,7 @@ class Plan:
     """Holds the frozen listing of one output. A shard's own files are read only when asked for."""
 
     folder: str  # URI of the output
-    source: str  # canonical URI of what was listed
+    source: str  # canonical URI of the listed path
     table: pa.Table  # SHARDS without `files`
     parts: tuple[str, ...]  # names of the files under plan/
 
@@ -248,7 +248,7 @@ def _first_samples(shards: Iterable[Shard], source: Source, limit: int, storage:
         try:
             count = sum(1 for _ in islice(samples, remaining + 1))
         except ShardError:
-            count = remaining + 1  # the run finds out how much of it can be read
+            count = remaining + 1  # counts as too many: the run itself reads as far as it can
         yield dataclasses.replace(shard, samples=remaining) if count > remaining else shard
         remaining -= min(count, remaining)
         if remaining == 0:

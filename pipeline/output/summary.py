@@ -75,8 +75,8 @@ class Summary:
             tokens = dict(data["tokens"])
             kept_fraction = tokens.pop("kept_fraction")
             failed_shards = [FailedShard(**shard) for shard in data["failed_shards_named"]]
-            own = {"tokens": tokens, "kept_fraction": kept_fraction, "failed_shards_named": failed_shards}
-            return cls(**known_fields(cls, {**data, **own}))
+            parsed = {"tokens": tokens, "kept_fraction": kept_fraction, "failed_shards_named": failed_shards}
+            return cls(**known_fields(cls, {**data, **parsed}))
         except (KeyError, TypeError) as error:
             raise ValueError(f"it is no summary: {error!r}") from None
 
@@ -152,8 +152,8 @@ def _require_same_shard(footer: Footer, plan: Plan) -> None:
     planned = plan.line(shard) if shard < len(plan) else None
     if planned is None or (footer.source_size, footer.source_etag) != (planned.size, planned.etag):
         raise RunError(
-            f"samples {footer.first} to {footer.stop} of shard {shard} are of another state of it than "
-            "the plan's: `trimline verify output=... repair=true` removes them, a rerun makes them again"
+            f"samples {footer.first} to {footer.stop} of shard {shard} were made of another state of the "
+            "shard than the plan's: `trimline verify output=... repair=true` removes them, a rerun makes them again"
         )
 
 

@@ -23,7 +23,7 @@ _QUICK = 0.1  # quantile of a stage's hand-overs that stands for a task with a p
 
 @dataclass(frozen=True)
 class Forecast:
-    """The forecast for one number of workers.
+    """Holds the forecast for one number of workers.
 
     Args:
         hours: value, low, high (95 %), from the job's start to the last unit's end.

@@ -28,7 +28,7 @@ _LISTINGS = 3
 
 @dataclass(frozen=True)
 class Traffic:
-    """The traffic of a whole job. None: it cannot be derived from the profile.
+    """Holds the traffic of a whole job. None: it cannot be derived from the profile.
 
     Args:
         source_bytes, source_gets: read from the source; HEADs and listings count as GETs.

@@ -19,7 +19,7 @@ Keys = NDArray[np.object_]  # of strings
 Mask = NDArray[np.bool_]  # a row each
 _SHARES = {FAILED: 0.25, DIFFERS: 0.5, SAME: 0.25}  # of the gallery, if there are enough of each
 _EXAMPLES = 5
-_SHARDS = 32  # preferred: reading an image far down a tar means reading all before it
+_SHARDS = 32  # prefer requests from so few shards, since each shard is read from its start
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ Row = Mapping[str, Any]  # of an Arrow table, a value of another type in each co
 
 
 class GalleryAnswer(TypedDict):
-    """One arm's answer for the page: `patches` is a bitmap in base64, `score` null without a truth."""
+    """Holds one arm's answer for the page: `patches` is a bitmap in base64, `score` null without a truth."""
 
     status: str
     text: str | None
@@ -39,7 +39,7 @@ class GalleryAnswer(TypedDict):
 
 
 class GalleryItem(TypedDict):
-    """One request for the page; `picture` is its image's index in the gallery's pictures, -1: none."""
+    """Holds one request for the page; `picture` is its image's index in the gallery's pictures, -1: none."""
 
     key: str
     sample: str | None

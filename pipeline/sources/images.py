@@ -29,7 +29,7 @@ _SIDECAR_SUFFIXES = tuple(f".{suffix}" for suffix in _SIDECARS)
 
 @dataclass(frozen=True, kw_only=True)
 class Images(Source):
-    """Image files below a folder (or matching a glob), in the order of their paths.
+    """Reads image files below a folder or matching a glob, in the order of their paths.
 
     A shard is `slice_files` images of the sorted listing. `sample_key` is the image's path relative
     to the folder.
@@ -154,7 +154,7 @@ def _root(uri: str) -> str:
 
 
 def _prefix(file: File) -> str:
-    """Return folder and name up to its first dot: a sorted listing has these files together."""
+    """Return the path up to the name's first dot; files that share it are neighbours in a listing."""
     folder, _, name = file.uri.rpartition("/")
     return f"{folder}/{name.split('.', 1)[0]}"
 

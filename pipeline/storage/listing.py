@@ -12,7 +12,7 @@ from itertools import islice
 from operator import attrgetter
 from os import scandir
 from pathlib import Path
-from typing import Any  # fsspec and S3 return dictionaries of free shape
+from typing import Any  # fsspec and S3 return dictionaries with any keys
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
@@ -27,7 +27,7 @@ _RUN_FILES = 100_000
 
 @dataclass(frozen=True)
 class File:
-    """One line of a listing: canonical URI, size in bytes, etag (or modification time)."""
+    """Holds one line of a listing: canonical URI, size in bytes, etag (or modification time)."""
 
     uri: str
     size: int

@@ -36,7 +36,7 @@ _TEMPORARY = re.compile(r"\..+\.[0-9a-f]{32}\.tmp|\.probe")
 
 @dataclass(frozen=True, kw_only=True)
 class Storage:
-    """How to reach object storage; null fields come from the usual AWS environment variables.
+    """Configures how to reach object storage; null fields come from AWS's environment variables.
 
     Times are in seconds. During a run, calls are retried for `outage_s`. The credentials are never printed
     and never written to an output.
@@ -73,7 +73,7 @@ class Storage:
             )
         try:
             protocol = fsspec.core.split_protocol(uri)[0] or "file"
-            if protocol in ("file", "s3", "s3a"):  # whose names may hold `::`, by which fsspec chains URIs
+            if protocol in ("file", "s3", "s3a"):  # names may hold `::`, fsspec's mark of chained URIs
                 fs = LocalFileSystem() if protocol == "file" else self._s3()
                 path = fs._strip_protocol(uri)
             else:

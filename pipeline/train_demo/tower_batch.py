@@ -33,7 +33,7 @@ PHRASES = [f"a {phrase_of(*kind)}" for kind in KINDS]
 
 @dataclass(frozen=True)
 class TowerBatch:
-    """The pictures and texts of one step.
+    """Holds the pictures and texts of one step.
 
     `relevant_TN` labels each patch for a text: HIT (it shows what the text is about), BACKGROUND, OTHER
     (another thing) or UNSURE (an edge). `things_ON` weights each object's patches.

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Turn:
-    """The tokens after the picture; the last `answer_length` are the answer with its end token."""
+    """Holds the tokens after the picture; the last `answer_length` are the answer with its end token."""
 
     kind: str
     question: str

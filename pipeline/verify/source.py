@@ -1,4 +1,4 @@
-"""Compares the rows with the source: they hold each of its requests, in its order, and no other."""
+"""Checks that the rows hold each of the source's requests, in its order, and no others."""
 
 from collections.abc import Iterator, Sequence
 from itertools import islice, zip_longest

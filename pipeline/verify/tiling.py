@@ -24,7 +24,7 @@ def _overlaps(group: Sequence[Unit], unit: Unit) -> bool:
 
 
 def doubled(group: Sequence[Unit]) -> Iterator[Finding]:
-    """Make a finding for each unit of a group that overlaps."""
+    """Make a finding for each unit of an overlapping group."""
     for unit in group:
         others = ", ".join(other.file_name for other in group if other != unit)
         yield of_unit("doubled", unit, f"it contradicts {others[:200]}", remove=True)

@@ -78,7 +78,7 @@ class SeedBench(Official):
         super().__post_init__()
         require(
             bool(self.kinds) and set(self.kinds) <= set(KINDS),
-            f"dataset.kinds: some of {list(KINDS)}, please",
+            f"dataset.kinds must be one or more of {list(KINDS)}",
         )
 
     def read_questions(self, storage: Storage) -> Iterator[Question]:

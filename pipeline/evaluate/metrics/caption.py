@@ -57,14 +57,14 @@ def coco_rouge_l(candidate: Sequence[str], references: Sequence[Sequence[str]]) 
     return (1 + weight) * precision * recall / (recall + weight * precision) if precision and recall else 0.0
 
 
-def _common_subsequence(one: Sequence[str], other: Sequence[str]) -> int:
-    lengths = [0] * (len(other) + 1)
-    for token in one:
+def _common_subsequence(first: Sequence[str], second: Sequence[str]) -> int:
+    lengths = [0] * (len(second) + 1)
+    for token in first:
         before = 0
-        for place, other_token in enumerate(other, 1):
+        for place, other in enumerate(second, 1):
             before, lengths[place] = (
                 lengths[place],
-                before + 1 if token == other_token else max(lengths[place], lengths[place - 1]),
+                before + 1 if token == other else max(lengths[place], lengths[place - 1]),
             )
     return lengths[-1]
 

@@ -10,7 +10,7 @@ _SEPARATORS = str.maketrans(dict.fromkeys(".()[],:;!*#{}", " "))
 _THE_ANSWER_IS = re.compile(r"The answer is ([A-Z]).")
 _SCIENCEQA_LETTERS = "ABCDE"
 _LAST_WORDS = 4
-CIRCLE = 1_000_000  # MMBench: rows of a circle have the same index modulo this
+CIRCLE = 1_000_000  # MMBench: rows of one circle have the same index modulo this number
 
 
 def exact_letter(prediction: str, choices: Sequence[str]) -> str | None:

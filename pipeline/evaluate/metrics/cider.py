@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 
 N_GRAMS = 4
-SIGMA = 6.0  # of the penalty for another length
+SIGMA = 6.0  # of the Gaussian penalty for a difference in length
 SCALE = 10.0
 
 NGram = tuple[str, ...]

@@ -1,4 +1,4 @@
-"""Normalises short answers as the official scripts do: VQA's script (arXiv 1505.00468, vqaEval.py) and EvalAI's (TextVQA).
+"""Normalises short answers as VQA's script (arXiv 1505.00468, vqaEval.py) and EvalAI's (TextVQA) do.
 
 Both scripts share the tables and the two steps below; they differ in what they do before them.
 """

@@ -28,7 +28,7 @@ from pipeline.support.cache import make_once
 from pipeline.support.errors import ConfigError
 
 _PAD = "<pad>"
-_ROWS = 64  # the number of the tables' rows is a multiple of it
+_ROWS = 64  # pad the tables to a multiple of so many rows
 _TABLES = ("model.embed_tokens.weight", "lm_head.weight")
 # No part of a LLaVA: buffers of older Llamas, and CLIP's other parts, which TRIM's authors save, too.
 _LEFT_OUT = re.compile(r"\.inv_freq$|^model\.vision_tower\.")

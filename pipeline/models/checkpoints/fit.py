@@ -32,7 +32,7 @@ from pipeline.support.errors import ConfigError
 IMAGE_TOKEN = "<image>"
 
 _IMAGE_TOKEN_ID = 32000  # if config.json does not say
-_NEAR = 0.9  # cosine between tensors of towers that training made of one another
+_NEAR = 0.9  # least cosine of two tensors if training made one of the other
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,7 +22,7 @@ IMAGE_TOKEN_ID = -200  # llava/constants.py: IMAGE_TOKEN_INDEX
 REDUCE_FUNC = (
     "mm_vision_token_reduce_func"  # of TRIM's authors' fork, pipeline/models/checkpoints/tuned_reducer.py
 )
-_VERSION = 1  # of what is written; raise it with every change
+_VERSION = 1  # version of the written files; raise it with every change
 _TYPES = ("llava", "llava_llama")  # llava_mpt, llava_mistral, ... have other language models
 _IMAGE_PX = re.compile(r"-(\d{3})$")  # openai/clip-vit-large-patch14-336
 _FEATURES = {"patch": "default", "cls_patch": "full"}

@@ -147,7 +147,7 @@ def test_a_file_of_another_state_is_never_counted(tmp_path, broken):
     now = {shard.shard: shard for shard in broken.shards(broken.entries(HERE), HERE)}
     for arm in ARMS:
         plan_of(tmp_path / "out" / arm).renew({0: now[0]}, HERE)
-    with pytest.raises(RunError, match=r"of shard 0 are of another state of it than the plan's"):
+    with pytest.raises(RunError, match=r"of shard 0 were made of another state of the shard than the plan's"):
         quick_answer(broken, tmp_path / "out", *ARMS, unit_bytes=3000)
 
 

@@ -287,7 +287,7 @@ def test_a_summary_of_other_rows(output, check):
     assert check(output)[0] == {("damaged", "summary.json"): "it cannot be read"}
     (output / "_SUCCESS").unlink()
     told, found = check(output)
-    assert (told, found.notes) == ({}, ["there is no _SUCCESS: the run has not ended, or not well"])
+    assert (told, found.notes) == ({}, ["there is no _SUCCESS: the run has not ended, or it failed"])
 
 
 def test_what_is_no_output_at_all(tmp_path):
