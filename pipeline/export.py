@@ -196,7 +196,7 @@ _MAGIC = {b"\x89PNG": "png", b"RIFF": "webp"}
 
 
 def _members(sample: Sample, rows: Rows) -> Iterator[tuple[str, bytes]]:
-    """Name the files of one sample; WebDataset takes what is before a name's first dot as the key."""
+    """Name the files of one sample; WebDataset takes the part before a name's first dot as the key."""
     assert sample.image is not None
     folder, _, name = sample.key.rpartition("/")
     key = f"{folder}/{name.replace('.', '_')}" if folder else name.replace(".", "_")

@@ -1,4 +1,4 @@
-"""Declares what a dataset provides and what a metric consists of."""
+"""Declares the interfaces of datasets and metrics."""
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Converts a dataset's questions into a source of a run, in a folder of its own, never in the dataset's.
+"""Converts a dataset's questions into a source of a run; never writes into the dataset's folder.
 
 A file's name holds a digest of its content, and its modification time is fixed: a restarted run finds the
 source that its plan holds, even if the converted file had to be written anew.

@@ -119,13 +119,13 @@ def settings_of(folder: Path) -> Json:
 
 
 def _squares_of(settings: Json) -> Squares | None:
-    """Find the family whose image processor these are the settings of."""
+    """Find the family whose image processor has these settings."""
     families = (kind.squares for kind in KINDS.values() if kind.squares)
     return next((squares for squares in families if _kind(settings).startswith(squares.processors)), None)
 
 
 def _side(settings: Json, squares: Squares) -> int | None:
-    """Return S, or None if these settings do more, or less, than the family's processor does by itself."""
+    """Return S; None if these settings change more than the size of the family's processor."""
     return _crop_to(settings) if squares.crops else _stretch_to(settings)
 
 

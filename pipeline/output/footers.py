@@ -1,4 +1,4 @@
-"""Describes one unit's file: the JSON in its Parquet footer that says what the file holds and who made it.
+"""Describes one unit's file by the JSON in its Parquet footer: its range, counts, times and origin.
 
 Every key that a footer has had from the beginning is required. Keys that came later are None in a footer
 that lacks them.

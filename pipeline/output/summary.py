@@ -152,8 +152,9 @@ def _require_same_shard(footer: Footer, plan: Plan) -> None:
     planned = plan.line(shard) if shard < len(plan) else None
     if planned is None or (footer.source_size, footer.source_etag) != (planned.size, planned.etag):
         raise RunError(
-            f"samples {footer.first} to {footer.stop} of shard {shard} were made of another state of the "
-            "shard than the plan's: `trimline verify output=... repair=true` removes them, a rerun makes them again"
+            f"samples {footer.first} to {footer.stop} of shard {shard} were made of another state of "
+            "the shard than the plan's: `trimline verify output=... repair=true` removes them, "
+            "a rerun makes them again"
         )
 
 

@@ -103,8 +103,8 @@ def validation_table(figures: Validation) -> Table:
         columns,
         rows,
         (
-            f"{head['processor']}, {head['cores']} cores, load {head['load']:.2f} at the end; plans know "
-            "of the profile alone",
+            f"{head['processor']}, {head['cores']} cores, load {head['load']:.2f} at the end; forecasts "
+            "read the profile alone",
         ),
     )
 

@@ -27,7 +27,7 @@ Place = tuple[int, int]  # shard, sample
 
 @dataclass(frozen=True, kw_only=True)
 class OutputImages:
-    """Holds what is needed to make the model's pixels of an output's images again."""
+    """Holds the source, model and image settings with which to decode an output's images again."""
 
     output: Output
     source: Source

@@ -75,7 +75,7 @@ class Prepared:
 
 @dataclass(frozen=True)
 class _Checked:
-    """Holds what a check of a configuration found; `started` says that some output exists already."""
+    """Holds the results of checking a configuration; `started` says that some output exists already."""
 
     geometry: Geometry
     folders: list[str]

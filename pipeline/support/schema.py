@@ -41,7 +41,7 @@ IMAGES = pa.schema(
 
 @dataclass(frozen=True)
 class Column:
-    """Describes one column of an output for those who read it; none of this is written into its files.
+    """Describes one column of an output for its readers; output files hold the field alone.
 
     Args:
         description: for the data set card; seconds are named by the `_s` at a name's end.

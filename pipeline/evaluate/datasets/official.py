@@ -1,4 +1,4 @@
-"""Shares what the official datasets have in common."""
+"""Provides the base classes of datasets that read official files."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterator

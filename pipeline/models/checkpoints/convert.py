@@ -132,6 +132,6 @@ def _tensors(folder: Path) -> Iterator[tuple[str, Tensor]]:
 
 
 def _grown(table: Tensor, rows: int) -> Tensor:
-    """Append rows to a table, each the mean of its own rows."""
+    """Append rows to a table, each the mean of the table's rows."""
     mean = table.mean(0, dtype=torch.float32).to(table.dtype)
     return torch.cat([table, mean.expand(rows - len(table), -1)])

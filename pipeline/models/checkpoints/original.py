@@ -117,7 +117,7 @@ def _require_supported(folder: Path, config: Json, key: str) -> None:
 
 
 def _require_clip(folder: Path, config: Json, clip: Path, vision: Json) -> None:
-    """Compare the CLIP with what the LLaVA says of it: its width, and the pixels that its name ends in."""
+    """Require that the CLIP has the width and the image size on which the LLaVA was built."""
     name = str(config["mm_vision_tower"])
     width = config.get("mm_hidden_size", vision["hidden_size"])
     if width != vision["hidden_size"]:

@@ -21,8 +21,8 @@ from pipeline.support.errors import RunError
 if TYPE_CHECKING:
     from pipeline.stages.read import ReadPending
 
-# After ISOLATE_AFTER deaths of its workers a unit runs in a separate process. After GIVE_UP_AFTER it is marked
-# as failed: its workers die although another process does the work.
+# After ISOLATE_AFTER deaths of its workers a unit runs in a separate process. After GIVE_UP_AFTER deaths it
+# fails: its workers die although another process does the work.
 ISOLATE_AFTER = 2
 GIVE_UP_AFTER = 5
 
