@@ -1,5 +1,6 @@
 """Marks are true: they follow from what a test uses, and what is slow without saying so fails."""
 
+import re
 import warnings
 
 import pytest
@@ -91,3 +92,20 @@ def test_what_our_own_code_is_warned_of_is_an_error(kind):
             warnings.warn_explicit("old", kind, f"{module}.py", 1, module=module)
     for module in ("transformers.models", "pipelines", "tests.jobs.test_run"):
         warnings.warn_explicit("old", kind, f"{module}.py", 1, module=module)
+
+
+def test_a_group_runs_in_one_worker(pytester):
+    """pytest-xdist 3.8 splits groups under pytest 9.2: each worker would then make what they share."""
+    pytester.makepyfile(
+        """
+        import pytest
+
+        @pytest.mark.xdist_group("shared")
+        @pytest.mark.parametrize("number", range(8))
+        def test_of_the_group(number):
+            pass
+        """
+    )
+    result = pytester.runpytest_subprocess("-n", "2", "--dist", "loadgroup", "-v")
+    result.assert_outcomes(passed=8)
+    assert len(set(re.findall(r"\[(gw\d)\]", result.stdout.str()))) == 1
