@@ -63,7 +63,7 @@ def _message(quiet_s: float, in_work: list[InWork]) -> str:
     more = f", and {len(places) - _MOST_NAMED} more" if len(places) > _MOST_NAMED else ""
     where = ", ".join(places[:_MOST_NAMED]) + more
     if not in_work:
-        where = "no stage has received a unit: does the cluster have the CPUs and GPUs that they book?"
+        where = "no stage has received a unit: does the cluster have the CPUs and GPUs that the stages book?"
     return (
         f"no progress for {quiet_s:.0f} s: {where}; if a unit may take longer, raise cluster.stall_s; "
         "run the same command again to go on"
