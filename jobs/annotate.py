@@ -31,7 +31,7 @@ def run(config: DictConfig) -> int:
 
 
 def _with_tuned_reducer(config: "RunConfig") -> "RunConfig":
-    """Use the reducer named in the checkpoint's config unless the command line gives one."""
+    """Use the reducer that the checkpoint's config names, unless the command line gives one."""
     from jobs.common.arms import make_reducer
     from pipeline.models.checkpoints.tuned_reducer import require_counterpart, tuned_with
     from pipeline.stages.arms import Arm

@@ -42,7 +42,7 @@ BENCHMARKS: dict[str, dict[str, type]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Benchmark:
-    """The keys below `benchmark` that are of no part: which benchmark, which of its parts, and a file."""
+    """Holds the keys below `benchmark` that all parts share: the benchmark, its parts, and a file."""
 
     name: str = free("pipeline")
     parts: list[str] | None = free(None)
@@ -94,7 +94,7 @@ def _names(kind: type) -> set[str]:
 
 
 def _taken(keys: dict[str, object], kind: type) -> dict[str, object]:
-    """The keys that are fields of a class."""
+    """Select the keys that are fields of a class."""
     return {key: value for key, value in keys.items() if key in _names(kind)}
 
 

@@ -23,7 +23,7 @@ DEFAULT = ("full", "trim")
 
 @dataclass(frozen=True, kw_only=True)
 class Comparing:
-    """The keys below `compare`."""
+    """Holds the keys below `compare`."""
 
     baseline: str | None = free(None)
     resamples: int = free(1000)
@@ -77,7 +77,7 @@ def run(config: DictConfig) -> int:
 
 
 def _arms(config: DictConfig) -> object:
-    """The key `arms` as plain data, or the default arms."""
+    """Return the key `arms` as plain data, or the default arms."""
     arms = config.arms
     if isinstance(arms, DictConfig | ListConfig):
         return OmegaConf.to_container(arms, resolve=True)
@@ -115,7 +115,7 @@ def _without_arms(config: "RunConfig") -> "RunConfig":
 
 
 def _single_arm(base: "RunConfig", spec: ArmSpec) -> "RunConfig":
-    """The run of one arm alone."""
+    """Make the run of one arm alone."""
     from pipeline.models.config import Model
     from pipeline.stages.arms import Arm
 

@@ -59,7 +59,7 @@ def run_as_script(file: str) -> None:
 
 
 def spelled_out(arguments: Sequence[str]) -> tuple[str, list[str]]:
-    """A command line's command and overrides, with `benchmark NAME` and `benchmark plan` written out."""
+    """Split a command line into command and overrides; writes out `benchmark NAME` and `benchmark plan`."""
     command, *overrides = arguments
     if [command, *overrides[:1]] == ["benchmark", "plan"]:  # a command of its own, with its own keys
         command, *overrides = overrides

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class ReportOptions:
-    """The keys below `report`: how many requests the gallery shows, and the seed that chooses them."""
+    """Holds the keys below `report`: how many requests the gallery shows, and the seed that chooses them."""
 
     gallery: int = free(200)
     seed: int = free(0)
@@ -28,7 +28,7 @@ class ReportOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class Picture:
-    """The keys below `picture`: one request, under one or more outputs of the same source."""
+    """Holds the keys below `picture`: one request, under one or more outputs of the same source."""
 
     outputs: list[str] = free()
     key: str = free()

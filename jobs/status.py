@@ -7,7 +7,7 @@ from jobs.main import run_as_script
 
 
 def run(config: DictConfig) -> int:
-    """Read the output and print; returns the exit status, which does not depend on the run's."""
+    """Read the output and print its state; returns the exit status, whatever that of the run is."""
     from pipeline.status.status import Look, as_json, look
     from pipeline.status.terminal import lines
     from pipeline.storage.uris import Storage

@@ -35,7 +35,7 @@ Rows = list[dict[str, Any]]  # rows of PREDICTIONS
 
 @dataclass(frozen=True, kw_only=True)
 class Export:
-    """Options of `trimline export`.
+    """Configures `trimline export`.
 
     Args:
         output: of `annotate`, or an arm of `compare`.
@@ -63,7 +63,7 @@ class Export:
 
 @dataclass(frozen=True)
 class _Answers:
-    """A finished output and the options of its export."""
+    """Holds a finished output and the options of its export."""
 
     options: Export
     output: Output
@@ -111,7 +111,7 @@ def _require_free(options: Export, storage: Storage) -> None:
     with storage.reaching("to", options.to):
         taken = fs.isfile(place) if options.format == "llava" else next(list_names(fs, place), None)
     if taken:
-        raise ConfigError(f"to: there is something at {storage.redact(options.to)}")
+        raise ConfigError(f"to: {storage.redact(options.to)} exists already")
 
 
 def _llava(answers: _Answers) -> int:
@@ -196,7 +196,7 @@ _MAGIC = {b"\x89PNG": "png", b"RIFF": "webp"}
 
 
 def _members(sample: Sample, rows: Rows) -> Iterator[tuple[str, bytes]]:
-    """Name the files of one sample; WebDataset takes what is before a name's first dot as the key."""
+    """Name the files of one sample; WebDataset takes the part before a name's first dot as the key."""
     assert sample.image is not None
     folder, _, name = sample.key.rpartition("/")
     key = f"{folder}/{name.replace('.', '_')}" if folder else name.replace(".", "_")

@@ -102,6 +102,31 @@ def _map() -> str:
     return re.split(r"^## ", text.partition("\n## Map")[2], maxsplit=1, flags=re.MULTILINE)[0]
 
 
+def test_where_is_points_at_what_exists():
+    """Each `path.py:name` of CONTRIBUTING.md is there: a function, class, method or constant."""
+    pointers = re.findall(r"`([\w/]+\.py)(?::([\w.]+))?`", (ROOT / "CONTRIBUTING.md").read_text())
+    assert len([name for _, name in pointers if name]) >= 25
+    absent = {
+        f"{path}:{name}" for path, name in pointers if name and not _defines(ROOT / path, name.split("."))
+    }
+    assert not absent
+
+
+def _defines(path: Path, names: list[str]) -> bool:
+    """Whether a file has the name at its top or, with two names, a class with that member."""
+    scope: ast.AST = ast.parse(path.read_text())
+    for name in names:
+        defined = {
+            getattr(target, "id", getattr(node, "name", None)): node
+            for node in getattr(scope, "body", ())
+            for target in getattr(node, "targets", [getattr(node, "target", node)])
+        }
+        if name not in defined:
+            return False
+        scope = defined[name]
+    return True
+
+
 def public_names() -> Iterator[tuple[str, str, str]]:
     """List kind, name and module of every public top-level class and function."""
     for module, path in sources().items():

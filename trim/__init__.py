@@ -1,4 +1,4 @@
-"""Visual-token reduction: from an image's N visual tokens to K <= N. Needs torch and nothing else."""
+"""Reduces an image's N visual tokens to K <= N. Needs torch and nothing else."""
 
 from trim.cdpruner import CDPruner
 from trim.divprune import DivPrune

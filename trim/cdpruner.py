@@ -25,8 +25,8 @@ from trim.select import (
 from trim.trim import text_scores
 from trim.types import Reduced, VisualTokens
 
-_RANGE_FLOOR = 1e-6  # as published, so that the least relevant patch is not quite irrelevant
-_SPENT = 1e-12  # the share of a patch's own variance that counts as none
+_RANGE_FLOOR = 1e-6  # as published, so that even the least relevant patch has a positive relevance
+_SPENT = 1e-12  # below this share of its variance, a patch counts as having none left
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ class CDPruner:
         check_sign(self.sign)
 
     def __call__(self, x: VisualTokens) -> list[Reduced]:
-        """Returns one `Reduced` per image: tokens [K, D] in the dtype of the patches, kept [K] int64."""
+        """Return one `Reduced` per image: tokens [K, D] in the dtype of the patches, kept [K] int64."""
         patches_BND = patches_of(x)
         batch, patches, _ = patches_BND.shape
         metric_BNP = require_field(x, "metric", batch, patches, ndim=3)
@@ -91,14 +91,14 @@ class CDPruner:
 
 
 def relevance(signed_BN: Tensor) -> Tensor:
-    """How much each patch belongs to the text, [B, N] float64 in (0, 1], from its signed cosine with it."""
+    """Score how well each patch fits the text, [B, N] float64 in (0, 1], from their signed cosine."""
     wide_BN = signed_BN.double()
     low_B1, high_B1 = wide_BN.amin(-1, keepdim=True), wide_BN.amax(-1, keepdim=True)
     return (wide_BN - low_B1 + _RANGE_FLOOR) / (high_B1 - low_B1 + _RANGE_FLOOR)
 
 
 def greedy_map(relevance_BN: Tensor, cosine_BNN: Tensor, count: int) -> Tensor:
-    """Greedy choice of `count` <= N patches, [B, count] int64 in the order of choice.
+    """Choose `count` <= N patches greedily; returns [B, count] int64 in the order of choice.
 
     Each step adds one row to the Cholesky factor of L at the chosen patches, extended to all N; the
     variance is what L's diagonal has left then, the factor by which choosing that patch multiplies the

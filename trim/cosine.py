@@ -19,7 +19,7 @@ _GRID = 2.0**26
 
 
 def unit_vectors(x_ND: Tensor, name: str, image: int) -> Tensor:
-    """The rows of one image's `x_ND` at length 1, on the grid on which `a @ b.T` of any such rows is exact.
+    """Scale one image's rows to length 1 and round them to a grid on which dot products are exact.
 
     Args:
         x_ND: [N, D] floating point, read as float32.
@@ -40,7 +40,7 @@ def unit_vectors(x_ND: Tensor, name: str, image: int) -> Tensor:
 
 
 def cosines(x_BND: Tensor, name: str) -> Tensor:
-    """Cosines of all pairs of patches of each image: [B, N, N] float64, exactly symmetric.
+    """Compute the cosines of all pairs of patches of each image: [B, N, N] float64, exactly symmetric.
 
     Takes 8 B N N bytes, and 24 N D more for one image at a time.
 

@@ -50,7 +50,7 @@ class DivPrune:
         check_count("num_kept", self.num_kept)
 
     def __call__(self, x: VisualTokens) -> list[Reduced]:
-        """Returns one `Reduced` per image: tokens [K, D] in the dtype of the patches, kept [K] int64."""
+        """Return one `Reduced` per image: tokens [K, D] in the dtype of the patches, kept [K] int64."""
         patches_BND = patches_of(x)
         batch, patches, _ = patches_BND.shape
         embeddings_BNH = require_field(x, "embeddings", batch, patches, ndim=3)
@@ -62,7 +62,7 @@ class DivPrune:
 
 
 def pick_farthest(cosine_BNN: Tensor, count: int) -> Tensor:
-    """Greedy max-min choice of `count` <= N patches, [B, count] int64 in the order of choice.
+    """Choose `count` <= N patches by greedy max-min; returns [B, count] int64 in the order of choice.
 
     The largest cosine is the smallest distance 1 - cosine, without its rounding. What is chosen first does
     not depend on how many are chosen. The diagonal of `cosine_BNN` is overwritten.

@@ -1,4 +1,4 @@
-"""The reducer that reduces nothing: the baseline every other one is compared with."""
+"""Full: keep all patches, the baseline that every other reducer is compared with."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Full:
     needs: ClassVar[frozenset[str]] = frozenset()
 
     def __call__(self, x: VisualTokens) -> list[Reduced]:
-        """Returns one `Reduced` per image; its tokens are a view of the batch's patches."""
+        """Return one `Reduced` per image; its tokens are a view of the batch's patches."""
         patches_BND = patches_of(x)
         every_N = torch.arange(patches_BND.shape[1], device=patches_BND.device)
         return [Reduced(patches_ND, every_N.clone()) for patches_ND in patches_BND]

@@ -76,7 +76,7 @@ class PruMerge:
         check_count("neighbours", self.neighbours)
 
     def __call__(self, x: VisualTokens) -> list[Reduced]:
-        """Returns one `Reduced` per image: tokens [K, D] in the dtype of the patches, kept [k] int64."""
+        """Return one `Reduced` per image: tokens [K, D] in the dtype of the patches, kept [k] int64."""
         patches_BND = patches_of(x)
         batch, patches, _ = patches_BND.shape
         scores_BN = require_field(x, "last_cls_attention", batch, patches, ndim=2).float()
@@ -95,7 +95,7 @@ class PruMerge:
         return reduced
 
     def choose(self, order_N: Tensor, outliers: int, budget: int | None) -> Tensor:
-        """The patches of one image that stay, [k] int64 in the order in which they stand in the result.
+        """Choose the patches of one image to keep, [k] int64 in the order of the result.
 
         Args:
             order_N: [N] int64, all patches by descending score.
@@ -119,14 +119,14 @@ class PruMerge:
 
 
 def grid(patches: int, outliers: int, device: torch.device) -> Tensor:
-    """PruMerge+'s evenly spaced patches, [g] int64: the denser, the larger the share of outliers."""
+    """List PruMerge+'s evenly spaced patches, [g] int64: the denser, the larger the share of outliers."""
     # Floating point as published: 1 / (c / N) may come out just below the whole number N / c.
     stride = max(1, int(int(1 / (max(outliers, 1) / patches)) / 3))
     return torch.arange(0, patches - 1, stride, device=device)
 
 
 def thin(index_g: Tensor, count: int) -> Tensor:
-    """At most `count` entries, evenly spread from the first on."""
+    """Select at most `count` entries, evenly spread from the first on."""
     if len(index_g) <= count:
         return index_g
     return index_g[torch.arange(count, device=index_g.device) * len(index_g) // max(count, 1)]
@@ -135,7 +135,7 @@ def thin(index_g: Tensor, count: int) -> Tensor:
 def merge_neighbours(
     patches_ND: Tensor, scores_N: Tensor, unit_ND: Tensor, kept_k: Tensor, neighbours: int
 ) -> Tensor:
-    """Merges each kept patch's nearest others into it, and all pruned patches into one token at the end.
+    """Merge each kept patch's nearest others into it, and all pruned patches into one token at the end.
 
     Args:
         patches_ND: [N, D] floating point.
@@ -164,7 +164,7 @@ def merge_neighbours(
 
 
 def nearest(cosine_kN: Tensor, count: int) -> Tensor:
-    """The `count` columns with the largest entries of each row, ascending; of equal ones the first.
+    """Find the `count` columns with the largest entries of each row, ascending; of equal ones the first.
 
     Returns:
         [k, count] int64.

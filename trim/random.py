@@ -1,4 +1,4 @@
-"""Random selection: the control that tells what choosing well is worth.
+"""Random: keep patches by chance, a control that shows how much a good choice is worth.
 
 Shapes: B images, N patches, D vision width.
 """
@@ -58,7 +58,7 @@ class Random:
             raise ValueError(f"seed must be a whole number in [0, 2**63), not {self.seed!r}")
 
     def __call__(self, x: VisualTokens) -> list[Reduced]:
-        """Returns one `Reduced` per image: tokens [K, D] and kept [K], K as described above."""
+        """Return one `Reduced` per image: tokens [K, D] and kept [K], K as described above."""
         patches_BND = patches_of(x)
         batch, patches, _ = patches_BND.shape
         identity_B = require_field(x, "identity", batch)
@@ -73,7 +73,7 @@ class Random:
 
 
 def draw_lots(seed: int, identity_B: Tensor, patches: int) -> Tensor:
-    """One pseudo-random int64 for each patch, [B, N], from a counter-based generator.
+    """Draw a pseudo-random int64 for each patch, [B, N], from a counter-based generator.
 
     Integer arithmetic that wraps at 64 bits gives the same numbers on every device and in every release
     of torch, which torch.Generator does not promise; and it needs no loop over images.
@@ -95,7 +95,7 @@ _MIX_2 = _signed(0x94D049BB133111EB)
 
 
 def scramble(z: Tensor) -> Tensor:
-    """SplitMix64's output function, a bijection of the 64-bit integers; any shape, int64."""
+    """Apply SplitMix64's output function, a bijection of the 64-bit integers; any shape, int64."""
 
     def shifted(z: Tensor, bits: int) -> Tensor:
         # torch shifts int64 arithmetically: clear the copies of the sign.

@@ -1,4 +1,4 @@
-"""Pure functions the reducers are made of. None of them lets one image see another.
+"""Provides the pure functions that the reducers share. None of them lets one image see another.
 
 Sums run in an order that depends on the length summed over and on nothing else. Library kernels choose
 theirs by the shape of the whole batch, the thread count and the device, which is enough to move a patch
@@ -18,7 +18,7 @@ from trim.types import Reduced, VisualTokens
 
 
 def require_field(x: VisualTokens, name: str, *lead: int, ndim: int | None = None) -> Tensor:
-    """The field `name` of `x`, which must be there and whose shape must begin with `lead`.
+    """Return the field `name` of `x`; ValueError if it is missing or its shape does not begin with `lead`.
 
     Args:
         x: the batch.
@@ -43,7 +43,7 @@ def require_field(x: VisualTokens, name: str, *lead: int, ndim: int | None = Non
 
 
 def check_finite(scores_BN: Tensor, origin: str) -> None:
-    """Refuses scores that are no numbers; `origin` says which fields they come from.
+    """Refuse scores that are NaN or infinite; `origin` says which fields they come from.
 
     Raises:
         ValueError: a score is NaN or infinite; the message names the first such image.
@@ -54,7 +54,7 @@ def check_finite(scores_BN: Tensor, origin: str) -> None:
 
 
 def patches_of(x: VisualTokens) -> Tensor:
-    """The patches, [B, N, D] with N >= 1.
+    """Return the patches, [B, N, D] with N >= 1.
 
     Raises:
         ValueError: another number of dimensions, or no patches.
@@ -65,7 +65,7 @@ def patches_of(x: VisualTokens) -> Tensor:
 
 
 def budget_of(x: VisualTokens) -> Tensor | None:
-    """Tokens to keep of each image, [B] int64 between 1 and N, or None if the batch brings no budget.
+    """Return the tokens to keep of each image, [B] int64 in [1, N]; None if the batch has no budget.
 
     A budget above N means all N.
 
@@ -87,12 +87,12 @@ def budget_of(x: VisualTokens) -> Tensor | None:
 
 
 def is_whole(value: object) -> TypeGuard[int]:
-    """True for an int that is not a bool."""
+    """Tell whether a value is an int and no bool."""
     return isinstance(value, int) and not isinstance(value, bool)
 
 
 def check_sign(sign: int) -> None:
-    """Validates whether low (-1) or high (+1) similarity to the text makes a patch relevant.
+    """Validate whether low (-1) or high (+1) similarity to the text makes a patch relevant.
 
     Raises:
         ValueError: it is neither.
@@ -102,7 +102,7 @@ def check_sign(sign: int) -> None:
 
 
 def check_count(name: str, value: object, least: int = 1) -> None:
-    """Validates a parameter that counts something.
+    """Validate a parameter that counts something.
 
     Raises:
         ValueError: it is no whole number or below `least`; the message names the parameter.
@@ -112,7 +112,7 @@ def check_count(name: str, value: object, least: int = 1) -> None:
 
 
 def check_size(keep_ratio: float | None, num_kept: int | None) -> None:
-    """Validates the two exclusive ways to say how many patches stay.
+    """Validate the two exclusive ways to say how many patches stay.
 
     Raises:
         ValueError: both are given, or one is out of range; the message names the parameter.
@@ -126,14 +126,14 @@ def check_size(keep_ratio: float | None, num_kept: int | None) -> None:
 
 
 def fixed_count(keep_ratio: float | None, num_kept: int | None, patches: int) -> int | None:
-    """int(N keep_ratio) or min(num_kept, N), or None if neither is given."""
+    """Compute int(N keep_ratio) or min(num_kept, N); None if neither is given."""
     if keep_ratio is not None:
         return int(patches * keep_ratio)
     return None if num_kept is None else min(num_kept, patches)
 
 
 def ordered_sum(x: Tensor, dim: int) -> Tensor:
-    """Sums over `dim` by adding the second half onto the first until one entry is left.
+    """Sum over `dim` by adding the second half onto the first until one entry is left.
 
     Elementwise additions alone: the same bits in any batch, thread count and device. The memory of `x` is
     used up, so it must belong to the caller. The sum of nothing is 0.
@@ -149,7 +149,7 @@ def ordered_sum(x: Tensor, dim: int) -> Tensor:
 
 
 def ordered_dot(a: Tensor, b: Tensor) -> Tensor:
-    """Dot products over the last dimension of two tensors [..., P], in the order of `ordered_sum`.
+    """Compute dot products over the last dimension of two tensors [..., P], in the order of `ordered_sum`.
 
     The two broadcast against each other; returns their common shape without its last dimension.
     """
@@ -157,7 +157,7 @@ def ordered_dot(a: Tensor, b: Tensor) -> Tensor:
 
 
 def iqr_outliers(scores_BN: Tensor, factor: float = 1.5) -> Tensor:
-    """Which scores lie strictly above Q3 + factor (Q3 - Q1) of their own row.
+    """Mark the scores that lie strictly above Q3 + factor (Q3 - Q1) of their row.
 
     Quartiles are interpolated linearly, like numpy's default. Spelled out rather than left to
     torch.quantile, whose interpolation may round differently from one vector lane to the next.
@@ -183,7 +183,7 @@ def iqr_outliers(scores_BN: Tensor, factor: float = 1.5) -> Tensor:
 
 
 def top_mask(scores_BN: Tensor, count_B: Tensor) -> Tensor:
-    """Marks the `count_B` largest scores of each row; among equals the lower index goes first.
+    """Mark the `count_B` largest scores of each row; among equals the lower index goes first.
 
     Args:
         scores_BN: [B, N] any ordered dtype, without NaN.
@@ -199,7 +199,7 @@ def top_mask(scores_BN: Tensor, count_B: Tensor) -> Tensor:
 
 
 def picked_mask(picked_BK: Tensor, count_B: Tensor, patches: int) -> Tensor:
-    """Marks the first `count_B` patches of each row of a greedy choice.
+    """Mark the first `count_B` patches of each row of a greedy choice.
 
     Args:
         picked_BK: [B, K] int64, different indices in each row, the best first.
@@ -215,7 +215,7 @@ def picked_mask(picked_BK: Tensor, count_B: Tensor, patches: int) -> Tensor:
 
 
 def mean_of_rest(patches_BND: Tensor, kept_BN: Tensor) -> Tensor:
-    """Plain mean of the patches that are not kept, accumulated in float32 (float64 for float64).
+    """Average the patches that are not kept, accumulated in float32 (float64 for float64).
 
     Args:
         patches_BND: [B, N, D] floating point.
@@ -231,7 +231,7 @@ def mean_of_rest(patches_BND: Tensor, kept_BN: Tensor) -> Tensor:
 
 
 def keep_patches(patches_BND: Tensor, kept_BN: Tensor, mean_BD: Tensor | None = None) -> list[Reduced]:
-    """Splits a batch into one ragged result per image: its kept patches in spatial order, then its mean.
+    """Split a batch into one ragged result per image: its kept patches in spatial order, then its mean.
 
     An image that keeps every patch gets no mean, because there is no rest to stand for.
     """

@@ -89,7 +89,7 @@ class Trim:
             raise ValueError(f"iqr_factor must be finite and at least 0, not {self.iqr_factor!r}")
 
     def __call__(self, x: VisualTokens) -> list[Reduced]:
-        """Returns one `Reduced` per image: tokens [K, D] in the dtype of the patches, kept [c] int64."""
+        """Return one `Reduced` per image: tokens [K, D] in the dtype of the patches, kept [c] int64."""
         patches_BND = patches_of(x)
         batch, patches, _ = patches_BND.shape
         metric_BNP = require_field(x, "metric", batch, patches)
@@ -101,7 +101,7 @@ class Trim:
         )
 
     def counts(self, logits_BN: Tensor, budget_B: Tensor | None) -> Tensor:
-        """How many patches of each image stay, [B] int64, the mean not counted."""
+        """Count the patches of each image to keep, [B] int64, without the mean."""
         batch, patches = logits_BN.shape
         fixed = fixed_count(self.keep_ratio, self.num_kept, patches)
         if budget_B is not None:
@@ -116,7 +116,7 @@ class Trim:
 
 
 def text_scores(metric_BNP: Tensor, text_BP: Tensor, normalize: bool) -> Tensor:
-    """How much each patch has to do with its image's text.
+    """Score how well each patch fits its image's text.
 
     Args:
         metric_BNP: [B, N, P] patches in the joint space of CLIP.

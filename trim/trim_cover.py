@@ -17,7 +17,7 @@ from trim.select import budget_of, keep_patches, mean_of_rest, patches_of, picke
 from trim.trim import Trim, text_scores
 from trim.types import Reduced, VisualTokens
 
-_SAME = 1e-3  # patches whose cosine is nearer to 1 than this count as no nearer
+_SAME = 1e-3  # a lower bound of 1 - cosine: duplicates count as this far apart
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class TrimCover:
         )
 
     def __call__(self, x: VisualTokens) -> list[Reduced]:
-        """Returns one `Reduced` per image: tokens [K, D] in the dtype of the patches, kept [c] int64."""
+        """Return one `Reduced` per image: tokens [K, D] in the dtype of the patches, kept [c] int64."""
         patches_BND = patches_of(x)
         batch, patches, _ = patches_BND.shape
         metric_BNP = require_field(x, "metric", batch, patches, ndim=3)
@@ -85,7 +85,7 @@ class TrimCover:
 
 
 def cover(logits_BN: Tensor, cosine_BNN: Tensor, diversity: float, count: int) -> Tensor:
-    """Greedy choice of `count` <= N patches, [B, count] int64 in the order of choice.
+    """Choose `count` <= N patches greedily; returns [B, count] int64 in the order of choice.
 
     What is chosen first does not depend on how many are chosen; among equals the lower index goes first.
     """

@@ -1,4 +1,4 @@
-"""What goes into a reducer and what comes out of it.
+"""Declares a reducer's input, its result, and its interface.
 
 Shapes: B images, N patches, D vision width, P joint CLIP width, d width of one attention head,
 H language model width, K tokens kept of one image, k patches kept of one image (k <= K <= N).
@@ -48,7 +48,7 @@ class VisualTokens:
 
 @dataclass(frozen=True)
 class Reduced:
-    """What is left of one image, on the device of the patches it was made from.
+    """Holds the reduced tokens of one image, on the device of its patches.
 
     Attributes:
         tokens: [K, D] in patch space, before the projector, in the dtype of the patches.
@@ -62,7 +62,7 @@ class Reduced:
 
 @runtime_checkable
 class Reducer(Protocol):
-    """Maps each image's N visual tokens to K <= N; an image's result never depends on its batch."""
+    """Maps each image's N visual tokens to K <= N, whatever other images are in its batch."""
 
     @property
     def needs(self) -> frozenset[str]:
@@ -70,5 +70,5 @@ class Reducer(Protocol):
         ...
 
     def __call__(self, x: VisualTokens) -> list[Reduced]:
-        """Reduces every image of the batch; the list has one entry per image, in order."""
+        """Reduce every image of the batch; the list has one entry per image, in order."""
         ...

@@ -61,7 +61,7 @@ class VisionZip:
         check_count("contextual", self.contextual, least=0)
 
     def __call__(self, x: VisualTokens) -> list[Reduced]:
-        """Returns one `Reduced` per image: tokens [K, D] in the dtype of the patches, kept [k] int64."""
+        """Return one `Reduced` per image: tokens [K, D] in the dtype of the patches, kept [k] int64."""
         patches_BND = patches_of(x)
         batch, patches, width = patches_BND.shape
         cls_BD = require_field(x, "cls", batch, width, ndim=2).to(patches_BND.dtype)
@@ -86,7 +86,7 @@ class VisionZip:
 
 
 def merge_groups(rest_nD: Tensor, unit_nd: Tensor, contextual: int) -> Tensor:
-    """Merges the patches of one image that are not dominant into `contextual` < n tokens.
+    """Merge the patches of one image that are not dominant into `contextual` < n tokens.
 
     Args:
         rest_nD: [n, D] floating point.
@@ -107,7 +107,7 @@ def merge_groups(rest_nD: Tensor, unit_nd: Tensor, contextual: int) -> Tensor:
 
 
 def group_means(x_MD: Tensor, group_M: Tensor, groups: int) -> Tensor:
-    """Means of the rows of each group, [groups, D]; zeros for a group without rows.
+    """Average the rows of each group, [groups, D]; zeros for a group without rows.
 
     Rows of one group are added in pairs, then the pairs' sums, and so on: elementwise additions in an order
     that the groups alone decide, which index_add_ does not promise on a GPU.

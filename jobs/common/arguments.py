@@ -26,7 +26,7 @@ def with_log_key(arguments: Sequence[str]) -> list[str]:
 
 
 def is_sweep(arguments: Sequence[str]) -> bool:
-    """Whether Hydra is asked for several runs."""
+    """Tell whether the command line asks Hydra for several runs."""
     return any(_SWEEP.fullmatch(argument) for argument in arguments)
 
 

@@ -23,7 +23,7 @@ _NOT_OF_REDUCER = ("reducer", "budget_of", *_PARTS)
 
 @dataclass(frozen=True)
 class ArmSpec:
-    """An arm as a command line describes it.
+    """Holds an arm as a command line describes it.
 
     Args:
         fields: of the reducer.
@@ -76,7 +76,7 @@ def _specs(name: str, settings: object) -> list[ArmSpec]:
 
 
 def _spec(name: str, stem: str, settings: Tree) -> ArmSpec:
-    """One arm; `stem` is its name without the values of a grid."""
+    """Make one arm; `stem` is its name without the values of a grid."""
     is_control = stem == CONTROL and "reducer" not in settings
     budget_of = settings.get("budget_of")
     return ArmSpec(

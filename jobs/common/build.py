@@ -1,4 +1,4 @@
-"""Turns Hydra's tree into frozen dataclasses; no DictConfig goes any further down than `jobs`."""
+"""Turns Hydra's tree into frozen dataclasses, so that no code below `jobs` sees a DictConfig."""
 
 import dataclasses
 import logging
@@ -56,7 +56,7 @@ def build_top(config: DictConfig, kind: type[Built], groups: Collection[str]) ->
 
 
 def top_keys(config: DictConfig, groups: Collection[str]) -> Tree:
-    """The top-level keys of a command without its groups, as plain data."""
+    """Return a command's top-level keys without its groups, as plain data."""
     return {key: value for key, value in to_dict(config).items() if key not in groups}
 
 

@@ -113,7 +113,7 @@ def _source_and_task(config: DictConfig, storage: "Storage") -> "tuple[Source, T
 
 
 def _settings(config: DictConfig, source: "Source", task: "Task") -> Tree:
-    """The resolved configuration for run.json, without credentials."""
+    """Resolve the configuration for run.json, without credentials."""
     settings = to_dict(config)
     chosen = (("source", source), ("task", task)) if settings.get("dataset") else ()
     for name, made in chosen:

@@ -27,18 +27,18 @@ def restart_without_credentials() -> None:
 
 
 def credentials_in(arguments: Iterable[str]) -> list[str]:
-    """The values of all credentials among some overrides."""
+    """Collect the values of all credentials in some overrides."""
     return [_unquoted(match[3]) for match in map(_OVERRIDE.fullmatch, arguments) if match]
 
 
 def written_out_keys(overrides: Sequence[str]) -> list[str]:
-    """The keys whose credentials are written out in the overrides, not taken from the environment."""
+    """List the keys whose credentials the overrides write out, instead of naming environment variables."""
     matches = filter(None, map(_OVERRIDE.fullmatch, overrides))
     return [match[1].lstrip("+") for match in matches if _is_written_out(match[3])]
 
 
 def without_credentials(storage: Mapping[str, object]) -> dict[str, object]:
-    """The fields of `storage` that may be written into run.json."""
+    """Return the fields of `storage` that may be written into run.json."""
     return {name: value for name, value in storage.items() if name not in CREDENTIALS}
 
 

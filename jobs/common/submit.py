@@ -62,13 +62,13 @@ def _require_no_credentials(overrides: Sequence[str]) -> None:
 
 
 def _user_conf() -> dict[str, str]:
-    """The folder that --config-dir names, if any, by the name that it gets in the job."""
+    """Return the folder that --config-dir names, if any, and its name in the job."""
     sources = HydraConfig.get().runtime.config_sources
     folders = [source.path for source in sources if source.provider == "command-line"]
     return {"own_conf": folders[0]} if folders else {}
 
 
 def _without_placement(overrides: Sequence[str]) -> list[str]:
-    """The overrides but for those that `submit` sets itself."""
+    """Return the overrides without those that `submit` sets itself."""
     placement = ("cluster.submit=", "cluster.ship=", "cluster.address=", "cluster.dashboard=", "output=")
     return [override for override in overrides if not override.lstrip("+").startswith(placement)]

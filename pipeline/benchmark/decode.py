@@ -20,7 +20,7 @@ _COARSE = 64  # pixels of a side of one soft shape
 
 
 class DecodeRow(TypedDict):
-    """One format and size."""
+    """Holds the figures of one format and size."""
 
     format: str
     side: int
@@ -31,7 +31,7 @@ class DecodeRow(TypedDict):
 
 
 class DecodeFigures(TypedDict):
-    """Pixels of the model's square, the `image.draft_gap` that was measured, and the rows."""
+    """Holds the pixels of the model's square, the measured `image.draft_gap`, and the rows."""
 
     model_side: int
     draft_gap: float

@@ -40,7 +40,7 @@ _STANDARD = ("full", "trim", "random")
 
 @dataclass(frozen=True)
 class DemoArm:
-    """A reducer and how many tokens it keeps: its own choice, `budget`, or as many as the arm `follows`."""
+    """Holds a reducer and the tokens it keeps: its own choice, `budget`, or those of the arm `follows`."""
 
     reducer: Reducer
     budget: int | None = None
@@ -49,7 +49,7 @@ class DemoArm:
 
 @dataclass(frozen=True)
 class Scored:
-    """One answer: whether it is right or, for a caption, the counts of its attributes."""
+    """Holds an answer's score: whether it is right or, for a caption, the counts of its attributes."""
 
     picture: int
     kind: str
@@ -60,7 +60,7 @@ class Scored:
 
 
 class DemoArmFigures(TypedDict):
-    """Shares in [0, 1], of all questions and by kind; `kept` is the mean number of tokens."""
+    """Holds an arm's shares in [0, 1], of all questions and by kind; `kept` is the mean number of tokens."""
 
     kept: float
     accuracy: float
@@ -70,7 +70,7 @@ class DemoArmFigures(TypedDict):
 
 
 class DemoFigures(TypedDict):
-    """Figures of every arm, and TRIM's accuracy minus each other arm's."""
+    """Holds the figures of every arm, and TRIM's accuracy minus each other arm's."""
 
     split: str
     seed: int
@@ -191,7 +191,7 @@ def table(figures: DemoFigures) -> Table:
 
 
 def _questions(sample: SceneSample) -> list[tuple[str, str, tuple[str, ...]]]:
-    """Kind, text and answers, the caption first."""
+    """List kind, text and answers of a sample's questions, the caption first."""
     questions = [(item.kind, item.question, item.answers) for item in sample.questions]
     return [("caption", CAPTION_PROMPT, (sample.caption,)), *questions]
 
@@ -276,7 +276,7 @@ def _mean(values: Sequence[float]) -> float:
 
 
 def _difference(trim: list[Scored], other: list[Scored]) -> Interval:
-    """TRIM's accuracy minus another arm's, with its 95 % interval: paired, resampled by pictures."""
+    """Compute TRIM's accuracy minus another arm's, with its 95 % interval: paired, resampled by pictures."""
     pairs = [(a, b) for a, b in zip(trim, other, strict=True) if a.kind != "caption"]
     ours, theirs = np.array([(a.right, b.right) for a, b in pairs], float).T
     return difference(ours, theirs, np.array([a.picture for a, _ in pairs]), resamples=RESAMPLES)

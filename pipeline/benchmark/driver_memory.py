@@ -33,7 +33,10 @@ _QUESTIONS = 20  # of each picture
 
 
 class DriverRun(TypedDict):
-    """One size. `driver_cpu_s`: CPU seconds of the driver for each unit, the planner's driver_unit_s."""
+    """Holds the figures of one size.
+
+    `driver_cpu_s`: CPU seconds of the driver for each unit, the planner's driver_unit_s.
+    """
 
     requests: int
     units: int
@@ -43,7 +46,7 @@ class DriverRun(TypedDict):
 
 
 class DriverFigures(TypedDict):
-    """`ratio`: the memory of the last run over that of the first."""
+    """Holds the runs; `ratio` is the memory of the last run over that of the first."""
 
     runs: list[DriverRun]
     ratio: float

@@ -48,21 +48,21 @@ _Stage = Callable[[pa.Table], pa.Table]
 
 
 class Round(TypedDict):
-    """One round of the bare loop or of the pipeline."""
+    """Holds one round of the bare loop or of the pipeline."""
 
     units: int
     requests_per_s: float
 
 
 class BareRound(Round):
-    """The bare loop: seconds of each stage, and of all."""
+    """Holds a round of the bare loop: seconds of each stage, and of all."""
 
     stages: dict[str, float]
     seconds: float
 
 
 class PipelineRound(Round):
-    """The pipeline: seconds of its phases."""
+    """Holds a round of the pipeline: seconds of its phases."""
 
     ray_start_s: float
     start_and_fill_s: float
@@ -71,7 +71,7 @@ class PipelineRound(Round):
 
 
 class EfficiencyFigures(TypedDict):
-    """All rounds; `efficiency` is the median ratio of the pipeline's rate to the bare loop's."""
+    """Holds all rounds; `efficiency` is the median ratio of the pipeline's rate to the bare loop's."""
 
     requests: int
     units: int
@@ -186,7 +186,7 @@ def units_of(config: RunConfig, prepared: Prepared, shard: int) -> Iterator[pa.T
 
 @dataclass(frozen=True)
 class Whole:
-    """A whole run: when it began, when Ray was up and when it ended, in epoch seconds; the units' footers."""
+    """Holds a whole run: its beginning, Ray's start and its end in epoch seconds, and the units' footers."""
 
     began: float
     ready: float

@@ -41,7 +41,7 @@ from trim import Reducer, VisualTokens
 
 @dataclass(frozen=True)
 class Job:
-    """Number of requests and rounds, length of the answers, and batch sizes of encoding and of the loop."""
+    """Holds the numbers of requests and rounds, the answers' length, and the batch sizes."""
 
     requests: int
     rounds: int
@@ -55,7 +55,7 @@ ArmFigures = dict[str, Any]  # JSON: the medians of Measured, ratios to baseline
 
 
 class EndToEndFigures(TypedDict):
-    """Figures of every arm; `best_loop` is the plain loop with the least median."""
+    """Holds the figures of every arm; `best_loop` is the plain loop with the least median."""
 
     model: str
     engine: str
@@ -244,14 +244,14 @@ def table(figures: EndToEndFigures) -> Table:
 
 
 def _figures(rounds: Sequence[Measured], requests: int) -> ArmFigures:
-    """The medians over the rounds."""
+    """Compute the medians over the rounds."""
     medians = {name: median(measured[name] for measured in rounds) for name in rounds[0]}
     seconds = [(measured["encode_s"] + measured["generate_s"]) / requests for measured in rounds]
     return {**medians, "seconds_a_request": median(seconds), "rounds": list(rounds)}
 
 
 def _ratio(arm: ArmFigures, baseline: ArmFigures, names: tuple[str, ...]) -> float:
-    """The median over rounds of an arm's seconds, divided by the baseline's in the same round."""
+    """Compute the median over rounds of an arm's seconds divided by the baseline's in the same round."""
     pairs = zip(arm["rounds"], baseline["rounds"], strict=True)
     ratios: list[float] = [
         sum(ours[name] for name in names) / sum(theirs[name] for name in names) for ours, theirs in pairs

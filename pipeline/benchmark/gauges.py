@@ -18,7 +18,7 @@ _MIB = 2**20
 
 
 class Machine(TypedDict):
-    """Hardware, versions, and the load average of the last minute."""
+    """Describes hardware, versions, and the load average of the last minute."""
 
     processor: str
     cores: int

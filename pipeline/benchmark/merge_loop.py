@@ -1,4 +1,4 @@
-"""Merges tokens one at a time, as PruMerge's published code does: the baseline of `merge_neighbours`.
+"""Merges tokens one at a time, as PruMerge's published code does, to compare `merge_neighbours` with.
 
 Shapes: N patches, D vision width, k patches kept, K = k + 1 tokens.
 """

@@ -1,4 +1,4 @@
-"""Options of each benchmark; together they are the keys below `benchmark` in conf/benchmark.yaml.
+"""Declares each benchmark's options; together they are the keys below `benchmark` in benchmark.yaml.
 
 A field of one name in several classes is one key.
 """
@@ -15,7 +15,7 @@ SPLITS = ("train", "val", "test")
 
 @dataclass(frozen=True, kw_only=True)
 class EfficiencyOptions:
-    """Pictures with one question each, of `side` pixels, and interleaved rounds."""
+    """Configures pictures of `side` pixels with one question each, and interleaved rounds."""
 
     samples: int = free(640)
     side: int = free(200)
@@ -28,12 +28,12 @@ class EfficiencyOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class WorkersOptions(EfficiencyOptions):
-    """As for efficiency."""
+    """Configures the same as for efficiency."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class QuestionsOptions:
-    """Pictures of one unit, and interleaved rounds."""
+    """Configures the pictures of one unit, and interleaved rounds."""
 
     question_images: int = free(16)
     rounds: int = free(4)
@@ -45,7 +45,7 @@ class QuestionsOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class OverheadOptions:
-    """Number of units."""
+    """Configures the number of units."""
 
     overhead_units: int = free(400)
 
@@ -55,7 +55,7 @@ class OverheadOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class DriverMemoryOptions:
-    """Number of requests of each run."""
+    """Configures the number of requests of each run."""
 
     driver_requests: list[int] = free(default_factory=lambda: [5000, 200_000])
 
@@ -65,7 +65,7 @@ class DriverMemoryOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class ResumeOptions:
-    """Number of finished units."""
+    """Configures the number of finished units."""
 
     resume_units: int = free(100_000)
 
@@ -75,7 +75,7 @@ class ResumeOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class ReducersOptions:
-    """dtype of the features, images at a time, and interleaved rounds."""
+    """Configures the features' dtype, images at a time, and interleaved rounds."""
 
     reducer_dtype: str = free("bfloat16")
     reducer_batches: list[int] = free(default_factory=lambda: [1, 16, 64])
@@ -89,7 +89,7 @@ class ReducersOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class DecodeOptions:
-    """Pixels of the longer side of each picture, and interleaved rounds."""
+    """Configures the pixels of the longer side of each picture, and interleaved rounds."""
 
     decode_sides: list[int] = free(default_factory=lambda: [336, 1024, 2048, 4032])
     rounds: int = free(4)
@@ -101,7 +101,7 @@ class DecodeOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class EndToEndOptions:
-    """Requests of a picture each, batches of the plain loop, and interleaved rounds.
+    """Configures requests of one picture each, batches of the plain loop, and interleaved rounds.
 
     `arms` has the form that `arms` of compare has; null: full and trim.
     """
@@ -119,7 +119,7 @@ class EndToEndOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class DemoOptions:
-    """Split, number of pictures, and more arms than full, trim and random.
+    """Configures the split, the number of pictures, and more arms than full, trim and random.
 
     `demo_reducers` has the form that `arms` of compare has, or is `[all]`; `demo_budgets` counts tokens.
     """

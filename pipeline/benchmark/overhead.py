@@ -10,7 +10,7 @@ from pipeline.support.table import Table
 
 
 class OverheadFigures(TypedDict):
-    """Number of units, and seconds of each."""
+    """Holds the number of units, and the seconds of each."""
 
     units: int
     seconds_a_unit: float

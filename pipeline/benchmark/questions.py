@@ -26,7 +26,7 @@ _SIDE = 336
 
 
 class QuestionsFigures(TypedDict):
-    """Seconds a request by the number of questions an image, round by round."""
+    """Holds the seconds a request by the number of questions an image, round by round."""
 
     model: str
     images: int

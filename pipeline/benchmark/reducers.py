@@ -25,7 +25,7 @@ _N, _D, _P, _HEAD, _H = 576, 1024, 768, 64, 4096
 
 
 class ReducerRow(TypedDict):
-    """One reducer at one batch size."""
+    """Holds the figures of one reducer at one batch size."""
 
     reducer: str
     batch: int
@@ -36,7 +36,7 @@ class ReducerRow(TypedDict):
 
 
 class MergeFigures(TypedDict):
-    """PruMerge's merge beside the published loop."""
+    """Holds the times of PruMerge's merge and of the published loop."""
 
     kept: int
     ms_an_image: float
@@ -45,7 +45,7 @@ class MergeFigures(TypedDict):
 
 
 class ReducersFigures(TypedDict):
-    """The rows, and milliseconds of the ViT for each image, by batch size."""
+    """Holds the rows, and the ViT's milliseconds an image by batch size."""
 
     dtype: str
     patches: int

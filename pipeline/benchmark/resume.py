@@ -19,7 +19,7 @@ _SHARDS = 100
 
 
 class ResumeFigures(TypedDict):
-    """Seconds for an output of `units` finished units, and for one of none (`start_s`)."""
+    """Holds the seconds for an output of `units` finished units, and for an empty one (`start_s`)."""
 
     units: int
     seconds: float
@@ -64,7 +64,7 @@ def _seconds(config: RunConfig, output: Path, units: int) -> float:
 def table(figures: ResumeFigures) -> Table:
     """Show both outputs."""
     return Table(
-        "resume: seconds until it is known what is missing",
+        "resume: seconds to find the missing units",
         ("finished units", "seconds"),
         [("0", figures["start_s"]), (f"{figures['units']:,}", figures["seconds"])],
     )

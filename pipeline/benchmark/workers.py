@@ -20,7 +20,7 @@ _WORKERS = (1, 2)
 
 
 class WorkersFigures(TypedDict):
-    """Requests a second by the number of actors, and the speedup of two, round by round."""
+    """Holds the requests a second by the number of actors, and the speedup of two, round by round."""
 
     requests: int
     requests_per_s: dict[int, list[float]]
@@ -70,7 +70,7 @@ def table(figures: WorkersFigures) -> Table:
 
 
 def _rate(config: RunConfig) -> float:
-    """Requests a second that leave `generate` in the steady state of one run."""
+    """Measure the requests a second that leave `generate` in the steady state of one run."""
     units = run_whole(config, prepare(config)).units
     first, last = steady_span(unit.stages["generate"].end for unit in units)
     done = (unit for unit in units if first < unit.stages["generate"].end <= last)

@@ -56,7 +56,7 @@ NOTHING = Agreement(0.0, 0.0, 0.0, 0.0)
 
 
 def agreement(base: ArmAnswer, other: ArmAnswer) -> Agreement:
-    """Measures how far an arm's answer agrees with the baseline's, which is the reference."""
+    """Measure how far an arm's answer agrees with the baseline's, which is the reference."""
     if base.status != "ok" or other.status != "ok":
         return SAME if base.status == other.status else NOTHING
     reference, candidate = base.prediction or "", other.prediction or ""
@@ -67,14 +67,14 @@ def agreement(base: ArmAnswer, other: ArmAnswer) -> Agreement:
 
 
 def rouge_l_f1(reference: str, candidate: str) -> float:
-    """Computes the F-measure of rouge-score's ROUGE-L, from 0 to 1."""
+    """Compute the F-measure of rouge-score's ROUGE-L, from 0 to 1."""
     if reference == candidate:
         return 1.0
     return float(_rouge().score(reference, candidate)["rougeL"].fmeasure)
 
 
 def chrf(reference: str, candidate: str) -> float:
-    """Computes sentence chrF2 (Popovic, 2015), from 0 to 100."""
+    """Compute sentence chrF2 (Popovic, 2015), from 0 to 100."""
     if reference == candidate:
         return CHRF_OF_EQUALS
     return float(_chrf().sentence_score(candidate, [reference]).score)
@@ -105,7 +105,7 @@ class Worst:
         self._heap: list[tuple[float, float, int, WorstAnswer]] = []
 
     def add(self, request: Sequence[str], base: ArmAnswer, other: ArmAnswer, agreed: Agreement) -> None:
-        """Adds one request (key, sample_key, question) with both arms' answers."""
+        """Add one request (key, sample_key, question) with both arms' answers."""
         if agreed.exact or base.status != "ok" or other.status != "ok":
             return
         key, sample_key, question = request
@@ -124,5 +124,5 @@ class Worst:
             heapq.heappushpop(self._heap, item)
 
     def answers(self) -> list[WorstAnswer]:
-        """Returns the answers, the least alike first."""
+        """Return the answers, the least alike first."""
         return [answer for *_, answer in sorted(self._heap, key=lambda item: item[:3], reverse=True)]

@@ -19,7 +19,7 @@ OK = "ok"
 KEPT = "visual_tokens_kept"
 T = TypeVar("T")
 U = TypeVar("U")
-Product = tuple[Column, ...]  # the arrays [N] whose product is a column
+Product = tuple[Column, ...]  # a column is the product of these arrays [N]
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Columns(Generic[T]):
     pairs: dict[str, PairColumns[T]]
 
     def map(self, function: Callable[[T], U]) -> "Columns[U]":
-        """Applies a function to each column, always in the same order."""
+        """Apply a function to each column, always in the same order."""
         arms = {arm: _mapped(function, columns) for arm, columns in self.arms.items()}
         pairs = {
             arm: PairColumns(
@@ -68,7 +68,7 @@ def _mapped(function: Callable[[T], U], columns: Mapping[str, T]) -> dict[str, U
 
 
 def column_sums(columns: Columns[Product], *, resamples: int, seed: int) -> Columns[Figure]:
-    """Sums each column over all rows and over those of each resample, under the same draws."""
+    """Sum each column over all rows and over those of each resample, under the same draws."""
     products: list[Product] = []
     columns.map(products.append)
     sums = iter(resampled_sums(dict(enumerate(products)), resamples=resamples, seed=seed).values())
@@ -82,7 +82,7 @@ class GrowingColumns:
         self._parts: dict[str, list[NDArray[np.float32]]] = defaultdict(list)
 
     def extend(self, name: str, values: Iterable[float]) -> None:
-        """Appends values to one column."""
+        """Append values to one column."""
         self._parts[name].append(np.asarray(values, np.float32))
 
     def __getitem__(self, name: str) -> NDArray[np.float32]:
@@ -110,7 +110,7 @@ class RequestNumbers:
         self._rows_of_units: list[int] = []
 
     def add(self, tables: Mapping[str, pa.Table]) -> None:
-        """Adds one unit of every arm."""
+        """Add one unit of every arm."""
         self.count += tables[self.baseline].num_rows
         self._rows_of_units.append(tables[self.baseline].num_rows)
         for arm, table in tables.items():
@@ -139,7 +139,7 @@ class RequestNumbers:
             self.worst[arm].add(request, base_answer, answer, agreed)
 
     def columns(self) -> Columns[Product]:
-        """Returns the columns to sum, a row a request."""
+        """Return the columns to sum, a row a request."""
         base = self.arms[self.baseline]
         arms: dict[str, dict[str, Product]] = {}
         for arm, numbers in self.arms.items():
@@ -157,7 +157,7 @@ class RequestNumbers:
         return Columns(arms, pairs)
 
     def columns_by_unit(self) -> Columns[Product]:
-        """Returns the same columns, summed over each unit that has requests: a batch shares its noise."""
+        """Return the same columns, summed over each unit that has requests: a batch shares its noise."""
         sizes = [rows for rows in self._rows_of_units if rows]
         unit = np.repeat(np.arange(len(sizes)), sizes)
 

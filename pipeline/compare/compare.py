@@ -35,7 +35,7 @@ def compare_outputs(
     resamples: int = 1000,
     seed: int = 0,
 ) -> Comparison:
-    """Joins the arms' answers, writes `<place>/comparison.parquet` and, last, `<place>/comparison.json`.
+    """Join the arms' answers; writes `<place>/comparison.parquet` and, last, `<place>/comparison.json`.
 
     Memory holds some numbers of each request and arm (four bytes each), not its texts. Intervals are 95 %
     percentile intervals over requests (scores: over the dataset's units), under the same draws for all arms.
@@ -102,7 +102,7 @@ def _figures(
     pricing: Pricing | None,
     bootstrap: Mapping[str, int],
 ) -> tuple[dict[str, ArmFigures], dict[str, PairFigures]]:
-    """The figures of all arms and pairs; those of seconds under resamples of units, not of requests."""
+    """Compute the figures of all arms and pairs; resamples seconds by units, other figures by requests."""
     sums = column_sums(numbers.columns(), **bootstrap)
     by_unit = numbers.columns_by_unit()
     several = len(by_unit.arms[numbers.baseline]["busy_s"][0]) > 1
@@ -133,7 +133,9 @@ def _notes(
 ) -> list[str]:
     notes = scores.notes() if scores else []
     if not time.interleaved:
-        notes.append("The arms did not run interleaved: a machine that drifts counts as a difference.")
+        notes.append(
+            "The arms did not run interleaved: a machine that changes its speed counts as a difference."
+        )
     failed = [arm for arm, status in numbers.status.items() if set(status) - {"ok"}]
     if failed:
         notes.append(

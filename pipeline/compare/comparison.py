@@ -189,7 +189,7 @@ class Comparison:
     notes: list[str] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Json]:
-        """Returns the content of comparison.json."""
+        """Return the content of comparison.json."""
         tree = dataclasses.asdict(self)
         for pair in tree["pairs"].values():
             if pair["figure_differences"] is None:
@@ -198,7 +198,7 @@ class Comparison:
 
     @classmethod
     def from_json(cls, tree: Json) -> "Comparison":
-        """Reads a comparison, also of an older version, whose missing figures are not known.
+        """Read a comparison, also of an older version, whose missing figures are not known.
 
         Raises:
             TypeError, ValueError, KeyError: it is not of this form.
@@ -207,7 +207,7 @@ class Comparison:
 
 
 def _read(kind: type[Record], tree: Json) -> Record:
-    """The dataclass of which a JSON object has the fields; a key unknown to it is skipped."""
+    """Make a dataclass of a JSON object with its fields; unknown keys are skipped."""
     if not isinstance(tree, dict):
         raise TypeError(f"{kind.__name__}: an object is expected")
     types_of = get_type_hints(kind)
@@ -216,7 +216,7 @@ def _read(kind: type[Record], tree: Json) -> Record:
 
 
 def _value(kind: Json, tree: Json) -> Json:
-    """A field's value: dataclasses, also in lists and dictionaries, and other JSON as it is."""
+    """Convert a field's JSON to dataclasses, also in lists and dictionaries; keeps other values."""
     origin: object = get_origin(kind)
     if origin in (Union, types.UnionType):
         if tree is None:

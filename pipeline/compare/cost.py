@@ -34,7 +34,7 @@ class Pricing:
 
 
 def seconds_per_success(time: Provisioned, busy: Figure, ok: Figure) -> Figure:
-    """Divides an arm's provisioned seconds, as if alone, by its answered requests.
+    """Divide an arm's provisioned seconds, as if alone, by its answered requests.
 
     Failed requests are charged to the answered ones.
 
@@ -49,7 +49,7 @@ def seconds_per_success(time: Provisioned, busy: Figure, ok: Figure) -> Figure:
 
 
 def cost_of(time: Provisioned, per_success: Figure, ok: int, pricing: Pricing) -> Cost:
-    """Computes an arm's cost of a million answers, with its interval, and that of starting once.
+    """Compute an arm's cost of a million answers, with its interval, and that of starting once.
 
     `per_million` is as if the arm had run alone, `shared_per_million` its part of the job as it ran.
     """

@@ -40,7 +40,7 @@ def arm_figures(
     pricing: Pricing | None,
     scores: ScoresJson | None,
 ) -> ArmFigures:
-    """Computes all figures of one arm; start-up is in no time or cost but its own.
+    """Compute all figures of one arm; times and costs exclude start-up, which has a figure of its own.
 
     Args:
         sums: of the arm's columns, under the resamples of requests.
@@ -71,7 +71,7 @@ def arm_figures(
 
 
 def made_with(manifest: Manifest) -> ArmFigures:
-    """Returns an arm's figures with nothing but what its run.json says: reducer, model, engine and run."""
+    """Return an arm's figures that come from run.json alone: reducer, model, engine and run."""
     model = manifest.configuration.get("model")
     prefix = "reducer."
     reducer = {name: value for name, value in manifest.counted.items() if name.startswith(prefix)}
@@ -85,7 +85,7 @@ def made_with(manifest: Manifest) -> ArmFigures:
 
 
 def _tokens(arm: str, numbers: RequestNumbers, sums: dict[str, Figure]) -> Tokens:
-    """Tokens of an answered request."""
+    """Compute the tokens of an answered request."""
     columns, ok = numbers.arms[arm], sums[OK]
     kept = columns[KEPT][columns[OK] > 0]
     p5, p50, p95 = map(float, np.percentile(kept, [5, 50, 95])) if len(kept) else (None, None, None)
@@ -99,7 +99,7 @@ def _tokens(arm: str, numbers: RequestNumbers, sums: dict[str, Figure]) -> Token
 
 
 def _stage_seconds(sums: dict[str, Figure]) -> StageSeconds:
-    """Stage seconds of an answered request, as if the arm ran alone."""
+    """Compute the stage seconds of an answered request, as if the arm ran alone."""
     stages = {name: sums[name] for name in ("image_decode_s", "encode_s", "reduce_s", "prefill_s")}
     stages["decode_s"] = sums["generate_s"] - sums["prefill_s"]
     stages["total_s"] = _total(sums[name] for name in BUSY)
@@ -109,7 +109,7 @@ def _stage_seconds(sums: dict[str, Figure]) -> StageSeconds:
 def _computed_bytes(
     sums: dict[str, Figure], shape: Shape | None, manifest: Manifest
 ) -> tuple[Mean | None, Mean | None]:
-    """Bytes of an answered request: of its KV cache at its end, and of its visual tokens between stages.
+    """Compute the bytes of an answered request: its final KV cache, and its visual tokens between stages.
 
     A copy of the tokens for each request is assumed: a reducer that does not read the question sends an
     image's tokens once for all its questions, which is less.
@@ -137,7 +137,7 @@ def _histogram(arm: str, numbers: RequestNumbers) -> Histogram:
 def pair_figures(
     arm: str, numbers: RequestNumbers, sums: Columns[Figure], timed: Columns[Figure], time: MachineTime
 ) -> PairFigures:
-    """Computes the figures of an arm against the baseline, but for scores.
+    """Compute the figures of an arm against the baseline, but for scores.
 
     Agreements are means over all requests. `tokens_ratio` (visual tokens kept) and `seconds_ratio` (all
     stages, as if alone) are ratios of sums over the requests that both answered; `cost_ratio` is that of
@@ -174,7 +174,7 @@ def _total(figures: Iterable[Figure]) -> Figure:
 
 
 def shape_of(manifest: Manifest) -> Shape | None:
-    """Reads the shape of the model that made an output from its config.json; None if that is gone."""
+    """Read the shape of the model that made an output from its config.json; None if that is gone."""
     model = manifest.configuration.get("model")
     path = model.get("path") if isinstance(model, dict) else None
     try:

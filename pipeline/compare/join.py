@@ -31,7 +31,7 @@ class JoinedUnit:
 
 
 def open_arms(outputs: Mapping[str, str], storage: Storage) -> dict[str, Output]:
-    """Opens the arms' outputs; ConfigError, which names the arm, if one is missing or damaged."""
+    """Open the arms' outputs; ConfigError, which names the arm, if one is missing or damaged."""
     arms = {}
     for arm, folder in outputs.items():
         try:
@@ -42,7 +42,7 @@ def open_arms(outputs: Mapping[str, str], storage: Storage) -> dict[str, Output]
 
 
 def joined_units(outputs: Mapping[str, Output]) -> Iterator[JoinedUnit]:
-    """Reads the units of finished outputs in the order of the plan, one of each arm at a time.
+    """Read the units of finished outputs in the order of the plan, one of each arm at a time.
 
     Raises:
         ConfigError: an output is not finished or damaged, or any unit or key of one arm is missing, doubled
@@ -58,7 +58,7 @@ def joined_units(outputs: Mapping[str, Output]) -> Iterator[JoinedUnit]:
 
 
 def same_units(outputs: Mapping[str, Output]) -> list[str]:
-    """Lists the names of the unit files, in order; ConfigError unless all arms have the same."""
+    """List the names of the unit files, in order; ConfigError unless all arms have the same."""
     names = {arm: dict.fromkeys(output.names()) for arm, output in outputs.items()}
     first, *others = names
     for arm in others:
@@ -90,7 +90,7 @@ def _footer(arm: str, table: pa.Table, name: str) -> Footer:
 
 
 def require_same_requests(tables: Mapping[str, pa.Table], name: str) -> None:
-    """Raises ConfigError, naming arm and key, unless row i of every arm's unit is the same request."""
+    """Raise ConfigError, naming arm and key, unless row i of every arm's unit is the same request."""
     first, *others = tables
     keys = {arm: table["key"].to_pylist() for arm, table in tables.items()}
     for arm in tables:

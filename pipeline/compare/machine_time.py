@@ -39,7 +39,7 @@ _MOST_POINTS = 200
 
 @dataclass(frozen=True)
 class Provisioned:
-    """Holds an arm's seconds of the machine.
+    """Holds how long an arm occupied the machine.
 
     Args:
         alone, shared: see above; neither includes start-up.
@@ -60,7 +60,7 @@ class _Attempt:
     begin: float = np.inf
     end: float = -np.inf
     first: float = np.inf  # when the first unit entered `generate`
-    waited: float = 0.0  # the time that this unit spent between stages before
+    waited: float = 0.0  # seconds that this unit had waited between stages
     startup: float = 0.0
     alone: dict[str, float] = field(default_factory=lambda: defaultdict(float))
     shared: dict[str, float] = field(default_factory=lambda: defaultdict(float))
@@ -95,7 +95,7 @@ class MachineTime:
         self._finished: dict[str, list[tuple[str, float, int]]] = defaultdict(list)
 
     def add(self, footers: Mapping[str, Footer]) -> None:
-        """Adds one unit's footers by arm."""
+        """Add one unit's footers by arm."""
         self.interleaved &= len({_pass(footer, "encode") for footer in footers.values()}) == 1
         for arm, footer in footers.items():
             attempt = self._attempts[footer.attempt]
@@ -109,7 +109,7 @@ class MachineTime:
             self._attempts[footers[arm].attempt].shared[arm] += seconds
 
     def provisioned(self, arm: str) -> Provisioned:
-        """Computes the arm's seconds of the job."""
+        """Compute the arm's seconds of the job."""
         attempts = [attempt for attempt in self._attempts.values() if arm in attempt.alone]
         return Provisioned(
             alone=sum(_share(attempt, attempt.alone[arm], attempt.seconds) for attempt in attempts),
@@ -122,7 +122,7 @@ class MachineTime:
         )
 
     def throughput(self, arm: str) -> list[list[float]]:
-        """Returns at most 200 pairs: seconds since the start, without pauses of the job, and answers."""
+        """Return at most 200 pairs: seconds since the start, without pauses of the job, and answers."""
         before, offset = 0.0, {}
         names = {attempt for attempt, _, _ in self._finished[arm]}
         for name in sorted(names, key=lambda name: self._attempts[name].begin):
@@ -140,13 +140,13 @@ def _raise_peak(peaks: dict[str, int], stage: str, peak: int | None) -> None:
 
 
 def _share(attempt: _Attempt, busy: float, otherwise: float) -> float:
-    """An arm's seconds of an attempt; `otherwise` if no stage was busy with any request."""
+    """Compute an arm's seconds of an attempt; `otherwise` if no stage was busy with any request."""
     total = sum(attempt.shared.values())
     return attempt.seconds * busy / total if total else otherwise
 
 
 def shared_seconds(footers: Mapping[str, Footer]) -> dict[str, float]:
-    """Computes each arm's busy seconds of one unit; a pass that several arms share is counted once.
+    """Compute each arm's busy seconds of one unit; a pass that several arms share is counted once.
 
     Arms share a pass if their footers hold the same visit to its stage. It took as long as the longest of
     their accounts (an arm that also encodes texts has a longer one), and is split in proportion to them.

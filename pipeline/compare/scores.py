@@ -37,7 +37,7 @@ class Scores:
         self._metric, self._join = metric, join
 
     def add(self, tables: Mapping[str, pa.Table]) -> dict[str, list[float | None]]:
-        """Scores a unit's requests, by arm; None where the right answer is not known.
+        """Score a unit's requests, by arm; None where the right answer is not known.
 
         Raises:
             ConfigError: a request is not among the references, or occurs twice.
@@ -53,7 +53,7 @@ class Scores:
         }
 
     def _score(self, observed: Sequence[float] | None) -> float | None:
-        """The first of the metric's figures that is defined for a request by itself."""
+        """Return the first of the metric's figures that is defined for a single request."""
         if observed is None:
             return None
         pool = self._metric.pool
@@ -62,12 +62,12 @@ class Scores:
         return next((float(value) for value in figures if not math.isnan(value)), None)
 
     def figures(self, arm: str, *, resamples: int, seed: int) -> ScoresJson | None:
-        """Returns an arm's scores as in evaluation.json; None if no request has a known answer."""
+        """Return an arm's scores as in evaluation.json; None if no request has a known answer."""
         tally = self.tallies[arm]
         return scores_of(self._metric, tally, resamples=resamples, seed=seed) if tally.count else None
 
     def differences(self, baseline: str, *, resamples: int, seed: int) -> dict[str, ScoreDifference]:
-        """Compares each other arm's scores with the baseline's; empty if no answer is known.
+        """Compare each other arm's scores with the baseline's; empty if no answer is known.
 
         The first figure of the metric is the score. Its difference is that of the figures over all units with
         a paired interval; McNemar's test is over the units where it is defined and 0 or 1 in both arms.
@@ -92,7 +92,7 @@ class Scores:
     def _resampled(
         self, units: Mapping[str, Numbers], *, resamples: int, seed: int
     ) -> dict[str, dict[str, Figure]]:
-        """Each arm's figures, [R + 1] each, under the same draws of units."""
+        """Compute each arm's figures, [R + 1] each, under the same draws of units."""
         columns = {
             (arm, place): (numbers,) for arm, rows in units.items() for place, numbers in enumerate(rows.T)
         }
@@ -105,11 +105,11 @@ class Scores:
         return figures_of
 
     def _first(self, units: Numbers) -> Numbers:
-        """The metric's first figure of each unit by itself, NaN where it is not defined."""
+        """Compute the metric's first figure of each single unit, NaN where it is not defined."""
         return np.array([next(iter(self._metric.figures(row).values())) for row in units])
 
     def notes(self) -> list[str]:
-        """Returns what a reader of the figures should know."""
+        """Return what a reader of the figures should know."""
         tally = next(iter(self.tallies.values()))
         rows, questions = sum(tally.status.values()), len(self._join.references)
         notes = list(self._metric.notes)
@@ -123,7 +123,7 @@ class Scores:
 def open_scores(
     dataset: Dataset | None, outputs: Mapping[str, Output], storage: Storage
 ) -> tuple[Scores | None, list[str]]:
-    """Opens a dataset's scores of the arms; None, with notes that say why, if it has none.
+    """Open a dataset's scores of the arms; None, with notes that say why, if it has none.
 
     Raises:
         ConfigError: an official file is missing or damaged, or holds no question.
@@ -145,7 +145,7 @@ def _answered(table: pa.Table) -> list[Answered]:
 
 
 def mcnemar(base: Numbers, other: Numbers) -> McNemar | None:
-    """Tests paired scores exactly and two-sided; None if a score is neither 0, 1 nor NaN (not scored)."""
+    """Test paired scores exactly and two-sided; None if a score is neither 0, 1 nor NaN (not scored)."""
     scored = ~(np.isnan(base) | np.isnan(other))
     base, other = base[scored], other[scored]
     if not len(base) or not np.isin([base, other], (0.0, 1.0)).all():
@@ -155,7 +155,7 @@ def mcnemar(base: Numbers, other: Numbers) -> McNemar | None:
 
 
 def sign_test(b: int, c: int) -> float:
-    """Computes the two-sided binomial probability of a split as uneven as b to c; 1 if both are 0."""
+    """Compute the two-sided binomial probability of a split as uneven as b to c; 1 if both are 0."""
     n, fewer = b + c, min(b, c)
     logs = [_log_choose(n, k) - n * math.log(2) for k in range(fewer + 1)]
     return min(1.0, 2 * math.fsum(map(math.exp, logs)))

@@ -17,7 +17,7 @@ _ROWS_AT_ONCE = 16384
 
 
 def comparison_schema(arms: Sequence[str]) -> pa.Schema:
-    """Returns the request's columns, then, arm by arm, `<column>.<arm>` and last `score.<arm>`."""
+    """Return the request's columns, then, arm by arm, `<column>.<arm>` and last `score.<arm>`."""
     fields = [PREDICTIONS.field(name) for name in SHARED_COLUMNS]
     for arm in arms:
         fields += [PREDICTIONS.field(name).with_name(f"{name}.{arm}") for name in ARM_COLUMNS]
@@ -26,7 +26,7 @@ def comparison_schema(arms: Sequence[str]) -> pa.Schema:
 
 
 def joined_table(tables: Mapping[str, pa.Table], scores: Mapping[str, Sequence[float | None]]) -> pa.Table:
-    """Joins one unit's rows. An arm's `scores` are null without ground truth."""
+    """Join one unit's rows. An arm's `scores` are null without ground truth."""
     first = next(iter(tables.values()))
     columns = [first[name] for name in SHARED_COLUMNS]
     columns[SHARED_COLUMNS.index(IMAGE)] = pc.coalesce(*(table[IMAGE] for table in tables.values()))
@@ -55,7 +55,7 @@ class ComparisonWriter:
         return self
 
     def add(self, table: pa.Table) -> None:
-        """Adds rows that `joined_table` made."""
+        """Add rows that `joined_table` made."""
         self._waiting.append(table)
         if sum(part.num_rows for part in self._waiting) >= _ROWS_AT_ONCE:
             self._flush()

@@ -21,7 +21,7 @@ _MIB = 1 << 20
 
 
 def comparison_tables(comparison: Comparison) -> list[Table]:
-    """Makes the tables of a comparison: arms, pairs and, against a dataset, scores."""
+    """Make the tables of a comparison: arms, pairs and, against a dataset, scores."""
     return [_arms(comparison), _pairs(comparison), *_scores(comparison)]
 
 
@@ -83,7 +83,7 @@ def _cell(figure: Value) -> object:
 
 
 def summary_text(comparison: Comparison) -> str:
-    """Summarises what each arm saves and what it costs in quality: a line or two an arm."""
+    """Summarise what each arm saves and what it costs in quality: a line or two an arm."""
     assert comparison.baseline is not None, "a comparison has one"
     baseline = comparison.baseline
     lines = [f"{comparison.requests:,} requests; {baseline}: {_arm_words(comparison.arms[baseline])}."]

@@ -19,7 +19,7 @@ APART = 28.0  # pixels: two things closer to each other are not asked for left, 
 
 @dataclass(frozen=True)
 class SceneQuestion:
-    """One question with its right answers; `about` are indices into the scene's things."""
+    """Holds one question with its right answers; `about` are indices into the scene's things."""
 
     kind: str
     question: str

@@ -29,7 +29,7 @@ CANVASES = ((336, 336), (480, 360), (360, 480), (640, 427), (427, 640), (256, 25
 
 @dataclass(frozen=True)
 class Thing:
-    """One object: its attributes, its centre and radius, its rotation in degrees."""
+    """Holds one object: its attributes, its centre and radius, its rotation in degrees."""
 
     shape: str
     color: str
@@ -61,7 +61,7 @@ def phrase_of(color: str, shape: str, size: str, texture: str) -> str:
 
 @dataclass(frozen=True)
 class Scene:
-    """A picture's content: 1 to 4 things with different (colour, shape) pairs, from left to right."""
+    """Holds a picture's content: 1 to 4 things with different (colour, shape) pairs, from left to right."""
 
     things: tuple[Thing, ...]
     background: str

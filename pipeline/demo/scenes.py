@@ -26,7 +26,7 @@ JPEG_QUALITY = 92
 
 @dataclass(frozen=True)
 class SceneSample:
-    """One picture with its scene, caption and questions."""
+    """Holds one picture with its scene, caption and questions."""
 
     key: str
     scene: Scene

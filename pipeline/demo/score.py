@@ -14,7 +14,7 @@ _THING = re.compile(
 
 @dataclass(frozen=True)
 class F1:
-    """Counts of attributes: claimed and true, claimed, true."""
+    """Counts attributes: claimed and true, claimed, true."""
 
     hits: int = 0
     claimed: int = 0
@@ -29,7 +29,7 @@ class F1:
 
 
 def is_right(prediction: str | None, answers: Sequence[str]) -> bool:
-    """Whether an answer equals a right one, apart from case, spaces and a final full stop."""
+    """Tell whether an answer equals a right one, apart from case, spaces and a final full stop."""
     return prediction is not None and _normalized(prediction) in {_normalized(answer) for answer in answers}
 
 

@@ -24,7 +24,7 @@ Key = tuple[str, str]  # of a request: sample_key and question_id
 
 
 class AnswerRow(TypedDict):
-    """One row, its COLUMNS."""
+    """Holds the COLUMNS of one row."""
 
     sample_key: str
     question_id: str

@@ -1,4 +1,4 @@
-"""Shared by the engines: checks prompt lengths, cuts answers at their end, divides seconds among requests."""
+"""Provides what the engines share: check prompt lengths, cut answers, divide seconds among requests."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from pipeline.models.prompts import Prompts
 
 @dataclass(frozen=True)
 class EncodedRequest:
-    """A request that fits the model, with its prompt's token ids.
+    """Holds a request that fits the model, with its prompt's token ids.
 
     `length` counts the prompt's tokens, visual ones included; among `token_ids` one id stands for the image.
     """

@@ -1,4 +1,4 @@
-"""The interface of an engine: its configuration, its requests and its answers.
+"""Declares the interface of an engine: its configuration, its requests and its answers.
 
 Legend: K visual tokens kept, D vision width.
 """
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Request:
-    """A prompt that contains `<image>` exactly once, and the visual tokens to put in its place."""
+    """Holds a prompt with exactly one `<image>`, and the visual tokens to put in its place."""
 
     prompt: str
     tokens_KD: "Tensor"
@@ -25,7 +25,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Answer:
-    """The answer to a request; if the request was refused, `text` is None and `error` says why.
+    """Holds the answer to a request; if the engine refused it, `text` is None and `error` says why.
 
     `generated_tokens` and `token_ids` include the tokens of a stop string, but not EOS. Seconds are this
     request's share of its batch; `generate_s` includes `prefill_s`.
@@ -51,7 +51,7 @@ class Engine(Protocol):
 
 @dataclass(frozen=True)
 class EngineConfig(ABC):
-    """Base class of an engine's configuration: the frozen dataclass that its YAML names as `_target_`.
+    """Configures an engine; base class of the frozen dataclasses that YAMLs name as `_target_`.
 
     A field may take the place of a property.
     """

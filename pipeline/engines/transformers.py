@@ -1,4 +1,4 @@
-"""The configuration of the transformers engine; only `load` imports torch."""
+"""Configures the transformers engine; only `load` imports torch."""
 
 import dataclasses
 from dataclasses import dataclass

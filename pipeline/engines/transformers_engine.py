@@ -23,7 +23,7 @@ from pipeline.models.llava import LanguageModel
 
 
 class TransformersEngine:
-    """An Engine (pipeline.engines.base) with transformers' language model on one device."""
+    """Answers with transformers' language model on one device (an Engine of pipeline.engines.base)."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""The configuration of the vLLM engine; only `load` imports vLLM and torch."""
+"""Configures the vLLM engine; only `load` imports vLLM and torch."""
 
 import dataclasses
 import os
@@ -25,7 +25,7 @@ _GIB = 1 << 30
 
 
 def installed() -> bool:
-    """Check that vLLM can be imported; a mere folder called `vllm` has a spec, too, but no origin."""
+    """Tell whether vLLM can be imported; a mere folder called `vllm` has a spec, too, but no origin."""
     spec = find_spec("vllm")
     return spec is not None and spec.origin is not None
 

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 # vLLM reads these when it is imported. A variable that is already set is kept.
 _ENVIRONMENT = {
-    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # the engine lives and dies with this process, and has all cores
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # the engine runs in this process and uses all cores
     "VLLM_LOGGING_LEVEL": "ERROR",
     "VLLM_NO_USAGE_STATS": "1",
 }
@@ -47,7 +47,7 @@ _ALWAYS = {
 
 
 class VllmEngine:
-    """An Engine (pipeline.engines.base) that several threads may call at once; they share its batches.
+    """Answers with vLLM (an Engine of pipeline.engines.base); several threads may call it and share batches.
 
     The prefix cache works on embeddings, too: vLLM (0.32) identifies a block by a hash of its bytes.
     """
@@ -162,7 +162,7 @@ def _require_platform(device: str) -> None:
     if current_platform.device_type != kind:
         raise ConfigError(
             f"engine=vllm: device={kind}, but the vLLM that is installed here runs on "
-            f"{current_platform.device_type or 'nothing that is here'}"
+            f"{current_platform.device_type or 'no device of this machine'}"
         )
 
 

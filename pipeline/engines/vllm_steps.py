@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class Generation:
-    """A prompt for the engine and, once `done`, the generated token ids.
+    """Holds a prompt for the engine and, once `done`, the generated token ids.
 
     `prefill_s` and `decode_s` are its share of the steps' seconds. A step's seconds are divided by the number
     of tokens computed for each prompt; a prompt's own tokens count in the step that completes the prompt.
@@ -44,7 +44,7 @@ class Generation:
 
 
 class Steps:
-    """The thread that runs the engine's steps.
+    """Runs the engine's steps in a thread.
 
     Args:
         make: makes vLLM's LLMEngine; called in the thread, since on a CPU OpenMP ties its threads to it.

@@ -1,4 +1,4 @@
-"""Declares what a dataset provides and what a metric consists of."""
+"""Declares the interfaces of datasets and metrics."""
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -53,7 +53,7 @@ Numbers = NDArray[np.float64]
 
 
 def no_summary(groups: Mapping[str, Figures]) -> Figures:
-    """Adds nothing to the figures of all requests together."""
+    """Add nothing to the figures of all requests together."""
     return {}
 
 
@@ -94,23 +94,23 @@ class Dataset(Protocol):
         """Whether `question_id` names a question only together with `sample_key`."""
 
     def references(self, storage: Storage) -> Iterator[Reference]:
-        """Reads every question with its answers; a file that cannot be read is a ConfigError naming it."""
+        """Read every question with its answers; a file that cannot be read is a ConfigError naming it."""
 
     def metric(self, references: Collection[Reference]) -> Metric | None:
-        """Returns the metric of the dataset; None if the answers are not public or need a judge."""
+        """Return the metric of the dataset; None if the answers are not public or need a judge."""
 
     def submission(self, rows: Iterator[Answered]) -> Iterator[str]:
-        """Writes the official submission format piece by piece; raises ConfigError if there is none."""
+        """Write the official submission format piece by piece; raises ConfigError if there is none."""
 
     def source(self, folder: str, storage: Storage) -> Source:
-        """Returns a source of its questions and images; converted files are written into `folder`."""
+        """Return a source of its questions and images; converted files are written into `folder`."""
 
     def task(self) -> Task:
-        """Returns the questions to ask, with the suffix that published evaluations of the set use."""
+        """Return the questions to ask, with the suffix that published evaluations of the set use."""
 
 
 def rates(*names: str) -> Callable[[Numbers], Figures]:
-    """Makes figures that are means over the units of the numbers that `observe` returns."""
+    """Make figures that are means over the units of the numbers that `observe` returns."""
 
     def figures(sums: Numbers) -> Figures:
         return {name: ratio(sums[index], sums[-1]) for index, name in enumerate(names)}
@@ -119,11 +119,11 @@ def rates(*names: str) -> Callable[[Numbers], Figures]:
 
 
 def ratio(part: float, whole: float) -> float:
-    """Computes part / whole; NaN if whole is 0."""
+    """Compute part / whole; NaN if whole is 0."""
     return float(part) / float(whole) if whole else float("nan")
 
 
 def f1(precision: float, recall: float) -> float:
-    """Computes the harmonic mean of two rates; 0 if both are 0 or one is not defined."""
+    """Compute the harmonic mean of two rates; 0 if both are 0 or one is not defined."""
     both = precision + recall
     return 2 * precision * recall / both if both > 0 else 0.0

@@ -42,7 +42,7 @@ class Evaluation:
 
 
 class EvaluationJson(ScoresJson, total=False):
-    """The content of evaluation.json."""
+    """Declares the content of evaluation.json."""
 
     dataset: str
     root: str
@@ -55,7 +55,7 @@ class EvaluationJson(ScoresJson, total=False):
 
 
 def evaluate(dataset: Dataset, options: Evaluation, storage: Storage) -> EvaluationJson:
-    """Scores an output and writes evaluation.json and, if asked for, the submission.
+    """Score an output; writes evaluation.json and, if asked for, the submission.
 
     Returns:
         The content of evaluation.json; its `figures` are empty if the answers are not public or need a judge.
@@ -124,7 +124,7 @@ def _write(uri: str, evaluation: EvaluationJson, storage: Storage) -> None:
 
 
 def evaluation_table(evaluation: EvaluationJson) -> Table:
-    """Lists the figures of an evaluation, one line each, those of the groups below."""
+    """List the figures of an evaluation, one line each, those of the groups below."""
     rows = [_line(name, figure, evaluation["units"]) for name, figure in evaluation["figures"].items()]
     for group, scores in evaluation["groups"].items():
         rows += [

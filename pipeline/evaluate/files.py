@@ -10,12 +10,12 @@ from pipeline.sources.base import MAX_IMAGE_BYTES
 from pipeline.storage.uris import Storage
 from pipeline.support.errors import ConfigError
 
-Json = Any  # of a form that each dataset knows: a wrong one is a ConfigError of `official_file`
+Json = Any  # JSON whose form each dataset knows; `official_file` turns a wrong form into ConfigError
 
 
 @contextmanager
 def official_file(root: str, name: str, storage: Storage) -> Iterator[str]:
-    """Yields the URI of a file below `root`; any error in the block becomes a ConfigError naming it."""
+    """Yield the URI of a file below `root`; any error in the block becomes a ConfigError naming it."""
     import ijson
 
     uri = f"{root.rstrip('/')}/{name}"
@@ -32,7 +32,7 @@ def official_file(root: str, name: str, storage: Storage) -> Iterator[str]:
 
 
 def json_items(root: str, name: str, path: str, storage: Storage) -> Iterator[Json]:
-    """Reads the items of a JSON file's list at `path` (in ijson's syntax), one in memory at a time."""
+    """Read the items of a JSON file's list at `path` (in ijson's syntax), one in memory at a time."""
     import ijson
 
     with official_file(root, name, storage) as uri, _open_binary(uri, storage) as file:
@@ -40,7 +40,7 @@ def json_items(root: str, name: str, path: str, storage: Storage) -> Iterator[Js
 
 
 def json_pairs(root: str, name: str, path: str, storage: Storage) -> Iterator[tuple[str, Json]]:
-    """Reads the keys and values of the object at `path` of a JSON file, one in memory at a time."""
+    """Read the keys and values of the object at `path` of a JSON file, one in memory at a time."""
     import ijson
 
     with official_file(root, name, storage) as uri, _open_binary(uri, storage) as file:
@@ -48,7 +48,7 @@ def json_pairs(root: str, name: str, path: str, storage: Storage) -> Iterator[tu
 
 
 def jsonl_items(root: str, name: str, storage: Storage) -> Iterator[dict[str, Json]]:
-    """Reads the objects of a JSONL file; blank lines are skipped."""
+    """Read the objects of a JSONL file; blank lines are skipped."""
     with official_file(root, name, storage) as uri, open_text(uri, storage) as file:
         for number, line in enumerate(file, 1):
             if line.strip():
@@ -62,14 +62,14 @@ def jsonl_items(root: str, name: str, storage: Storage) -> Iterator[dict[str, Js
 
 
 def table_rows(root: str, name: str, storage: Storage) -> Iterator[dict[str, str]]:
-    """Reads the rows of a TSV file by their column names; a cell may hold an image."""
+    """Read the rows of a TSV file by their column names; a cell may hold an image."""
     csv.field_size_limit(2 * MAX_IMAGE_BYTES)
     with official_file(root, name, storage) as uri, open_text(uri, storage) as file:
         yield from csv.DictReader(file, delimiter="\t")
 
 
 def open_text(uri: str, storage: Storage) -> TextIO:
-    """Opens a text file: UTF-8 with or without its byte order mark, line breaks unchanged."""
+    """Open a text file: UTF-8 with or without its byte order mark, line breaks unchanged."""
     fs, path = storage.open(uri)
     return cast(TextIO, fs.open(path, "r", encoding="utf-8-sig", newline=""))
 

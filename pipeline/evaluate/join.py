@@ -20,7 +20,7 @@ Key = str | tuple[str, str]
 
 
 def read_rows(output: Output) -> Iterator[Answered]:
-    """Reads the rows of a finished output in the order of its files, a batch in memory at a time."""
+    """Read the rows of a finished output in the order of its files, a batch in memory at a time."""
     fs, _ = output.storage.open(output.folder)
     try:
         table = ds.dataset(
@@ -48,7 +48,7 @@ class Join:
     seen: set[Key] = field(default_factory=set)
 
     def match(self, row: Answered) -> Reference:
-        """Finds a row's reference; ConfigError if there is none, or if another row had it."""
+        """Find a row's reference; ConfigError if there is none, or if another row had it."""
         key = self.key(row)
         reference = self.references.get(key)
         if reference is None:
@@ -59,7 +59,7 @@ class Join:
         return reference
 
     def require_all(self) -> None:
-        """Raises ConfigError, naming the first ones, if references have no row."""
+        """Raise ConfigError, naming the first ones, if references have no row."""
         missing = [key for key in self.references if key not in self.seen]
         if missing:
             named = ", ".join(_shown(key) for key in missing[:_MOST_NAMED])
@@ -70,7 +70,7 @@ class Join:
 
 
 def choose_join(references: list[Reference], joint: bool, output: Output) -> Join:
-    """Chooses the key of an output's rows; ConfigError if the references themselves are not unique."""
+    """Choose the key of an output's rows; ConfigError if the references themselves are not unique."""
     if joint:
         return Join(_indexed(references, _both), _both)
     by_id = _indexed(references, _by_id)

@@ -1,4 +1,4 @@
-"""Converts a dataset's questions into a source of a run, in a folder of its own, never in the dataset's.
+"""Converts a dataset's questions into a source of a run; never writes into the dataset's folder.
 
 A file's name holds a digest of its content, and its modification time is fixed: a restarted run finds the
 source that its plan holds, even if the converted file had to be written anew.
@@ -23,7 +23,7 @@ Question = tuple[Reference, str]  # and the text to ask
 
 
 def request_lines(questions: Iterable[Question]) -> Iterator[str]:
-    """Writes LLaVA's JSONL with the questions of an image together: it is decoded and encoded once."""
+    """Write LLaVA's JSONL with the questions of an image together: it is decoded and encoded once."""
     by_image: dict[str, list[tuple[str, str]]] = defaultdict(list)
     for reference, text in questions:
         by_image[reference.sample_key].append((reference.question_id, text))
@@ -40,7 +40,7 @@ def request_lines(questions: Iterable[Question]) -> Iterator[str]:
 def jsonl_source(
     name: str, questions: Iterable[Question], images: str, folder: str, storage: Storage
 ) -> Jsonl:
-    """Writes `<folder>/<name>-<digest>.jsonl` and returns the source of it and the images below `images`."""
+    """Write `<folder>/<name>-<digest>.jsonl`; returns the source of it and the images below `images`."""
     data = "".join(request_lines(questions)).encode()
     uri = f"{folder.rstrip('/')}/{name}-{short_digest(data)}.jsonl"
     write_once(uri, data, storage)
@@ -48,12 +48,12 @@ def jsonl_source(
 
 
 def short_digest(data: bytes) -> str:
-    """Computes a short name for a content."""
+    """Compute a short name for a file's content, from its hash."""
     return hashlib.sha256(data).hexdigest()[:16]
 
 
 def write_once(uri: str, content: bytes | str, storage: Storage) -> None:
-    """Writes bytes, or the content of a local file, unless the file exists: its name holds the digest."""
+    """Write bytes, or the content of a local file, unless the file exists: its name holds the digest."""
     fs, path = storage.open(uri)
     if fs.exists(path):
         return

@@ -18,14 +18,14 @@ _ALL = ""  # beside the groups, whose names are not empty
 
 
 class GroupScores(TypedDict):
-    """The figures of one subtask, category or answer type in evaluation.json."""
+    """Holds the figures of one subtask, category or answer type in evaluation.json."""
 
     units: int
     figures: dict[str, Interval]
 
 
 class ScoresJson(TypedDict, total=False):
-    """The figures of evaluation.json; only `figures` and `groups`, both empty, where nothing is scored."""
+    """Holds the figures of evaluation.json; only `figures` and `groups`, both empty, if nothing is scored."""
 
     scored: int
     units: int
@@ -36,7 +36,7 @@ class ScoresJson(TypedDict, total=False):
 
 
 def scores_of(metric: Metric, tally: Tally, *, resamples: int, seed: int) -> ScoresJson:
-    """Computes figures with intervals over all units and each group; ConfigError if nothing was scored."""
+    """Compute figures with intervals over all units and each group; ConfigError if nothing was scored."""
     if not tally.count:
         raise ConfigError("output: none of its questions has a known answer")
     units, groups = tally.units(), tally.groups()
@@ -61,7 +61,7 @@ def group_intervals(
     resamples: int,
     seed: int,
 ) -> dict[str, dict[str, Interval]]:
-    """Computes the figures of each group, and under "" those of all units, with their intervals.
+    """Compute the figures of each group, and under "" those of all units, with their intervals.
 
     Args:
         units: [U, c + 1] the numbers of each unit, the last column being 1.
@@ -87,6 +87,6 @@ def group_intervals(
 
 
 def _intervals(drawn: list[Figures]) -> dict[str, Interval]:
-    """Each figure that is defined, with the middle 95 % of the draws."""
+    """Pair each defined figure with the middle 95 % of its draws."""
     figures = {name: interval(np.array([draw[name] for draw in drawn])) for name in drawn[0]}
     return {name: figure for name, figure in figures.items() if figure is not None}

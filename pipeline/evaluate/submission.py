@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping
 
 
 def json_list(items: Iterable[Mapping[str, object]]) -> Iterator[str]:
-    """Writes a JSON list, piece by piece."""
+    """Write a JSON list, piece by piece."""
     separator = "["
     for item in items:
         yield f"{separator}{json.dumps(item)}"
@@ -14,7 +14,7 @@ def json_list(items: Iterable[Mapping[str, object]]) -> Iterator[str]:
 
 
 def json_object(pairs: Iterable[tuple[str, object]]) -> Iterator[str]:
-    """Writes a JSON object, piece by piece."""
+    """Write a JSON object, piece by piece."""
     separator = "{"
     for name, value in pairs:
         yield f"{separator}{json.dumps(name)}: {json.dumps(value)}"
@@ -23,10 +23,10 @@ def json_object(pairs: Iterable[tuple[str, object]]) -> Iterator[str]:
 
 
 def json_lines(items: Iterable[Mapping[str, object]]) -> Iterator[str]:
-    """Writes JSONL, line by line."""
+    """Write JSONL, line by line."""
     return (f"{json.dumps(item)}\n" for item in items)
 
 
 def official_id(question_id: str) -> int | str:
-    """Converts a question_id to its form in the official files: a number where it is one."""
+    """Convert a question_id to its form in the official files: a number where it is one."""
     return int(question_id) if question_id.isdecimal() else question_id

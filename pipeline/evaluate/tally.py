@@ -29,7 +29,7 @@ class Tally:
         self._groups: dict[str, dict[int, None]] = {}
 
     def add(self, row: Answered, reference: Reference) -> tuple[float, ...] | None:
-        """Scores one row; a status other than `ok` is wrong. Returns its numbers, None if not scored."""
+        """Score one row; a status other than `ok` is wrong. Returns its numbers, None if not scored."""
         self.status[row.status] += 1
         if not reference.answers:
             self.without_truth += 1
@@ -58,7 +58,7 @@ class Tally:
             self._rows = []
 
     def units(self) -> Numbers:
-        """Returns [U, c + 1]: a row a unit, its last number being 1."""
+        """Return [U, c + 1]: a row a unit, its last number being 1."""
         self._flush()
         rows = np.concatenate(self._full)
         if self._metric.pool is not None:
@@ -68,5 +68,5 @@ class Tally:
         return np.column_stack([rows, np.ones(len(rows))])
 
     def groups(self) -> dict[str, NDArray[np.int64]]:
-        """Returns the units of each group, the groups in alphabetical order."""
+        """Return the units of each group, the groups in alphabetical order."""
         return {name: np.fromiter(self._groups[name], np.int64) for name in sorted(self._groups)}

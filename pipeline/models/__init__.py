@@ -1,1 +1,1 @@
-"""Vision towers, LLaVA, image preprocessing, prompts, model sizes and memory needed."""
+"""Runs vision towers and LLaVA's parts: preprocessing, prompts, model sizes and memory needed."""

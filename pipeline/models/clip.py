@@ -22,7 +22,7 @@ IMAGE_FIELDS = frozenset({"patches", "metric", "cls"}) | OWN_LAYER | LAST_LAYER
 
 
 class ClipEncoder(Towers):
-    """Both towers of a CLIPModel checkpoint; the vision tower ends at the layer LLaVA reads.
+    """Holds both towers of a CLIPModel checkpoint; the vision tower ends at the layer that LLaVA reads.
 
     Args:
         folder: a CLIPModel checkpoint.

@@ -10,7 +10,7 @@ DEVICES = ("auto", "cpu", "cuda")
 
 @dataclass(frozen=True, kw_only=True)
 class Model:
-    """The checkpoints that answer, and the prompt template for questions.
+    """Configures the model: its checkpoints and the prompt template for questions.
 
     `path` is a LLaVA checkpoint, in the Hugging Face layout or in the original one, and `clip` the CLIP or
     SigLIP whose vision tower it was built on: a local folder, a hub id, or a `demo:` name. Without `clip`,

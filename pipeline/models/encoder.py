@@ -1,4 +1,4 @@
-"""Loads the encoder of a model: the one that its family of vision towers names."""
+"""Loads the encoder that a model's family of vision towers names."""
 
 import importlib
 

@@ -19,7 +19,7 @@ _PROMPT = 256  # text tokens of a request: a guess, small beside its image
 
 @dataclass(frozen=True)
 class Footprint:
-    """Bytes that an actor takes at least: weights, and keys and values of the requests in work."""
+    """Holds the bytes that an actor takes at least: weights, and keys and values of requests in work."""
 
     weights: int
     cache: int = 0

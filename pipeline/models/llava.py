@@ -14,7 +14,7 @@ from pipeline.models.prompts import Prompts
 
 
 class LanguageModel(Prompts):
-    """The part of a LLaVA that answers, from a folder in any layout.
+    """Holds a LLaVA's language model, projector and tokenizer, loaded from a folder in any layout.
 
     The vision tower is never read; memory peaks near the language model's own weights.
     Raises ConfigError if weights of the projector or of the language model are missing.

@@ -26,7 +26,7 @@ _MAX_PADDED_PX = 8192
 
 @dataclass(frozen=True)
 class Normalization:
-    """pixel_values = (uint8 pixel * rescale_factor - mean) / std, channel by channel."""
+    """Describes pixel_values = (uint8 pixel * rescale_factor - mean) / std, channel by channel."""
 
     rescale_factor: float
     mean: tuple[float, ...]
@@ -34,7 +34,7 @@ class Normalization:
 
 
 class Preprocessor:
-    """The resizing and cropping of a checkpoint's own image processor, in its Pillow version.
+    """Resizes and crops as a checkpoint's own image processor does in its Pillow version.
 
     Always the Pillow version, torchvision or not: the two round differently. The processors of the families
     in `KINDS` (CLIP's, which is LLaVA-1.5's, LLaVA's own, which may pad, and SigLIP's) are done here in calls
@@ -119,13 +119,13 @@ def settings_of(folder: Path) -> Json:
 
 
 def _squares_of(settings: Json) -> Squares | None:
-    """Find the family whose image processor these are the settings of."""
+    """Find the family whose image processor has these settings."""
     families = (kind.squares for kind in KINDS.values() if kind.squares)
     return next((squares for squares in families if _kind(settings).startswith(squares.processors)), None)
 
 
 def _side(settings: Json, squares: Squares) -> int | None:
-    """Return S, or None if these settings do more, or less, than the family's processor does by itself."""
+    """Return S; None if these settings change more than the size of the family's processor."""
     return _crop_to(settings) if squares.crops else _stretch_to(settings)
 
 

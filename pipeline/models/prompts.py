@@ -27,7 +27,7 @@ _TABLE = "embed_tokens.weight"
 
 
 class Prompts:
-    """A LLaVA's tokenizer, projector and table of text embeddings.
+    """Holds a LLaVA's tokenizer, projector and table of text embeddings.
 
     Raises ConfigError if weights of the projector are missing, or the tokenizer is not the model's.
 
@@ -95,7 +95,7 @@ class Prompts:
 
 
 def load_projector(folder: Path, dtype: torch.dtype) -> nn.Module:
-    """Load what projects visual tokens [..., D] to embeddings [..., H]; nothing else is read."""
+    """Load the projector of visual tokens [..., D] to embeddings [..., H]; reads nothing else."""
     config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     with torch.device("meta"):
         projector = LlavaMultiModalProjector(config)

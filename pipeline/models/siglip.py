@@ -29,7 +29,7 @@ _PREFIX = "vision_model."  # of the head and of the norm before it, in a SiglipM
 
 
 class SiglipEncoder(Towers):
-    """A LLaVA's own vision tower, with the pooling head and the text tower of the SigLIP it was made of.
+    """Holds a LLaVA's own vision tower, with the pooling head and text tower of its SigLIP.
 
     Args:
         folder: a SiglipModel checkpoint.
@@ -58,7 +58,7 @@ class SiglipEncoder(Towers):
         super().__init__(normalization, config.vision_config.hidden_size, device)
         vision = _load_tower(tower, torch.float32)
         vision.encoder.layers = vision.encoder.layers[:feature_layer]
-        vision.post_layernorm = nn.Identity()  # LLaVA reads what is before it
+        vision.post_layernorm = nn.Identity()  # LLaVA reads the layers before this norm
         self._vision_tower = vision.to(self.device, dtype)
         self._head = _load_head(folder, config.vision_config).to(self.device)
         if "text" in needs:
@@ -83,7 +83,7 @@ class SiglipEncoder(Towers):
 
     @torch.inference_mode()
     def encode_images(self, pixels_BSSC: Tensor, needs: frozenset[str]) -> dict[str, Tensor]:
-        """`patches` [B, N, D]: hidden_states[feature_layer]; `metric` [B, N, P] float32, if needed.
+        """Run the vision tower: `patches` [B, N, D] of the feature layer, and `metric` [B, N, P] if needed.
 
         See `Towers.encode_images`.
         """

@@ -14,7 +14,7 @@ BYTES_OF = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 @dataclass(frozen=True)
 class Shape:
-    """The sizes in a LLaVA's config.json that decide how many bytes its tokens take.
+    """Holds the sizes in a LLaVA's config.json that decide how many bytes its tokens take.
 
     Args:
         layers, kv_heads, head_dim: of the language model.

@@ -1,4 +1,4 @@
-"""The base class of encoders: a vision tower for images, and a text tower of the same joint space.
+"""Defines the base class of encoders: a vision and a text tower of one joint space.
 
 Legend: B images or texts, S pixels a side, C channels, N patches, D vision width, P joint width.
 """
@@ -20,7 +20,7 @@ TEXTS_AT_ONCE = 256
 
 
 class TowerOptions(TypedDict):
-    """How to load an encoder; see `Towers`."""
+    """Configures how to load an encoder; see `Towers`."""
 
     feature_layer: int
     normalization: Normalization
@@ -30,7 +30,7 @@ class TowerOptions(TypedDict):
 
 
 class Towers(ABC):
-    """A vision tower that ends at the layer LLaVA reads, and the text tower of the same joint space.
+    """Holds a vision tower up to the layer that LLaVA reads, and the text tower of the same joint space.
 
     A subclass is the encoder of one family (pipeline/models/checkpoints/kinds.py). It loads its towers, calls
     `_set_tokenizer` if it loads a text tower, and implements the abstract methods.

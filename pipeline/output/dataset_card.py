@@ -1,4 +1,4 @@
-"""README.md beside an output's files: the card that data set hubs show, and that their libraries read."""
+"""Writes an output's README.md: the card that data set hubs show and their libraries read."""
 
 import json
 from collections.abc import Iterator

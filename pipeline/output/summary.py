@@ -1,4 +1,4 @@
-"""Sums up an output: summary.json, read from the footers alone, and the mark that a run ended well."""
+"""Sums up an output from its footers in summary.json, and writes the mark of a successful run."""
 
 import json
 from collections import Counter
@@ -16,7 +16,7 @@ _MOST_SHARDS_NAMED = 100
 
 @dataclass(frozen=True)
 class FailedShard:
-    """A shard that could not be read whole, and why."""
+    """Names a shard that the run could not read completely, and why."""
 
     shard: int
     error: str
@@ -24,7 +24,7 @@ class FailedShard:
 
 @dataclass(frozen=True, kw_only=True)
 class Summary:
-    """The content of summary.json.
+    """Declares the content of summary.json.
 
     Args:
         status: number of rows by status.
@@ -63,7 +63,7 @@ class Summary:
         return self.status.get("ok", 0)
 
     def to_json(self) -> Json:
-        """The summary as it is written."""
+        """Return the summary as it is written."""
         data = asdict(self)
         kept_fraction = data.pop("kept_fraction")
         return {**data, "tokens": {**self.tokens, "kept_fraction": kept_fraction}}
@@ -75,8 +75,8 @@ class Summary:
             tokens = dict(data["tokens"])
             kept_fraction = tokens.pop("kept_fraction")
             failed_shards = [FailedShard(**shard) for shard in data["failed_shards_named"]]
-            own = {"tokens": tokens, "kept_fraction": kept_fraction, "failed_shards_named": failed_shards}
-            return cls(**known_fields(cls, {**data, **own}))
+            parsed = {"tokens": tokens, "kept_fraction": kept_fraction, "failed_shards_named": failed_shards}
+            return cls(**known_fields(cls, {**data, **parsed}))
         except (KeyError, TypeError) as error:
             raise ValueError(f"it is no summary: {error!r}") from None
 
@@ -147,13 +147,14 @@ def summarise(folder: str, plan: Plan, finished: Finished, storage: Storage) -> 
 
 
 def _require_same_shard(footer: Footer, plan: Plan) -> None:
-    """Refuse a unit made of an earlier state of its shard: a retry was killed before it deleted the unit."""
+    """Refuse a unit of an earlier state of its shard, left by a retry that was killed before deleting it."""
     shard = footer.shard
     planned = plan.line(shard) if shard < len(plan) else None
     if planned is None or (footer.source_size, footer.source_etag) != (planned.size, planned.etag):
         raise RunError(
-            f"samples {footer.first} to {footer.stop} of shard {shard} are of another state of it than "
-            "the plan's: `trimline verify output=... repair=true` removes them, a rerun makes them again"
+            f"samples {footer.first} to {footer.stop} of shard {shard} were made of another state of "
+            "the shard than the plan's: `trimline verify output=... repair=true` removes them, "
+            "a rerun makes them again"
         )
 
 
@@ -165,7 +166,7 @@ def read_summary(folder: str, storage: Storage) -> Summary | None:
 
 
 def summary_of(folder: str, units: int, storage: Storage) -> Summary | None:
-    """Read summary.json if it is sound and of so many units; None for that of an earlier end of the run."""
+    """Read summary.json if it counts `units` units; None if it is absent, damaged or older."""
     try:
         summary = read_summary(folder, storage)
     except ValueError:
@@ -174,19 +175,19 @@ def summary_of(folder: str, units: int, storage: Storage) -> Summary | None:
 
 
 def is_successful(folder: str, storage: Storage) -> bool:
-    """Whether the last run of an output ended well."""
+    """Tell whether the last run of an output succeeded."""
     fs, path = storage.open(folder)
     return bool(fs.exists(f"{path}/{SUCCESS}"))
 
 
 def mark_success(folder: str, storage: Storage) -> None:
-    """Write the mark that a run ended well: the last file of a run."""
+    """Write _SUCCESS, the last file of a successful run."""
     fs, path = storage.open(folder)
     write_atomic(fs, f"{path}/{SUCCESS}", b"")
 
 
 def take_back_success(folder: str, storage: Storage) -> None:
-    """Remove the mark of an earlier end: the output has grown since, lost a file, or is measured anew."""
+    """Remove _SUCCESS of an earlier run, before the output changes or its summary is computed again."""
     fs, path = storage.open(folder)
     if fs.exists(f"{path}/{SUCCESS}"):
         fs.rm_file(f"{path}/{SUCCESS}")

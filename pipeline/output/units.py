@@ -16,7 +16,7 @@ _NAME = re.compile(r"(\d{6,})-(\d{8,})-(\d{8,})(-end)?\.parquet")
 
 @dataclass(frozen=True, kw_only=True)
 class UnitLimits:
-    """Limits of a unit: it closes as soon as it reaches one of them, whatever the hardware."""
+    """Configures the limits of a unit: it closes as soon as it reaches one, whatever the hardware."""
 
     unit_samples: int = counted(64)
     unit_requests: int = counted(128)
@@ -34,7 +34,7 @@ class UnitLimits:
 
 @dataclass(frozen=True, order=True)
 class Unit:
-    """Samples [first, stop) of one shard; `end` marks the shard's last unit."""
+    """Names samples [first, stop) of one shard; `end` marks the shard's last unit."""
 
     shard: int
     first: int
@@ -54,7 +54,7 @@ class Unit:
 
 
 class Finished:
-    """The finished units of every shard.
+    """Holds the finished units of every shard.
 
     Args:
         names: of the files below data/; others than units' are passed over.
@@ -87,7 +87,7 @@ class Finished:
         return [unit for _, unit in sorted(self._units.get(shard, {}).items())]
 
     def has_shard(self, shard: int) -> bool:
-        """Whether the units follow each other without a gap from 0 to one that is marked as the end."""
+        """Tell whether a shard's units cover it without a gap, from 0 to the one marked as the end."""
         position = 0
         for unit in self.units(shard):
             if unit.first != position:

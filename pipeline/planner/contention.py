@@ -47,6 +47,6 @@ def without_contention(
 
 
 def _demand(cpu_S: NDArray[np.float64], alone_S: NDArray[np.float64], cores: float) -> NDArray[np.float64]:
-    """Cores that stages want: at most all, none for a stage that took no time."""
+    """Compute the cores that stages want: at most all, none for a stage that took no time."""
     demand_S: NDArray[np.float64] = np.divide(cpu_S, alone_S, out=np.zeros(len(cpu_S)), where=alone_S > 0)
     return np.minimum(cores, demand_S)

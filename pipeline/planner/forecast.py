@@ -23,7 +23,7 @@ _QUICK = 0.1  # quantile of a stage's hand-overs that stands for a task with a p
 
 @dataclass(frozen=True)
 class Forecast:
-    """The forecast for one number of workers.
+    """Holds the forecast for one number of workers.
 
     Args:
         hours: value, low, high (95 %), from the job's start to the last unit's end.
@@ -109,7 +109,7 @@ class Simulator:
 
 
 def _blocking(stage: str, gaps: NDArray[np.float64]) -> float:
-    """The most seconds of a hand-over during which a server is blocked.
+    """Compute the most seconds that a hand-over blocks a server.
 
     An actor is blocked all the time that it waits for its unit. A task that must start a process first delays
     its own unit alone, so only the time of a quick hand-over blocks.

@@ -23,7 +23,7 @@ Json = dict[str, Any]  # JSON for users to read
 
 @dataclass(frozen=True, kw_only=True)
 class Planning:
-    """The keys of the command."""
+    """Configures `trimline benchmark plan`."""
 
     requests: float | None = free(None)
     profile: str = free("output")
@@ -55,7 +55,7 @@ class Planning:
 
 @dataclass(frozen=True)
 class JobForecast:
-    """A forecast for each number of workers, and the figures that do not depend on it."""
+    """Holds a forecast for each number of workers, and the figures that do not depend on it."""
 
     requests: int
     profile: Profile
@@ -65,7 +65,7 @@ class JobForecast:
     pricing: Pricing | None
 
     def money(self, forecast: Forecast) -> float | None:
-        """The price of all workers for the whole job."""
+        """Compute the price of all workers for the whole job."""
         if self.pricing is None:
             return None
         return forecast.hours["value"] * forecast.workers * self.pricing.price_per_hour

@@ -28,7 +28,7 @@ _FEWEST = 4  # units; fewer have no steady state
 
 @dataclass(frozen=True)
 class Profile:
-    """One worker, and the times of its units.
+    """Holds one worker, and the times of its units.
 
     Args:
         worker: its stations with the seconds at which their servers were up; their room is not limited.
@@ -92,7 +92,7 @@ def read_profile(folder: str, storage: Storage) -> Profile:
         gpus = _gpus(footers, cluster)
     except (KeyError, TypeError, ValueError) as error:
         raise ConfigError(
-            f"profile: {name} was not made by `trimline annotate` of this version: its files do not tell "
+            f"profile: {name} was not made by `trimline annotate` of this version: its files lack "
             f"{error}; make a new one"
         ) from None
     actors = {stage: getattr(cluster, stage).num_actors for stage in ACTORS}
@@ -153,16 +153,16 @@ def _ready(timeline: Timeline, place: int, servers: int, alone_VS: NDArray[np.fl
 
 
 def _of_one_start(footers: Iterable[Footer]) -> tuple[Footer, ...]:
-    """The footers of the start that made the most units."""
+    """Select the footers of the start that made the most units."""
     starts: dict[str, list[Footer]] = defaultdict(list)
     for footer in footers:
         starts[footer.attempt].append(footer)
-    most = max(starts, key=lambda attempt: len(starts[attempt]), default=None)
-    return tuple(starts[most]) if most is not None else ()
+    longest = max(starts, key=lambda attempt: len(starts[attempt]), default=None)
+    return tuple(starts[longest]) if longest is not None else ()
 
 
 def _cluster(settings: Mapping[str, Any], footers: Sequence[Footer]) -> Cluster:
-    """Rebuild the configured cluster; an open number of actors becomes the number that was seen."""
+    """Rebuild the configured cluster; an open number of actors becomes the number in the footers."""
     parts = {name: _resources(name, value) for name, value in settings.items()}
     # any address but "local", which would check that the cluster fits this machine
     cluster: Cluster = rebuild({**parts, "address": "profiled"}, Cluster)

@@ -29,7 +29,7 @@ _LOADING, _SERVER_UP, _WORK_BEGINS, _UNIT_ARRIVES = range(4)
 
 @dataclass(frozen=True)
 class Station:
-    """One stage.
+    """Describes one stage.
 
     Args:
         ready: for each server the second at which it is up.
@@ -45,7 +45,7 @@ class Station:
 
 @dataclass(frozen=True)
 class Worker:
-    """Stations in a row that share cores; `loading`: start and end of each model's loading, on one core."""
+    """Holds stations in a row that share cores; `loading`: start and end of each model's loading."""
 
     stations: tuple[Station, ...]
     cores: float = float("inf")
@@ -54,7 +54,7 @@ class Worker:
 
 @dataclass(frozen=True)
 class Simulated:
-    """The simulated times of N units.
+    """Holds the simulated times of N units.
 
     Args:
         begun, ended: [N, S] seconds at which the work on a unit began and ended at a station.
@@ -69,7 +69,7 @@ class Simulated:
 
     @property
     def seconds(self) -> float:
-        """From the start to the end of the last unit."""
+        """The seconds from the start to the end of the last unit."""
         return float(self.ended.max())
 
     @property
@@ -84,7 +84,7 @@ class Simulated:
 
 @dataclass
 class _Clock:
-    """The real clock (`now`) and the work clock (`worked`), which is slower while cores are short."""
+    """Keeps the real clock (`now`) and the work clock (`worked`), which is slower while cores are short."""
 
     cores: float
     now: float = 0.0
@@ -104,7 +104,7 @@ class _Clock:
 
 @dataclass
 class _State:
-    """The state of each station.
+    """Holds the state of each station.
 
     Args:
         free: servers without a unit.
@@ -227,7 +227,7 @@ class _Simulation:
                 )
 
     def _has_room(self, place: int) -> bool:
-        """Whether a station may start a unit; units behind the last station do not wait for anything."""
+        """Tell whether a station may start a unit; units behind the last station do not wait for anything."""
         is_last = place + 1 == len(self._stations)
         behind = 0 if is_last else len(self._state.waiting[place + 1])
         return self._state.inside[place] + behind < self._stations[place].room

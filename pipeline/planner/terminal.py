@@ -50,7 +50,7 @@ def _about(job: JobForecast) -> tuple[str, ...]:
 
 
 def _advice(job: JobForecast) -> tuple[str, ...]:
-    """Say from how many workers on the driver is the bottleneck, and how to avoid it."""
+    """Say beyond how many workers the driver is the bottleneck, and how to avoid that."""
     first = job.forecasts[0]
     alone = 1 / (job.driver_unit_s * _units_per_s(job)) if job.driver_unit_s else float("inf")
     if all(forecast.bound != "driver" for forecast in job.forecasts) and first.workers < alone:
@@ -64,7 +64,7 @@ def _advice(job: JobForecast) -> tuple[str, ...]:
 
 
 def _units_per_s(job: JobForecast) -> float:
-    """The rate of one worker."""
+    """Show the rate of one worker."""
     return min(job.forecasts, key=lambda forecast: forecast.workers).worker_units_per_s
 
 
@@ -103,5 +103,5 @@ def _stations(job: JobForecast) -> Table:
         "a worker in its steady state",
         ("", "at once", "a unit alone", "cores", "busy"),
         rows,
-        ("a unit alone: if it had all the cores that it wants, which is what the column `cores` tells",),
+        ("a unit alone: its seconds if it had all the cores that it wants (column `cores`)",),
     )

@@ -13,13 +13,13 @@ from numpy.typing import NDArray
 from pipeline.output.footers import Footer
 
 STAGES = ("read", "decode", "encode", "generate", "write")
-ACTORS = ("encode", "generate")  # the others are tasks
+ACTORS = ("encode", "generate")  # the other stages are tasks
 _RAN_DRY = 2  # with more units waiting behind a stage, its hand-overs include backpressure and do not count
 
 
 @dataclass(frozen=True)
 class Timeline:
-    """V units at S stages, in the order of their ends.
+    """Holds the times of V units at S stages, in the order of their ends.
 
     Args:
         start_VS, end_VS, cpu_VS: [V, S] when a stage began and ended a unit, and the CPU seconds of its
@@ -46,7 +46,7 @@ class Timeline:
         return is_first
 
     def starting(self, place: int, servers: int) -> NDArray[np.bool_]:
-        """Whether a visit is the first of one of the stage's first `servers` processes, [V].
+        """Mark the visits that are the first of one of the stage's first `servers` processes, [V].
 
         Processes that Ray starts later, in the place of idle ones that it ended, belong to the steady state.
         """

@@ -28,7 +28,7 @@ _LISTINGS = 3
 
 @dataclass(frozen=True)
 class Traffic:
-    """The traffic of a whole job. None: it cannot be derived from the profile.
+    """Holds the traffic of a whole job. None: it cannot be derived from the profile.
 
     Args:
         source_bytes, source_gets: read from the source; HEADs and listings count as GETs.
@@ -92,7 +92,7 @@ def moved_bytes(footers: Iterable[Footer], manifest: Manifest) -> dict[str, floa
 
 
 def _reads_request(manifest: Manifest) -> bool:
-    """Whether the tokens depend on the question, so that each question has its own."""
+    """Tell whether the kept tokens depend on the question, so that each question has other ones."""
     settings = manifest.configuration["reducer"]
     return Arm("profiled", rebuild(settings), settings).reads_request
 

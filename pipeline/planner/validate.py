@@ -28,7 +28,7 @@ _COMMON = ("source=webdataset", "task=vqa", "unit_samples=16", "decoding.max_new
 
 
 class ValidationRun(TypedDict):
-    """One size: seconds forecast and measured; `error` is forecast / measured - 1."""
+    """Holds the seconds forecast and measured for one size; `error` is forecast / measured - 1."""
 
     requests: int
     units: int
@@ -41,7 +41,7 @@ class ValidationRun(TypedDict):
 
 
 class Validation(TypedDict):
-    """The profile's own run, then one for each size."""
+    """Holds the profile's run, then one for each size."""
 
     machine: Machine
     runs: list[ValidationRun]
@@ -103,8 +103,8 @@ def validation_table(figures: Validation) -> Table:
         columns,
         rows,
         (
-            f"{head['processor']}, {head['cores']} cores, load {head['load']:.2f} at the end; plans know "
-            "of the profile alone",
+            f"{head['processor']}, {head['cores']} cores, load {head['load']:.2f} at the end; forecasts "
+            "read the profile alone",
         ),
     )
 

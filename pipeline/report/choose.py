@@ -19,7 +19,7 @@ Keys = NDArray[np.object_]  # of strings
 Mask = NDArray[np.bool_]  # a row each
 _SHARES = {FAILED: 0.25, DIFFERS: 0.5, SAME: 0.25}  # of the gallery, if there are enough of each
 _EXAMPLES = 5
-_SHARDS = 32  # preferred: reading an image far down a tar means reading all before it
+_SHARDS = 32  # prefer requests from so few shards, since each shard is read from its start
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class _Lowest:
 def select_requests(
     requests: Requests, storage: Storage, *, most: int, seed: int, shards: int, first: Sequence[str] = ()
 ) -> Selection:
-    """Samples `most` requests in one pass over all of them.
+    """Sample `most` requests in one pass over all of them.
 
     A request is `failed` if any arm has no answer, `differs` if an arm's answer differs from the first arm's,
     otherwise `same`.
@@ -90,14 +90,14 @@ def select_requests(
 
 
 def _kinds(table: pa.Table, arms: Sequence[str]) -> NDArray[np.int64]:
-    """The kind of each row, as an index into KINDS."""
+    """Classify each row, as an index into KINDS."""
     failed = ~np.logical_and.reduce([_is_ok(table, arm) for arm in arms])
     differs = np.logical_or.reduce(list(differing(table, arms).values()))
     return np.where(failed, 0, np.where(differs, 1, 2))
 
 
 def differing(table: pa.Table, arms: Sequence[str]) -> dict[str, Mask]:
-    """Finds, by arm, the rows whose answer differs from the first arm's by VQA's rules; both must be ok."""
+    """Find, by arm, the rows whose answer differs from the first arm's by VQA's rules; both must be ok."""
     base = table[f"prediction.{arms[0]}"]
     differs = {}
     for arm in arms:
@@ -115,7 +115,7 @@ def _is_ok(table: pa.Table, arm: str) -> Mask:
 
 
 def _distant(keys: Keys, near: NDArray[np.int64]) -> Mask:
-    """Whether a request is not of the near shards: it is chosen only if these have too few."""
+    """Tell whether a request lies beyond the near shards: it is chosen only if these have too few."""
     shards = np.fromiter((int(key.split("-", 1)[0]) for key in keys), np.int64, len(keys))
     return np.isin(shards, near, invert=True)
 
@@ -137,7 +137,7 @@ def _add_examples(
 
 
 def _mixed(by_kind: dict[str, list[str]], most: int) -> list[str]:
-    """`most` keys in the kinds' shares; other kinds fill up what one lacks, failures last.
+    """Take `most` keys by the kinds' shares; if a kind has too few, others fill up, failures last.
 
     The kinds alternate, so that any beginning of the list is mixed, too.
     """

@@ -22,7 +22,7 @@ Row = Mapping[str, Any]  # of an Arrow table, a value of another type in each co
 
 
 class GalleryAnswer(TypedDict):
-    """One arm's answer for the page: `patches` is a bitmap in base64, `score` null without a truth."""
+    """Holds one arm's answer for the page: `patches` is a bitmap in base64, `score` null without a truth."""
 
     status: str
     text: str | None
@@ -39,7 +39,7 @@ class GalleryAnswer(TypedDict):
 
 
 class GalleryItem(TypedDict):
-    """One request for the page; `picture` is its image's index in the gallery's pictures, -1: none."""
+    """Holds one request for the page; `picture` is its image's index in the gallery's pictures, -1: none."""
 
     key: str
     sample: str | None
@@ -70,7 +70,7 @@ def make_gallery(
     storage: Storage,
     most_bytes: int = MOST_BYTES,
 ) -> Gallery:
-    """Makes items of the requests `keys` in this order, as many of the first ones as fit."""
+    """Make items of the requests `keys` in this order, as many of the first ones as fit."""
     rows = _rows(requests, keys, storage)
     places = {
         parse_key(row["key"]): row["image_sha256"]
@@ -96,7 +96,7 @@ def make_gallery(
 
 
 def _rows(requests: Requests, keys: Sequence[str], storage: Storage) -> list[Row]:
-    """The rows of `keys` in their order, `differs.<arm>` added."""
+    """Read the rows of `keys` in their order, with `differs.<arm>` added."""
     if not keys:
         return []
     table = pa.concat_tables(requests.tables(_SHARED, _OF_ARMS, storage, keys))

@@ -39,7 +39,7 @@ class Card:
 
 
 def cards(comparison: Comparison) -> list[Card]:
-    """Makes a card for each arm, the baseline's last."""
+    """Make a card for each arm, the baseline's last."""
     names = sorted(comparison.arms, key=lambda name: name == comparison.baseline)
     return [_card(name, comparison) for name in names]
 
@@ -66,7 +66,7 @@ def _sentence(arm: ArmFigures, pair: PairFigures | None) -> str:
 
 
 def kept_fraction(arm: ArmFigures) -> float | None:
-    """Divides mean visual tokens kept by all visual tokens; None if nothing was answered."""
+    """Divide mean visual tokens kept by all visual tokens; None if nothing was answered."""
     full, kept = arm.tokens.visual_tokens_full, value_of(arm.tokens.visual_tokens_kept.mean)
     return kept / full if full and kept is not None else None
 
@@ -130,7 +130,7 @@ def _agreement(pair: PairFigures) -> Fact:
 
 
 def _score(arm: ArmFigures, pair: PairFigures | None) -> Iterator[Fact]:
-    """The first of an arm's scores, which is the dataset's main one."""
+    """Make a fact of an arm's first score, which is the dataset's main one."""
     for name, score in list(arm.scores.items())[:1]:
         score_format, difference_format = score_formats(score)
         difference = pair.score_difference if pair else None
@@ -147,7 +147,7 @@ def _answered(arm: ArmFigures) -> Fact:
 
 
 def reducer_labels(arms: Mapping[str, ArmFigures]) -> dict[str, str]:
-    """Labels each arm's reducer: its class, with the switches that are on if others differ in them.
+    """Label each arm's reducer: its class, with the switches that are on if others differ in them.
 
     Arms that differ only in numbers, as those of a sweep, have the same label.
     """

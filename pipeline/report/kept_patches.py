@@ -35,7 +35,7 @@ Pixels = NDArray[np.uint8]
 
 
 def draw_kept(outputs: Sequence[Output], key: str) -> Image.Image:
-    """Draws the image of request `key` as the model saw it, with a panel and the answer of each output.
+    """Draw the image of request `key` as the model saw it, with a panel and the answer of each output.
 
     Raises:
         ConfigError: an output has no such request, or the source no longer has the image.
@@ -54,7 +54,7 @@ def draw_kept(outputs: Sequence[Output], key: str) -> Image.Image:
 
 
 def find_row(output: Output, key: str) -> Row:
-    """Finds a row of an output by its key; ConfigError if it is not there."""
+    """Find a row of an output by its key; ConfigError if it is not there."""
     shard, sample = parse_key(key)
     fs, path = output.storage.open(output.folder)
     for unit in output.finished.units(shard):
@@ -67,7 +67,7 @@ def find_row(output: Output, key: str) -> Row:
 
 
 def _square(images: OutputImages, key: str) -> Pixels:
-    """The pixels that the vision tower saw: uint8 [S, S, 3]."""
+    """Make the pixels that the vision tower saw: uint8 [S, S, 3]."""
     shard, sample = parse_key(key)
     try:
         data = dict(read_images(images, shard, [sample]))
@@ -90,7 +90,7 @@ def _panel(square: Pixels, row: Row) -> Image.Image:
 
 
 def _lit(square: Pixels, bitmap: bytes | None, num_patches: int | None) -> Pixels:
-    """Darkens the patches of a picture that a bitmap lacks; all of them if there is no bitmap.
+    """Darken the patches of a picture that a bitmap lacks; all of them if there is no bitmap.
 
     Args:
         num_patches: the number of the bitmap's bits that are patches; its last byte may have more bits.
@@ -110,7 +110,7 @@ def _font() -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
 
 
 def _wrapped(text: str, width: int) -> list[str]:
-    """Lines no wider than `width` pixels, broken between words where possible."""
+    """Break a text into lines of at most `width` pixels, between words where possible."""
     font, lines = _font(), [""]
     for word in text.split():
         longer = f"{lines[-1]} {word}".strip()

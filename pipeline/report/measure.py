@@ -19,7 +19,7 @@ _RESAMPLES, _MOST_DRAWS = (50, 1000), 10**8
 
 
 def measure_run(requests: Requests, output: Output) -> Comparison:
-    """Measures an output as one arm without others; some numbers of each request are in memory.
+    """Measure an output as one arm without others; some numbers of each request are in memory.
 
     Raises:
         ConfigError: the output is not finished, or damaged.
@@ -48,6 +48,6 @@ def measure_run(requests: Requests, output: Output) -> Comparison:
 
 
 def _scores(output: Output) -> ScoresJson | None:
-    """The scores that `trimline evaluate` left in the output; None if it has not been evaluated."""
+    """Read the scores that `trimline evaluate` wrote into the output; None if there are none."""
     fs, path = output.storage.open(output.folder)
     return cast(ScoresJson | None, json.loads(read_bytes(fs, f"{path}/{EVALUATION}") or b"null"))

@@ -40,7 +40,7 @@ class Report:
 
 
 def to_html(report: Report) -> str:
-    """Renders one file that needs no other: it holds styles, scripts, plotting library, data and pictures."""
+    """Render one file that needs no other: it holds styles, scripts, plotting library, data and pictures."""
     import jinja2
     from plotly.offline import get_plotlyjs
 
@@ -63,7 +63,7 @@ def to_html(report: Report) -> str:
 
 
 def embedded(data: Json) -> str:
-    """Writes JSON that is safe in a script element: no `<` can end the element, and NaN is null."""
+    """Write JSON that is safe in a script element: no `<` can end the element, and NaN is null."""
     return json.dumps(_finite(data), separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
 
 
@@ -76,7 +76,7 @@ def _finite(tree: Json) -> Json:
 
 
 def to_text(report: Report) -> str:
-    """Renders the headline, the figures and the failures, without markup."""
+    """Render the headline, the figures and the failures, without markup."""
     from rich.console import Console
 
     sink = io.StringIO()
@@ -116,5 +116,5 @@ def _print(console: "Console", grid: Grid) -> None:
 
 
 def _printable(text: str) -> str:
-    """The text without control characters, which could command a terminal."""
+    """Remove control characters from a text, since a terminal would obey them."""
     return "".join(letter if letter.isprintable() else "�" for letter in text)

@@ -27,7 +27,7 @@ Place = tuple[int, int]  # shard, sample
 
 @dataclass(frozen=True, kw_only=True)
 class OutputImages:
-    """Holds what is needed to make the model's pixels of an output's images again."""
+    """Holds the source, model and image settings with which to decode an output's images again."""
 
     output: Output
     source: Source
@@ -36,7 +36,7 @@ class OutputImages:
 
 
 def images_of(output: Output) -> OutputImages:
-    """Rebuilds an output's source, model and image settings; ConfigError if run.json has another form."""
+    """Rebuild an output's source, model and image settings; ConfigError if run.json has another form."""
     with output.manifest.explaining_errors(output.folder, output.storage) as settings:
         return OutputImages(
             output=output,
@@ -47,7 +47,7 @@ def images_of(output: Output) -> OutputImages:
 
 
 def parse_key(key: str) -> Place:
-    """Parses a request's key into shard and sample; ConfigError if it is not of the documented form."""
+    """Parse a request's key into shard and sample; ConfigError if it is not of the documented form."""
     try:
         shard, sample, _ = map(int, key.split("-"))
     except ValueError:
@@ -56,7 +56,7 @@ def parse_key(key: str) -> Place:
 
 
 def read_images(images: OutputImages, shard: int, samples: Iterable[int]) -> Iterator[tuple[int, bytes]]:
-    """Reads the encoded images of some samples of one shard, in one pass over it; not all have an image.
+    """Read the encoded images of some samples of one shard, in one pass over it; not all have an image.
 
     Raises:
         ShardError: the rest of the shard cannot be read.
@@ -74,7 +74,7 @@ def read_images(images: OutputImages, shard: int, samples: Iterable[int]) -> Ite
 
 
 def thumbnails(images: OutputImages, places: Mapping[Place, str | None]) -> dict[Place, bytes]:
-    """Makes a WebP, of at most THUMBNAIL_PX a side, of the part of each image that the model saw.
+    """Make a WebP, of at most THUMBNAIL_PX a side, of the part of each image that the model saw.
 
     Images that have been removed, damaged or changed since are left out; so are all images if the model's
     folder or the source is gone.

@@ -33,7 +33,7 @@ class Requests:
         storage: Storage,
         keys: Sequence[str] | None = None,
     ) -> Iterator[pa.Table]:
-        """Reads batches of rows, in the order of the files; a column that the files lack is left out.
+        """Read batches of rows, in the order of the files; a column that the files lack is left out.
 
         Args:
             shared: columns of the request itself.
@@ -67,7 +67,7 @@ class Requests:
 
 
 def requests_of_run(output: Output) -> Requests:
-    """Returns the requests of a finished output, whose only arm has the name of its reducer."""
+    """Return the requests of a finished output, whose only arm has the name of its reducer."""
     paths = tuple(output.paths())
     fs, _ = output.storage.open(output.folder)
     rows = ds.dataset(
@@ -78,6 +78,6 @@ def requests_of_run(output: Output) -> Requests:
 
 
 def requests_of_comparison(folder: str, arms: Sequence[str], storage: Storage) -> Requests:
-    """Returns the requests of a comparison, from its comparison.parquet."""
+    """Return the requests of a comparison, from its comparison.parquet."""
     _, path = storage.open(folder)
     return Requests(folder, (f"{path}/{COMPARISON_TABLE}",), tuple(arms), joined=True)

@@ -49,7 +49,7 @@ class Grid:
 
 
 def figure_tables(comparison: Comparison) -> list[Grid]:
-    """Makes the tables of figures; those without a row are left out."""
+    """Make the tables of figures; those without a row are left out."""
     arms, pairs = comparison.arms, comparison.pairs
     grids = [
         _tokens(arms),
@@ -65,7 +65,7 @@ def figure_tables(comparison: Comparison) -> list[Grid]:
 
 
 def _column(path: str, show: Format = number) -> Callable[[object], str]:
-    """A cell with the figure at an attribute path of a row, with its interval."""
+    """Make a function that formats the figure at an attribute path of a row, with its interval."""
     return lambda row: figure_text(attrgetter(path)(row), show)
 
 
@@ -192,7 +192,7 @@ def _made_with(arms: Arms) -> Grid:
 def _grid(
     title: str, by_arm: Mapping[str, Row], columns: Mapping[str, Callable[[Row], str]], note: str
 ) -> Grid:
-    """A row an arm; a column without any figure is left out."""
+    """Make a table with a row for each arm; leaves out columns without any figure."""
     cells = {column: [show(row) for row in by_arm.values()] for column, show in columns.items()}
     filled = {column: texts for column, texts in cells.items() if any(text != DASH for text in texts)}
     rows = [(name, *(texts[number] for texts in filled.values())) for number, name in enumerate(by_arm)]
@@ -200,7 +200,7 @@ def _grid(
 
 
 def status_table(comparison: Comparison) -> Grid:
-    """Counts requests by status, an arm a row."""
+    """Count requests by status, an arm a row."""
     arms = comparison.arms
     statuses = list(dict.fromkeys(["ok", *(status for arm in arms.values() for status in arm.status)]))
     rows = [(name, *(f"{arm.status.get(status, 0):,}" for status in statuses)) for name, arm in arms.items()]
@@ -208,7 +208,7 @@ def status_table(comparison: Comparison) -> Grid:
 
 
 def failure_tables(examples: Mapping[tuple[str, str], Iterable[Example]]) -> list[Grid]:
-    """Lists the first failures of each status and arm."""
+    """List the first failures of each status and arm."""
     by_status: dict[str, list[tuple[str, ...]]] = {}
     for (arm, status), of_arm in sorted(examples.items()):
         rows = [
@@ -221,7 +221,7 @@ def failure_tables(examples: Mapping[tuple[str, str], Iterable[Example]]) -> lis
 
 
 def worst_tables(pairs: Pairs) -> list[Grid]:
-    """Lists, for each arm, the answers that are least like the baseline's."""
+    """List, for each arm, the answers that are least like the baseline's."""
     grids = []
     for name, pair in pairs.items():
         columns = ("key", "question", pair.against, name, "ROUGE-L")

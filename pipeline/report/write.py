@@ -21,7 +21,7 @@ _MOST = 2000  # more do not fit into the page
 
 
 def write_report_files(folder: str, storage: Storage, *, gallery: int, seed: int) -> list[str]:
-    """Writes report.html and report.txt into the folder of a finished run or comparison; returns their paths.
+    """Write report.html and report.txt into the folder of a finished run or comparison; returns their paths.
 
     Args:
         gallery: the number of requests to show with their pictures, as far as a page of 10 MB holds them.
@@ -40,7 +40,7 @@ def write_report_files(folder: str, storage: Storage, *, gallery: int, seed: int
 
 
 def gather_report(folder: str, storage: Storage, *, gallery: int, seed: int) -> Report:
-    """Gathers a report's content; reads every row once, and the gallery's rows and images again."""
+    """Gather a report's content; reads every row once, and the gallery's rows and images again."""
     comparison = _read_comparison(folder, storage)
     if comparison is None:
         output = open_output(folder, storage).require_finished()
@@ -74,7 +74,7 @@ def gather_report(folder: str, storage: Storage, *, gallery: int, seed: int) -> 
 
 
 def _read_comparison(folder: str, storage: Storage) -> Comparison | None:
-    """The content of comparison.json with the baseline first among the arms; None if there is no file."""
+    """Read comparison.json, with the baseline first among the arms; None if there is no file."""
     fs, path = storage.open(folder)
     with storage.reaching("output", folder):
         data = read_bytes(fs, f"{path}/{COMPARISON}")

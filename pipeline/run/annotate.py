@@ -91,7 +91,7 @@ def _run_units(config: RunConfig, prepared: Prepared) -> None:
 
 
 def _most_rows(config: RunConfig, plan: Plan) -> int | None:
-    """Bound the number of all arms' rows from above; None while some shard's samples are not counted."""
+    """Compute an upper bound of all arms' rows; None while the plan lacks some shard's number of samples."""
     samples = plan.table["samples"]
     if samples.null_count:
         return None
@@ -101,7 +101,7 @@ def _most_rows(config: RunConfig, plan: Plan) -> int | None:
 
 
 def _known_samples(prepared: Prepared) -> int | None:
-    """Count the samples to be done; None if the plan does not know (a tar's are counted when it is read)."""
+    """Count the samples of pending units; None if the plan lacks a count, as for a tar not read yet."""
     counts = prepared.plan.table["samples"]
     samples = 0
     for shard in prepared.pending:

@@ -1,4 +1,4 @@
-"""The configuration of a run, and its outcome."""
+"""Declares the configuration of a run, and its outcome."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,7 +21,7 @@ from pipeline.support.schema import FAULTS
 
 @dataclass(frozen=True, kw_only=True)
 class RunOptions:
-    """The top-level keys of a run."""
+    """Holds the top-level keys of a run."""
 
     output: str = free("output")
     limit: int | None = counted(None)
@@ -49,7 +49,7 @@ class RunOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class RunConfig:
-    """The configuration of a run. `settings` is the same as JSON, without credentials, for run.json."""
+    """Holds the configuration of a run. `settings` is the same as JSON, without credentials, for run.json."""
 
     options: RunOptions
     limits: UnitLimits
@@ -68,7 +68,7 @@ class RunConfig:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a run ended: exit status, summary, and the last line, which says what to do next."""
+    """Holds how a run ended: exit status, summary, and a last line that says what to do next."""
 
     status: int
     summary: Summary

@@ -1,4 +1,4 @@
-"""Runs a job in the calling process, without Ray: the way to debug a stage."""
+"""Runs a job in the calling process, without Ray, to debug stages."""
 
 from pipeline.run.config import RunConfig
 from pipeline.run.flow import ActorClass, outputs_of, stage_arguments

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ArmState:
-    """One arm's output: its folder, its run.json and its finished units."""
+    """Holds one arm's output: its folder, its run.json and its finished units."""
 
     arm: Arm
     folder: str  # URI
@@ -34,7 +34,7 @@ class ArmState:
 
 @dataclass(frozen=True)
 class Prepared:
-    """A run that is ready to start, or has ended. The arms' outputs have equal plans."""
+    """Holds a run that is ready to start, or has ended. The arms' outputs have equal plans."""
 
     plan: Plan
     geometry: Geometry
@@ -75,7 +75,7 @@ class Prepared:
 
 @dataclass(frozen=True)
 class _Checked:
-    """A configuration that is valid and fits its outputs; `started` says that some output exists already."""
+    """Holds the results of checking a configuration; `started` says that some output exists already."""
 
     geometry: Geometry
     folders: list[str]

@@ -1,4 +1,4 @@
-"""Exports Prometheus metrics of a run: the driver sends them to Ray's agent on its node, which serves them.
+"""Exports Prometheus metrics of a run: the driver sends them to its node's Ray agent, which serves them.
 
 Every metric has the tag `run_id`, as logs and rows have it (of several arms, with commas between). Tags take
 few values: arms, statuses, stages. Ray puts `ray_` before each name, and `_total` behind that of a counter.
@@ -24,7 +24,7 @@ _BOUNDARIES_S = [0.1, 0.3, 1, 3, 10, 30, 100, 300, 1000]
 
 @dataclass(frozen=True)
 class Declared:
-    """A metric's name, kind (of `ray.util.metrics`), meaning and tags."""
+    """Declares a metric's name, kind (of `ray.util.metrics`), meaning and tags."""
 
     name: str
     kind: str
@@ -33,7 +33,7 @@ class Declared:
 
     @property
     def exported(self) -> tuple[str, ...]:
-        """The names under which Prometheus has it."""
+        """The metric's names in Prometheus."""
         suffixes = {"Counter": ("_total",), "Gauge": ("",), "Histogram": ("_bucket", "_count", "_sum")}
         return tuple(f"ray_{self.name}{suffix}" for suffix in suffixes[self.kind])
 

@@ -27,7 +27,7 @@ from pipeline.support.parallel import THREADS, each
 
 @dataclass(frozen=True, order=True)
 class _UnitFile:
-    """A unit's file in one arm's output."""
+    """Names a unit's file in one arm's output."""
 
     unit: Unit
     folder: str
@@ -69,7 +69,7 @@ def delete_failed_units(
 def _deletions(
     failed: Sequence[_UnitFile], finished: Mapping[str, Finished], changed: Mapping[int, Shard]
 ) -> tuple[list[_UnitFile], list[_UnitFile]]:
-    """Split the files to delete: those before the plans are renewed, and those after."""
+    """Split the files to delete into those to delete before and after the plans are renewed."""
     one_of_shard = {file.unit.shard: file for file in failed if file.unit.shard in changed}
     last = {*one_of_shard.values(), *(file for file in failed if file.unit.shard not in changed)}
     units = {file.unit for file in last}
@@ -101,7 +101,7 @@ def _changed_shards(
     limit: int | None,
     storage: Storage,
 ) -> dict[int, Shard]:
-    """Find the retried shards that are not as a plan has them, and list them as they are now."""
+    """Find the retried shards that have changed since a plan was made, and list them as they are now."""
 
     def is_passed_over(shard: int) -> bool:
         return shard not in retried and all(units.has_shard(shard) for units in finished.values())
@@ -123,7 +123,7 @@ def _changed_shards(
 def _as_now(
     shard: Shard, files: Mapping[str, File], source: Source, limit: int | None, storage: Storage
 ) -> Shard:
-    """Make the shard again out of the same files as they are now.
+    """Make the shard again from the current state of its files.
 
     Args:
         files: those of the source, by URI.

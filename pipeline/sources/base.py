@@ -20,7 +20,7 @@ AHEAD = 8
 
 
 class Want(IntEnum):
-    """How much of a sample to read. Without its image a sample has the same key and the same questions."""
+    """Says how much of a sample to read. Without its image a sample has the same key and questions."""
 
     NOTHING = 0
     ALL = 1
@@ -32,7 +32,7 @@ Wanted = Callable[[int], Want]
 
 @dataclass(frozen=True)
 class Question:
-    """One question as the source names it; `question_id` is "" where it has no name."""
+    """Holds one question; `question_id` is its name in the source, "" if it has none."""
 
     question_id: str
     text: str
@@ -40,7 +40,7 @@ class Question:
 
 @dataclass(frozen=True)
 class Sample:
-    """One image with its questions.
+    """Holds one image with its questions.
 
     Args:
         key: the source's name for it.
@@ -59,7 +59,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class Shard:
-    """One line of the plan.
+    """Describes one line of the plan.
 
     Args:
         shard: its number, from 0.
@@ -79,13 +79,13 @@ class Shard:
 
     @property
     def own_files(self) -> tuple[File, ...]:
-        """All files that the shard is made of."""
+        """The shard's files; without a list of files, the shard itself is the only one."""
         return self.files or (File(self.uri, self.size, self.etag),)
 
 
 @dataclass(frozen=True)
 class ReadTotals:
-    """What a run read of a source, as its finished units recorded it; see `Source.store_reads`.
+    """Counts what a run read of a source, from its units' footers; see `Source.store_reads`.
 
     Args:
         samples: how many were read.
@@ -103,17 +103,17 @@ class ReadTotals:
 
     @property
     def source_bytes(self) -> int:
-        """Bytes that were read of all shards."""
+        """The bytes that the run read of all shards."""
         return sum(self.shard_bytes)
 
     def ranges(self, block_bytes: int) -> int:
-        """Ranged GETs that read the shards in blocks of `block_bytes`."""
+        """Count the ranged GETs that read the shards in blocks of `block_bytes`."""
         return sum(math.ceil(size / block_bytes) for size in self.shard_bytes)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Source(ABC):
-    """A kind of input. A new one is a subclass, a frozen dataclass in its own file, and a YAML.
+    """Reads one kind of input. A new kind is a subclass, a frozen dataclass in a file, and a YAML.
 
     The subclass's fields are the YAML's keys, each `counted(...)` if it can change a sample, else
     `free(...)`. It must implement `entries`, `shards` and `samples`. Every method must depend on its

@@ -18,7 +18,7 @@ from pipeline.sources.base import (
 )
 from pipeline.sources.read_ahead import Read, read_ahead
 from pipeline.sources.sidecars import MAX_SIDECAR_BYTES, assemble
-from pipeline.storage.listing import File, list_files
+from pipeline.storage.listing import File, before_wildcard, list_files
 from pipeline.storage.uris import Storage, canonical, name_of
 from pipeline.support.errors import BadImage, BadSample, ConfigError, DataFault
 from pipeline.support.fields import counted, require
@@ -29,7 +29,7 @@ _SIDECAR_SUFFIXES = tuple(f".{suffix}" for suffix in _SIDECARS)
 
 @dataclass(frozen=True, kw_only=True)
 class Images(Source):
-    """Image files below a folder (or matching a glob), in the order of their paths.
+    """Reads image files below a folder or matching a glob, in the order of their paths.
 
     A shard is `slice_files` images of the sorted listing. `sample_key` is the image's path relative
     to the folder.
@@ -147,14 +147,14 @@ def _content(file: File, storage: Storage, want: Want) -> bytes | DataFault:
 
 def _root(uri: str) -> str:
     """Return the folder that sample keys are relative to: up to the first wildcard, or a file's folder."""
-    marks = [uri.index(mark) for mark in "*?[" if mark in uri]
-    if marks:
-        return uri[: uri.rindex("/", 0, min(marks)) + 1]
+    prefix = before_wildcard(uri)
+    if prefix is not None:
+        return prefix[: prefix.rindex("/") + 1]
     return uri[: uri.rindex("/") + 1] if _suffix(uri) in IMAGE_SUFFIXES else uri.rstrip("/") + "/"
 
 
 def _prefix(file: File) -> str:
-    """Return folder and name up to its first dot: a sorted listing has these files together."""
+    """Return the path up to the name's first dot; files that share it are neighbours in a listing."""
     folder, _, name = file.uri.rpartition("/")
     return f"{folder}/{name.split('.', 1)[0]}"
 

@@ -35,7 +35,7 @@ from pipeline.support.fields import counted, free, require
 
 @dataclass(frozen=True)
 class _Line:
-    """One line: its image and question, or its fault; `stop` is the byte offset of its end."""
+    """Holds one line: its image and question, or its fault; `stop` is the byte offset of its end."""
 
     number: int
     stop: int
@@ -45,13 +45,13 @@ class _Line:
 
     @property
     def group(self) -> tuple[str | int | None, ...]:
-        """Equal for consecutive lines of one sample: those that name the same image."""
+        """A key that consecutive lines of one sample share: the image that they name."""
         return (self.image,) if self.image is not None else (None, self.number)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Jsonl(Source):
-    """A JSONL file, a folder or a glob of them; consecutive lines with the same image are one sample.
+    """Reads JSONL files; consecutive lines with the same image are one sample.
 
     A shard is a slice of some `slice_files` lines. Images are relative to `image_root`, or to the
     JSONL's folder; `sample_key` is the image as the line names it.

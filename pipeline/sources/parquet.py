@@ -28,7 +28,7 @@ from pipeline.support.memory import at_most
 
 _IMAGE_NAMES = ("image", "images", "jpg", "jpeg", "png", "webp", "image_bytes", "bytes", "image_path", "path")
 _ROWS_AT_ONCE = 16
-_BYTES_AT_ONCE = 64 << 20  # fewer rows if they are larger, by the sizes in the footer
+_BYTES_AT_ONCE = 64 << 20  # fewer rows at once if they are larger, by the sizes in the footer
 # Limits the memory of one batch: a page of a few bytes may inflate to 2 GiB, and every row refer to it.
 _ROOM_BYTES = 1 << 30
 # A file has at most this many rows for each of its bytes; a damaged footer may promise more.
@@ -39,7 +39,7 @@ _DAMAGE = (pa.ArrowException, OSError, ValueError, ArithmeticError, LookupError,
 
 @dataclass(frozen=True, kw_only=True)
 class Parquet(Source):
-    """Parquet files as `datasets`, img2dataset, pandas or DuckDB write them; a file is a shard.
+    """Reads Parquet files as `datasets`, img2dataset, pandas or DuckDB write them; a file is a shard.
 
     Columns left null are found by their usual names: `image` and others, `question` and `questions`.
     Without `key_column`, a sample's key is its row number. Paths are relative to `image_root`, or to the

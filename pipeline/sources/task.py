@@ -11,7 +11,7 @@ from pipeline.support.fields import counted, require
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """Which questions to ask of each sample: fixed prompts, the source's own questions, or both.
+    """Configures the questions for each sample: fixed prompts, the source's own questions, or both.
 
     `suffix`, an answer-format instruction, is appended to each of the source's questions, such as
     "\\nAnswer the question using a single word or phrase."

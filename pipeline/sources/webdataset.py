@@ -37,7 +37,7 @@ _ODD_HEADER = (
 
 @dataclass(frozen=True, kw_only=True)
 class WebDataset(Source):
-    """Tars of `key.jpg|jpeg|png|webp` with optional `key.json` / `key.txt`.
+    """Reads tars of `key.jpg|jpeg|png|webp` with optional `key.json` / `key.txt`.
 
     `path` is one tar, a folder of tars or a glob. The layout is webdataset's: the key of a member is
     its path up to the first dot of its last part.
@@ -76,7 +76,7 @@ class WebDataset(Source):
 
 
 class _Archive:
-    """The file object that tarfile reads headers from: it refuses reads beyond the end and huge headers.
+    """Lets tarfile read headers; refuses reads beyond the end and huge headers.
 
     A damaged or hostile header would otherwise make tarfile read gigabytes, or the same bytes forever.
     """
@@ -125,7 +125,7 @@ def _bad_header(error: BaseException) -> tarfile.ReadError:
 
 @dataclass
 class _Group:
-    """The members of one sample; `end` is the byte offset of the last one's end."""
+    """Collects the members of one sample; `end` is the byte offset of the last one's end."""
 
     key: str
     want: Want
@@ -203,7 +203,7 @@ def _content(archive: _Archive, member: tarfile.TarInfo, suffix: str, want: Want
 
 
 def _require_end(tar: tarfile.TarFile) -> None:
-    """Raise ReadError if the members end at a damaged header: tarfile takes that for the archive's end."""
+    """Raise ReadError if the archive ends at a damaged header, which tarfile takes for its regular end."""
     stream = tar.fileobj
     assert stream is not None
     stream.seek(tar.offset)

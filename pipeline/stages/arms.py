@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Arm:
-    """One reducer setting.
+    """Holds one reducer setting.
 
     `folder` is its output's folder within the run's ("": the run's folder itself). For each request, an arm
     with `budget_of` keeps as many tokens as the arm of that name.

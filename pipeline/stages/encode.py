@@ -26,14 +26,17 @@ from trim import Reduced, VisualTokens
 
 @dataclass
 class _Output:
-    """The rows of the unit's tables, collected batch by batch."""
+    """Collects the rows of the unit's tables, batch by batch."""
 
     requests: list[Fields] = field(default_factory=list)
     tokens: list[bytes] = field(default_factory=list)
 
 
 class Encode:
-    """The encode actor, which holds the vision and text towers. It is called with one unit at a time."""
+    """Encodes units; the class of the encode actors, which hold the vision and text towers.
+
+    An actor is called with one unit at a time.
+    """
 
     def __init__(
         self,

@@ -15,7 +15,10 @@ from pipeline.support.schema import REQUESTS
 
 
 class Generate:
-    """The generate actor, which holds the engine. Each of its threads works on one unit at a time."""
+    """Answers requests; the class of the generate actors, which hold the engine.
+
+    Each of an actor's threads works on one unit at a time.
+    """
 
     def __init__(
         self,

@@ -22,7 +22,7 @@ _PIECE_BYTES = 1 << 20
 
 @dataclass
 class OpenUnit:
-    """A unit that is being read; samples are written to an IPC stream as they arrive.
+    """Collects a unit that is being read: writes samples to an IPC stream as they arrive.
 
     `room` is the expected size of that stream in bytes.
     """
@@ -80,7 +80,7 @@ class OpenUnit:
 
 
 class _Memory(io.RawIOBase):
-    """A file in anonymous memory: pages are allocated as they are written, and freed at once.
+    """Writes to anonymous memory, whose pages are allocated on writing and freed at once.
 
     Arrow's own sink copies its content each time it doubles its size, and Arrow's allocator keeps freed
     memory. Together they held more than three units.

@@ -26,7 +26,7 @@ _ERROR_CHARACTERS = 500
 
 
 class PendingShard(NamedTuple):
-    """A shard that lacks units in some arm.
+    """Describes a shard that lacks units in some arm.
 
     Attributes:
         number: in the plan.
@@ -41,7 +41,7 @@ class PendingShard(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class ReadPending:
-    """The read task: reads the shard whose index in `pending` its batch has."""
+    """Reads, as the read task, the shard whose index in `pending` its batch holds."""
 
     output: str
     attempt: str
@@ -187,7 +187,7 @@ class _Cutter:
 
 
 def sample_row(sample: Sample, index: int, task: Task, max_questions: int, storage: Storage) -> Fields:
-    """Make a row of SAMPLES from a sample; the questions do not depend on the image bytes."""
+    """Make a row of SAMPLES from a sample, whose questions are the same with and without its image."""
     try:
         questions = task.questions(sample, max_questions)
         fault = sample.fault

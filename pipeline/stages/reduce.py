@@ -14,7 +14,7 @@ from trim import Reduced, VisualTokens
 
 @dataclass(frozen=True)
 class OpenRequest:
-    """A request still to be answered: its fields so far, and the index of its image in the unit."""
+    """Holds a request without an answer yet: its fields so far, and its image's index in the unit."""
 
     fields: Fields
     image: int
@@ -22,7 +22,7 @@ class OpenRequest:
 
 @dataclass
 class EncodedBatch:
-    """The features of some images and the requests about them.
+    """Holds the features of some images and the requests about them.
 
     `image_of_request` has the index of each request's image within the batch. Seconds are each request's
     share.
@@ -37,7 +37,7 @@ class EncodedBatch:
 
 @dataclass(frozen=True)
 class Reduction:
-    """One arm's results for a batch, and the index of each request's result.
+    """Holds one arm's results for a batch, and the index of each request's result.
 
     An example with two images and three requests, the last two about the second image: an arm that reads the
     image alone has two results, and `result_of_request` is [0, 1, 1]; an arm that reads the question, too,
@@ -128,7 +128,7 @@ def _reduce_images(arm: Arm, features: VisualTokens) -> list[Reduced | str]:
 
 
 def _tensors(features: VisualTokens) -> dict[str, torch.Tensor]:
-    """The fields that are set, by name."""
+    """Collect the fields that are set, by name."""
     return {name: tensor for name, tensor in vars(features).items() if tensor is not None}
 
 

@@ -25,7 +25,7 @@ Fields = dict[str, Any]  # a row of a table of schema.py, whose column types it 
 
 
 class Trace(TypedDict, total=False):
-    """A unit's history, collected on the way for the footers of its files. It travels as JSON.
+    """Collects what the stages record about a unit, for the footers of its files. It travels as JSON.
 
     `read` sets all keys but the later stages' entries in `stages`.
     """
@@ -43,14 +43,14 @@ class Trace(TypedDict, total=False):
 
 @dataclass(frozen=True)
 class UnitRow:
-    """A unit between two stages; `tables` holds its tables by name."""
+    """Holds a unit between two stages; `tables` are its tables by name."""
 
     unit: Unit
     tables: dict[str, pa.Table]
     trace: Trace = field(default_factory=Trace)
 
     def arms(self, count: int) -> list[int]:
-        """Order the arms that lack the unit, out of `count` arms, as they shall take turns.
+        """List those of `count` arms that lack the unit, in the order in which they take turns.
 
         With units of one size, the order rotates by one from unit to unit, so that a machine whose speed
         drifts favours no arm. For three arms: 0 1 2, then 1 2 0, then 2 0 1.

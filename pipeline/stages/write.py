@@ -19,7 +19,7 @@ from pipeline.support.schema import PREDICTIONS, SCHEMA_VERSION
 
 @dataclass(frozen=True)
 class ArmOutput:
-    """An arm's output folder and the constant columns of its rows."""
+    """Holds an arm's output folder and the constant columns of its rows."""
 
     folder: str  # URI of the arm's output
     reducer: str
@@ -30,7 +30,7 @@ class ArmOutput:
 
 @dataclass(frozen=True, kw_only=True)
 class UnitStats:
-    """Statistics of a written unit: what the driver counts progress and metrics with.
+    """Holds the statistics of a written unit, from which the driver counts progress and metrics.
 
     Args:
         source_bytes: how much of the source the unit read.
@@ -51,14 +51,14 @@ class UnitStats:
         return self.unit.stop - self.unit.first
 
     def to_row(self) -> pa.Table:
-        """The statistics as a row that Ray Data passes to the driver."""
+        """Return the statistics as a row that Ray Data passes to the driver."""
         return pa.table({"stats": [json.dumps(asdict(self))]})
 
     @classmethod
     def from_row(cls, row: Mapping[str, str]) -> "UnitStats":
         """Read the statistics out of such a row."""
         data = json.loads(row["stats"])
-        totals = [Totals(**own) for own in data.pop("totals")]
+        totals = [Totals(**counts) for counts in data.pop("totals")]
         return cls(unit=Unit(**data.pop("unit")), totals=totals, **data)
 
 

@@ -1,4 +1,4 @@
-"""Counts how much there is in all, and how much of it is done, from the plan and the file names."""
+"""Counts samples and shards, planned and finished, from the plan and the file names."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -9,7 +9,7 @@ from pipeline.output.units import Finished
 
 
 class BegunShard(TypedDict):
-    """A shard that has a part of its units; `of` is its number of samples, if that is known."""
+    """Describes a shard with a part of its units; `of` is its number of samples, if known."""
 
     shard: int
     uri: str
@@ -19,7 +19,7 @@ class BegunShard(TypedDict):
 
 @dataclass(frozen=True)
 class Extent:
-    """Counts of samples and shards.
+    """Counts samples and shards.
 
     Args:
         samples_in_all: None while no shard is finished to estimate it from.
@@ -48,7 +48,7 @@ class Extent:
 
 
 def extent_of(plan: Plan, finished: Finished, most_named: int) -> Extent:
-    """Count what the plan holds and what of it is finished; no file of a unit is opened."""
+    """Count the plan's samples and shards and the finished ones, without opening units' files."""
     uris, sizes, planned = (plan.table[name].to_pylist() for name in ("uri", "size", "samples"))
     done = [_samples(finished, shard) for shard in range(len(plan))]
     whole = [finished.has_shard(shard) for shard in range(len(plan))]

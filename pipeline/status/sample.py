@@ -14,7 +14,7 @@ from pipeline.support.parallel import THREADS, each
 
 @dataclass
 class Sampled:
-    """Sums over the sampled footers.
+    """Sums up the sampled footers.
 
     Args:
         damaged: how many files have no readable footer.

@@ -23,7 +23,7 @@ _GAPS, _LEAST_S = 10, 120.0
 
 @dataclass(frozen=True, kw_only=True)
 class Look:
-    """Options of `trimline status`.
+    """Configures `trimline status`.
 
     Args:
         output: of `annotate` or `compare`: running, stopped or finished.
@@ -45,7 +45,7 @@ class Look:
 
 @dataclass(frozen=True)
 class Status:
-    """One output's state.
+    """Holds one output's state.
 
     `state` is `finished` (_SUCCESS is there), `ended` (all units are, without _SUCCESS: rows or shards have
     failed, or the run is at its summary), `running` or `stopped` (concluded from when the newest units came)

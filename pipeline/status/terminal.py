@@ -14,7 +14,7 @@ _STATES = {
 
 
 def lines(status: Status) -> Iterator[str]:
-    """Describe a state, a line for each thing that is known; estimates say so."""
+    """Describe a state, with a line for each known figure; marks estimates."""
     extent = status.extent
     yield f"{'run':10}{status.run_id}"
     yield f"{'state':10}{_STATES[status.state].format(ago=clock(status.quiet_s or 0))}"
@@ -59,13 +59,13 @@ def _outcome(status: Status) -> Iterator[str]:
 
 
 def _of(status: Status) -> str:
-    """Say of how many units rows were counted, unless it is all."""
+    """Say in how many units rows were counted, unless in all."""
     if status.counted_units == status.extent.units:
         return ""
     return f", in {status.counted_units:,} of {status.extent.units:,} units"
 
 
 def clock(seconds: float) -> str:
-    """Hours, minutes and seconds."""
+    """Format seconds as hours, minutes and seconds."""
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"

@@ -12,7 +12,7 @@ from itertools import islice
 from operator import attrgetter
 from os import scandir
 from pathlib import Path
-from typing import Any  # fsspec and S3 return dictionaries of free shape
+from typing import Any  # fsspec and S3 return dictionaries with any keys
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
@@ -27,7 +27,7 @@ _RUN_FILES = 100_000
 
 @dataclass(frozen=True)
 class File:
-    """One line of a listing: canonical URI, size in bytes, etag (or modification time)."""
+    """Holds one line of a listing: canonical URI, size in bytes, etag (or modification time)."""
 
     uri: str
     size: int
@@ -45,18 +45,24 @@ def list_files(uri: str, storage: Storage) -> Iterator[File]:
     fs, path = storage.open(uri)
     with storage.reaching("source.path", uri):
         info = _info(fs, path)
-        wildcard = _WILDCARD.search(path) if info is None else None
+        prefix = before_wildcard(path) if info is None else None
         if info is not None and info["type"] == "file":
             yield _file(fs, info)
         elif isinstance(fs, LocalFileSystem) and info is not None:
             yield from _walk(path)
         elif "s3" in fs.protocol:
-            yield from _in_order(_objects(fs, path, wildcard))
+            yield from _in_order(_objects(fs, path, prefix))
         else:
-            infos = fs.glob(path, detail=True) if wildcard else fs.find(path, detail=True)
-            if not infos and not wildcard:
+            infos = fs.find(path, detail=True) if prefix is None else fs.glob(path, detail=True)
+            if not infos and prefix is None:
                 raise FileNotFoundError(path)
             yield from (_file(fs, info) for _, info in sorted(infos.items()) if info["type"] == "file")
+
+
+def before_wildcard(path: str) -> str | None:
+    """Return the part of a path or URI before its first wildcard; None if it has no wildcard."""
+    wildcard = _WILDCARD.search(path)
+    return path[: wildcard.start()] if wildcard else None
 
 
 def _info(fs: fsspec.AbstractFileSystem, path: str) -> dict[str, Any] | None:
@@ -79,22 +85,25 @@ def _walk(folder: str) -> Iterator[File]:
             yield File(f"file://{entry.path}", stat.st_size, f"{stat.st_mtime_ns:x}")
 
 
-def _objects(fs: fsspec.AbstractFileSystem, path: str, wildcard: re.Match[str] | None) -> Iterator[File]:
+def _objects(fs: fsspec.AbstractFileSystem, path: str, prefix: str | None) -> Iterator[File]:
     """Yield the objects below an S3 path, or that match it as a glob, in the store's own order.
 
-    For a glob it lists everything with the prefix before the first wildcard. FileNotFoundError if a folder
-    has no objects.
+    Args:
+        prefix: of a glob, the part before its first wildcard: the store lists everything that begins so.
+
+    Raises:
+        FileNotFoundError: a folder has no objects.
     """
-    matches = re.compile(glob_translate(path)).match if wildcard else lambda _: True
+    matches = re.compile(glob_translate(path)).match if prefix is not None else lambda _: True
     bucket = path.partition("/")[0]
     empty = True
-    for page in s3_pages(fs, path[: wildcard.start()] if wildcard else f"{path}/"):
+    for page in s3_pages(fs, f"{path}/" if prefix is None else prefix):
         for item in page.get("Contents", ()):
             name = f"{bucket}/{item['Key']}"
             if not name.endswith("/") and matches(name):  # such names mark folders
                 empty = False
                 yield _file(fs, {**item, "name": name, "size": item["Size"]})
-    if empty and not wildcard:
+    if empty and prefix is None:
         raise FileNotFoundError(path)
 
 

@@ -1,4 +1,4 @@
-"""An S3 file system that retries during an outage and times out on a silent server."""
+"""Provides an S3 file system that retries during an outage and times out on a silent server."""
 
 import asyncio
 from typing import Any  # arguments and answers of botocore, which has no types
@@ -19,11 +19,11 @@ _LONGEST_WAIT_S = 10.0
 
 
 class NoAnswerError(OSError):
-    """The store accepted a connection and did not answer in time."""
+    """Says that the store accepted a connection and did not answer in time."""
 
 
 class CredentialsRefusedError(OSError):
-    """The store refuses the credentials, or they have expired; the object itself is not at fault."""
+    """Says that the store refuses the credentials, perhaps since they expired; no object is at fault."""
 
 
 class PatientS3(S3FileSystem):  # type: ignore[misc]  # s3fs has no types
@@ -64,7 +64,7 @@ class PatientS3(S3FileSystem):  # type: ignore[misc]  # s3fs has no types
 
 
 def is_outage(error: BaseException) -> bool:
-    """Whether the same call may succeed later."""
+    """Tell whether the same call may succeed later."""
     connection = (NoAnswerError, HTTPClientError, NoConnectionError, ConnectionError)
     return isinstance(error, connection) or code_of(error) in _TEMPORARY
 

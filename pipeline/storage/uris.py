@@ -36,7 +36,7 @@ _TEMPORARY = re.compile(r"\..+\.[0-9a-f]{32}\.tmp|\.probe")
 
 @dataclass(frozen=True, kw_only=True)
 class Storage:
-    """How to reach object storage; null fields come from the usual AWS environment variables.
+    """Configures how to reach object storage; null fields come from AWS's environment variables.
 
     Times are in seconds. During a run, calls are retried for `outage_s`. The credentials are never printed
     and never written to an output.
@@ -73,7 +73,7 @@ class Storage:
             )
         try:
             protocol = fsspec.core.split_protocol(uri)[0] or "file"
-            if protocol in ("file", "s3", "s3a"):  # whose names may hold `::`, by which fsspec chains URIs
+            if protocol in ("file", "s3", "s3a"):  # names may hold `::`, fsspec's mark of chained URIs
                 fs = LocalFileSystem() if protocol == "file" else self._s3()
                 path = fs._strip_protocol(uri)
             else:
@@ -194,7 +194,7 @@ def put_atomic(fs: fsspec.AbstractFileSystem, path: str, local: str) -> None:
 
 
 def is_temporary(name: str) -> bool:
-    """Whether the name is that of a temporary file, left by a killed writer."""
+    """Tell whether a name is that of a temporary file, which a killed writer leaves behind."""
     return _TEMPORARY.fullmatch(name) is not None
 
 
@@ -259,7 +259,7 @@ def _local_time(entry: "os.DirEntry[str]") -> float:
 
 
 def _time_of(info: dict[str, Any]) -> float:
-    """The time of writing, by the name that a file system of fsspec has for it; 0 if it has none."""
+    """Return when a file was written, from fsspec's info about it; 0 if unknown."""
     time = info.get("mtime") or info.get("created") or info.get("LastModified") or 0
     return time.timestamp() if isinstance(time, datetime) else float(time)
 

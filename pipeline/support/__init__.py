@@ -1,1 +1,1 @@
-"""Errors, fingerprint marks, schemas, logs, caches, thread pools and tables: imports nothing above it."""
+"""Provides errors, fingerprint marks, schemas, logs, caches, thread pools and tables to every room."""

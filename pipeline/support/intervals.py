@@ -19,7 +19,7 @@ Column = NDArray[np.generic]  # [N], of numbers or booleans
 
 
 class Interval(TypedDict):
-    """A figure as JSON files hold it; without `low` and `high` if nothing was resampled."""
+    """Holds a figure as JSON files do; without `low` and `high` if nothing was resampled."""
 
     value: float
     low: NotRequired[float]

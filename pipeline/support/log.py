@@ -54,7 +54,7 @@ def start(form: str, hide: Callable[[str], str]) -> None:
 
 
 def is_json() -> bool:
-    """Whether the log is JSON."""
+    """Tell whether the log is JSON."""
     return bool(_handlers())
 
 

@@ -1,4 +1,4 @@
-"""Every table of the pipeline, declared once: what travels between stages and what is written."""
+"""Declares every table of the pipeline: those between stages and those in files."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -14,7 +14,7 @@ def _required(name: str, kind: pa.DataType) -> pa.Field:
     return pa.field(name, kind, nullable=False)
 
 
-# One row a sample: what `read` yields.
+# `read` yields one row for each sample.
 SAMPLES = pa.schema(
     [
         _required("sample", pa.int64()),
@@ -26,7 +26,7 @@ SAMPLES = pa.schema(
     ]
 )
 
-# One row a sample: what `decode` yields. `pixels` is RGB, uint8, [S, S, 3].
+# `decode` yields one row for each sample. `pixels` is RGB, uint8, [S, S, 3].
 IMAGES = pa.schema(
     [
         *(field for field in SAMPLES if field.name != "image"),
@@ -41,7 +41,7 @@ IMAGES = pa.schema(
 
 @dataclass(frozen=True)
 class Column:
-    """Describes one column of an output for those who read it; none of this is written into its files.
+    """Describes one column of an output for its readers; output files hold the field alone.
 
     Args:
         description: for the data set card; seconds are named by the `_s` at a name's end.
@@ -70,8 +70,8 @@ def _not_compared(field: pa.Field, description: str) -> Column:
     return Column(field, description, None)
 
 
-# One row a request: what is written, in this order. The data set card, `compare` and the report read from
-# here what they need to know of a column.
+# Output files have these columns in this order, one row for each request. The data set card, `compare` and
+# the report read here how to treat a column.
 COLUMNS = (
     _shared(
         _required("key", pa.string()),
@@ -121,7 +121,7 @@ PREDICTIONS = pa.schema([column.field for column in COLUMNS])
 SHARED_COLUMNS = tuple(column.name for column in COLUMNS if column.compared == "shared")
 ARM_COLUMNS = tuple(column.name for column in COLUMNS if column.compared == "arm")
 
-# One row a (request, arm): what `encode` yields and `generate` fills in. `visual` is its row in TOKENS.
+# `encode` yields one row for each request and arm, `generate` fills it in. `visual` is its row in TOKENS.
 REQUESTS = pa.schema(
     [
         _required("arm", pa.int32()),
@@ -130,12 +130,12 @@ REQUESTS = pa.schema(
     ]
 )
 
-# One row a reduced image: [K, D] in the encode dtype, row-major, as raw bytes.
+# One row for each reduced image: [K, D] in the encode dtype, row-major, as raw bytes.
 TOKENS = pa.schema([_required("tokens", pa.large_binary())])
 
 SECONDS = ("image_decode_s", "encode_s", "reduce_s", "prefill_s", "generate_s")
 COUNTS = ("visual_tokens_full", "visual_tokens_kept", "prompt_tokens", "generated_tokens")
-# What differs between two runs that answered the same requests alike.
+# The columns that differ between two runs even if all answers are equal.
 VOLATILE = (*SECONDS, "tokens_per_s", "run_id")
 FAULTS = ("bad_sample", "bad_image", "bad_question", "failed")
 STATUSES = ("ok", *FAULTS)
@@ -146,7 +146,7 @@ SHARDS = pa.schema(
         _required("uri", pa.string()),
         _required("size", pa.int64()),
         _required("etag", pa.string()),
-        pa.field("samples", pa.int64()),  # how many are taken; null: all
+        pa.field("samples", pa.int64()),  # the number that the run takes; null: all
         pa.field(
             "files", pa.list_(pa.struct([("uri", pa.string()), ("size", pa.int64()), ("etag", pa.string())]))
         ),

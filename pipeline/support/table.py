@@ -31,12 +31,12 @@ SPREAD = ("median", "min", "max", "rounds")
 
 
 def spread_cells(values: Sequence[float]) -> tuple[object, ...]:
-    """Returns the cells of the columns SPREAD: how far a figure's rounds lie apart."""
+    """Return the cells of the columns SPREAD: how far a figure's rounds lie apart."""
     return median(values), min(values), max(values), "  ".join(map(cell_text, values))
 
 
 def show(table: Table) -> None:
-    """Prints one table."""
+    """Print one table."""
     out = console()
     boxed = out.is_terminal
     grid = RichTable(box=box.ROUNDED if boxed else None, pad_edge=boxed)
@@ -48,7 +48,7 @@ def show(table: Table) -> None:
 
 
 def console() -> Console:
-    """Opens a console for tables that never folds lines unless it is a terminal."""
+    """Open a console for tables that never folds lines unless it is a terminal."""
     console = Console(highlight=False, markup=False)
     if not console.is_terminal:
         console.width = _PLAIN_WIDTH

@@ -10,19 +10,19 @@ Format = Callable[[float], str]
 
 
 def number(value: float) -> str:
-    """Formats counts and large figures in full, others to three digits."""
+    """Format counts and large figures in full, others to three digits."""
     if abs(value) >= 1000 or value == int(value):
         return f"{value:,.0f}"
     return f"{value:.3g}" if abs(value) >= 1e-4 else f"{value:.1e}"
 
 
 def percent(value: float) -> str:
-    """Formats a fraction in per cent: 0.2118 is 21.2 %."""
+    """Format a fraction in per cent: 0.2118 is 21.2 %."""
     return f"{100 * value:.1f} %" if value not in (0, 1) else f"{100 * value:.0f} %"
 
 
 def duration(value: float) -> str:
-    """Formats seconds; short times in ms or µs."""
+    """Format seconds; short times in ms or µs."""
     for factor, unit in ((1, "s"), (1e3, "ms"), (1e6, "µs")):
         if abs(value) * factor >= 1:
             return f"{value * factor:,.3g} {unit}" if abs(value) < 1000 else f"{value:,.0f} s"
@@ -30,7 +30,7 @@ def duration(value: float) -> str:
 
 
 def size(value: float) -> str:
-    """Formats bytes in binary multiples."""
+    """Format bytes in binary multiples."""
     for unit in ("B", "KiB", "MiB", "GiB"):
         if abs(value) < 1024:
             return f"{value:,.4g} {unit}" if abs(value) >= 1000 else f"{value:.3g} {unit}"
@@ -39,24 +39,24 @@ def size(value: float) -> str:
 
 
 def times(value: float) -> str:
-    """Formats a ratio: 0.45 is 0.45 ×."""
+    """Format a ratio: 0.45 is 0.45 ×."""
     return f"{value:.2f} ×" if abs(value) < 100 else f"{value:,.0f} ×"
 
 
 def signed(value: float) -> str:
-    """Formats a difference of fractions in percentage points."""
+    """Format a difference of fractions in percentage points."""
     return f"{100 * value:+.1f} pp".replace("-", "−")
 
 
 def cell_text(cell: object) -> str:
-    """Formats a cell of a terminal's table: counts in full, measurements to three digits."""
+    """Format a cell of a terminal's table: counts in full, measurements to three digits."""
     if isinstance(cell, float):
         return f"{cell:,.0f}" if abs(cell) >= 1000 else f"{cell:#.3g}".rstrip(".")
     return f"{cell:,}" if isinstance(cell, int) else str(cell)
 
 
 def score_formats(figure: Value) -> tuple[Format, Format]:
-    """Chooses the formats of a score and its differences: per cent for fractions, others unchanged."""
+    """Choose the formats of a score and its differences: per cent for fractions, others unchanged."""
     value = value_of(figure)
     if value is None or 0 <= value <= 1:
         return percent, signed
@@ -64,19 +64,19 @@ def score_formats(figure: Value) -> tuple[Format, Format]:
 
 
 def value_text(figure: Value, show: Format = number) -> str:
-    """Formats a figure without its interval."""
+    """Format a figure without its interval."""
     value = value_of(figure)
     return DASH if value is None else show(value)
 
 
 def figure_text(figure: Value, show: Format = number) -> str:
-    """Formats a figure with its interval, if it has one: 122 (120 to 124)."""
+    """Format a figure with its interval, if it has one: 122 (120 to 124)."""
     limits = interval_text(figure, show)
     return f"{value_text(figure, show)} ({limits})" if limits else value_text(figure, show)
 
 
 def interval_text(figure: Value, show: Format = number) -> str:
-    """Formats a figure's interval: 120 to 124, 0.4 to 0.5 s; "" if it has none."""
+    """Format a figure's interval: 120 to 124, 0.4 to 0.5 s; "" if it has none."""
     if not isinstance(figure, dict):
         return ""
     low, high = figure.get("low"), figure.get("high")
@@ -88,5 +88,5 @@ def interval_text(figure: Value, show: Format = number) -> str:
 
 
 def value_of(figure: Value) -> float | None:
-    """Returns a figure's value, with or without an interval; None if it is not known."""
+    """Return a figure's value, with or without an interval; None if it is not known."""
     return figure.get("value") if isinstance(figure, dict) else figure

@@ -7,7 +7,7 @@ from pipeline.support.fields import free, require
 
 @dataclass(frozen=True, kw_only=True)
 class TowerRecipe:
-    """Stage (a): steps on crowded pictures, but every `ordinary_every`-th on ordinary ones.
+    """Configures stage (a): steps on crowded pictures, but every `ordinary_every`-th on ordinary ones.
 
     `matrix_learning_rate` is for the matrices of layers, `learning_rate` for all other weights.
     """
@@ -40,13 +40,13 @@ class LanguageRecipe:
 
     @property
     def first_round(self) -> int:
-        """The number of its steps."""
+        """The number of the first round's steps."""
         return self.steps + self.mixed_steps
 
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """All settings that the weights depend on, and where they are written.
+    """Holds all settings that the weights depend on, and the folders to write.
 
     `work` holds rendered pictures and the state of training, `output` gets `clip/` and `llava/`.
     """

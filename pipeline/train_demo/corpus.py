@@ -32,7 +32,7 @@ COVERED = 0.15  # a patch shows a thing whose disc covers at least this part of 
 
 @dataclass(frozen=True)
 class Truth:
-    """One picture's ground truth: questions with answers, and phrases without."""
+    """Holds one picture's ground truth: questions with answers, and phrases without."""
 
     scene: Scene
     caption: str
@@ -47,7 +47,7 @@ class Truth:
 
 @dataclass(frozen=True)
 class Corpus:
-    """Pictures, uint8 [N, F] each, and their ground truth."""
+    """Holds pictures, uint8 [N, F] each, and their ground truth."""
 
     pixels: Sequence[NDArray[np.uint8]]
     truths: Sequence[Truth]

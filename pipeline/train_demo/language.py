@@ -25,7 +25,7 @@ IGNORED = -1
 
 @dataclass(frozen=True)
 class Row:
-    """A picture's visual tokens (all or reduced), and the questions about it with their answers."""
+    """Holds a picture's visual tokens (all or reduced), and the questions about it with their answers."""
 
     tokens_KD: Tensor
     turns: tuple[Turn, ...]
@@ -33,7 +33,7 @@ class Row:
 
 @dataclass(frozen=True)
 class PackedRows:
-    """Rows laid out as `[prefix | visual | turn | turn ...]`, padded on the right."""
+    """Holds rows laid out as `[prefix | visual | turn | turn ...]`, padded on the right."""
 
     token_ids_BL: Tensor  # 0 where a visual token or padding stands
     visual_BL: Tensor  # bool
@@ -69,7 +69,7 @@ def llava_config(tokenizer: LlamaTokenizer, vision: CLIPVisionConfig) -> LlavaCo
 
 
 class Parts(nn.Module):
-    """The trained parts: LLaVA without its tower."""
+    """Holds the trained parts: LLaVA without its tower."""
 
     def __init__(self, config: LlavaConfig) -> None:
         super().__init__()

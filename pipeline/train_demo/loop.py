@@ -16,7 +16,7 @@ SAVE_EVERY_S = 60.0
 
 @dataclass(frozen=True)
 class Schedule:
-    """Learning rates: linear warm-up to their peaks, then a cosine down to a hundredth of them.
+    """Schedules learning rates: linear warm-up to the peaks, then a cosine down to a hundredth of them.
 
     `peak` is AdamW's. `matrix_peak` is Muon's (Jordan et al. 2024), which trains the matrices of layers:
     towers this small need half as many steps with it. The schedule starts over at step `restart`, with half
@@ -30,7 +30,7 @@ class Schedule:
     restart: int | None = None
 
     def at(self, step: int) -> float:
-        """The learning rate of a step, as a share of the peak."""
+        """Compute the learning rate of a step, as a share of the peak."""
         if self.restart is None:
             return self._of_round(step, self.steps)
         if step < self.restart:

@@ -20,14 +20,14 @@ _CARD = Path(__file__).with_suffix(".md")
 
 
 class LogLine(TypedDict):
-    """One validation: the step, the seconds of training so far, and figures that are not read here."""
+    """Holds one validation: the step, the seconds of training so far, and figures not read here."""
 
     step: int
     seconds: int
 
 
 class TrainingReport(TypedDict):
-    """report.json of a trained checkpoint."""
+    """Declares report.json of a trained checkpoint."""
 
     recipe: dict[str, object]
     machine: Machine

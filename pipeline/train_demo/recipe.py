@@ -39,7 +39,7 @@ ROWS_AT_ONCE = 16
 
 @dataclass(frozen=True)
 class Inputs:
-    """Pictures and tokenizers of both stages, and where they run."""
+    """Holds the pictures and tokenizers of both stages, and the device."""
 
     train: Corpus
     dense: Corpus

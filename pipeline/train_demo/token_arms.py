@@ -38,7 +38,7 @@ FEWEST, MOST = 8, 400  # tokens of the random arm, drawn log-uniformly
 
 @dataclass(frozen=True)
 class Features:
-    """A frozen tower's output for a corpus.
+    """Holds a frozen tower's output for a corpus.
 
     `fields` are those of VisualTokens by name, one row a picture, in float16 or float32; `texts` are the
     embeddings of the questions.

@@ -33,7 +33,7 @@ PHRASES = [f"a {phrase_of(*kind)}" for kind in KINDS]
 
 @dataclass(frozen=True)
 class TowerBatch:
-    """The pictures and texts of one step.
+    """Holds the pictures and texts of one step.
 
     `relevant_TN` labels each patch for a text: HIT (it shows what the text is about), BACKGROUND, OTHER
     (another thing) or UNSURE (an edge). `things_ON` weights each object's patches.
@@ -109,7 +109,7 @@ def _relevant(coverage: NDArray[np.float32], question: SceneQuestion) -> NDArray
 
 
 def _text(question: SceneQuestion, rng: np.random.Generator) -> str:
-    """The question, sometimes with the suffix for short answers."""
+    """Return the question, sometimes with the suffix for short answers."""
     with_suffix = question.answers and rng.random() < SUFFIX_SHARE
     return question.question + SUFFIX if with_suffix else question.question
 

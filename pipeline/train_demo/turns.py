@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Turn:
-    """The tokens after the picture; the last `answer_length` are the answer with its end token."""
+    """Holds the tokens after the picture; the last `answer_length` are the answer with its end token."""
 
     kind: str
     question: str
@@ -23,7 +23,7 @@ class Turn:
 
 
 class Conversation:
-    """Tokenizes turns by a template in the form of `Model.template`."""
+    """Tokenises turns by a template in the form of `Model.template`."""
 
     def __init__(self, tokenizer: "PreTrainedTokenizerBase", template: str) -> None:
         self._tokenizer, self._template = tokenizer, template
@@ -33,7 +33,7 @@ class Conversation:
         self._turn = lru_cache(maxsize=100_000)(self._make)
 
     def turn(self, question: SceneQuestion, suffix: str = "") -> Turn:
-        """Tokenize a question with the first of its answers."""
+        """Tokenise a question with the first of its answers."""
         return self._turn(question.kind, question.question + suffix, question.answers[0])
 
     def _make(self, kind: str, question: str, answer: str) -> Turn:
@@ -47,5 +47,5 @@ class Conversation:
 
 
 def longest(turns: Sequence[Turn]) -> int:
-    """The length of the longest turn, in tokens."""
+    """Count the tokens of the longest turn."""
     return max(len(turn.token_ids) for turn in turns)

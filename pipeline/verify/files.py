@@ -1,4 +1,4 @@
-"""Checks one unit's file by itself: that it is whole, and as its name, footer, run.json and plan say."""
+"""Checks that one unit's file is whole and agrees with its name, footer, run.json and plan."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -20,7 +20,7 @@ from pipeline.support.schema import COUNTS, PREDICTIONS
 
 @dataclass(frozen=True)
 class Checked:
-    """The result of a file's check.
+    """Holds the result of a file's check.
 
     Args:
         fault: what is wrong with the file by itself.
@@ -109,6 +109,7 @@ def _disagreements(
             yield f"it was made of a shard of {name} {stated_source}, the plan has {getattr(planned, name)}"
     if not pc.all(pc.equal(table["source"], planned.uri), min_count=0).as_py():
         yield f"its source is not the plan's, {planned.uri}"
-    most = planned.samples
-    if most is not None and (unit.stop > most or (unit.end and unit.stop < most and not footer.shard_error)):
-        yield f"it ends at sample {unit.stop}, the plan has {most} samples"
+    count = planned.samples
+    too_short = unit.end and not footer.shard_error and count is not None and unit.stop < count
+    if count is not None and (unit.stop > count or too_short):
+        yield f"it ends at sample {unit.stop}, the plan has {count} samples"

@@ -13,7 +13,7 @@ _MOST_LINES = 50
 
 @dataclass(frozen=True)
 class Finding:
-    """One problem and where it is.
+    """Describes one problem and where it is.
 
     Args:
         kind: one of KINDS.
@@ -48,7 +48,7 @@ def of_unit(kind: str, unit: Unit, text: str, remove: bool = False) -> Finding:
 
 @dataclass
 class Verified:
-    """The findings and counts of one output."""
+    """Holds the findings and counts of one output."""
 
     output: str
     deep: bool = False

@@ -1,4 +1,4 @@
-"""Compares the rows with the source: they hold each of its requests, in its order, and no other."""
+"""Checks that the rows hold each of the source's requests, in its order, and no others."""
 
 from collections.abc import Iterator, Sequence
 from itertools import islice, zip_longest
@@ -21,7 +21,7 @@ Requests = list[dict[str, str]]
 
 
 def prove(questions: Questions, units: dict[int, list[Unit]], errors: dict[int, str]) -> Iterator[Finding]:
-    """Find what differs between the source and the rows; shards whose files have changed are not read.
+    """Find the differences between source and rows; does not read shards whose files have changed.
 
     Args:
         units: of each shard, those whose files are in order, sorted.
@@ -62,7 +62,7 @@ def not_planned(questions: Questions) -> list[str]:
 def _differences(
     questions: Questions, shard: Shard, units: Sequence[Unit], lost: str | None
 ) -> Iterator[Finding]:
-    """Find what differs in the units of one shard; `lost`: why the run could not read all of it."""
+    """Find the differences in the units of one shard; `lost`: why the run could not read all of it."""
     reading, position, same = _Reading(questions, shard), 0, True
     for unit in units:
         reading.requests(unit.first - position)  # of units that are missing

@@ -19,12 +19,12 @@ def overlapping(units: Sequence[Unit]) -> list[list[Unit]]:
 
 
 def _overlaps(group: Sequence[Unit], unit: Unit) -> bool:
-    """Whether a unit begins within one of the group, where that begins, or after one marked as the end."""
+    """Tell whether a unit begins within a unit of the group, at its beginning, or after a marked end."""
     return any(unit.first < other.stop or unit.first == other.first or other.end for other in group)
 
 
 def doubled(group: Sequence[Unit]) -> Iterator[Finding]:
-    """Make a finding for each unit of a group that overlaps."""
+    """Make a finding for each unit of an overlapping group."""
     for unit in group:
         others = ", ".join(other.file_name for other in group if other != unit)
         yield of_unit("doubled", unit, f"it contradicts {others[:200]}", remove=True)

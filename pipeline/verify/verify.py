@@ -1,4 +1,4 @@
-"""Checks a whole output, or every arm of a comparison, and removes what a rerun has to make again."""
+"""Checks a whole output, or every arm of a comparison, and removes units that a rerun must make again."""
 
 import json
 from collections import Counter, defaultdict
@@ -25,14 +25,14 @@ from pipeline.verify.tiling import doubled, overlapping, unclaimed
 
 @dataclass(frozen=True, kw_only=True)
 class Moved:
-    """Where the source lies now; None: where the plan has it."""
+    """Configures where the source lies now; None: where the plan has it."""
 
     path: str | None = free(None)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Verification:
-    """Options of `trimline verify`.
+    """Configures `trimline verify`.
 
     Args:
         output: of `annotate` or `compare`, finished or not.
@@ -106,7 +106,7 @@ def _opened(folder: str, verified: Verified, storage: Storage) -> tuple[Manifest
     fs, path = storage.open(folder)
     manifest = plan = None
     if not fs.exists(f"{path}/{MANIFEST}"):
-        verified.findings.append(Finding("missing", "what made the output is not known", file=MANIFEST))
+        verified.findings.append(Finding("missing", "the output's configuration is unknown", file=MANIFEST))
     else:
         try:
             manifest = load_manifest(folder, storage)
@@ -119,11 +119,9 @@ def _opened(folder: str, verified: Verified, storage: Storage) -> tuple[Manifest
         verified.findings.append(Finding("damaged", text, file=f"{PLAN}/"))
     else:
         if plan is None:
-            verified.findings.append(
-                Finding("missing", "which shards there are is not known", file=f"{PLAN}/")
-            )
+            verified.findings.append(Finding("missing", "the output's shards are unknown", file=f"{PLAN}/"))
         elif plan.table["shard"].to_pylist() != list(range(len(plan))):
-            verified.findings.append(Finding("missing", "a part of it is not there", file=f"{PLAN}/"))
+            verified.findings.append(Finding("missing", "a part of it is missing", file=f"{PLAN}/"))
             plan = None
     return (manifest, plan) if manifest is not None and plan is not None else None
 
@@ -137,7 +135,7 @@ def _listed(folder: str, verified: Verified, storage: Storage) -> Iterator[Unit]
             if unit is not None and unit.file_name == name:
                 yield unit
             elif is_temporary(name):
-                text = "its writer was stopped before it was done"
+                text = "a temporary file of a writer that was stopped"
                 verified.findings.append(Finding("leftover", text, file=f"{below}{name}", remove=True))
             elif below == f"{DATA}/":
                 kind = "damaged" if name.endswith(".parquet") else "leftover"  # readers take it for a unit's
@@ -185,10 +183,10 @@ class _Files:
 def _marks(folder: str, verified: Verified, status: Counter[str], storage: Storage) -> Iterator[Finding]:
     """Compare _SUCCESS and summary.json with what the files hold."""
     if not is_successful(folder, storage):
-        verified.notes.append("there is no _SUCCESS: the run has not ended, or not well")
+        verified.notes.append("there is no _SUCCESS: the run has not ended, or it failed")
         return
     if not verified.ok:
-        yield Finding("damaged", "it says that all is well", file=SUCCESS, remove=True)
+        yield Finding("damaged", "it marks the output as complete", file=SUCCESS, remove=True)
         return
     counts = {
         "shards": verified.shards,

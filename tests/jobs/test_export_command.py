@@ -18,6 +18,6 @@ def test_export_writes_once_and_prints_the_row_count(tmp_path, monkeypatch, capf
     lines = [json.loads(line) for line in (tmp_path / "answers.jsonl").read_text().splitlines()]
     assert sum(len(line["conversations"]) for line in lines) == 14
     assert run_command("export", overrides) == 2
-    assert capfd.readouterr().err == "trimline export: to: there is something at answers.jsonl\n"
+    assert capfd.readouterr().err == "trimline export: to: answers.jsonl exists already\n"
     assert run_command("export", ["output=out"]) == 2
     assert "to must be given" in capfd.readouterr().err

@@ -124,7 +124,7 @@ def test_an_output_of_an_older_version_is_refused(profile, tmp_path, capfd):
 
     folder = changed(profile, tmp_path / "older", older)
     status, _, err = plan(capfd, "requests=1e9", f"profile={folder}")
-    assert status == 2 and "its files do not tell 'cpu_s'; make a new one" in err
+    assert status == 2 and "its files lack 'cpu_s'; make a new one" in err
 
 
 def test_too_few_units_are_refused(profile, tmp_path, capfd):

@@ -90,7 +90,7 @@ def test_wrong_options_are_refused(output, tmp_path):
     refused("there is no column 'colour'", format="parquet", partition_by=["colour"])
     refused("partition_by needs format=parquet", partition_by=["status"])
     refused("is no output of Trimline", output=str(tmp_path / "in"))
-    refused("there is something at", to=str(output), format="parquet")
+    refused("exists already", to=str(output), format="parquet")
     refused(
         "its image is no longer in|breaks off|No such file", Exception, source="/nowhere", format="webdataset"
     )

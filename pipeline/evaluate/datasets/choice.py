@@ -78,7 +78,7 @@ class SeedBench(Official):
         super().__post_init__()
         require(
             bool(self.kinds) and set(self.kinds) <= set(KINDS),
-            f"dataset.kinds: some of {list(KINDS)}, please",
+            f"dataset.kinds must be one or more of {list(KINDS)}",
         )
 
     def read_questions(self, storage: Storage) -> Iterator[Question]:
@@ -183,7 +183,7 @@ class MmBench(Official):
                     writer.write_table(pa.Table.from_pylist([sample], schema=schema))
 
     def _circles_of_images(self, storage: Storage) -> dict[str, list[str]]:
-        """The circles whose image is in a row, by the row's index."""
+        """Map each row with an image to the circles that use it."""
         linked: dict[str, str | None] = {}
         for row in table_rows(self.root, self.table, storage):
             linked[row["index"]] = row["image"] if row["image"].isdecimal() else None
@@ -200,7 +200,7 @@ class MmBench(Official):
 
 
 def _choices(row: dict[str, str]) -> tuple[str, ...]:
-    """The options up to the first that is missing."""
+    """Collect the options up to the first that is missing."""
     choices = []
     for letter in "ABCD":
         if not _has_content(row.get(letter)):
@@ -210,5 +210,5 @@ def _choices(row: dict[str, str]) -> tuple[str, ...]:
 
 
 def _has_content(cell: str | None) -> bool:
-    """Whether a cell is filled; pandas writes nan for a missing value."""
+    """Tell whether a cell is filled; pandas writes nan for a missing value."""
     return cell is not None and cell.strip().lower() not in ("", "nan", "none")

@@ -1,4 +1,4 @@
-"""Shares what the official datasets have in common."""
+"""Provides the base classes of datasets that read official files."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterator
@@ -41,7 +41,7 @@ class Official(ABC):
 
     @abstractmethod
     def read_questions(self, storage: Storage) -> Iterator[Question]:
-        """Reads every reference with the question to ask, in the order of the files."""
+        """Read every reference with the question to ask, in the order of the files."""
 
     def references(self, storage: Storage) -> Iterator[Reference]:
         """See `Dataset.references`."""
@@ -80,6 +80,6 @@ class WithImages(Official):
 
 
 def with_choices(question: str, choices: Collection[str]) -> str:
-    """Formats a multiple-choice question as LLaVA-1.5 asks it: an option a line, after its letter."""
+    """Format a multiple-choice question as LLaVA-1.5 asks it: an option a line, after its letter."""
     lettered = (f"{letter}. {choice}" for letter, choice in zip("ABCDEFGHIJ", choices, strict=False))
     return "\n".join((question, *lettered))

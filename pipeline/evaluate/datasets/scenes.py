@@ -66,7 +66,7 @@ class Scenes:
         ]
 
     def _sidecars(self, storage: Storage) -> Iterator[tuple[str, bytes]]:
-        """Reads each picture's sidecar, with the picture's key in a source."""
+        """Read each picture's sidecar, with the picture's key in a source."""
         root = self._folder()
         names: dict[str, str] = {}
         with official_file(root, "", storage):

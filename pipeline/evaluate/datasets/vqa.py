@@ -43,7 +43,7 @@ class VqaV2(WithImages):
                 yield Reference(name, image, of_question, groups), item["question"]
 
     def _answers(self, storage: Storage) -> dict[str, tuple[tuple[str, ...], tuple[str, ...]]]:
-        """Reads the ten answers and the answer type by question; equal texts share memory."""
+        """Read the ten answers and the answer type by question; equal texts share memory."""
         by_question: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {}
         if self.annotations:
             with official_file(self.root, self.annotations, storage):

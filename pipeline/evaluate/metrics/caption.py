@@ -38,13 +38,13 @@ _DROPPED = frozenset("'`\".?!,:;-()[]{}…“”‘’")
 
 
 def tokenize(caption: str) -> list[str]:
-    """Splits a caption into lower-case words and symbols, clitics apart, without punctuation."""
+    """Split a caption into lower-case words and symbols, clitics apart, without punctuation."""
     apart = _CLITIC.sub(r" \1", caption.lower()).replace("cannot", "can not")
     return [token for token in _TOKEN.findall(apart) if token not in _DROPPED]
 
 
 def coco_rouge_l(candidate: Sequence[str], references: Sequence[Sequence[str]]) -> float:
-    """Computes coco-caption's ROUGE-L: F, beta 1.2, of the best precision and the best recall.
+    """Compute coco-caption's ROUGE-L: F, beta 1.2, of the best precision and the best recall.
 
     `compare` uses rouge-score's, which is another measure: `agreement.rouge_l_f1`.
     """
@@ -57,14 +57,14 @@ def coco_rouge_l(candidate: Sequence[str], references: Sequence[Sequence[str]]) 
     return (1 + weight) * precision * recall / (recall + weight * precision) if precision and recall else 0.0
 
 
-def _common_subsequence(one: Sequence[str], other: Sequence[str]) -> int:
-    lengths = [0] * (len(other) + 1)
-    for token in one:
+def _common_subsequence(first: Sequence[str], second: Sequence[str]) -> int:
+    lengths = [0] * (len(second) + 1)
+    for token in first:
         before = 0
-        for place, other_token in enumerate(other, 1):
+        for place, other in enumerate(second, 1):
             before, lengths[place] = (
                 lengths[place],
-                before + 1 if token == other_token else max(lengths[place], lengths[place - 1]),
+                before + 1 if token == other else max(lengths[place], lengths[place - 1]),
             )
     return lengths[-1]
 
@@ -78,7 +78,7 @@ class _NoSynonyms:
 
 
 def meteor(candidate: Sequence[str], references: Sequence[Sequence[str]]) -> float:
-    """Computes nltk's METEOR (Banerjee and Lavie, 2005) with exact and stemmed matches."""
+    """Compute nltk's METEOR (Banerjee and Lavie, 2005) with exact and stemmed matches."""
     from nltk.translate.meteor_score import meteor_score
 
     return (
@@ -87,7 +87,7 @@ def meteor(candidate: Sequence[str], references: Sequence[Sequence[str]]) -> flo
 
 
 def captions(references: Collection[Reference]) -> Metric:
-    """Returns the metric of all four; the n-gram weights of CIDEr-D come from all `references`."""
+    """Return the metric of all four; the n-gram weights of CIDEr-D come from all `references`."""
     from sacrebleu.metrics.bleu import BLEU
 
     cider = CiderD([tokenize(answer) for answer in reference.answers] for reference in references)
@@ -125,7 +125,7 @@ def _figures(sums: Numbers) -> Figures:
 
 
 def bleu_of(matched: Numbers, totals: Numbers, length: float, reference_length: float) -> float:
-    """Computes BLEU (Papineni et al., 2002) from a corpus's matched n-grams, all n-grams, lengths."""
+    """Compute BLEU (Papineni et al., 2002) from a corpus's matched n-grams, all n-grams, lengths."""
     if not matched.all():
         return 0.0
     logs = [math.log(hits / total) for hits, total in zip(matched, totals, strict=True)]

@@ -10,17 +10,17 @@ _SEPARATORS = str.maketrans(dict.fromkeys(".()[],:;!*#{}", " "))
 _THE_ANSWER_IS = re.compile(r"The answer is ([A-Z]).")
 _SCIENCEQA_LETTERS = "ABCDE"
 _LAST_WORDS = 4
-CIRCLE = 1_000_000  # MMBench: rows of a circle have the same index modulo this
+CIRCLE = 1_000_000  # MMBench: rows of one circle have the same index modulo this number
 
 
 def exact_letter(prediction: str, choices: Sequence[str]) -> str | None:
-    """Returns the prediction if it is a single letter: LLaVA's convert_seed_for_submission.py."""
+    """Return the prediction if it is a single letter: LLaVA's convert_seed_for_submission.py."""
     letter = prediction.strip()
     return letter if len(letter) == 1 and letter in ascii_uppercase[: len(choices)] else None
 
 
 def scienceqa_letter(prediction: str, choices: Sequence[str]) -> str | None:
-    """Reads a letter as eval_science_qa.py: `B`, `B. ...`, or one `The answer is B` before another character.
+    """Read a letter as eval_science_qa.py: `B`, `B. ...`, or one `The answer is B` before another character.
 
     A letter beyond the question's choices is None, where the script's first version chose one at random.
     """
@@ -36,7 +36,7 @@ def scienceqa_letter(prediction: str, choices: Sequence[str]) -> str | None:
 
 
 def vlmeval_letter(prediction: str, choices: Sequence[str]) -> str | None:
-    """Reads a letter as VLMEvalKit's `can_infer`, which scores MMBench (arXiv 2307.06281) without a judge.
+    """Read a letter as VLMEvalKit's `can_infer`, which scores MMBench (arXiv 2307.06281) without a judge.
 
     First the letters: if the words hold exactly one of the choices' letters, brackets and punctuation aside,
     and it is first among the last four words, it is the answer. Then the texts: if exactly one choice's text
@@ -54,12 +54,12 @@ def vlmeval_letter(prediction: str, choices: Sequence[str]) -> str | None:
 
 
 def scienceqa() -> Metric:
-    """Scores ScienceQA: `accuracy` by LLaVA's script, `accuracy_vlmeval` by the more lenient VLMEvalKit."""
+    """Score ScienceQA: `accuracy` by LLaVA's script, `accuracy_vlmeval` by the more lenient VLMEvalKit."""
     return _letters(scienceqa_letter)
 
 
 def seed_bench() -> Metric:
-    """Scores SEED-Bench: `accuracy` by LLaVA's script (a letter only), `accuracy_vlmeval` by VLMEvalKit."""
+    """Score SEED-Bench: `accuracy` by LLaVA's script (a letter only), `accuracy_vlmeval` by VLMEvalKit."""
     return _letters(exact_letter)
 
 
@@ -75,7 +75,7 @@ def _letters(read: Callable[[str, Sequence[str]], str | None]) -> Metric:
 
 
 def mmbench() -> Metric:
-    """Scores MMBench: `accuracy` counts a question if every rotation of its choices is answered right.
+    """Score MMBench: `accuracy` counts a question if every rotation of its choices is answered right.
 
     `accuracy_vanilla` counts the unrotated ones alone; `accuracy_rows` counts every row by itself.
     """

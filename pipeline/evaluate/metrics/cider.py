@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 
 N_GRAMS = 4
-SIGMA = 6.0  # of the penalty for another length
+SIGMA = 6.0  # of the Gaussian penalty for a difference in length
 SCALE = 10.0
 
 NGram = tuple[str, ...]
@@ -30,7 +30,7 @@ class CiderD:
         self._log_images = math.log(images) if images else 0.0
 
     def __call__(self, candidate: Tokens, references: Sequence[Tokens]) -> float:
-        """Computes the mean clipped, penalised cosine over references and n-gram lengths, times 10."""
+        """Compute the mean clipped, penalised cosine over references and n-gram lengths, times 10."""
         weights = self._vectors(candidate)
         scores = [self._similarity(candidate, weights, reference) for reference in references]
         return SCALE * sum(scores) / (len(scores) * N_GRAMS) if scores else 0.0
@@ -42,7 +42,7 @@ class CiderD:
         return penalty * sum(map(_clipped_cosine, weights, true))
 
     def _vectors(self, tokens: Tokens) -> list[dict[NGram, float]]:
-        """TF-IDF weights, one vector for each n; the frequencies are counts, as in the published code."""
+        """Compute TF-IDF weights, a vector for each n; frequencies are counts, as in the published code."""
         vectors: list[dict[NGram, float]] = [{} for _ in range(N_GRAMS)]
         for ngram, count in Counter(_ngrams(tokens)).items():
             rarity = self._log_images - math.log(max(1, self._images_with[hash(ngram)]))

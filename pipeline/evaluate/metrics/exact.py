@@ -5,12 +5,12 @@ from pipeline.evaluate.base import Figures, Metric, Numbers, Reference, rates, r
 
 
 def gqa_match(prediction: str, answer: str) -> bool:
-    """Compares as GQA's eval.py (arXiv 1902.09506), after LLaVA's lower-casing and removal of full stops."""
+    """Compare as GQA's eval.py (arXiv 1902.09506), after LLaVA's lower-casing and removal of full stops."""
     return prediction.strip().rstrip(".").lower() == answer
 
 
 def gqa() -> Metric:
-    """Scores GQA: accuracy over all questions, and by structural and semantic type."""
+    """Score GQA: accuracy over all questions, and by structural and semantic type."""
 
     def observe(prediction: str | None, reference: Reference) -> tuple[float, ...]:
         return (float(prediction is not None and gqa_match(prediction, reference.answers[0])),)
@@ -19,7 +19,7 @@ def gqa() -> Metric:
 
 
 def one_of() -> Metric:
-    """Scores answers that equal a right one but for case, blanks and a full stop: the demo's questions."""
+    """Score answers that equal a right one but for case, blanks and a full stop: the demo's questions."""
 
     def observe(prediction: str | None, reference: Reference) -> tuple[float, ...]:
         return (float(is_right(prediction, reference.answers)),)
@@ -31,7 +31,7 @@ CAPTION = "caption"
 
 
 def scenes() -> Metric:
-    """Scores the demo's scenes: `accuracy` over questions, `caption_f1` over captions."""
+    """Score the demo's scenes: `accuracy` over questions, `caption_f1` over captions."""
     return Metric(_observe_scene, _scene_figures)
 
 

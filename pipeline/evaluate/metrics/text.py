@@ -1,4 +1,4 @@
-"""Normalises short answers officially: VQA's script (arXiv 1505.00468, vqaEval.py) and EvalAI's (TextVQA).
+"""Normalises short answers as VQA's script (arXiv 1505.00468, vqaEval.py) and EvalAI's (TextVQA) do.
 
 Both scripts share the tables and the two steps below; they differ in what they do before them.
 """
@@ -40,12 +40,12 @@ CONTRACTIONS = {
 
 
 def one_line(text: str) -> str:
-    """Replaces line breaks and tabs by blanks, and strips the text."""
+    """Replace line breaks and tabs by blanks, and strip the text."""
     return text.replace("\n", " ").replace("\t", " ").strip()
 
 
 def strip_punctuation(text: str) -> str:
-    """Removes punctuation as the official scripts do.
+    """Remove punctuation as the official scripts do.
 
     A mark is removed if the text has it beside a blank, or has a comma between digits anywhere; otherwise it
     becomes a blank. Then periods are removed unless a digit follows.
@@ -59,17 +59,17 @@ def strip_punctuation(text: str) -> str:
 
 
 def plain_words(text: str) -> str:
-    """Lower-cases, writes number words as digits, drops articles, restores apostrophes of contractions."""
+    """Lower-case, write number words as digits, drop articles, restore apostrophes of contractions."""
     words = (NUMBERS.get(word, word) for word in text.lower().split())
     return " ".join(CONTRACTIONS.get(word, word) for word in words if word not in ARTICLES)
 
 
 def vqa_normal(text: str) -> str:
-    """Normalises an answer as VQA's script does before comparing."""
+    """Normalise an answer as VQA's script does before comparing."""
     return plain_words(strip_punctuation(one_line(text)))
 
 
 def evalai_normal(text: str) -> str:
-    """Normalises an answer as EvalAI's processor: LLaVA's scripts submit this, TextVQA compares it."""
+    """Normalise an answer as EvalAI's processor: LLaVA's scripts submit this, TextVQA compares it."""
     lowered = text.lower().replace(",", "").replace("?", "").replace("'s", " 's").strip()
     return vqa_normal(lowered)

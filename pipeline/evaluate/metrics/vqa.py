@@ -7,7 +7,7 @@ from pipeline.evaluate.metrics.text import evalai_normal, one_line, vqa_normal
 
 
 def leave_one_out(matches: int, annotators: int) -> float:
-    """Averages min(1, n / 3) over the annotators, n being how many of the *others* gave the answer."""
+    """Average min(1, n / 3) over the annotators, n being how many of the *others* gave the answer."""
     if not annotators:
         return 0.0
     of_others = matches * min(1.0, (matches - 1) / 3) if matches else 0.0
@@ -15,7 +15,7 @@ def leave_one_out(matches: int, annotators: int) -> float:
 
 
 def vqa_accuracy(prediction: str, answers: Sequence[str]) -> float:
-    """Scores by vqaEval.py: normalises nothing, not even case, if all annotators agree exactly."""
+    """Score by vqaEval.py: normalises nothing, not even case, if all annotators agree exactly."""
     true = [one_line(answer) for answer in answers]
     predicted = one_line(prediction)
     if len(set(true)) > 1:
@@ -25,18 +25,18 @@ def vqa_accuracy(prediction: str, answers: Sequence[str]) -> float:
 
 
 def textvqa_accuracy(prediction: str, answers: Sequence[str]) -> float:
-    """Scores by TextVQA's m4c_evaluator.py: EvalAI's processor normalises all answers."""
+    """Score by TextVQA's m4c_evaluator.py: EvalAI's processor normalises all answers."""
     true = [evalai_normal(answer) for answer in answers]
     return leave_one_out(true.count(evalai_normal(prediction)), len(true))
 
 
 def vizwiz_accuracy(prediction: str, answers: Sequence[str]) -> float:
-    """Scores by VizWiz's rule: normalises the prediction, but not the annotators' answers."""
+    """Score by VizWiz's rule: normalises the prediction, but not the annotators' answers."""
     return leave_one_out(list(answers).count(vqa_normal(prediction)), len(answers))
 
 
 def vqa() -> Metric:
-    """Scores VQAv2: EvalAI's processor on predictions, as LLaVA submits them, then VQA's own rule."""
+    """Score VQAv2: EvalAI's processor on predictions, as LLaVA submits them, then VQA's own rule."""
 
     def observe(prediction: str | None, reference: Reference) -> tuple[float, ...]:
         if prediction is None:
@@ -47,7 +47,7 @@ def vqa() -> Metric:
 
 
 def textvqa() -> Metric:
-    """Scores TextVQA."""
+    """Score TextVQA."""
 
     def observe(prediction: str | None, reference: Reference) -> tuple[float, ...]:
         return (0.0 if prediction is None else textvqa_accuracy(prediction, reference.answers),)
@@ -56,7 +56,7 @@ def textvqa() -> Metric:
 
 
 def vizwiz() -> Metric:
-    """Scores VizWiz: accuracy, and precision, recall and F1 of "unanswerable"."""
+    """Score VizWiz: accuracy, and precision, recall and F1 of "unanswerable"."""
 
     def observe(prediction: str | None, reference: Reference) -> tuple[float, ...]:
         unanswerable = UNANSWERABLE in reference.groups

@@ -14,7 +14,7 @@ COGNITION = ("commonsense_reasoning", "numerical_calculation", "text_translation
 
 
 def pope_says(prediction: str) -> str:
-    """Reads `no` if No, not or no is among the words of the first sentence, otherwise `yes`.
+    """Return `no` if No, not or no is among the words of the first sentence, otherwise `yes`.
 
     The sentence ends at the first period, commas are removed, and single blanks separate words.
     """
@@ -23,13 +23,13 @@ def pope_says(prediction: str) -> str:
 
 
 def mme_says(prediction: str) -> str:
-    """Reads `yes`, `no` or `other` from the first four characters, in lower case."""
+    """Return `yes`, `no` or `other`, from the first four characters in lower case."""
     start = prediction.strip().lower()[:4]
     return "yes" if "yes" in start else "no" if "no" in start else "other"
 
 
 def pope() -> Metric:
-    """Scores POPE: accuracy, precision, recall and F1 of "yes", and the share of predictions that say it.
+    """Score POPE: accuracy, precision, recall and F1 of "yes", and the share of predictions that say it.
 
     A row without a prediction says neither: it lowers the accuracy and, where the answer is yes, the recall.
     """
@@ -55,12 +55,12 @@ def _pope_figures(sums: Numbers) -> Figures:
 
 
 def _pope_summary(groups: Mapping[str, Figures]) -> Figures:
-    """The mean F1 over the kinds of negatives, as papers report it."""
+    """Average F1 over the kinds of negatives, as papers report it."""
     return {"f1_mean_of_categories": fmean(figures["f1"] for figures in groups.values())} if groups else {}
 
 
 def mme() -> Metric:
-    """Scores MME by subtask: accuracy over questions, accuracy+ over images with both questions right.
+    """Score MME by subtask: accuracy over questions, accuracy+ over images with both questions right.
 
     A subtask's score is 100 times their sum; `perception` and `cognition` are sums of their subtasks' scores.
     """

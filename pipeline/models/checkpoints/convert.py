@@ -28,7 +28,7 @@ from pipeline.support.cache import make_once
 from pipeline.support.errors import ConfigError
 
 _PAD = "<pad>"
-_ROWS = 64  # the number of the tables' rows is a multiple of it
+_ROWS = 64  # pad the tables to a multiple of so many rows
 _TABLES = ("model.embed_tokens.weight", "lm_head.weight")
 # No part of a LLaVA: buffers of older Llamas, and CLIP's other parts, which TRIM's authors save, too.
 _LEFT_OUT = re.compile(r"\.inv_freq$|^model\.vision_tower\.")
@@ -36,7 +36,7 @@ _LEFT_OUT = re.compile(r"\.inv_freq$|^model\.vision_tower\.")
 
 @dataclass(frozen=True, kw_only=True)
 class Conversion:
-    """The options of `trimline convert`: `from`, `to`, and as in the group `model`.
+    """Configures `trimline convert`: `from`, `to`, and as in the group `model`.
 
     `clip` null: the one that the checkpoint names itself.
     """
@@ -132,6 +132,6 @@ def _tensors(folder: Path) -> Iterator[tuple[str, Tensor]]:
 
 
 def _grown(table: Tensor, rows: int) -> Tensor:
-    """Append rows to a table, each the mean of its own rows."""
+    """Append rows to a table, each the mean of the table's rows."""
     mean = table.mean(0, dtype=torch.float32).to(table.dtype)
     return torch.cat([table, mean.expand(rows - len(table), -1)])

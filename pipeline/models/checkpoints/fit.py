@@ -32,12 +32,12 @@ from pipeline.support.errors import ConfigError
 IMAGE_TOKEN = "<image>"
 
 _IMAGE_TOKEN_ID = 32000  # if config.json does not say
-_NEAR = 0.9  # cosine between tensors of towers that training made of one another
+_NEAR = 0.9  # least cosine of two tensors if training made one of the other
 
 
 @dataclass(frozen=True, kw_only=True)
 class Geometry(Shape):
-    """The shape of a LLaVA, and the sizes that follow from the CLIP (or SigLIP) that it fits.
+    """Holds the shape of a LLaVA, and the sizes that follow from its CLIP or SigLIP.
 
     Args:
         patch_size: pixels a side.
@@ -210,7 +210,7 @@ def _equal(ours: NDArray[np.float32], theirs: NDArray[np.float32], rounding: flo
 
 
 def _near(ours: NDArray[np.float32], theirs: NDArray[np.float32]) -> bool:
-    """Whether training may have made one of the other: separately trained towers are about orthogonal."""
+    """Tell whether one tensor may be trained from the other: unrelated ones are about orthogonal."""
     lengths = float(np.linalg.norm(ours) * np.linalg.norm(theirs))
     return float(np.vdot(ours, theirs)) >= _NEAR * lengths
 

@@ -13,7 +13,7 @@ from pipeline.support.errors import ConfigError
 
 @dataclass(frozen=True)
 class Squares:
-    """How a family's image processor makes a square of an image, done without the library in calls of Pillow.
+    """Describes how a family's image processor makes squares, so that Pillow alone can do it.
 
     Args:
         processors: prefixes of the `image_processor_type` of such processors.
@@ -29,7 +29,7 @@ class Squares:
 
 @dataclass(frozen=True)
 class Kind:
-    """One family.
+    """Describes one family.
 
     Args:
         name: the `model_type` of a checkpoint with both towers; that of its vision tower begins with it.
@@ -118,7 +118,7 @@ _LANGUAGE = {"llama": _LLAMA, "qwen2": {**_LLAMA, "max_position_embeddings": 327
 
 
 def is_original(config: Json) -> bool:
-    """Whether a config.json is of the original layout."""
+    """Tell whether a config.json is of LLaVA's original layout."""
     return "mm_vision_tower" in config and "vision_config" not in config
 
 

@@ -11,7 +11,7 @@ from pipeline.models.checkpoints.tensors import SMALL_FILES, weight_files
 from pipeline.models.prompts import load_table
 from pipeline.support.cache import cache_folder, make_once
 
-_VERSION = 1  # of what is written; raise it with every change
+_VERSION = 1  # version of the written files; raise it with every change
 _SHARD = "1GB"
 
 

@@ -22,7 +22,7 @@ IMAGE_TOKEN_ID = -200  # llava/constants.py: IMAGE_TOKEN_INDEX
 REDUCE_FUNC = (
     "mm_vision_token_reduce_func"  # of TRIM's authors' fork, pipeline/models/checkpoints/tuned_reducer.py
 )
-_VERSION = 1  # of what is written; raise it with every change
+_VERSION = 1  # version of the written files; raise it with every change
 _TYPES = ("llava", "llava_llama")  # llava_mpt, llava_mistral, ... have other language models
 _IMAGE_PX = re.compile(r"-(\d{3})$")  # openai/clip-vit-large-patch14-336
 _FEATURES = {"patch": "default", "cls_patch": "full"}
@@ -45,7 +45,7 @@ _UNSUPPORTED = {
 
 
 def pads(folder: Path, config: Json) -> bool:
-    """Whether images are padded to squares, not cropped as CLIP does; ConfigError if it is neither."""
+    """Tell whether images are padded to squares or (False) cropped; ConfigError if neither."""
     _require_supported(folder, config, "image_aspect_ratio")
     return config.get("image_aspect_ratio") == "pad"
 
@@ -117,7 +117,7 @@ def _require_supported(folder: Path, config: Json, key: str) -> None:
 
 
 def _require_clip(folder: Path, config: Json, clip: Path, vision: Json) -> None:
-    """Compare the CLIP with what the LLaVA says of it: its width, and the pixels that its name ends in."""
+    """Require that the CLIP has the width and the image size on which the LLaVA was built."""
     name = str(config["mm_vision_tower"])
     width = config.get("mm_hidden_size", vision["hidden_size"])
     if width != vision["hidden_size"]:

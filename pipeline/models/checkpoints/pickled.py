@@ -67,5 +67,5 @@ def _tensors(file: Path) -> "dict[str, Tensor]":
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ConfigError(f"{file} cannot be read as weights alone: {reason[:200]}") from None
     if not isinstance(loaded, dict) or not all(isinstance(x, torch.Tensor) for x in loaded.values()):
-        raise ConfigError(f"{file} holds something else than tensors by name")
+        raise ConfigError(f"{file} holds something other than named tensors")
     return {str(name): tensor for name, tensor in loaded.items()}

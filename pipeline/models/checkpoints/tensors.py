@@ -35,7 +35,7 @@ FLOATS = {"F32": ("<f4", 2.0**-23), "F16": ("<f2", 2.0**-10), "BF16": ("<u2", 2.
 
 @dataclass(frozen=True)
 class Located:
-    """A tensor's place in its file; `start` and `size` in bytes, `dtype` as the header names it."""
+    """Holds a tensor's place in its file; `start` and `size` in bytes, `dtype` as the header names it."""
 
     file: Path
     start: int
@@ -45,7 +45,7 @@ class Located:
 
     @property
     def count(self) -> int:
-        """How many numbers the tensor has."""
+        """The number of the tensor's elements."""
         return int(np.prod(self.shape, dtype=np.int64))
 
 

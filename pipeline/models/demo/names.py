@@ -7,7 +7,7 @@ from pipeline.support.errors import ConfigError
 
 TRAINED = "demo:model/"
 RANDOM = "demo:random/"
-SIZED = "demo:random_"  # and a name of `sized_weights.SIZES`
+SIZED = "demo:random_"  # a name of `sized_weights.SIZES` follows
 PARTS = ("llava", "clip")
 _RANDOM_VERSION = 2  # part of the cache folder's name; raise it with every change of the weights
 _SIZED_VERSION = 1

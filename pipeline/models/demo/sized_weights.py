@@ -39,7 +39,7 @@ _DEVIATION = 0.02
 
 @dataclass(frozen=True)
 class RandomLlava:
-    """Sizes of a Llama and a CLIP to make; `width` and `intermediate` are the language model's."""
+    """Holds the sizes of a Llama and a CLIP to make; `width` and `intermediate` are the language model's."""
 
     width: int
     intermediate: int

@@ -11,9 +11,9 @@ if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
 
 _POLL_S = 1.0
-_DETACHED = 130  # as after Ctrl-C
+_DETACHED = 130  # the usual exit status after Ctrl-C
 _PACKAGES = "ray.dashboard.modules"
-_NOISY_LOGGERS = (  # they report packages sent and connections closed
+_NOISY_LOGGERS = (  # report each sent package and closed connection
     f"{_PACKAGES}.dashboard_sdk",
     f"{_PACKAGES}.job.sdk",
     "ray._private.runtime_env.packaging",

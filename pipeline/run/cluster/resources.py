@@ -19,7 +19,7 @@ _POSITIVE = "cluster: num_cpus of a stage must be positive, or Ray starves it"
 
 @dataclass(frozen=True, kw_only=True)
 class TaskResources:
-    """CPUs that one task of a stage books. As many tasks run as fit beside the actors."""
+    """Declares the CPUs that one task of a stage books. As many tasks run as fit beside the actors."""
 
     num_cpus: float = free()
 
@@ -29,7 +29,7 @@ class TaskResources:
 
 @dataclass(frozen=True, kw_only=True)
 class ActorResources:
-    """CPUs and GPUs that one actor of a stage books, and the number of actors.
+    """Declares the CPUs and GPUs that one actor of a stage books, and the number of actors.
 
     `num_gpus` null: the stage's share of a GPU (`GPU_SHARES`); 0 in a cluster without GPUs. `num_actors`
     null: as many as the GPUs can take; without GPUs one on each node that has room for one actor of either
@@ -56,7 +56,7 @@ class ActorResources:
 
 @dataclass(frozen=True)
 class Hardware:
-    """The CPUs of each node of a cluster, and its GPUs in all."""
+    """Holds the CPUs of each node of a cluster, and its GPUs in all."""
 
     node_cpus: tuple[float, ...]
     gpus: float = 0.0
@@ -112,15 +112,15 @@ class Cluster:
 
     @property
     def local_cpus(self) -> int:
-        """CPUs of a cluster started on this machine."""
+        """The CPUs of a cluster started on this machine."""
         return self.num_cpus or max(2, len(os.sched_getaffinity(0)))
 
     def tasks(self, stage: str) -> TaskResources:
-        """The resources of a stage of tasks."""
+        """Return the resources of a stage of tasks."""
         return {"read": self.read, "decode": self.decode, "write": self.write}[stage]
 
     def actors(self, stage: str) -> ActorResources:
-        """The resources of a stage of actors."""
+        """Return the resources of a stage of actors."""
         return {"encode": self.encode, "generate": self.generate}[stage]
 
     def on(self, hardware: Hardware, device: str) -> "Cluster":

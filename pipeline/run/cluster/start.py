@@ -1,4 +1,4 @@
-"""Starts or joins the Ray cluster, locks others out of it, and makes its workers import this installation."""
+"""Starts or joins the Ray cluster, secures it, and makes its workers import this installation."""
 
 import hashlib
 import logging
@@ -79,7 +79,7 @@ def hardware() -> Hardware:
 
 
 class Node(TypedDict):
-    """What Ray tells of a node, as far as we read it."""
+    """Declares the keys of Ray's node descriptions that Trimline reads."""
 
     NodeID: str
     NodeManagerHostname: str

@@ -1,4 +1,4 @@
-"""Runs a unit whose workers died in a separate process: first whole, then, if that dies, sample by sample."""
+"""Runs a unit whose workers died in a separate process: whole, then, if that dies, sample by sample."""
 
 import os
 import signal
@@ -22,11 +22,14 @@ MakeStage = Callable[[], Stage]
 
 
 class ProcessDied(Exception):  # noqa: N818 - an event, handled where it happens
-    """The process has died; the message names the signal or the exit status."""
+    """Says that the process has died; the message names the signal or the exit status."""
 
 
 class IsolatedStage:
-    """A stage in a process that may die. The process starts with the first unit, and again after a death."""
+    """Runs a stage in a separate process that may die.
+
+    The process starts with the first unit, and again after a death.
+    """
 
     def __init__(self, make: MakeStage) -> None:
         self._make = make
@@ -103,7 +106,7 @@ def answer_isolated(name: str, make: MakeStage, batch: pa.Table) -> pa.Table:
         RunError: the stage raised an error, or its process dies of failed rows, too.
     """
     with IsolatedStage(make) as process:
-        with suppress(ProcessDied):  # whole at first: batches of the usual size give the usual answers
+        with suppress(ProcessDied):  # the whole unit first: batches of the usual size give the usual answers
             return process(batch)
         row = unpack_unit(batch)
         done = []
@@ -114,7 +117,7 @@ def answer_isolated(name: str, make: MakeStage, batch: pa.Table) -> pa.Table:
                 error = f"the worker of stage {name} died of {death} on this sample alone"
                 done.append(unpack_unit(_pass_failed(name, process, pack_unit(mark_failed(sample, error)))))
         if not done:
-            raise RunError(f"stage {name} dies of an empty unit: {row.unit.file_name}")
+            raise RunError(f"stage {name} crashes on an empty unit: {row.unit.file_name}")
         return pack_unit(join_samples(done))
 
 
@@ -123,4 +126,4 @@ def _pass_failed(name: str, process: IsolatedStage, batch: pa.Table) -> pa.Table
     try:
         return process(batch)
     except ProcessDied as death:
-        raise RunError(f"stage {name} dies of {death} whatever it is given") from None
+        raise RunError(f"stage {name} dies of {death} even on rows that it only passes on") from None

@@ -1,4 +1,4 @@
-"""A Ray actor that records which unit each stage is working on, and counts the crashes at each unit."""
+"""Records, in a Ray actor, which units the stages work on, and counts the crashes at each unit."""
 
 import os
 import socket
@@ -9,7 +9,7 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class WorkItem:
-    """A unit at a stage, identified by its shard and its first sample.
+    """Names a unit at a stage by its shard and its first sample.
 
     The read stage works on whole shards (`first` is None); an actor that loads its model on neither.
     """
@@ -21,7 +21,7 @@ class WorkItem:
 
 @dataclass(frozen=True, slots=True)
 class InWork:
-    """A work item in progress: since when (seconds since the epoch), and in which process."""
+    """Records a work item in progress: its start (seconds since the epoch) and its process."""
 
     item: WorkItem
     since: float
@@ -30,7 +30,7 @@ class InWork:
 
 
 class Ledger:
-    """The actor's class. An item that begins again before it has ended counts one death of its worker."""
+    """Is the actor's class. An item that begins again before it has ended counts one death of its worker."""
 
     def __init__(self) -> None:
         self._in_work: dict[WorkItem, InWork] = {}

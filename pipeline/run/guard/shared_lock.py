@@ -1,4 +1,4 @@
-"""A readers-writer lock for threads."""
+"""Provides a readers-writer lock for threads."""
 
 import threading
 from collections.abc import Iterator
@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 
 class SharedLock:
-    """Held by any number of threads as `shared`, or by one alone as `exclusive`.
+    """Lets any number of threads hold it as `shared`, or one alone as `exclusive`.
 
     A thread that waits for `exclusive` keeps later ones from entering `shared`, so that it gets its turn.
     """

@@ -1,4 +1,4 @@
-"""Wraps a stage so that units which crash its worker are isolated, and given up after too many crashes.
+"""Wraps a stage: isolates units that crash its worker, and marks them as failed after too many crashes.
 
 A stage reports to the ledger when it begins and ends a unit. After a crash, Ray calls the restarted worker
 with the same units again, and the ledger counts a death for each unit that had begun and not ended.
@@ -21,15 +21,15 @@ from pipeline.support.errors import RunError
 if TYPE_CHECKING:
     from pipeline.stages.read import ReadPending
 
-# Deaths of a unit's workers after which the unit runs in a separate process, and after which it is given up:
-# then its workers die although another process does the work.
+# After ISOLATE_AFTER deaths of its workers a unit runs in a separate process. After GIVE_UP_AFTER deaths it
+# fails: its workers die although another process does the work.
 ISOLATE_AFTER = 2
 GIVE_UP_AFTER = 5
 
 
 @dataclass(frozen=True)
 class Watch:
-    """A stage to be wrapped.
+    """Describes a stage to wrap.
 
     Attributes:
         name: of the stage.
@@ -74,7 +74,7 @@ def watched_task(watch: Watch) -> Callable[[pa.Table], pa.Table]:
 
 
 def watched_read(watch: Watch, shards: list[int]) -> Callable[[pa.Table], Iterator[pa.Table]]:
-    """Make the function of the read tasks; a shard that kills its workers ends where it does.
+    """Make the function of the read tasks; a shard that kills its workers ends after its last good unit.
 
     Args:
         shards: the numbers of the pending shards; a batch has an index into them.

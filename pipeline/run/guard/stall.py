@@ -1,4 +1,4 @@
-"""Ends a run in which nothing makes progress any more, and says where it is stuck."""
+"""Ends a run that makes no progress any more, and says where it is stuck."""
 
 import queue
 import threading
@@ -39,7 +39,7 @@ def unless_stalled(items: Iterable[Item], ledger: LedgerHandle, stall_s: float) 
 
 
 class _End:
-    """The end of the items: exhausted, or broken off by an error."""
+    """Marks the end of the items: exhausted, or broken off by an error."""
 
     def __init__(self, error: BaseException | None = None) -> None:
         self.error = error
@@ -63,9 +63,9 @@ def _message(quiet_s: float, in_work: list[InWork]) -> str:
     more = f", and {len(places) - _MOST_NAMED} more" if len(places) > _MOST_NAMED else ""
     where = ", ".join(places[:_MOST_NAMED]) + more
     if not in_work:
-        where = "no stage has been given anything: does the cluster have what the stages book?"
+        where = "no stage has received a unit: does the cluster have the CPUs and GPUs that the stages book?"
     return (
-        f"nothing has moved for {quiet_s:.0f} s: {where}; if a unit may take longer, raise cluster.stall_s; "
+        f"no progress for {quiet_s:.0f} s: {where}; if a unit may take longer, raise cluster.stall_s; "
         "run the same command again to go on"
     )
 

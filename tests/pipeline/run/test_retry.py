@@ -149,7 +149,7 @@ def test_units_of_another_state_of_the_shard_are_refused(tmp_path, broken):
     current = {shard.shard: shard for shard in broken.shards(broken.entries(HERE), HERE)}
     for arm in ARMS:
         plan_of(tmp_path / "out" / arm).renew({0: current[0]}, HERE)
-    with pytest.raises(RunError, match=r"of shard 0 are of another state of it than the plan's"):
+    with pytest.raises(RunError, match=r"of shard 0 were made of another state of the shard than the plan's"):
         quick_answer(broken, tmp_path / "out", *ARMS, unit_bytes=3000)
 
 

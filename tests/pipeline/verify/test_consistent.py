@@ -295,7 +295,7 @@ def test_a_summary_of_other_rows(output, check):
     assert check(output)[0] == {("damaged", "summary.json"): "it cannot be read"}
     (output / "_SUCCESS").unlink()
     findings, result = check(output)
-    assert (findings, result.notes) == ({}, ["there is no _SUCCESS: the run has not ended, or not well"])
+    assert (findings, result.notes) == ({}, ["there is no _SUCCESS: the run has not ended, or it failed"])
 
 
 def test_a_folder_without_run_json_is_refused(tmp_path):
