@@ -21,8 +21,9 @@ from tests.support.processes import run
 pytestmark = pytest.mark.slow
 PLACE = "/opt/trimline"  # the environment's path in the image
 PACKAGES = ("trim", "pipeline", "conf", "jobs")
+# Pages beside rooms, and their pictures.
 READ_IN_THE_REPOSITORY = {
-    "trim/README.md",
+    *(str(page.relative_to(ROOT)) for page in (*ROOT.glob("trim/*.md"), *ROOT.glob("pipeline/*/README.md"))),
     "pipeline/report/images/kept.png",
     "pipeline/report/images/report.png",
 }
