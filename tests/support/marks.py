@@ -20,6 +20,7 @@ OF_FIXTURES = {"ray": "ray", "reference": "process", "rich": "process", "chromiu
 OF_NAMES = {"subprocess": "process", "Node": "nodes"}  # a test whose code uses this name gets the mark
 NOT_FOLLOWED = ("s3",)  # a fixture whose S3 server starts within a second
 SHARED = ("ray", "reference", "rich")  # costly fixtures: the tests of each run in one worker
+NOT_QUICK = {"ray", "process", "nodes", "chaos", "demo", "slow"}  # `make quick` leaves them out
 CPU_S, WALL_S = 10.0, 60.0
 
 
@@ -119,7 +120,7 @@ def _ray_runs() -> bool:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
-    """Fail a test that is slow or starts Ray without the matching mark.
+    """Fail a test of `make quick` that is slow, and one that starts Ray without the mark for it.
 
     CPU time decides, because other processes on the machine delay a test. A test that takes a minute by the
     clock counts as slow in any case: it waits, or other processes work for it.
@@ -129,7 +130,7 @@ def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
     cpu_s, wall_s, ray_ran = _cpu_s(), time.monotonic(), _ray_runs()
     yield
     cpu_s, wall_s = _cpu_s() - cpu_s, time.monotonic() - wall_s
-    if "slow" not in marks and (cpu_s > most_cpu_s or wall_s > most_wall_s):
+    if not marks & NOT_QUICK and (cpu_s > most_cpu_s or wall_s > most_wall_s):
         pytest.fail(
             f"took {cpu_s:.0f} s of CPU, {wall_s:.0f} s in all: make it quicker than {most_cpu_s:.0f} s, "
             "or mark it with pytest.mark.slow",

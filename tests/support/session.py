@@ -30,6 +30,13 @@ def pytest_unconfigure(config: pytest.Config) -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def libraries(request: pytest.FixtureRequest) -> None:
+    """Import the heavy libraries before a worker's first test, whose time they would count for."""
+    if hasattr(request.config, "workerinput"):
+        from transformers import CLIPModel, LlavaForConditionalGeneration  # noqa: F401
+
+
 @pytest.fixture(scope="session")
 def ray() -> Iterator[None]:
     """Stop Ray at the end of the session; the first run that needs it starts it.

@@ -37,8 +37,11 @@ class Deadly:
         self._log_event("begin", row.unit.first)
         self._wait_for_company()
         if row.unit.first == CULPRIT and row.tables["requests"]["status"][0].as_py() == "ok":
+            time.sleep(
+                2
+            )  # time for Ray to fetch the results of units that ended before: else it repeats them
             os.kill(os.getpid(), signal.SIGKILL)
-        time.sleep(1)  # time for the culprit, if it is in this process, to die
+        time.sleep(3)  # time for the culprit, if it is in this process, to die
         self._log_event("end", row.unit.first)
         return pack_unit(row.passed("generate", time.time(), row.tables))
 
