@@ -53,7 +53,7 @@ def test_leftovers_alone_are_status_0(place, capfd):
     name = f"data/.{FILE}.{'0a' * 16}.tmp"
     (place / "out" / name).touch()
     status, out, _ = verify(capfd, "output=out")
-    assert (status, out[0]) == (0, f"leftover {name}: its writer was stopped before it was done")
+    assert (status, out[0]) == (0, f"leftover {name}: a temporary file of a writer that was stopped")
     assert verify(capfd, "output=out", "repair=true")[0] == 0
     assert not (place / "out" / name).exists()
 

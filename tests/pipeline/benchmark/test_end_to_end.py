@@ -41,6 +41,7 @@ def test_the_plain_loop_gives_the_engines_answers():
     assert sum(map(len, ours)) > 20
 
 
+@pytest.mark.slow
 def test_each_arm_is_measured_in_each_round(tmp_path):
     config = make_config(tmp_path, Images(path=str(tmp_path)), tmp_path / "out", max_new_tokens=6)
     arms = (Arm("full", Full(), {}), Arm("fifth", Trim(keep_ratio=0.2), {}))
