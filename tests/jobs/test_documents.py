@@ -246,7 +246,13 @@ def test_a_misspelt_command_does_not_compose(typo):
 
 def test_the_demo_is_one_comparison():
     """Both arms run interleaved in one job, so the report needs no warning about their times."""
-    dry = subprocess.run(["make", "--dry-run", "demo"], cwd=ROOT, check=True, capture_output=True, text=True)
+    dry = subprocess.run(
+        ["make", "--no-print-directory", "--dry-run", "demo"],
+        cwd=ROOT,
+        check=True,
+        capture_output=True,
+        text=True,
+    )
     lines = [shlex.split(line) for line in dry.stdout.splitlines() if "/trimline " in line]
     ((_, *words),) = lines
     assert words[0] == "compare"
