@@ -9,7 +9,7 @@ VLLM_VENV ?= .venv-vllm
 
 # Tests that share a costly fixture run in one worker: tests/support/marks.py.
 PARALLEL := -n 2 --dist loadgroup --no-loadscope-reorder
-QUICK := not ray and not process and not nodes and not chaos and not demo and not slow
+QUICK := not ray and not process and not nodes and not chaos and not fuzz and not browser and not demo and not slow
 
 .PHONY: demo test quick coverage test-vllm chaos fuzz check lint format clean
 

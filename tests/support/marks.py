@@ -20,7 +20,8 @@ OF_FIXTURES = {"ray": "ray", "reference": "process", "rich": "process", "chromiu
 OF_NAMES = {"subprocess": "process", "Node": "nodes"}  # a test whose code uses this name gets the mark
 NOT_FOLLOWED = ("s3",)  # a fixture whose S3 server starts within a second
 SHARED = ("ray", "reference", "rich")  # costly fixtures: the tests of each run in one worker
-NOT_QUICK = {"ray", "process", "nodes", "chaos", "demo", "slow"}  # `make quick` leaves them out
+# `make quick` leaves these out.
+NOT_QUICK = {"ray", "process", "nodes", "chaos", "fuzz", "browser", "demo", "slow"}
 CPU_S, WALL_S = 10.0, 60.0
 
 

@@ -17,6 +17,8 @@ from pipeline.stages.rows import UnitRow, pack_unit, unpack_unit
 from pipeline.support.errors import RunError
 from pipeline.support.schema import REQUESTS, SAMPLES, TOKENS
 
+pytestmark = pytest.mark.process  # the stages run in child processes
+
 
 def samples(*kinds: str) -> UnitRow:
     lines = [
