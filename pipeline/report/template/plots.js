@@ -7,6 +7,7 @@
   const LIGHT = ["#1f6feb", "#d9730d", "#1a9a5c", "#c02f8a", "#7a4fd8", "#0f9bb4", "#b08800", "#d0393e"];
   const DARK = ["#6cb2ff", "#ffa657", "#56d08c", "#ff8fcf", "#b49cff", "#5fd5e8", "#e3c04b", "#ff8a85"];
   const LINE_PX = 18; // from one line of text to the next
+  const STRUCK = 100; // what a label costs that crosses a line or is crossed by one, in pixels of distance
   const STAGES = [["decode the image", "image_decode_s"], ["encode", "encode_s"], ["reduce", "reduce_s"],
     ["prefill", "prefill_s"], ["decode", "decode_s"]];
 
@@ -136,12 +137,29 @@
   // The points to be labelled of each frontier: names, values and the ends of their intervals.
   const points = {};
 
+  const box = (x, y, width, height) => ({ left: x - width / 2, right: x + width / 2, top: y - height / 2, bottom: y + height / 2 });
+  const meet = (a, b) => a.left < b.right && b.left < a.right && a.top < b.bottom && b.top < a.bottom;
+
+  // Places all labels in one column at the side that covers fewer points, in the order of their points from top to bottom.
+  // Returns nothing if the plot is too small, or if the column covers a point without being needed.
+  function inColumn(targets, marks, { xaxis, yaxis }, measure, needed) {
+    const widest = Math.max(...targets.map(({ text }) => measure(text))), height = targets.length * LINE_PX;
+    if (widest > xaxis._length || height > yaxis._length) return undefined;
+    const middle = targets.reduce((sum, { top }) => sum + top, 0) / targets.length;
+    const start = Math.max(0, Math.min(middle - height / 2, yaxis._length - height));
+    const hidden = (x) => marks.filter((mark) => meet(mark, box(x, start + height / 2, widest, height))).length;
+    const [onLeft, onRight] = [widest / 2, xaxis._length - widest / 2].map(hidden), isLeft = onLeft <= onRight;
+    if (!needed && Math.min(onLeft, onRight) > 0) return undefined;
+    const edge = isLeft ? widest : xaxis._length - widest; // the texts end or begin here, and the lines leave them here
+    return targets.map(({ left, top }, at) => ({ ax: edge - left, ay: start + (at + 0.5) * LINE_PX - top, far: true,
+      xanchor: isLeft ? "right" : "left" }));
+  }
+
   // Places labels beside their points. No two labels overlap; points and lines are covered only where nothing else fits.
   function labels(plot) {
     const { xaxis, yaxis, font } = plot._fullLayout, pen = document.createElement("canvas").getContext("2d");
     pen.font = `${font.size}px ${font.family}`;
-    const box = (x, y, width, height) => ({ left: x - width / 2, right: x + width / 2, top: y - height / 2, bottom: y + height / 2 });
-    const meet = (a, b) => a.left < b.right && b.left < a.right && a.top < b.bottom && b.top < a.bottom;
+    const measure = (text) => pen.measureText(text).width + 8;
     const targets = points[plot.closest("[data-plot]").dataset.plot].map((point) => ({ ...point, left: xaxis.l2p(point.x), top: yaxis.l2p(point.y) }))
       .sort((a, b) => a.top - b.top);
     const marks = targets.map(({ left, top }) => box(left, top, 14, 14));
@@ -154,9 +172,9 @@
       const [x, y] = [line.x + (line.ax * step) / 23, line.y + (line.ay * step) / 23];
       return x > left && x < right && y > top && y < bottom;
     });
-    const placed = [], lines = [], annotations = [];
-    for (const { text, x, y, left, top } of targets) {
-      const width = pen.measureText(text).width + 8, height = LINE_PX;
+    const placed = [], lines = [];
+    const beside = targets.map(({ text, left, top }) => {
+      const width = measure(text), height = LINE_PX;
       let best = null;
       for (let away = 8; away <= 232; away += 16) {
         for (let turn = 0; turn < 16; turn++) {
@@ -168,17 +186,20 @@
           const hidden = marks.filter((mark) => meet(mark, place)).length, crossed = bars.filter((bar) => meet(bar, place)).length;
           const line = { x: left, y: top, ax, ay };
           const struck = placed.filter((other) => through(line, other)).length + lines.filter((other) => through(other, place)).length;
-          const cost = away + 200 * hidden + 100 * struck + 24 * crossed;
-          if (best === null || cost < best.cost) best = { cost, away, line, place };
+          const cost = away + 200 * hidden + STRUCK * struck + 24 * crossed;
+          if (best === null || cost < best.cost) best = { cost, ax, ay, far: away > 8, xanchor: "center", line, place };
         }
       }
-      if (best === null) continue; // no room: the name is shown on hover
+      if (best === null) return undefined;
       placed.push(best.place);
       lines.push(best.line);
-      annotations.push({ x, y, text: escaped(text), ax: best.line.ax, ay: best.line.ay, xanchor: "center", yanchor: "middle", showarrow: true, arrowhead: 0,
-        bgcolor: `${style("--card")}b0`, arrowwidth: 1, standoff: 6, borderpad: 0, arrowcolor: best.away > 8 ? style("--soft") : "rgba(0,0,0,0)" });
-    }
-    return annotations;
+      return best;
+    });
+    const lacking = beside.includes(undefined), crowded = lacking || beside.some(({ cost }) => cost >= STRUCK);
+    const places = (crowded && inColumn(targets, marks, { xaxis, yaxis }, measure, lacking)) || beside;
+    return targets.map(({ text, x, y }, at) => places[at] && { x, y, text: escaped(text), ax: places[at].ax, ay: places[at].ay,
+      xanchor: places[at].xanchor, yanchor: "middle", showarrow: true, arrowhead: 0, bgcolor: `${style("--card")}b0`, arrowwidth: 1, standoff: 6, borderpad: 0,
+      arrowcolor: places[at].far ? style("--soft") : "rgba(0,0,0,0)" }).filter(Boolean); // a name without room is shown on hover
   }
 
   // Places the labels again after each redraw, as in a window of another width.
@@ -203,11 +224,13 @@
         hovertemplate: "%{text}: %{y} at %{x:,.4~r}<extra></extra>" };
     });
     const ends = shown.flatMap((name) => [up(name)?.low ?? value(up(name)), up(name)?.high ?? value(up(name))]);
+    const farthest = Math.max(...shown.flatMap((name) => [value(across(name)), across(name)?.high ?? 0]));
     const [low, high] = [Math.min(...ends), Math.max(...ends)], room = (high - low || 0.1) * 0.15;
     points[plot] = labelled ? shown.map((name) => ({ text: short(name), x: value(across(name)), y: value(up(name)),
       ends: [across(name), up(name)].map((figure) => [figure?.low ?? value(figure), figure?.high ?? value(figure)]) })) : [];
     draw(plot, shown.length > 1 ? traces : [], layout(title, plain(quality), { showlegend: !labelled || reducers.length < shown.length,
-      xaxis: { rangemode: "tozero" }, yaxis: { range: [low - room, high + room / 2], tickformat: low >= 0 && high <= 1 ? ",.1~%" : "" } }));
+      // fixed ranges: Plotly's own would change with the labels that are placed in them
+      xaxis: { range: [0, 1.06 * farthest || 1] }, yaxis: { range: [low - room, high + room / 2], tickformat: low >= 0 && high <= 1 ? ",.1~%" : "" } }));
   }
 
   function frontiers() {
