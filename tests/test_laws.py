@@ -176,6 +176,7 @@ def missing(node) -> list[str]:
     return [key for key in node if OmegaConf.is_missing(node, key)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", OPTIONS, ids=name_of)
 def test_every_option_composes_and_builds(path):
     from jobs.common.build import build_target

@@ -2,7 +2,7 @@
 
 from pipeline.run.config import RunConfig
 from pipeline.run.flow import ActorClass, outputs_of, stage_arguments
-from pipeline.run.prepare import prepare
+from pipeline.run.prepare import Prepared, prepare
 from pipeline.stages.decode import decode_unit
 from pipeline.stages.encode import Encode
 from pipeline.stages.generate import Generate
@@ -25,7 +25,18 @@ def run_in_process(
     Raises:
         ConfigError: as `annotate` does.
     """
-    prepared = prepare(config)
+    make_units(config, prepare(config), attempt, encode=encode, generate=generate)
+
+
+def make_units(
+    config: RunConfig,
+    prepared: Prepared,
+    attempt: str,
+    *,
+    encode: ActorClass = Encode,
+    generate: ActorClass = Generate,
+) -> None:
+    """Make every missing unit of a prepared run; the rest is as in `run_in_process`."""
     arguments = stage_arguments(config, prepared)
     encode_unit = encode(**arguments["encode"], threads=None)
     generate_unit = generate(**arguments["generate"], threads=None)

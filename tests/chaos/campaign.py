@@ -8,6 +8,7 @@ import subprocess
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -116,3 +117,26 @@ def kill(pids: list[int], chance: random.Random) -> int | None:
     except ProcessLookupError:
         return None
     return pid
+
+
+def kill_workers(process: subprocess.Popen, output: Path, chance: random.Random) -> dict[str, int]:
+    """Kill a worker of each stage at a random moment of a run; return the finished units at each kill.
+
+    `read` and `decode` come first, since they finish early.
+    """
+    killed: dict[str, int] = {}
+    for stage in ("read", "decode", "encode", *chance.sample(["generate", "write"], 2)):
+        moment = 0 if stage in ("read", "decode") else files(output) + chance.randrange(1, 4)
+        wait_until(partial(_has_units, output, moment), process)
+        pid = wait_until(partial(_kill_worker, process, stage, chance), process)
+        assert pid, f"no worker of {stage} was caught at work after {killed}: not counted"
+        killed[stage] = files(output)
+    return killed
+
+
+def _has_units(output: Path, count: int) -> bool:
+    return files(output) >= count
+
+
+def _kill_worker(process: subprocess.Popen, stage: str, chance: random.Random) -> int | None:
+    return kill(workers(process.pid, stage), chance)

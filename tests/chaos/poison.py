@@ -10,21 +10,21 @@ from pipeline.engines.base import Engine, Request
 from pipeline.engines.transformers import Transformers
 from pipeline.sources.webdataset import WebDataset
 from pipeline.support.fields import counted, free
-from trim import Full, Reduced, VisualTokens
+from trim import Reduced, Trim, VisualTokens
 
 
 @dataclass(frozen=True)
-class PoisonedReducer:
-    """Keep all tokens; crash on the requests with these identities."""
+class PoisonedReducer(Trim):
+    """TRIM, but a crash on the requests with these identities."""
 
     deadly: tuple[int, ...] = ()
-    needs: ClassVar[frozenset] = frozenset({"identity"})
+    needs: ClassVar[frozenset] = Trim.needs | {"identity"}
 
     def __call__(self, x: VisualTokens) -> list[Reduced]:
         if set(x.identity.tolist()) & set(self.deadly):
             # in this thread: a signal to another thread may arrive after the answer
             signal.raise_signal(signal.SIGSEGV)
-        return Full()(x)
+        return super().__call__(x)
 
 
 @dataclass(frozen=True, kw_only=True)

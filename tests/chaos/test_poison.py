@@ -1,17 +1,20 @@
 """A request that kills its worker gets a row with the signal; all others are answered."""
 
-import json
+import hashlib
+import io
+import os
 import tarfile
+from collections import Counter
 from pathlib import Path
 
-import numpy as np
 import pytest
+from PIL import Image
 
+from pipeline.output.units import Unit
 from pipeline.stages.reduce import identity_of
 from tests.support.processes import run
 from tests.support.reference import SETTINGS, TRIMLINE
-from tests.support.runs import lasting, read_units, rows
-from tests.support.tars import add, jpeg
+from tests.support.runs import lasting, read_units, rows, unit_names
 
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(1200)]
 # Patches Pillow, a library, in every process: the crash comes from a decoder, not from code of ours.
@@ -20,74 +23,86 @@ import signal
 from PIL import ImageFile
 load = ImageFile.ImageFile.load
 def deadly(self):
-    if self.size == (101, 37):
+    if self.size == {size}:
         signal.raise_signal(signal.SIGSEGV)
     return load(self)
 ImageFile.ImageFile.load = deadly
 """
+TRIM = (Path(__file__).parents[2] / "conf" / "reducer" / "trim.yaml").read_text()
+# Samples of the reference's input, each in a unit with others: in shard 0 one for each of three stages, and
+# one of shard 1 that kills its reader.
+ENCODED, GENERATED, READ = "000/000005", "000/000008", "001/000020"
 
 
-def write(path: Path, seed: int, samples: int, *, poison: bool) -> None:
-    """Write samples of one question; with poison, sample 2 kills the decoder and sample 8 the engine."""
-    with tarfile.open(path, "w") as tar:
-        for index in range(samples):
-            deadly = poison and index == 2
-            picture = jpeg(index, 101, 37) if deadly else jpeg(100 * seed + index, 64)
-            word = "poison" if poison and index == 8 else "thing"
-            add(tar, f"{seed}-{index:03d}.jpg", picture)
-            add(
-                tar, f"{seed}-{index:03d}.json", json.dumps({"question": f"what {word} is {index}?"}).encode()
-            )
-
-
-def test_each_deadly_sample_is_named_and_all_others_are_answered(tmp_path):
-    import hashlib
-
-    (tmp_path / "tars").mkdir()
-    write(tmp_path / "tars" / "0.tar", 0, 12, poison=True)
-    write(tmp_path / "tars" / "1.tar", 1, 12, poison=False)
+def test_each_deadly_sample_is_named_and_all_others_are_answered(reference, tmp_path):
+    images = {}
+    for file in sorted(Path(reference.tars).iterdir()):
+        images |= read_images(file)
+    decoded, size = sample_of_unique_size(images)
+    question = next(row["question"] for row in reference.rows if row["sample_key"] == ENCODED)
+    identity = identity_of(hashlib.sha256(images[ENCODED]).hexdigest(), question)
+    word = next(row["question"] for row in reference.rows if row["sample_key"] == GENERATED)
     (tmp_path / "code").mkdir()
-    (tmp_path / "code" / "sitecustomize.py").write_text(DEADLY_DECODER)
-    identity = identity_of(hashlib.sha256(jpeg(5, 64)).hexdigest(), "what thing is 5?")
-    for group, target, keys in (
-        ("reducer", "poison.PoisonedReducer", f"deadly: [{identity}]"),
-        ("engine", "poison.PoisonedEngine", "token_budget: 4096"),
-        ("source", "poison.PoisonedTars", "path: ???\ndeadly: 1-007"),
+    (tmp_path / "code" / "sitecustomize.py").write_text(DEADLY_DECODER.format(size=size))
+    for group, text in (
+        ("reducer", TRIM.replace("trim.Trim", "poison.PoisonedReducer") + f"deadly: [{identity}]\n"),
+        ("engine", f"_target_: poison.PoisonedEngine\nword: '{word}'\n"),
+        ("source", f"_target_: poison.PoisonedTars\npath: ???\ndeadly: {READ}\n"),
     ):
         (tmp_path / "conf" / group).mkdir(parents=True)
-        (tmp_path / "conf" / group / "poisoned.yaml").write_text(f"_target_: {target}\n{keys}\n")
-    settings = [item for item in SETTINGS if not item.startswith(("reducer=", "source=", "unit_bytes="))]
+        (tmp_path / "conf" / group / "poisoned.yaml").write_text(text)
+    settings = [item for item in SETTINGS if not item.startswith(("reducer=", "source="))]
     output = tmp_path / "out"
     command = [
-        *(TRIMLINE, "annotate", "--config-dir", str(tmp_path / "conf"), *settings, "unit_samples=4"),
+        *(TRIMLINE, "annotate", "--config-dir", str(tmp_path / "conf"), *settings),
         *("source=poisoned", "reducer=poisoned", "engine=poisoned"),
-        *(f"source.path={tmp_path}/tars", f"output={output}", "max_failed_fraction=0.5"),
+        *(f"source.path={reference.tars}", f"output={output}", "max_failed_fraction=0.5"),
     ]
-    path = f"{tmp_path / 'code'}:{Path(__file__).parent}"
-    result = run(command, tmp_path, PYTHONPATH=path)
+    code = [str(tmp_path / "code"), str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]
+    result = run(command, tmp_path, PYTHONPATH=os.pathsep.join(code))
     assert result.returncode == 1, result.stderr
     assert "shard 1: reading it killed its worker: SIGABRT" in result.stdout + result.stderr
 
-    by_key = {row["sample_key"]: row for row in rows(output)}
-    failed = {key: row["error"] for key, row in by_key.items() if row["status"] != "ok"}
+    answered = lasting(rows(output), "reducer")
+    failed = {row["sample_key"]: row["error"] for row in answered if row["status"] != "ok"}
     assert failed == {
-        "0-002": "the worker of stage decode died of SIGSEGV on this sample alone",
-        "0-005": "the worker of stage encode died of SIGSEGV on this sample alone",
-        "0-008": "the worker of stage generate died of SIGKILL on this sample alone",
+        decoded: "the worker of stage decode died of SIGSEGV on this sample alone",
+        ENCODED: "the worker of stage encode died of SIGSEGV on this sample alone",
+        GENERATED: "the worker of stage generate died of SIGKILL on this sample alone",
     }
-    assert sorted(by_key) == [f"0-{index:03d}" for index in range(12)] + [
-        f"1-{index:03d}" for index in range(4)
+    # of shard 1 the units before the deadly sample, and a last one that tells why there are no more
+    units = [Unit.of_file(name) for name in reference.names]
+    (cut,) = (unit.first for unit in units if unit.shard == 1 and unit.first <= int(READ[4:]) < unit.stop)
+    whole = [unit.file_name for unit in units if unit.shard != 1 or unit.stop <= cut]
+    broken_off = Unit(1, cut, cut, True).file_name
+    assert unit_names(output) == sorted([*whole, broken_off])
+    footer = read_units(output)[broken_off][1]
+    assert footer["shard_error"] == "reading it killed its worker: SIGABRT"
+    expected = [
+        row
+        for row in lasting(reference.rows, "reducer")
+        if row["key"] < f"000001-{cut:08d}" or row["key"] > "000002"
     ]
-    footers = {name: footer for name, (_, footer) in read_units(output).items()}
-    broken = footers["000001-00000004-00000004-end.parquet"]
-    assert broken["shard_error"] == "reading it killed its worker: SIGABRT"
+    assert [row["key"] for row in answered] == [row["key"] for row in expected]
+    assert all(row == same for row, same in zip(answered, expected, strict=True) if row["status"] == "ok")
 
-    undisturbed_command = [
-        *(TRIMLINE, "annotate", *settings, "unit_samples=4", "source=webdataset", "reducer=full"),
-        *("engine.token_budget=4096", f"source.path={tmp_path}/tars", f"output={tmp_path}/calm"),
-    ]
-    assert run(undisturbed_command, tmp_path).returncode == 0
-    undisturbed = {row["sample_key"]: row for row in lasting(rows(tmp_path / "calm"), "reducer")}
-    answered = {row["sample_key"]: row for row in lasting(rows(output), "reducer")}
-    assert all(answered[key] == undisturbed[key] for key in answered.keys() - failed.keys())
-    assert np.mean([row["status"] == "ok" for row in undisturbed.values()]) == 1
+
+def read_images(file: Path) -> dict[str, bytes]:
+    """Read a tar's images, by the samples' keys."""
+    with tarfile.open(file) as tar:
+        return {
+            member.name.removesuffix(".jpg"): tar.extractfile(member).read()
+            for member in tar
+            if member.name.endswith(".jpg")
+        }
+
+
+def sample_of_unique_size(images: dict[str, bytes]) -> tuple[str, tuple[int, int]]:
+    """Choose a sample of shard 0 whose picture is the only one of its size."""
+    sizes = {key: Image.open(io.BytesIO(data)).size for key, data in images.items()}
+    often = Counter(sizes.values())
+    return next(
+        (key, size)
+        for key, size in sizes.items()
+        if often[size] == 1 and key.startswith("000/") and key not in (ENCODED, GENERATED)
+    )

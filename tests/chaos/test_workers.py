@@ -2,45 +2,29 @@
 
 import os
 import random
-import subprocess
 import time
-from functools import partial
 from pathlib import Path
 
 import pytest
 
-from tests.chaos.campaign import files, kill, long, prove, wait_until, workers
+from tests.chaos.campaign import kill, kill_workers, long, prove, wait_until, workers
 from tests.support.processes import finish, start
 
 ROUNDS = int(os.environ.get("TRIMLINE_CHAOS_ROUNDS", "1"))
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(3600)]
 
 
+@long
 @pytest.mark.parametrize("number", range(ROUNDS))
 def test_a_worker_of_each_stage_is_killed(campaign, number):
-    """In one run, at random moments; `read` and `decode` first, since they finish early."""
+    """The same is done once to the first run of tests/jobs/test_kill.py."""
     chance, output = random.Random(number), campaign.folder / f"workers-{number}"
     process = start(campaign.command(str(output)), campaign.folder)
-    killed = {}
-    for stage in ("read", "decode", "encode", *chance.sample(["generate", "write"], 2)):
-        early_stage = stage in ("read", "decode")
-        moment = 0 if early_stage else files(output) + chance.randrange(1, 4)
-        wait_until(partial(_reached, output, moment), process)
-        pid = wait_until(partial(_caught, process, stage, chance), process)
-        assert pid, f"no worker of {stage} was caught at work after {killed}: not counted"
-        killed[stage] = files(output)
+    killed = kill_workers(process, output, chance)
     began = time.monotonic()
     result = finish(process)
     assert result.returncode == 0, result.stderr
     prove(campaign, output, "workers killed", at=killed, finished_s=round(time.monotonic() - began, 1))
-
-
-def _reached(output: Path, moment: int) -> bool:
-    return files(output) >= moment
-
-
-def _caught(process: subprocess.Popen, stage: str, chance: random.Random) -> int | None:
-    return kill(workers(process.pid, stage), chance)
 
 
 @long

@@ -20,6 +20,7 @@ def same_process(monkeypatch):
     signal.signal(signal.SIGTERM, handler)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*found in sys.modules:RuntimeWarning")
 @pytest.mark.parametrize("form", ["jobs", "jobs.COMMAND"])
 @pytest.mark.parametrize("command", COMMANDS)

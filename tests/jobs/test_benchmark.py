@@ -108,6 +108,7 @@ def test_the_demo_takes_arms_as_a_comparison_does(folder, capfd):
         assert arm_figures[f"{name}_64"]["kept"] == 64
 
 
+@pytest.mark.slow
 def test_decoding_is_measured_by_format_and_size(folder, capfd):
     options = ["benchmark.name=decode", "benchmark.decode_sides=[64,3200]", "benchmark.rounds=1"]
     assert run_command("benchmark", [*options, "benchmark.json=figures.json"]) == 0

@@ -75,6 +75,7 @@ def test_the_reducer_that_the_checkpoint_was_tuned_with_is_used(
         assert reducer_of(annotate, folder, *converted)[0] == expected, "a converted checkpoint keeps it"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("reduction", ["PCA:0.99", "TRIM:1.5", "TRIM:0", "TRIM:-2", "TRIM", "TRIM:1.2.3"])
 def test_an_unknown_reduction_is_refused_by_name(annotate, folder, original, reduction):
     edit(original, mm_vision_token_reduce_func=reduction)

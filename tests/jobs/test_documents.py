@@ -225,6 +225,7 @@ KNOWN = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", COMPOSED)
 def test_a_command_composes(command):
     program, *words = shlex.split(command)

@@ -184,6 +184,7 @@ def test_two_files_for_one_range(annotate, folder):
     assert "two files for one range" in annotate.refused()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", ["size", "time", "gone"])
 @pytest.mark.parametrize("finished", [False, True])
 def test_an_image_that_changed_under_an_unfinished_output(annotate, folder, change, finished):
@@ -217,6 +218,7 @@ def spoil(file: Path, change: str) -> None:
         os.utime(file, ns=(stat.st_atime_ns, stat.st_mtime_ns))
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(60)  # the refusal is reported at once, without retries
 def test_a_store_that_refuses_connections(annotate):
     with socket.socket() as bound:  # bound but not listening: no other process can take the port

@@ -49,6 +49,7 @@ def together(unit):
     return unpack_unit(answered).tables["requests"].to_pylist(), unpack_unit(encoded).tables
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_every_request_is_answered_from_the_stated_number_of_tokens(unit, together, name):
     _, _, _, shared = unit

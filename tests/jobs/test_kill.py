@@ -1,7 +1,8 @@
-"""A run killed by SIGKILL continues from its finished units (real command, real Ray)."""
+"""A run whose workers and then itself are killed by SIGKILL continues from its finished units (real Ray)."""
 
 import json
 import os
+import random
 import signal
 import subprocess
 import time
@@ -14,6 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.output.units import Finished, Unit
+from tests.chaos.campaign import kill_workers
 from tests.support.processes import end_session, finish, start
 from tests.support.runs import lasting
 
@@ -71,10 +73,11 @@ def gone(path: Path) -> Iterator[None]:
 
 
 def kill_midway(reference, output: Path) -> None:
-    """Start the command and kill -9 its process group once the first shard is finished, but not all."""
+    """Start the command, kill a worker of each stage, and later all processes."""
     process = begin(reference, output)
     data, began = output / "data", time.monotonic()
     try:
+        kill_workers(process, output, random.Random(0))
         while process.poll() is None and time.monotonic() - began < STARTS_WITHIN_S:
             names = [file.name for file in data.glob("*.parquet")] if data.is_dir() else []
             if len(names) >= len(reference.names) // 5 and Finished(names).has_shard(0):

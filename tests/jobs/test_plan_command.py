@@ -39,6 +39,7 @@ def plan(capfd, *overrides: str) -> tuple[int, str, str]:
     return status, printed.out, printed.err
 
 
+@pytest.mark.slow
 def test_a_job_is_planned_from_a_real_output(profile, tmp_path, capfd):
     price = ["pricing=custom", "pricing.hardware='two cores'", "pricing.price_per_hour=3"]
     file = tmp_path / "plan.json"

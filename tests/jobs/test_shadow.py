@@ -1,4 +1,4 @@
-"""A real sweep of two runs imports none of the user's packages and leaks no credentials.
+"""A real sweep of two runs of the installed command: no package of the user is imported, no credentials leak.
 
 The working directory holds packages `pipeline`, `jobs`, `conf` and `trim` that must not be imported instead
 of ours. Credentials must not appear in anything that is printed, written or logged.
@@ -14,8 +14,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from tests.support.commands import trimline
-from tests.support.tars import jpeg
+from tests.support.installed import PACKAGES
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -26,6 +25,7 @@ CANARIES = {
 # quotes and '=' as real session tokens have them
 OVERRIDES = ["storage.key=CANARY-key", "storage.secret='CANARY-secret'", "storage.token=CANARY/token+A=="]
 # Ray then records each driver's command line in a file, as it does anyway in the cluster's own tables
+POINTS = [f"decoding.max_new_tokens={count},limit=2" for count in (1, 2)]
 RECORDS = {"RAY_enable_export_api_write_config": "EXPORT_DRIVER_JOB,EXPORT_TASK,EXPORT_ACTOR,EXPORT_NODE"}
 
 
@@ -37,25 +37,17 @@ class Run:
 
 
 @pytest.fixture(scope="module")
-def run(cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
-    folder = tmp_path_factory.mktemp("shadow")
-    for name in ("pipeline", "jobs", "conf", "trim"):
-        (folder / name).mkdir()
-        (folder / name / "__init__.py").write_text("raise RuntimeError('the wrong package')\n")
-    (folder / "pictures").mkdir()
-    for index in range(2):
-        (folder / "pictures" / f"{index}.jpg").write_bytes(jpeg(index))
-    with tempfile.TemporaryDirectory(prefix="t", dir="/tmp") as logs, pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)  # the logs have a short path: Ray puts sockets there, whose paths are limited
-        process = trimline(
-            *("annotate", "-m", "decoding.max_new_tokens=1,2", "source.path=pictures"),
-            *OVERRIDES,
+def run(installed) -> Iterator[Run]:
+    # the logs have a short path: Ray puts sockets there, whose paths are limited
+    with tempfile.TemporaryDirectory(prefix="t", dir="/tmp") as logs:
+        process = installed.run(
+            *("trimline", "annotate", "-m", "decoding.max_new_tokens=1,2", "limit=2", *OVERRIDES),
             RAY_TMPDIR=logs,
             RAY_BACKEND_LOG_LEVEL="info",
             **CANARIES,
             **RECORDS,
         )
-        yield Run(folder, Path(logs), process)
+        yield Run(installed.folder, Path(logs), process)
 
 
 def test_the_users_packages_are_not_imported(run):
@@ -64,19 +56,26 @@ def test_the_users_packages_are_not_imported(run):
 
 
 def test_each_point_has_its_output_and_nothing_else_is_written(run):
-    points = [f"decoding.max_new_tokens={count},source.path=pictures" for count in (1, 2)]
-    assert sorted(path.name for path in (run.folder / "output").iterdir()) == points
-    assert {path.name for path in run.folder.iterdir()} == {
-        *("conf", "jobs", "output", "pictures", "pipeline", "trim")
-    }
-    for count, point in enumerate(points, start=1):
+    assert sorted(path.name for path in (run.folder / "output").iterdir()) == POINTS
+    assert {path.name for path in run.folder.iterdir()} == {*PACKAGES, "output"}
+    for count, point in enumerate(POINTS, start=1):
         output = run.folder / "output" / point
         assert (output / "_SUCCESS").exists()
         rows = pq.read_table(output / "data").to_pylist()
-        assert [row["status"] for row in rows] == ["ok", "ok"]
+        assert [row["status"] for row in rows] == ["ok"] * len(rows) and len(rows) >= 2
         assert all(row["generated_tokens"] <= count for row in rows)
+        assert {row["model"] for row in rows} == {"demo"}, "the trained checkpoint came with the wheel"
         configuration = json.loads((output / "run.json").read_text())["configuration"]
         assert not {"key", "secret", "token"} & configuration["storage"].keys()
+
+
+def test_the_installed_command_reads_its_output(run, installed):
+    output = f"output='output/{POINTS[0]}'"
+    reported = installed.run("trimline", "report", output)
+    assert reported.returncode == 0, reported.stderr
+    assert (run.folder / "output" / POINTS[0] / "report.html").is_file()
+    status = installed.run("trimline", "status", output)
+    assert (status.returncode, status.stderr) == (0, "") and "state     finished" in status.stdout
 
 
 def test_no_output_holds_credentials(run):
@@ -96,6 +95,6 @@ def test_no_log_of_ray_holds_credentials(run):
     logged = {path: path.read_bytes() for path in files}
     assert len(logged) > 20
     recorded = b"".join(text for path, text in logged.items() if "DRIVER_JOB" in path.name)
-    assert b"source.path=pictures" in recorded, "Ray records the command line"
+    assert b"limit=2" in recorded, "Ray records the command line"
     assert b"storage.secret=${oc.env:TRIMLINE_STORAGE_SECRET}" in recorded
     assert [path for path, text in logged.items() if b"CANARY" in text] == []

@@ -49,6 +49,7 @@ def test_an_output_that_does_not_vary_is_refused_before_anything_runs(
     assert files_below(folder) == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("output", "folders"),
     [
@@ -63,6 +64,7 @@ def test_an_output_that_varies_is_used_as_it_is(annotate, jobs_run, output, fold
     assert sorted(config.options.output for config in jobs_run.configs) == folders
 
 
+@pytest.mark.slow
 def test_by_default_a_sweep_has_a_folder_for_each_point(annotate, jobs_run):
     status, _, err = annotate("-m", "reducer=trim,full", "seed=0,1", "task=vqa")
     assert (status, err) == (0, "")
@@ -72,12 +74,14 @@ def test_by_default_a_sweep_has_a_folder_for_each_point(annotate, jobs_run):
     assert [config.arms[0].name for config in jobs_run.configs] == ["trim", "trim", "full", "full"]
 
 
+@pytest.mark.slow
 def test_credentials_are_no_part_of_a_folder_s_name(annotate, jobs_run):
     annotate("-m", "seed=0,1", "storage.key=CANARY1", "storage.secret=CANARY2", "storage.token=CANARY3")
     assert [config.options.output for config in jobs_run.configs] == ["output/seed=0", "output/seed=1"]
     assert {config.storage.token for config in jobs_run.configs} == {"CANARY3"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("statuses", "expected"), [([0, 0, 0], 0), ([0, 3, 1], 3), ([1, 0, 2], 1), ([0, 0, 3], 3)]
 )
@@ -93,6 +97,7 @@ def test_a_point_that_does_not_compose_stops_the_sweep_before_it_begins(annotate
     assert jobs_run.configs == []
 
 
+@pytest.mark.slow
 def test_every_wrong_point_is_reported(annotate, folder):
     before = files_below(folder)
     status, out, err = annotate("-m", "source.path=no,where", "output=out-${source.path}")
@@ -101,6 +106,7 @@ def test_every_wrong_point_is_reported(annotate, folder):
     assert {name for name in files_below(folder) - before if "/" in name} == set()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("flags", [[], ["-m"]], ids=["single", "sweep"])
 def test_nothing_is_written_to_the_working_directory(annotate, jobs_run, folder, flags, tmp_path_factory):
     temporary = tmp_path_factory.mktemp("temporary")
@@ -115,6 +121,7 @@ def test_nothing_is_written_to_the_working_directory(annotate, jobs_run, folder,
     assert Path.cwd() == folder
 
 
+@pytest.mark.slow
 def test_real_jobs_of_a_sweep_fail_one_by_one(annotate, folder):
     """Both jobs reach the summary, since files not written by Trimline look like finished units."""
     for seed in (0, 1):

@@ -16,10 +16,16 @@ import pytest
 
 TESTS = Path(__file__).parents[1]
 OF_FOLDERS = ("chaos", "fuzz")
-OF_FIXTURES = {"ray": "ray", "reference": "process", "rich": "process", "chromium": "browser"}
+OF_FIXTURES = {
+    "ray": "ray",
+    "reference": "process",
+    "rich": "process",
+    "installed": "process",
+    "chromium": "browser",
+}
 OF_NAMES = {"subprocess": "process", "Node": "nodes"}  # a test whose code uses this name gets the mark
 NOT_FOLLOWED = ("s3",)  # a fixture whose S3 server starts within a second
-SHARED = ("ray", "reference", "rich")  # costly fixtures: the tests of each run in one worker
+SHARED = ("ray", "reference", "rich", "installed")  # costly fixtures: the tests of each run in one worker
 # `make quick` leaves these out.
 NOT_QUICK = {"ray", "process", "nodes", "chaos", "fuzz", "browser", "demo", "slow"}
 CPU_S, WALL_S = 10.0, 60.0

@@ -1,17 +1,23 @@
 """Build whole runs for tests with one call, and read their outputs."""
 
 import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 
 from pipeline.engines.transformers import Transformers
 from pipeline.models.config import Decoding, Model
 from pipeline.output.units import Unit, UnitLimits
 from pipeline.run.cluster.resources import ActorResources, Cluster
 from pipeline.run.config import RunConfig, RunOptions
+from pipeline.run.in_process import make_units
+from pipeline.run.prepare import Prepared
 from pipeline.sources.base import Source
 from pipeline.sources.task import Task
 from pipeline.stages.arms import Arm
@@ -69,6 +75,18 @@ def make_config(
         cluster=CLUSTER,
         settings={**settings, "max_questions": unit_limits.max_questions},
     )
+
+
+@contextmanager
+def without_ray() -> Iterator[None]:
+    """Within the block runs call their stages in this process, which saves the start of Ray's workers."""
+
+    def run_units(config: RunConfig, prepared: Prepared) -> None:
+        make_units(config, prepared, f"{time.time():.3f}")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("pipeline.run.annotate._run_units", run_units)
+        yield
 
 
 def unit_names(output: str | Path, storage: Storage | None = None) -> list[str]:

@@ -63,3 +63,11 @@ def rich(tmp_path_factory: pytest.TempPathFactory) -> Any:
     from tests.support.rich import make
 
     return make(tmp_path_factory.mktemp("rich"))
+
+
+@pytest.fixture(scope="session")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """Make the `tests.support.installed.Installed`: Trimline as the Dockerfile installs it."""
+    from tests.support.installed import make
+
+    return make(tmp_path_factory.mktemp("installed"))

@@ -42,7 +42,7 @@ def write_tar(path: Path, samples: int, *, seed: int = 0, questions: int = 1, **
             sample_questions = [
                 {
                     "question_id": f"q{seed}-{index}-{number}",
-                    "question": f"what is thing {index} part {number}?",
+                    "question": f"what is thing {index} of {seed}, part {number}?",
                 }
                 for number in range(1 + index % questions)
             ]

@@ -63,6 +63,7 @@ def test_output_shapes_dtypes_and_counts(reducer, seed, images, patches, kind, d
             assert len(reduced.tokens) == min(int(x.budget[i]), patches)
 
 
+@pytest.mark.slow
 @every
 @quick
 @given(seeds, st.integers(2, 6), sizes, kinds, dtypes, st.booleans(), st.randoms(use_true_random=False))

@@ -33,6 +33,7 @@ def holds_one(columns: Columns) -> bool:
     return ratio["low"] <= 1 <= ratio["high"]
 
 
+@pytest.mark.slow
 def test_equal_arms_are_within_the_interval_over_units():
     """It covers 1 about 19 times of 20; resampling single requests gives far too narrow intervals."""
     trials = [measured(seed) for seed in range(100)]

@@ -117,6 +117,7 @@ def test_agreement():
     assert agreement(ArmAnswer("", "ok"), ArmAnswer("red", "ok")) == NOTHING
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None)
 @given(st.text(max_size=30), st.text(max_size=30))
 def test_texts_are_scored_within_bounds(first, second):

@@ -58,6 +58,7 @@ def test_wrong_arguments_are_refused_in_one_line(tmp_path):
     assert "argument --samples: must be at least 1" in result.stderr.splitlines()[-1]
 
 
+@pytest.mark.slow
 def test_splits_and_seeds_share_no_picture():
     scenes = [
         make_sample(split, seed, n).scene
@@ -68,6 +69,7 @@ def test_splits_and_seeds_share_no_picture():
     assert len({scene.things for scene in scenes}) == len(scenes)
 
 
+@pytest.mark.slow
 def test_held_out_pairs_are_shown_and_named_in_the_test_split_alone(test_split):
     shown = [any(thing.pair in HELD_OUT for thing in sample.scene.things) for sample in test_split]
     assert 0.15 < np.mean(shown) < 0.35

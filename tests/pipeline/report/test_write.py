@@ -27,6 +27,7 @@ from tests.support.s3 import BUCKET
 MOST_BYTES = 10_000_000
 
 
+@pytest.mark.slow
 def test_a_hundred_thousand_requests_fit_into_ten_megabytes(outputs, tmp_path, random_checkpoint):
     """The worst case: pictures of noise, and long answers in characters that JSON escapes."""
     images, rows, folder = 40, 100_000, tmp_path / "compared"

@@ -114,6 +114,7 @@ def test_all_units_of_a_repaired_tar_are_made_again(tmp_path, broken):
     assert all(plan.table.equals(plans[0].table) and plan.parts == plans[0].parts for plan in plans)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", range(6))
 def test_a_kill_at_any_step(tmp_path, broken, monkeypatch, step):
     """The kill comes before a file is deleted or a plan renewed; the same command then continues."""

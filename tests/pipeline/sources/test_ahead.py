@@ -185,6 +185,7 @@ def test_a_store_and_the_disk_give_equal_units(disk_and_store, s3):
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("missing", [[0], [2], [1, 2], [0, 3], [-1]])
 def test_a_rerun_reads_only_the_missing_units(disk_and_store, s3, missing):
     _, far = disk_and_store

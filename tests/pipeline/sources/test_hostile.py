@@ -23,6 +23,7 @@ def test_the_memory_limit_applies_only_inside_the_block():
     assert len(bytearray(256 << 20)) == 256 << 20
 
 
+@pytest.mark.slow
 def test_a_value_shared_by_many_rows_does_not_exhaust_memory(tmp_path):
     """Sixteen rows refer to one image of zeros: a file of some KB that decodes to gigabytes."""
     zeros = pa.array([bytes(100 << 20)], pa.binary())

@@ -39,6 +39,7 @@ def compared(tmp_path_factory, random_checkpoint, scenes):
     return config, output
 
 
+@pytest.mark.slow
 def test_each_arm_equals_a_run_of_that_arm_alone(compared, tmp_path, random_checkpoint, scenes):
     _, output = compared
     for arm in (FULL, TRIM):

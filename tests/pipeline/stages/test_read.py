@@ -59,8 +59,8 @@ def test_samples_are_read_unchanged_and_in_order(tmp_path):
     assert [line["sample_key"] for line in lines] == [f"000/{index:06d}" for index in range(7)]
     assert [line["image"] for line in lines] == [jpeg(index) for index in range(7)]
     assert lines[1]["questions"] == [
-        {"question_id": "q0-1-0", "question": "what is thing 1 part 0?"},
-        {"question_id": "q0-1-1", "question": "what is thing 1 part 1?"},
+        {"question_id": "q0-1-0", "question": "what is thing 1 of 0, part 0?"},
+        {"question_id": "q0-1-1", "question": "what is thing 1 of 0, part 1?"},
     ]
 
 

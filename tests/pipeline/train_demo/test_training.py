@@ -38,6 +38,7 @@ def talk(corpus):
     return Conversation(tokenizer, TEMPLATE), tokenizer
 
 
+@pytest.mark.slow
 def test_patches_are_laid_out_as_the_convolution_reads_them(corpus, clip):
     """Hidden states from patches equal those of the library's own tower."""
     model, _ = clip

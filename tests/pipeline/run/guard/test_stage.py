@@ -9,6 +9,7 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow as pa
@@ -34,26 +35,34 @@ class Deadly:
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         row = unpack_unit(batch)
-        self._log_event("begin", row.unit.first)
-        self._wait_for_company()
-        if row.unit.first == CULPRIT and row.tables["requests"]["status"][0].as_py() == "ok":
-            time.sleep(
-                2
-            )  # time for Ray to fetch the results of units that ended before: else it repeats them
+        first = row.unit.first
+        log_event(self._log, "begin", first)
+        _wait(lambda: len(_firsts(self._log, "begin")) >= AT_ONCE)
+        if first == CULPRIT and row.tables["requests"]["status"][0].as_py() == "ok":
+            # Ray repeats a unit that has ended here but whose result it has not fetched
+            _wait(lambda: _firsts(self._log, "end", os.getpid()) <= _firsts(self._log, "fetched"))
             os.kill(os.getpid(), signal.SIGKILL)
-        time.sleep(3)  # time for the culprit, if it is in this process, to die
-        self._log_event("end", row.unit.first)
+        if first != CULPRIT and CULPRIT in _firsts(self._log, "begin", os.getpid()):
+            time.sleep(100)  # until the culprit kills this process
+        log_event(self._log, "end", first)
         return pack_unit(row.passed("generate", time.time(), row.tables))
 
-    def _wait_for_company(self) -> None:
-        """Wait until as many units have begun as an actor takes at once."""
-        until = time.monotonic() + 100
-        while self._log.read_text().count("begin") < AT_ONCE and time.monotonic() < until:
-            time.sleep(0.01)
 
-    def _log_event(self, event: str, first: int) -> None:
-        with self._log.open("a") as file:
-            print(event, first, os.getpid(), file=file, flush=True)
+def log_event(log: Path, event: str, first: int) -> None:
+    with log.open("a") as file:
+        print(event, first, os.getpid(), file=file, flush=True)
+
+
+def _firsts(log: Path, event: str, pid: int | None = None) -> set[int]:
+    """Return the units of which an event was logged, by any process or by one."""
+    lines = [line.split() for line in log.read_text().splitlines()]
+    return {int(first) for name, first, of in lines if name == event and pid in (None, int(of))}
+
+
+def _wait(holds: Callable[[], bool], seconds: float = 100) -> None:
+    until = time.monotonic() + seconds
+    while not holds() and time.monotonic() < until:
+        time.sleep(0.01)
 
 
 def unit(first: int) -> pa.Table:
@@ -90,14 +99,11 @@ def test_only_the_unit_that_kills_is_isolated(tmp_path):
         max_restarts=-1,
         max_task_retries=-1,
     )
-    rows = sorted(
-        (
-            row
-            for batch in processed.iter_batches(batch_size=1, batch_format="pyarrow")
-            for row in [unpack_unit(batch)]
-        ),
-        key=lambda row: row.unit.first,
-    )
+    rows = []
+    for batch in processed.iter_batches(batch_size=1, batch_format="pyarrow", prefetch_batches=0):
+        rows.append(unpack_unit(batch))
+        log_event(log, "fetched", rows[-1].unit.first)
+    rows.sort(key=lambda row: row.unit.first)
     assert [row.unit.first for row in rows] == list(range(8))
     statuses = [row.tables["requests"]["status"][0].as_py() for row in rows]
     assert statuses == ["failed" if first == CULPRIT else "ok" for first in range(8)]
