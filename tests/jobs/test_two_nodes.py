@@ -25,11 +25,8 @@ SETTINGS = [
     *("source=webdataset", "task=vqa", "model=random", "reducer=middle", "decoding.max_new_tokens=3"),
     *("device=cpu", "unit_samples=2", "cluster.encode.threads=1", "cluster.generate.threads=1"),
 ]
-# one actor of each stage on each node: two of `encode` do not fit on one, nor two of `generate` beside it
-ON_BOTH = [
-    *("cluster.encode.num_actors=2", "cluster.encode.num_cpus=1.05"),
-    *("cluster.generate.num_actors=2", "cluster.generate.num_cpus=0.6"),
-]
+# an actor of `generate` on each node: two do not fit on one
+ON_BOTH = ["cluster.encode.num_cpus=0.6", "cluster.generate.num_actors=2", "cluster.generate.num_cpus=1.05"]
 # Ray Data then starts with all actors, not with the first one that has loaded
 WAIT = {"RAY_DATA_DEFAULT_WAIT_FOR_MIN_ACTORS_S": "300"}
 pytestmark = pytest.mark.timeout(900)
