@@ -23,7 +23,7 @@ from pyarrow.fs import FSSpecHandler, PyFileSystem
 from pipeline.output.layout import DATA
 from pipeline.output.opened import Output, Questions, open_output
 from pipeline.output.plan import Plan
-from pipeline.sources.base import Sample, Shard, Want
+from pipeline.sources.base import Sample, Shard, Want, samples_of
 from pipeline.storage.uris import Storage, list_names, put_atomic
 from pipeline.support.errors import ConfigError, RunError, ShardError
 from pipeline.support.fields import free, require
@@ -180,7 +180,7 @@ def _webdataset(answers: _Answers) -> int:
 def _with_images(questions: Questions, shard: Shard, answers: _Answers) -> Iterator[tuple[Sample, Rows]]:
     rows = dict(answers.samples(shard.shard))
     wanted = lambda number: Want.ALL if number in rows else Want.NOTHING  # noqa: E731
-    samples = questions.source.samples(questions.moved(shard), questions.storage, wanted)
+    samples = samples_of(questions.source, questions.moved(shard), questions.storage, wanted)
     try:
         for number, sample in enumerate(islice(samples, shard.samples)):
             if number not in rows:

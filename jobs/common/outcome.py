@@ -3,9 +3,11 @@
 from typing import TYPE_CHECKING
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from pipeline.support import log
+from pipeline.support.census import Census
 from pipeline.support.schema import SECONDS
 
 if TYPE_CHECKING:
@@ -33,6 +35,10 @@ def _table(summary: "Summary") -> Table:
     table.add_row(
         "samples", f"{summary.samples:,}", f"in {summary.units:,} units of {summary.shards:,} shards"
     )
+    if summary.census:
+        census = Census.from_json(summary.census)
+        for reason, count in census.passed_over.items():
+            table.add_row("passed over", f"{count:,}", escape(f"{reason}: {census.first(reason)}"))
     if len(summary.rows_by_node) > 1:
         for node, count in sorted(summary.rows_by_node.items()):
             table.add_row(f"rows answered on {node}", f"{count:,}")

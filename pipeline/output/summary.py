@@ -9,6 +9,7 @@ from pipeline.output.layout import SUCCESS, SUMMARY
 from pipeline.output.plan import Plan
 from pipeline.output.units import Finished
 from pipeline.storage.uris import Storage, read_bytes, write_atomic
+from pipeline.support.census import Census
 from pipeline.support.errors import RunError
 
 _MOST_SHARDS_NAMED = 100
@@ -35,6 +36,7 @@ class Summary:
         active_seconds: from the first unit's start to the last one's end, summed over the job's starts.
         starts: how often the job was started.
         rows_by_node: number of rows by the node that generated them.
+        census: what became of the sources' entries, as `Census.to_json` has it; None: no unit tells.
         failed_shards: how many shards could not be read whole; `failed_shards_named` are the first of them.
     """
 
@@ -56,6 +58,7 @@ class Summary:
     rows_by_node: dict[str, int]
     failed_shards: int
     failed_shards_named: list[FailedShard]
+    census: Json | None = None
 
     @property
     def ok(self) -> int:
@@ -66,6 +69,8 @@ class Summary:
         """Return the summary as it is written."""
         data = asdict(self)
         kept_fraction = data.pop("kept_fraction")
+        if self.census is None:
+            del data["census"]
         return {**data, "tokens": {**self.tokens, "kept_fraction": kept_fraction}}
 
     @classmethod
@@ -92,6 +97,7 @@ class _Sums:
     nodes: Counter[str] = field(default_factory=Counter)
     spans: dict[str, tuple[float, float]] = field(default_factory=dict)  # of the job's starts
     failed_shards: list[FailedShard] = field(default_factory=list)
+    census: Census = field(default_factory=Census)
 
     def add(self, footer: Footer) -> None:
         totals = footer.totals
@@ -105,6 +111,8 @@ class _Sums:
         self.nodes[footer.stages["generate"].node] += totals.rows
         begin, end = self.spans.get(footer.attempt, (footer.start, footer.end_time))
         self.spans[footer.attempt] = (min(begin, footer.start), max(end, footer.end_time))
+        if footer.census:
+            self.census.add(Census.from_json(footer.census))
         if footer.shard_error:
             self.failed_shards.append(FailedShard(footer.shard, footer.shard_error))
 
@@ -131,6 +139,7 @@ class _Sums:
             rows_by_node=dict(self.nodes),
             failed_shards=len(self.failed_shards),
             failed_shards_named=self.failed_shards[:_MOST_SHARDS_NAMED],
+            census=self.census.to_json() if self.census.entries else None,
         )
 
 

@@ -14,7 +14,7 @@ from pipeline.models.config import Model
 from pipeline.models.preprocess import Preprocessor, preprocessor_of
 from pipeline.output.manifest import rebuild
 from pipeline.output.opened import Output
-from pipeline.sources.base import Source, Want
+from pipeline.sources.base import Source, Want, samples_of
 from pipeline.stages.imaging import Imaging, decode
 from pipeline.support.errors import BadImage, ConfigError, ShardError
 
@@ -65,8 +65,11 @@ def read_images(images: OutputImages, shard: int, samples: Iterable[int]) -> Ite
     wanted = frozenset(samples)
     plan, storage = images.output.plan, images.output.storage
     with storage.reaching("source.path", plan.source):
-        read = images.source.samples(
-            plan.shard(shard, storage), storage, lambda number: Want.ALL if number in wanted else Want.NOTHING
+        read = samples_of(
+            images.source,
+            plan.shard(shard, storage),
+            storage,
+            lambda number: Want.ALL if number in wanted else Want.NOTHING,
         )
         for number, sample in zip(range(max(wanted) + 1), read, strict=False):
             if number in wanted and sample is not None and sample.image is not None:

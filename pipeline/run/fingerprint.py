@@ -38,8 +38,9 @@ def counted_fields(config: "RunConfig", llava: Path, clip: Path) -> list[Json]:
 
 def shared_fields(config: "RunConfig", llava: Path, clip: Path) -> Json:
     """Collect what counts for every arm."""
+    rules = {"rules": config.source.rules} if config.source.rules > 1 else {}
     return {
-        "source": {"kind": type(config.source).__name__, **fingerprint_fields(config.source)},
+        "source": {"kind": type(config.source).__name__, **rules, **fingerprint_fields(config.source)},
         "task": fingerprint_fields(config.task),
         "model": {
             **fingerprint_fields(config.model),

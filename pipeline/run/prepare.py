@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from pipeline.models.checkpoints.fit import Geometry, check_fit
 from pipeline.models.checkpoints.kinds import KINDS
-from pipeline.output.manifest import Manifest, make_manifest, require_same_run
+from pipeline.output.manifest import RULES, Manifest, make_manifest, require_same_run
 from pipeline.output.plan import Plan, extend_plan, load_plan, make_plan, require_unchanged, share_plan
 from pipeline.output.units import MAX_UNIT_BYTES, Finished, finished_units
 from pipeline.run.fingerprint import counted_fields
@@ -140,19 +140,31 @@ def _freeze_plan(config: "RunConfig", checked: _Checked, shared: Plan | None) ->
     """
     folders, storage = checked.folders, config.storage
     plan = shared or _current_plan(config, folders)
+    manifests = []
     for folder, manifest in zip(folders, checked.manifests, strict=True):
         share_plan(plan, folder, storage)
-        require_same_run(folder, manifest, storage)
+        manifests.append(require_same_run(folder, manifest, storage))
     states = [
         ArmState(arm, folder, manifest, finished_units(folder, storage))
-        for arm, folder, manifest in zip(config.arms, folders, checked.manifests, strict=True)
+        for arm, folder, manifest in zip(config.arms, folders, manifests, strict=True)
     ]
     prepared = Prepared(plan, checked.geometry, tuple(states))
     if prepared.pending:
+        _require_same_rules(config, manifests)
         _require_memory(config, checked.geometry)
     if prepared.pending and checked.started:
         require_unchanged(plan, prepared.has_shard, config.source, storage)
     return prepared
+
+
+def _require_same_rules(config: "RunConfig", manifests: Sequence[Manifest]) -> None:
+    """Refuse to continue an output whose first units were read by other rules."""
+    if any(manifest.counted.get(RULES, 1) != config.source.rules for manifest in manifests):
+        raise ConfigError(
+            f"output {config.storage.redact(config.options.output)} was begun by a release that made samples "
+            f"of source={type(config.source).__name__.lower()} by other rules: finish it with that release, "
+            "or choose another output"
+        )
 
 
 def look_again(prepared: Prepared, storage: Storage) -> Prepared:

@@ -5,10 +5,11 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from enum import IntEnum
-from typing import Self
+from typing import ClassVar, Self
 
 from pipeline.storage.listing import File, list_files
 from pipeline.storage.uris import Storage
+from pipeline.support.census import PassedOver
 from pipeline.support.errors import ConfigError, DataFault
 from pipeline.support.fields import free
 
@@ -48,6 +49,7 @@ class Sample:
         image: encoded, as stored.
         questions: in the source's order.
         fault: why the sample as a whole is unusable; the other fields are then as complete as they can be.
+        taken: how many of the shard's entries became this sample: images and sidecars.
     """
 
     key: str
@@ -55,6 +57,7 @@ class Sample:
     image: bytes | None = None
     questions: tuple[Question, ...] = ()
     fault: DataFault | None = None
+    taken: tuple[int, int] = (0, 0)
 
 
 @dataclass(frozen=True)
@@ -121,8 +124,13 @@ class Source(ABC):
 
     Args:
         path: a file, a folder or a glob, as the user wrote it.
+
+    Attributes:
+        rules: number of the rules by which files become samples. A change of the rules raises it: outputs
+            that were begun by other rules can be read, not continued.
     """
 
+    rules: ClassVar[int] = 1
     path: str = free()
 
     @abstractmethod
@@ -141,11 +149,12 @@ class Source(ABC):
         """
 
     @abstractmethod
-    def samples(self, shard: Shard, storage: Storage, wanted: Wanted) -> Iterator[Sample | None]:
+    def samples(self, shard: Shard, storage: Storage, wanted: Wanted) -> Iterator[Sample | PassedOver | None]:
         """Yield the shard's samples in order, with None in the place of each unwanted one.
 
         `wanted(index)` must be called once for each sample, in order, before its bytes are read and at most
-        AHEAD samples before it is yielded. What is wrong with one sample goes into its `fault`.
+        AHEAD samples before it is yielded; it may be called for one sample more than there are. What is wrong with one sample goes into its `fault`. An entry of
+        the shard of which no sample is made is yielded as `PassedOver`, in the same place every time.
 
         Raises:
             ShardError: the rest of the shard cannot be read; the samples before it have been yielded.
@@ -163,11 +172,18 @@ class Source(ABC):
         return totals.source_bytes, None
 
 
+def samples_of(source: Source, shard: Shard, storage: Storage, wanted: Wanted) -> Iterator[Sample | None]:
+    """Read a shard's samples as `Source.samples` yields them, without the entries that are passed over."""
+    for item in source.samples(shard, storage, wanted):
+        if not isinstance(item, PassedOver):
+            yield item
+
+
 def files_ending(path: str, suffixes: tuple[str, ...], storage: Storage) -> Iterator[File]:
     """List the files at `path` whose names end in one of the suffixes; ConfigError if there are none."""
     empty = True
     for file in list_files(path, storage):
-        if file.uri.endswith(suffixes):
+        if file.uri.lower().endswith(suffixes):
             empty = False
             yield file
     if empty:

@@ -1,6 +1,7 @@
 """Parses a sample's questions from JSON or text, and assembles a sample from its files."""
 
 import json
+from collections.abc import Mapping
 
 from pipeline.sources.base import IMAGE_SUFFIXES, Question, Sample
 from pipeline.support.errors import BadQuestion, BadSample, DataFault
@@ -69,7 +70,9 @@ def text_question(data: bytes) -> tuple[Question, ...]:
     return parse_questions([text]) if text else ()
 
 
-def assemble(key: str, position: int, parts: dict[str, bytes | DataFault]) -> Sample:
+def assemble(
+    key: str, position: int, parts: Mapping[str, bytes | DataFault], taken: tuple[int, int] = (0, 0)
+) -> Sample:
     """Assemble a sample from its files by suffix, each its bytes or why they could not be read."""
     images = [suffix for suffix in IMAGE_SUFFIXES if suffix in parts]
     image = parts[images[0]] if images else BadSample("the sample has no image (.jpg, .jpeg, .png, .webp)")
@@ -92,4 +95,5 @@ def assemble(key: str, position: int, parts: dict[str, bytes | DataFault]) -> Sa
         image=image if isinstance(image, bytes) else None,
         questions=questions,
         fault=faults[0] if faults else None,
+        taken=taken,
     )

@@ -11,6 +11,7 @@ import pyarrow as pa
 from pipeline.output.units import Unit
 from pipeline.sources.base import Shard
 from pipeline.stages.rows import Fields, Trace, UnitRow, pack_buffers
+from pipeline.support.census import Census
 from pipeline.support.schema import SAMPLES
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ class OpenUnit:
     requests: int = 0
     image_bytes: int = 0
     position: int = 0
+    census: Census = field(default_factory=Census)
 
     def __post_init__(self) -> None:
         self._memory = _Memory(self.room)
@@ -72,6 +74,7 @@ class OpenUnit:
             "image_bytes": self.image_bytes,
             "requests": self.requests,
             "shard_error": error,
+            "census": self.census.to_json() if self.census.entries else None,
             "arms": lacking_arms.get(self.first),
         }
         row = UnitRow(Unit(shard.shard, self.first, self.first + self.samples, end), {}, trace)

@@ -18,6 +18,7 @@ from pipeline.sources.task import Task, requests_of
 from pipeline.stages.open_unit import OpenUnit
 from pipeline.stages.rows import Fields
 from pipeline.storage.uris import Storage
+from pipeline.support.census import Census, PassedOver
 from pipeline.support.errors import DataFault, ShardError
 
 # Initial room of a unit's memory beyond `unit_bytes`: usually enough for its last image and its questions.
@@ -111,12 +112,16 @@ def read_shard(
     waiting: OpenUnit | None = None
     try:
         for sample in source.samples(shard, storage, cutter.wants):
+            if isinstance(sample, PassedOver):
+                cutter.pass_over(sample)
+                continue
             if waiting is not None:
                 yield waiting.row(shard, lacking_arms, end=False)
                 waiting = None
             waiting = cutter.add(sample)
             if cutter.index == shard.samples:
                 break
+        cutter.require_some()
     except ShardError as fault:
         error = _error_text(fault, storage)
     last = waiting or cutter.rest(error)
@@ -135,6 +140,8 @@ class _Cutter:
         self._storage = storage
         self.index = 0  # of the next sample
         self.current: OpenUnit | None = None
+        # what the next passed-over entry is counted in: the unit of the sample before it, or of the first one
+        self._census: Census | None = Census()
         self._skip_to = 0
         self._position = 0
 
@@ -148,17 +155,30 @@ class _Cutter:
         """Add the next sample (None: one of a finished unit), and return the unit that it closes, if any."""
         if sample is None:
             self.index += 1
+            self._census = None  # the finished unit has counted them
             # Usually no unit is open here. But if an image or sidecar that the plan does not list has changed
             # since, an open unit may reach a finished range: close it, so that ranges do not overlap.
             return self._close()
         if self.current is None:
             self.current = self._open()
         unit = self.current
+        self._census = unit.census
+        unit.census.add(Census(*sample.taken))
         row = sample_row(sample, self.index, self._task, self._limits.max_questions, self._storage)
         unit.add(row, len(sample.image or b""), len(requests_of(self._shard.shard, row)))
         self.index += 1
         unit.position = self._position = sample.position
         return self._close() if self._is_full(unit) else None
+
+    def pass_over(self, entry: PassedOver) -> None:
+        """Count an entry of which no sample is made, unless a finished unit has counted it."""
+        if self._census is not None:
+            self._census.pass_over(PassedOver(_clean(entry.name), entry.reason))
+
+    def require_some(self) -> None:
+        """Raise ShardError if the shard has entries, and none of them was taken."""
+        if self.index == 0 and self._census is not None and self._census.entries:
+            raise ShardError(f"no sample among its {self._census.entries:,} entries: {self._census.told()}")
 
     def rest(self, error: str | None) -> OpenUnit | None:
         """Return the unit that is open at the shard's end, if any.
@@ -179,7 +199,10 @@ class _Cutter:
         )
 
     def _open(self) -> OpenUnit:
-        return OpenUnit(self.index, self._position, self._limits.unit_bytes + _ROOM_BYTES)
+        unit = OpenUnit(self.index, self._position, self._limits.unit_bytes + _ROOM_BYTES)
+        if self.index == 0 and self._census is not None:
+            unit.census.add(self._census)
+        return unit
 
     def _close(self) -> OpenUnit | None:
         unit, self.current = self.current, None
@@ -211,5 +234,5 @@ def _error_text(fault: DataFault | ShardError, storage: Storage) -> str:
 
 
 def _clean(text: str) -> str:
-    """Replace characters that UTF-8 cannot encode, which names in tars and JSON escapes may contain."""
-    return text.encode("utf-8", "replace").decode("utf-8")
+    """Escape what UTF-8 cannot encode: bytes of names in other encodings, and lone surrogates of JSON."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")

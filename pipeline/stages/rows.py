@@ -37,6 +37,7 @@ class Trace(TypedDict, total=False):
     source_etag: str
     requests: int  # for each arm
     shard_error: str | None  # why the shard cannot be read beyond this unit
+    census: dict[str, Any] | None  # what became of the shard's entries, as `Census.to_json` has it
     arms: list[int] | None  # the numbers of the arms that lack the unit; None: all
     stages: dict[str, Visit]  # by the names of the stages, in their order
 

@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 from pipeline.output.opened import Questions
 from pipeline.output.plan import changed_files, new_files
 from pipeline.output.units import Unit
-from pipeline.sources.base import Sample, Shard, Want
+from pipeline.sources.base import Sample, Shard, Want, samples_of
 from pipeline.sources.task import requests_of
 from pipeline.stages.read import sample_row
 from pipeline.support.errors import ShardError
@@ -92,8 +92,8 @@ class _Reading:
 
     def _read(self) -> Iterator[Sample | None]:
         questions, shard = self._questions, self._shard
-        samples = questions.source.samples(
-            questions.moved(shard), questions.storage, lambda _: Want.QUESTIONS
+        samples = samples_of(
+            questions.source, questions.moved(shard), questions.storage, lambda _: Want.QUESTIONS
         )
         try:
             yield from islice(samples, shard.samples)
