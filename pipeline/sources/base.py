@@ -153,8 +153,9 @@ class Source(ABC):
         """Yield the shard's samples in order, with None in the place of each unwanted one.
 
         `wanted(index)` must be called once for each sample, in order, before its bytes are read and at most
-        AHEAD samples before it is yielded; it may be called for one sample more than there are. What is wrong with one sample goes into its `fault`. An entry of
-        the shard of which no sample is made is yielded as `PassedOver`, in the same place every time.
+        AHEAD samples before it is yielded; it may be called for one sample more than there are. What is wrong
+        with one sample goes into its `fault`. An entry of the shard of which no sample is made is yielded as
+        `PassedOver`, in the same place every time.
 
         Raises:
             ShardError: the rest of the shard cannot be read; the samples before it have been yielded.

@@ -123,7 +123,7 @@ def _footer(row: UnitRow, output: ArmOutput, totals: Totals, attempt: str) -> Fo
         source_bytes=trace["source_bytes"],
         image_bytes=trace["image_bytes"],
         shard_error=trace["shard_error"],
-        census=trace["census"],
+        census=trace.get("census"),
         totals=totals,
         attempt=attempt,
         start=stages["read"].start,

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.sources import webdataset
+from pipeline.sources.archive import Archive
 from pipeline.sources.base import Want
 from pipeline.sources.images import Images
 from pipeline.sources.jsonl import Jsonl
@@ -131,13 +131,13 @@ def test_image_files_are_not_opened(tmp_path, kind):
 
 
 def test_images_in_a_tar_are_not_read(tmp_path, monkeypatch):
-    read_members, plain = [], webdataset._Archive.content
+    read_members, plain = [], Archive.content
 
     def recorded(archive, member):
         read_members.append(member.name)
         return plain(archive, member)
 
-    monkeypatch.setattr(webdataset._Archive, "content", recorded)
+    monkeypatch.setattr(Archive, "content", recorded)
     tar = WebDataset(path=str(write_tar(tmp_path / "a.tar", 5)))
     assert all(sample.image == b"" for sample in read(tar, Want.QUESTIONS))
     assert [name.rpartition(".")[2] for name in read_members] == ["json"] * 5
