@@ -21,6 +21,8 @@ def show_outcome(outcome: "Outcome", output: str) -> None:
         return
     console = Console(highlight=False, soft_wrap=True)
     console.print(_table(outcome.summary))
+    if outcome.summary.census and (told := Census.from_json(outcome.summary.census).told()):
+        console.print(escape(f"passed over: {told}"))
     console.print(f"output: {output} (run {outcome.run_id})")
     console.print(outcome.message)
 
@@ -35,10 +37,9 @@ def _table(summary: "Summary") -> Table:
     table.add_row(
         "samples", f"{summary.samples:,}", f"in {summary.units:,} units of {summary.shards:,} shards"
     )
-    if summary.census:
-        census = Census.from_json(summary.census)
-        for reason, count in census.passed_over.items():
-            table.add_row("passed over", f"{count:,}", escape(f"{reason}: {census.first(reason)}"))
+    if summary.census and summary.census["passed_over"]:
+        passed_over = Census.from_json(summary.census).passed_over.total()
+        table.add_row("passed over", f"{passed_over:,}", "entries of the source; see below")
     if len(summary.rows_by_node) > 1:
         for node, count in sorted(summary.rows_by_node.items()):
             table.add_row(f"rows answered on {node}", f"{count:,}")

@@ -10,7 +10,7 @@ from pipeline.output.layout import COMPARISON, DATA, MANIFEST, PLAN
 from pipeline.output.manifest import Manifest, load_manifest, rebuild
 from pipeline.output.plan import Plan, require_plan
 from pipeline.output.units import Finished, finished_units
-from pipeline.sources.base import Shard, Source
+from pipeline.sources.base import Shard, Source, files_of
 from pipeline.sources.task import Task
 from pipeline.storage.listing import File, before_wildcard
 from pipeline.storage.uris import Storage, canonical, list_names, read_bytes
@@ -108,7 +108,7 @@ class Questions:
 
     def entries(self) -> Iterator[File]:
         """List the source's files as they are now, under the names that the plan has for them."""
-        for file in self.source.entries(self.storage):
+        for file in files_of(self.source, self.storage):
             yield replace(file, uri=_moved(file.uri, self.source_path, self.plan.source))
 
     def moved(self, shard: Shard) -> Shard:

@@ -5,10 +5,11 @@ that has changed in the source since is renewed in its place.
 """
 
 import dataclasses
+import json
 import re
 import tempfile
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from itertools import chain, islice, pairwise
 from typing import Any
 
@@ -16,16 +17,17 @@ import fsspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from numpy.typing import NDArray
 
 from pipeline.output.layout import PLAN
-from pipeline.sources.base import Shard, Source, Want, samples_of
+from pipeline.sources.base import Shard, Source, Want, files_of, samples_of
 from pipeline.storage.listing import File, list_files
 from pipeline.storage.uris import Storage, canonical, list_names, put_atomic, write_atomic
+from pipeline.support.census import Census
 from pipeline.support.errors import ConfigError, RunError, ShardError
+from pipeline.support.hashes import hashes_of, holds
 from pipeline.support.schema import SHARDS
 
-_SOURCE = b"source"
+_SOURCE, _CENSUS = b"source", "census"
 _LIGHT = [name for name in SHARDS.names if name != "files"]
 
 
@@ -37,6 +39,7 @@ class Plan:
     source: str  # canonical URI of the listed path
     table: pa.Table  # SHARDS without `files`
     parts: tuple[str, ...]  # names of the files under plan/
+    census: Census = field(default_factory=Census)  # what the last listing of the source passed over
 
     def __len__(self) -> int:
         return int(self.table.num_rows)
@@ -81,7 +84,7 @@ class Plan:
         for part, (first, stop) in zip(self.parts, pairwise(starts), strict=True):
             if any(first <= number < stop for number in changed):
                 shards = (changed.get(shard.shard, shard) for shard in self._of_part(part, storage))
-                _write_part(self.folder, self.source, next(shards), shards, storage)
+                _write_part(self.folder, self.source, next(shards), shards, storage, self.census)
 
 
 def load_plan(output: str, storage: Storage) -> Plan | None:
@@ -93,7 +96,12 @@ def load_plan(output: str, storage: Storage) -> Plan | None:
         return None
     tables = [_read_light(fs, f"{folder}/{PLAN}/{name}") for name in parts]
     source = tables[0].schema.metadata[_SOURCE].decode()
-    return Plan(output, source, pa.concat_tables(tables), tuple(parts))
+    return Plan(output, source, pa.concat_tables(tables), tuple(parts), _census(tables[-1]))
+
+
+def _census(part: pa.Table) -> Census:
+    text = part.schema.metadata.get(_CENSUS.encode())
+    return Census.from_json(json.loads(text)) if text else Census()
 
 
 def require_plan(output: str, storage: Storage) -> Plan:
@@ -114,7 +122,10 @@ def _first_shard(part: str) -> int:
 
 def _read_light(fs: fsspec.AbstractFileSystem, path: str) -> pa.Table:
     with fs.open(path, "rb") as file:
-        return pq.read_table(file, columns=_LIGHT)
+        reader = pq.ParquetFile(file)
+        table = reader.read(columns=_LIGHT)
+        # Arrow's own schema lacks what was added to the file's metadata when it was closed
+        return table.replace_schema_metadata({**table.schema.metadata, **reader.metadata.metadata})
 
 
 def make_plan(output: str, source: Source, limit: int | None, storage: Storage) -> Plan:
@@ -123,12 +134,13 @@ def make_plan(output: str, source: Source, limit: int | None, storage: Storage) 
     Raises:
         ConfigError: the source lists nothing.
     """
-    shards = source.shards(source.entries(storage), storage)
+    census = Census()
+    shards = source.shards(files_of(source, storage, census), storage)
     if limit is not None:
         shards = _first_samples(shards, source, limit, storage)
     first = next(shards, None)
     assert first is not None, "a source without entries has raised"
-    _write_part(output, canonical(source.path, storage), first, shards, storage)
+    _write_part(output, canonical(source.path, storage), first, shards, storage, census)
     plan = load_plan(output, storage)
     assert plan is not None, "the plan was just written"
     return plan
@@ -140,14 +152,15 @@ def extend_plan(plan: Plan, source: Source, storage: Storage) -> Plan:
     Raises:
         ConfigError: a file that the plan holds, finished or not, has changed in the source.
     """
-    new = new_files(plan, source.entries(storage), storage, refuse_changed=True)
+    census = Census()
+    new = new_files(plan, files_of(source, storage, census), storage, refuse_changed=True)
     shards = (
         dataclasses.replace(shard, shard=len(plan) + shard.shard) for shard in source.shards(new, storage)
     )
     first = next(shards, None)
     if first is None:
         return plan
-    _write_part(plan.folder, plan.source, first, shards, storage)
+    _write_part(plan.folder, plan.source, first, shards, storage, census)
     grown = load_plan(plan.folder, storage)
     assert grown is not None, "the plan was just written"
     return grown
@@ -192,9 +205,9 @@ def new_files(
     pairs = np.fromiter(((hash(file.uri), hash(file)) for file in known), np.dtype((np.int64, 2)))
     names, files = np.sort(pairs.T)
     for file in entries:
-        if not _holds(names, file.uri):
+        if not holds(names, file.uri):
             yield file
-        elif refuse_changed and not _holds(files, file):
+        elif refuse_changed and not holds(files, file):
             raise ConfigError(
                 f"{storage.redact(file.uri)} has changed since the run first started, and extend=true takes "
                 "new files only: restore it and put what is new into another file, or start a new output"
@@ -205,10 +218,10 @@ def changed_files(
     plan: Plan, passed_over: Callable[[int], bool], entries: Iterable[File], storage: Storage
 ) -> Iterator[tuple[Shard, File]]:
     """Yield the plan's files that the entries lack or hold changed; skips the shards `passed_over`."""
-    present = _hashes(entries)
+    present = hashes_of(entries)
     for shard in plan.shards(storage):
         for file in () if passed_over(shard.shard) else shard.own_files:
-            if not _holds(present, file):
+            if not holds(present, file):
                 yield shard, file
 
 
@@ -216,7 +229,7 @@ def require_unchanged(
     plan: Plan, is_finished: Callable[[int], bool], source: Source, storage: Storage
 ) -> None:
     """Raise ConfigError, naming the file, if an unfinished shard's files no longer equal the plan's."""
-    for shard, file in changed_files(plan, is_finished, source.entries(storage), storage):
+    for shard, file in changed_files(plan, is_finished, files_of(source, storage), storage):
         raise has_changed(shard, file, storage)
 
 
@@ -255,8 +268,13 @@ def _first_samples(shards: Iterable[Shard], source: Source, limit: int, storage:
             return
 
 
-def _write_part(output: str, source: str, first: Shard, more: Iterator[Shard], storage: Storage) -> None:
-    """Write a part of the plan; a shard made of several files is a row group, to be read alone."""
+def _write_part(
+    output: str, source: str, first: Shard, more: Iterator[Shard], storage: Storage, census: Census
+) -> None:
+    """Write a part of the plan; a shard made of several files is a row group, to be read alone.
+
+    The census is complete when the shards have been listed.
+    """
     shards = chain([first], more)
     with tempfile.NamedTemporaryFile() as spool:
         with pq.ParquetWriter(spool, SHARDS.with_metadata({_SOURCE: source}), compression="zstd") as writer:
@@ -267,6 +285,8 @@ def _write_part(output: str, source: str, first: Shard, more: Iterator[Shard], s
                     {**vars(shard), "files": [vars(file) for file in shard.files] or None} for shard in batch
                 ]
                 writer.write_table(pa.Table.from_pylist(rows, schema=SHARDS))
+            if census.entries:
+                writer.add_key_value_metadata({_CENSUS: json.dumps(census.to_json())})
         spool.flush()
         fs, folder = storage.open(output)
         with storage.reaching("output", output):
@@ -276,16 +296,3 @@ def _write_part(output: str, source: str, first: Shard, more: Iterator[Shard], s
 def _shard(row: dict[str, Any]) -> Shard:  # a row of SHARDS
     files = tuple(File(**file) for file in row.pop("files") or ())
     return Shard(**row, files=files)
-
-
-def _hashes(items: Iterable[Hashable]) -> NDArray[np.int64]:
-    """Hash items and sort the hashes: with eight bytes an item, a listing of millions fits in memory."""
-    hashes = np.fromiter(map(hash, items), np.int64)
-    hashes.sort()
-    return hashes
-
-
-def _holds(hashes: NDArray[np.int64], item: Hashable) -> bool:
-    value = hash(item)
-    place = int(np.searchsorted(hashes, value))
-    return place < len(hashes) and int(hashes[place]) == value

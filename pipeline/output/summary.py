@@ -9,7 +9,7 @@ from pipeline.output.layout import SUCCESS, SUMMARY
 from pipeline.output.plan import Plan
 from pipeline.output.units import Finished
 from pipeline.storage.uris import Storage, read_bytes, write_atomic
-from pipeline.support.census import Census
+from pipeline.support.census import Census, sum_of
 from pipeline.support.errors import RunError
 
 _MOST_SHARDS_NAMED = 100
@@ -117,6 +117,7 @@ class _Sums:
             self.failed_shards.append(FailedShard(footer.shard, footer.shard_error))
 
     def summary(self, plan: Plan, finished: Finished) -> Summary:
+        census = sum_of([plan.census, self.census])
         active_s = sum(end - begin for begin, end in self.spans.values())
         ok = self.status["ok"]
         full, kept = self.tokens["visual_tokens_full"], self.tokens["visual_tokens_kept"]
@@ -139,7 +140,7 @@ class _Sums:
             rows_by_node=dict(self.nodes),
             failed_shards=len(self.failed_shards),
             failed_shards_named=self.failed_shards[:_MOST_SHARDS_NAMED],
-            census=self.census.to_json() if self.census.entries else None,
+            census=census.to_json() if census.entries else None,
         )
 
 

@@ -18,7 +18,7 @@ from pipeline.output.layout import DATA
 from pipeline.output.plan import Plan, changed_files, has_changed, load_plan
 from pipeline.output.summary import take_back_success
 from pipeline.output.units import Finished, Unit, finished_units
-from pipeline.sources.base import Shard, Source
+from pipeline.sources.base import Shard, Source, files_of
 from pipeline.storage.listing import File
 from pipeline.storage.uris import Storage
 from pipeline.support.errors import ConfigError
@@ -111,12 +111,12 @@ def _changed_shards(
         # plans differ if an earlier retry was killed while it renewed them
         if number and plan.table.equals(plans[0].table):
             continue
-        for shard, file in changed_files(plan, is_passed_over, source.entries(storage), storage):
+        for shard, file in changed_files(plan, is_passed_over, files_of(source, storage), storage):
             if shard.shard not in retried:
                 raise has_changed(shard, file, storage)
             planned[shard.shard] = shard
     uris = {file.uri for shard in planned.values() for file in shard.own_files}
-    files = {file.uri: file for file in source.entries(storage) if file.uri in uris} if uris else {}
+    files = {file.uri: file for file in files_of(source, storage) if file.uri in uris} if uris else {}
     return {number: _as_now(shard, files, source, limit, storage) for number, shard in planned.items()}
 
 

@@ -42,12 +42,7 @@ class Archive:
         self._stream: _Plain | _Expanding = (
             _Plain(stream, size) if compression is None else _Expanding(stream, size, compression)
         )
-
-    def tell(self) -> int:
-        return self._stream.tell()
-
-    def seek(self, position: int) -> int:
-        return self._stream.seek(position)
+        self.tell, self.seek = self._stream.tell, self._stream.seek
 
     def read(self, size: int) -> bytes:
         if not 0 <= size <= _MAX_HEADER_BYTES:
@@ -77,7 +72,7 @@ class Archive:
         while start is not None:
             self.seek(start)
             tar = self._open()
-            for member in _members(tar):
+            for member in _members(tar, self):
                 yield member, self._stored.tell() if self.is_compressed else tar.offset
             start = self._next_archive(tar.offset)
 
@@ -181,7 +176,7 @@ class _Expanding:
         """Do nothing: where a compressed file ends is known only at its end."""
 
 
-def _members(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
+def _members(tar: tarfile.TarFile, archive: Archive) -> Iterator[tarfile.TarInfo]:
     """Yield the members in order; ReadError for a header that cannot be read, or that points back."""
     end = -1
     while True:
@@ -196,6 +191,7 @@ def _members(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
         end = tar.offset
         tar.members.clear()  # type: ignore[attr-defined]  # tarfile would keep every header of the archive
         yield member
+        archive.seek(end)  # else tarfile reads a byte more for each member
 
 
 def _bad_header(error: BaseException) -> tarfile.ReadError:

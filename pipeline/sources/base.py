@@ -7,14 +7,16 @@ from dataclasses import dataclass, replace
 from enum import IntEnum
 from typing import ClassVar, Self
 
-from pipeline.storage.listing import File, list_files
-from pipeline.storage.uris import Storage
-from pipeline.support.census import PassedOver
+from pipeline.storage.listing import File, list_entries
+from pipeline.storage.uris import Storage, name_of
+from pipeline.support.census import Census, PassedOver, Reason
 from pipeline.support.errors import ConfigError, DataFault
 from pipeline.support.fields import free
 
 IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp")
 MAX_IMAGE_BYTES = 256 << 20
+
+_ARCHIVES = (".tar", ".gz", ".tgz", ".zst", ".tzst", ".bz2", ".xz", ".zip", ".7z", ".rar")
 
 # A source may read this many samples ahead of the one that it yields.
 AHEAD = 8
@@ -134,8 +136,10 @@ class Source(ABC):
     path: str = free()
 
     @abstractmethod
-    def entries(self, storage: Storage) -> Iterator[File]:
+    def entries(self, storage: Storage) -> Iterator[File | PassedOver]:
         """List the files to read, in the order of their URIs; `files_ending` does it for most sources.
+
+        What the listing has beside them is yielded as `PassedOver`.
 
         Raises:
             ConfigError: there are none.
@@ -173,6 +177,15 @@ class Source(ABC):
         return totals.source_bytes, None
 
 
+def files_of(source: Source, storage: Storage, census: Census | None = None) -> Iterator[File]:
+    """List a source's files; `census` counts what is passed over."""
+    for entry in source.entries(storage):
+        if isinstance(entry, File):
+            yield entry
+        elif census is not None:
+            census.pass_over(entry)
+
+
 def samples_of(source: Source, shard: Shard, storage: Storage, wanted: Wanted) -> Iterator[Sample | None]:
     """Read a shard's samples as `Source.samples` yields them, without the entries that are passed over."""
     for item in source.samples(shard, storage, wanted):
@@ -180,12 +193,33 @@ def samples_of(source: Source, shard: Shard, storage: Storage, wanted: Wanted) -
             yield item
 
 
-def files_ending(path: str, suffixes: tuple[str, ...], storage: Storage) -> Iterator[File]:
-    """List the files at `path` whose names end in one of the suffixes; ConfigError if there are none."""
-    empty = True
-    for file in list_files(path, storage):
-        if file.uri.lower().endswith(suffixes):
-            empty = False
-            yield file
-    if empty:
-        raise ConfigError(f"source.path: no {suffixes[0]} at {storage.redact(path)}")
+def files_ending(path: str, suffixes: tuple[str, ...], storage: Storage) -> Iterator[File | PassedOver]:
+    """List the files at `path` whose names end in one of the suffixes, in any letter case.
+
+    Raises:
+        ConfigError: there are none; it names what is there.
+    """
+    census = Census()
+    for entry in list_entries(path, storage):
+        if isinstance(entry, File):
+            if entry.uri.lower().endswith(suffixes):
+                census.images += 1
+                yield entry
+                continue
+            entry = PassedOver(name_of(entry.uri), other_type(entry.uri))
+        census.pass_over(entry)
+        yield entry
+    require_files(census, suffixes[0], path, storage)
+
+
+def require_files(census: Census, kind: str, path: str, storage: Storage) -> None:
+    """Raise ConfigError if a listing has no file of a kind; the error names what it has."""
+    if census.images:
+        return
+    there = f"; passed over: {census.told()}" if census.entries else ""
+    raise ConfigError(f"source.path: no {kind} at {storage.redact(f'{path}{there}')}")
+
+
+def other_type(uri: str) -> Reason:
+    """Tell why a file of another type is passed over."""
+    return Reason.ARCHIVE if uri.lower().endswith(_ARCHIVES) else Reason.OTHER_TYPE

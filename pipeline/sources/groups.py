@@ -3,6 +3,7 @@
 import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import NamedTuple, cast
 
 from pipeline.sources.archive import Archive
 from pipeline.sources.base import AHEAD, IMAGE_SUFFIXES, MAX_IMAGE_BYTES, Sample, Want, Wanted
@@ -11,6 +12,7 @@ from pipeline.support.census import PassedOver, Reason, is_hidden
 from pipeline.support.errors import BadImage, BadSample, DataFault
 
 _SIDECARS = ("json", "txt")
+_READ = frozenset((*IMAGE_SUFFIXES, *_SIDECARS))
 # A group holds its images until it ends, since a sidecar may follow them; but no more than AHEAD images, and
 # these bytes beside the last image.
 _HELD_BYTES = 32 << 20
@@ -18,8 +20,7 @@ _HELD_BYTES = 32 << 20
 Part = bytes | DataFault | tarfile.TarInfo  # a member's content, or the member, to be read when it is needed
 
 
-@dataclass(frozen=True)
-class _Name:
+class _Name(NamedTuple):
     """Splits a member's name: `a/b.left.jpg` has stem `a/b.left`, suffix `jpg` and group `a/b`."""
 
     whole: str
@@ -27,11 +28,13 @@ class _Name:
     suffix: str
     group: str
 
-    @classmethod
-    def of(cls, name: str) -> "_Name":
-        folder, slash, last = name.rpartition("/")
-        stem, _, suffix = last.rpartition(".")
-        return cls(name, f"{folder}{slash}{stem}", suffix.lower(), f"{folder}{slash}{last.split('.', 1)[0]}")
+
+def _split(name: str) -> _Name:
+    start = name.rfind("/") + 1
+    dot = name.rfind(".", start)
+    if dot < 0:
+        return _Name(name, name, "", name)
+    return _Name(name, name[:dot], name[dot + 1 :].lower(), name[: name.index(".", start)])
 
 
 @dataclass
@@ -58,6 +61,7 @@ class Grouping:
         self._index = 0  # of the next sample
         self._next_want: Want | None = None  # of the next sample, if it was asked for already
         self._end = 0  # bytes of the file up to the end of the last member
+        self._ready: list[Sample | PassedOver | None] = []  # to be yielded
         self._begin("")
 
     def samples(self) -> Iterator[Sample | PassedOver | None]:
@@ -69,10 +73,14 @@ class Grouping:
         damage: tarfile.TarError | None = None
         try:
             for member, end in self._archive.members():
-                yield from self._add(member, end)
+                self._add(member, end)
+                if self._ready:
+                    yield from self._ready
+                    self._ready.clear()
         except tarfile.TarError as error:
             damage = error
-        yield from self._finish()
+        self._finish()
+        yield from self._ready
         if damage is not None:
             raise damage
 
@@ -84,46 +92,52 @@ class Grouping:
         self._used: set[tuple[str, str]] = set()
         self._let_go = False  # whether an image was yielded before the group's end
 
-    def _add(self, member: tarfile.TarInfo, end: int) -> Iterator[Sample | PassedOver | None]:
-        name = _Name.of(member.name)
+    def _add(self, member: tarfile.TarInfo, end: int) -> None:
+        name = _split(member.name)
         if reason := _reason(member, name):
-            if not (member.isdir() and reason == Reason.OTHER_TYPE):  # folders are no entries
-                yield PassedOver(member.name, reason)
+            if not member.isdir():  # folders are no entries
+                self._ready.append(PassedOver(member.name, reason))
             return
         is_image, key = name.suffix in IMAGE_SUFFIXES, (name.stem, name.suffix)
         if not is_image and name.group == self._group and self._spelled.get(key, name.whole) != name.whole:
-            yield PassedOver(member.name, Reason.SECOND_SIDECAR)  # its name differs in letter case alone
+            # its name differs in letter case alone
+            self._ready.append(PassedOver(member.name, Reason.SECOND_SIDECAR))
             return
         if name.group != self._group or self._has(key):
-            yield from self._finish()
+            self._finish()
             self._begin(name.group)
         self._end = end
         if is_image:
-            yield from self._add_image(member, name)
+            self._add_image(member, name)
         elif self._let_go and not any(_matches(key, image) for image in self._images):
-            yield PassedOver(member.name, Reason.LATE_SIDECAR)
+            self._ready.append(PassedOver(member.name, Reason.LATE_SIDECAR))
         else:
             self._spelled[key] = name.whole
             self._store(self._sidecars, key, member)
 
     def _has(self, key: tuple[str, str]) -> bool:
-        stem, suffix = key
-        return key in self._sidecars or any(
-            image.name.stem == stem and suffix in image.parts for image in self._images
-        )
+        image = self._image_of(key[0])
+        return key in self._sidecars or (image is not None and key[1] in image.parts)
 
-    def _add_image(self, member: tarfile.TarInfo, name: _Name) -> Iterator[Sample | PassedOver | None]:
-        image = next((image for image in self._images if image.name.stem == name.stem), None)
+    def _image_of(self, stem: str) -> _Image | None:
+        for image in self._images:
+            if image.name.stem == stem:
+                return image
+        return None
+
+    def _add_image(self, member: tarfile.TarInfo, name: _Name) -> None:
+        image = self._image_of(name.stem)
         if image is None:
             image = _Image(name, self._take_want())
             self._images.append(image)
         image.size += member.size
         self._store(image.parts, name.suffix, member, image.want)
-        while len(self._images) > 1 and (
-            len(self._images) == AHEAD or sum(held.size for held in self._images[:-1]) > _HELD_BYTES
-        ):
+        while len(self._images) > 1 and self._holds_too_much():
             self._let_go = True
-            yield self._sample(self._images.pop(0))
+            self._ready.append(self._sample(self._images.pop(0)))
+
+    def _holds_too_much(self) -> bool:
+        return len(self._images) == AHEAD or sum(held.size for held in self._images[:-1]) > _HELD_BYTES
 
     def _store(
         self,
@@ -147,7 +161,10 @@ class Grouping:
 
     def _is_any_wanted(self) -> bool:
         """Tell whether an image of the group, or the next one, is wanted."""
-        return any(image.want for image in self._images) or bool(self._peek_want())
+        for image in self._images:
+            if image.want:
+                return True
+        return bool(self._peek_want())
 
     def _peek_want(self) -> Want:
         if self._next_want is None:
@@ -159,40 +176,42 @@ class Grouping:
         self._index += 1
         return want
 
-    def _finish(self) -> Iterator[Sample | PassedOver | None]:
-        """Yield what the group holds; a group of sidecars without an image is a sample, too."""
-        for image in self._images:
-            yield self._sample(image)
+    def _finish(self) -> None:
+        """Make what the group holds ready; a group of sidecars without an image is a sample, too."""
+        self._ready += [self._sample(image) for image in self._images]
+        if len(self._used) == len(self._sidecars):
+            return
         own = [key for key in self._sidecars if key[0] == self._group]
         if own and not self._images and not self._let_go:
-            image = _Image(_Name.of(self._spelled[own[0]]), self._take_want())
-            yield self._sample(image)
+            self._ready.append(self._sample(_Image(_split(self._spelled[own[0]]), self._take_want())))
         stems = {key[0] for key in self._used}
-        for key in self._sidecars.keys() - self._used:
-            second = key[0] == self._group or key[0] in stems
-            yield PassedOver(self._spelled[key], Reason.SECOND_SIDECAR if second else Reason.NO_IMAGE)
-        self._begin("")
+        for key in self._sidecars:
+            if key not in self._used:
+                second = key[0] == self._group or key[0] in stems
+                reason = Reason.SECOND_SIDECAR if second else Reason.NO_IMAGE
+                self._ready.append(PassedOver(self._spelled[key], reason))
 
     def _sample(self, image: _Image) -> Sample | None:
-        parts: dict[str, Part] = dict(image.parts)
-        sidecars = [key for kind in _SIDECARS if (key := self._sidecar_of(image, kind)) is not None]
-        new = sum(key not in self._used for key in sidecars)
-        self._used.update(sidecars)
+        parts = dict(image.parts)
+        before = len(self._used)
+        for kind in _SIDECARS:
+            if (key := self._sidecar_of(image, kind)) is not None:
+                self._used.add(key)
+                part = self._sidecars[key]
+                if image.want and isinstance(part, tarfile.TarInfo):
+                    part = _content(self._archive, part, Want.ALL, is_image=False)
+                parts[kind] = part
         if not image.want:
             return None
-        parts |= {key[1]: self._sidecars[key] for key in sidecars}
-        contents = {
-            suffix: _content(self._archive, part, Want.ALL, is_image=False)
-            if isinstance(part, tarfile.TarInfo)
-            else part
-            for suffix, part in parts.items()
-        }
-        taken = (len(image.parts), new)
+        contents = cast("dict[str, bytes | DataFault]", parts)  # no member is left to be read
+        taken = (len(image.parts), len(self._used) - before)
         return assemble(image.name.stem if image.parts else self._group, self._end, contents, taken)
 
     def _sidecar_of(self, image: _Image, kind: str) -> tuple[str, str] | None:
-        stems = (image.name.stem, image.name.whole, self._group)
-        return next((key for stem in stems if (key := (stem, kind)) in self._sidecars), None)
+        for stem in (image.name.stem, image.name.whole, self._group) if self._sidecars else ():
+            if (stem, kind) in self._sidecars:
+                return stem, kind
+        return None
 
 
 def _matches(key: tuple[str, str], image: _Image) -> bool:
@@ -201,11 +220,9 @@ def _matches(key: tuple[str, str], image: _Image) -> bool:
 
 def _reason(member: tarfile.TarInfo, name: _Name) -> Reason | None:
     """Say why a member is no part of a sample; None: it is."""
-    if is_hidden(member.name):
+    if is_hidden(name.whole):
         return Reason.HIDDEN
-    if name.suffix in (*IMAGE_SUFFIXES, *_SIDECARS) and name.stem.rpartition("/")[2]:
-        return None
-    return Reason.OTHER_TYPE
+    return None if name.suffix in _READ else Reason.OTHER_TYPE
 
 
 def _content(archive: Archive, member: tarfile.TarInfo, want: Want, *, is_image: bool) -> bytes | DataFault:

@@ -15,12 +15,15 @@ from pipeline.sources.base import (
     Source,
     Want,
     Wanted,
+    other_type,
+    require_files,
 )
 from pipeline.sources.read_ahead import Read, read_ahead
 from pipeline.sources.sidecars import MAX_SIDECAR_BYTES, assemble
-from pipeline.storage.listing import File, before_wildcard, list_files
+from pipeline.storage.listing import File, before_wildcard, list_entries
 from pipeline.storage.uris import Storage, canonical, name_of
-from pipeline.support.errors import BadImage, BadSample, ConfigError, DataFault
+from pipeline.support.census import Census, PassedOver, Reason
+from pipeline.support.errors import BadImage, BadSample, DataFault
 from pipeline.support.fields import counted, require
 
 _SIDECARS = ("json", "txt")
@@ -40,21 +43,29 @@ class Images(Source):
     def __post_init__(self) -> None:
         require(self.slice_files >= 1, "source.slice_files must be at least 1")
 
-    def entries(self, storage: Storage) -> Iterator[File]:
+    def entries(self, storage: Storage) -> Iterator[File | PassedOver]:
         """See `Source.entries`: each image, followed by its sidecars."""
-        empty = True
-        listing = list_files(self.path, storage)
-        for _, group in groupby(listing, key=_prefix):
-            files = list(group)
-            sidecars = {file.uri: file for file in files if _suffix(file.uri) in _SIDECARS}
-            for image in (file for file in files if _suffix(file.uri) in IMAGE_SUFFIXES):
-                empty = False
-                yield image
-                names = (f"{_stem(image.uri)}.{kind}" for kind in _SIDECARS)
-                yield from (sidecars[name] for name in names if name in sidecars)
-        if empty:
-            suffixes = ", ".join("." + suffix for suffix in IMAGE_SUFFIXES)
-            raise ConfigError(f"source.path: no image ({suffixes}) at {storage.redact(self.path)}")
+        census = Census()
+        passed_over: list[PassedOver] = []  # since the last group
+
+        def files() -> Iterator[File]:
+            for entry in list_entries(self.path, storage):
+                if isinstance(entry, File):
+                    yield entry
+                else:
+                    passed_over.append(entry)
+
+        for _, group in groupby(files(), key=_prefix):
+            for entry in _images_and_sidecars(list(group)):
+                if isinstance(entry, PassedOver):
+                    passed_over.append(entry)
+                else:
+                    census.images += 1
+                    yield entry
+            yield from _counted(passed_over, census)
+        yield from _counted(passed_over, census)
+        suffixes = ", ".join("." + suffix for suffix in IMAGE_SUFFIXES)
+        require_files(census, f"image ({suffixes})", self.path, storage)
 
     def shards(self, entries: Iterable[File], storage: Storage) -> Iterator[Shard]:
         """See `Source.shards`: a slice of the listing is a shard.
@@ -101,7 +112,32 @@ def _sample(
     if max_bytes is not None and sum(file.size for file in files) > max_bytes:
         return None
     parts = {_suffix(file.uri): _content(file, storage, want) for file in files}
-    return assemble(files[0].uri.removeprefix(root), position, parts)
+    return assemble(files[0].uri.removeprefix(root), position, parts, (1, len(files) - 1))
+
+
+def _images_and_sidecars(files: list[File]) -> Iterator[File | PassedOver]:
+    """Yield each image followed by its sidecars, and the group's other files as passed over."""
+    sidecars = {file.uri: file for file in files if _suffix(file.uri) in _SIDECARS}
+    used = set()
+    for image in (file for file in files if _suffix(file.uri) in IMAGE_SUFFIXES):
+        yield image
+        names = [f"{_stem(image.uri)}.{kind}" for kind in _SIDECARS]
+        own = [name for name in names if name in sidecars]
+        used.update(own)
+        yield from (sidecars[name] for name in own)
+    for file in files:
+        if file.uri in sidecars and file.uri not in used:
+            yield PassedOver(name_of(file.uri), Reason.NO_IMAGE)
+        elif file.uri not in sidecars and _suffix(file.uri) not in IMAGE_SUFFIXES:
+            yield PassedOver(name_of(file.uri), other_type(file.uri))
+
+
+def _counted(entries: list[PassedOver], census: Census) -> Iterator[PassedOver]:
+    """Yield and remove the entries, and count them."""
+    for entry in entries:
+        census.pass_over(entry)
+        yield entry
+    entries.clear()
 
 
 def _by_image(files: Iterable[File]) -> Iterator[list[File]]:

@@ -29,6 +29,7 @@ from pipeline.sources.sidecars import (
 )
 from pipeline.storage.listing import File
 from pipeline.storage.uris import BLOCK_BYTES, Storage
+from pipeline.support.census import PassedOver
 from pipeline.support.errors import BadSample, DataFault
 from pipeline.support.fields import counted, free, require
 
@@ -63,7 +64,7 @@ class Jsonl(Source):
     def __post_init__(self) -> None:
         require(self.slice_files >= 1, "source.slice_files must be at least 1")
 
-    def entries(self, storage: Storage) -> Iterator[File]:
+    def entries(self, storage: Storage) -> Iterator[File | PassedOver]:
         """See `Source.entries`."""
         return files_ending(self.path, (".jsonl", ".ndjson", ".json"), storage)
 

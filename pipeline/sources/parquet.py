@@ -22,6 +22,7 @@ from pipeline.sources.read_ahead import Read, read_ahead, with_image
 from pipeline.sources.sidecars import parse_questions
 from pipeline.storage.listing import File
 from pipeline.storage.uris import BLOCK_BYTES, Storage
+from pipeline.support.census import PassedOver
 from pipeline.support.errors import BadImage, BadSample, DataFault, ShardError
 from pipeline.support.fields import counted, free
 from pipeline.support.memory import at_most
@@ -53,7 +54,7 @@ class Parquet(Source):
     key_column: str | None = counted(None)
     image_root: str | None = free(None)
 
-    def entries(self, storage: Storage) -> Iterator[File]:
+    def entries(self, storage: Storage) -> Iterator[File | PassedOver]:
         """See `Source.entries`."""
         return files_ending(self.path, (".parquet",), storage)
 

@@ -31,7 +31,7 @@ class WebDataset(Source):
     def __post_init__(self) -> None:
         require(self.read_bytes >= 1 << 16, "source.read_bytes must be at least 65536")
 
-    def entries(self, storage: Storage) -> Iterator[File]:
+    def entries(self, storage: Storage) -> Iterator[File | PassedOver]:
         """See `Source.entries`."""
         return files_ending(self.path, _SUFFIXES, storage)
 

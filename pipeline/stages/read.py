@@ -178,7 +178,7 @@ class _Cutter:
     def require_some(self) -> None:
         """Raise ShardError if the shard has entries, and none of them was taken."""
         if self.index == 0 and self._census is not None and self._census.entries:
-            raise ShardError(f"no sample among its {self._census.entries:,} entries: {self._census.told()}")
+            raise ShardError(f"it has no sample, but {self._census.entries:,} entries: {self._census.told()}")
 
     def rest(self, error: str | None) -> OpenUnit | None:
         """Return the unit that is open at the shard's end, if any.

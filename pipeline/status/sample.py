@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pipeline.output.footers import Footer, read_footer
 from pipeline.output.units import Unit
 from pipeline.storage.uris import Storage
+from pipeline.support.census import Census
 from pipeline.support.errors import RunError
 from pipeline.support.parallel import THREADS, each
 
@@ -28,6 +29,7 @@ class Sampled:
     status: Counter[str] = field(default_factory=Counter)
     tokens: Counter[str] = field(default_factory=Counter)
     shard_errors: dict[int, str] = field(default_factory=dict)
+    census: Census = field(default_factory=Census)
     newest: list[Footer] = field(default_factory=list)
 
     def add(self, footer: Footer) -> None:
@@ -37,6 +39,8 @@ class Sampled:
         self.samples += footer.samples
         self.status.update(footer.totals.status)
         self.tokens.update(footer.totals.tokens)
+        if footer.census:
+            self.census.add(Census.from_json(footer.census))
         if footer.shard_error:
             self.shard_errors[footer.shard] = footer.shard_error
 

@@ -15,6 +15,7 @@ from pipeline.output.units import Finished, units_and_times
 from pipeline.status.extent import Extent, extent_of
 from pipeline.status.sample import Sampled, rate_of, read_sample
 from pipeline.storage.uris import Storage, write_atomic
+from pipeline.support.census import Census
 from pipeline.support.fields import free, require
 
 # A run counts as stopped after _GAPS times the usual time between two units, and at least _LEAST_S seconds.
@@ -50,7 +51,8 @@ class Status:
     `state` is `finished` (_SUCCESS is there), `ended` (all units are, without _SUCCESS: rows or shards have
     failed, or the run is at its summary), `running` or `stopped` (concluded from when the newest units came)
     or `empty` (no unit yet). `quiet_s`: since the newest unit came. `counted_units` is how many units `rows`,
-    `status`, `tokens` and `failed_shards` are of; the rates are of the newest units.
+    `status`, `tokens`, `failed_shards` and `passed_over` are of; `passed_over` has number and first names of
+    the source's entries of which no sample was made, by reason; the rates are of the newest units.
     """
 
     output: str
@@ -66,6 +68,7 @@ class Status:
     status: dict[str, int]
     tokens: dict[str, int]
     failed_shards: dict[int, str]
+    passed_over: dict[str, str]
     damaged: int
 
     @property
@@ -75,7 +78,7 @@ class Status:
         names += ["samples_in_all", "samples_left"] if self.extent.estimated else []
         names += ["left_s"] if self.left_s else []
         partial = self.counted_units < self.extent.units
-        return names + (["rows", "status", "tokens", "failed_shards"] if partial else [])
+        return names + (["rows", "status", "tokens", "failed_shards", "passed_over"] if partial else [])
 
     def to_json(self) -> dict[str, object]:
         """Return everything as data."""
@@ -114,6 +117,7 @@ def _look(folder: str, options: Look, storage: Storage) -> Status:
     extent = extent_of(plan, Finished(unit.file_name for unit in times), options.shards)
     quiet_s = max(0.0, time.time() - max(times.values())) if times else None
     state = _state(marked, extent, quiet_s, sampled)
+    sampled.census.add(plan.census)
     counted = _of_sample(sampled, options.shards) if summary is None else _of_summary(summary)
     return Status(
         output=folder,
@@ -151,6 +155,7 @@ def _of_summary(summary: Summary) -> dict[str, Any]:
         "status": summary.status,
         "tokens": summary.tokens,
         "failed_shards": {failed.shard: failed.error for failed in summary.failed_shards_named},
+        "passed_over": Census.from_json(summary.census).reasons() if summary.census else {},
         "damaged": 0,
     }
 
@@ -166,5 +171,6 @@ def _of_sample(sampled: Sampled, most_shards: int) -> dict[str, Any]:
         "status": dict(sorted(sampled.status.items())),
         "tokens": dict(sampled.tokens),
         "failed_shards": dict(sorted(sampled.shard_errors.items())[:most_shards]),
+        "passed_over": sampled.census.reasons(),
         "damaged": sampled.damaged,
     }

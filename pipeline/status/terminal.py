@@ -54,6 +54,8 @@ def _outcome(status: Status) -> Iterator[str]:
             yield f"{'tokens':10}{kept / full:.1%} of the visual tokens kept"
     for shard, error in status.failed_shards.items():
         yield f"{'broken':10}shard {shard}: {error}"
+    for reason, text in status.passed_over.items():
+        yield f"{'passed by':10}{reason}: {text}"
     if status.damaged:
         yield f"{'damaged':10}{status.damaged:,} of the files read: `trimline verify output=...` names them"
 

@@ -19,6 +19,7 @@ from fsspec.implementations.local import LocalFileSystem
 from fsspec.utils import glob_translate
 
 from pipeline.storage.uris import Storage, s3_pages
+from pipeline.support.census import PassedOver, Reason, is_hidden
 
 _WILDCARD = re.compile(r"[*?\[]")
 # The most files of a store's listing that are sorted in memory: some 50 MiB.
@@ -35,9 +36,15 @@ class File:
 
 
 def list_files(uri: str, storage: Storage) -> Iterator[File]:
+    """List the files that `list_entries` lists, without what it passes over."""
+    return (entry for entry in list_entries(uri, storage) if isinstance(entry, File))
+
+
+def list_entries(uri: str, storage: Storage) -> Iterator[File | PassedOver]:
     """List a file, the files below a folder, or those that match a glob, sorted by URI.
 
-    Local folders and S3 are listed as a stream: memory does not grow with the number of files.
+    Hidden files and what is no file are passed over, by their paths below the folder that is listed. Local
+    folders and S3 are listed as a stream: memory does not grow with the number of files.
 
     Raises:
         ConfigError: nothing exists at the path, or it may not be listed.
@@ -48,15 +55,38 @@ def list_files(uri: str, storage: Storage) -> Iterator[File]:
         prefix = before_wildcard(path) if info is None else None
         if info is not None and info["type"] == "file":
             yield _file(fs, info)
-        elif isinstance(fs, LocalFileSystem) and info is not None:
-            yield from _walk(path)
-        elif "s3" in fs.protocol:
-            yield from _in_order(_objects(fs, path, prefix))
-        else:
-            infos = fs.find(path, detail=True) if prefix is None else fs.glob(path, detail=True)
-            if not infos and prefix is None:
-                raise FileNotFoundError(path)
-            yield from (_file(fs, info) for _, info in sorted(infos.items()) if info["type"] == "file")
+            return
+        folder = path if prefix is None else prefix[: prefix.rfind("/") + 1]
+        root = str(fs.unstrip_protocol(folder)).rstrip("/") + "/"
+        for entry in _below(fs, path, info, prefix):
+            name = (entry.uri if isinstance(entry, File) else entry.name).removeprefix(root)
+            if is_hidden(name):
+                yield PassedOver(name, Reason.HIDDEN)
+            else:
+                yield entry if isinstance(entry, File) else PassedOver(name, entry.reason)
+
+
+def _below(
+    fs: fsspec.AbstractFileSystem, path: str, info: dict[str, Any] | None, prefix: str | None
+) -> Iterator[File | PassedOver]:
+    """List what is below a folder or matches a glob, whose part before its first wildcard is `prefix`."""
+    if isinstance(fs, LocalFileSystem) and info is not None:
+        yield from _walk(path)
+    elif "s3" in fs.protocol:
+        yield from _in_order(_objects(fs, path, prefix))
+    else:
+        infos = fs.find(path, detail=True) if prefix is None else fs.glob(path, detail=True)
+        if not infos and prefix is None:
+            raise FileNotFoundError(path)
+        for _, found in sorted(infos.items()):
+            if found["type"] == "file":
+                yield _file(fs, found)
+            elif found["type"] != "directory":
+                yield _no_file(fs.unstrip_protocol(found["name"]), bool(found.get("islink")))
+
+
+def _no_file(uri: str, is_link: bool) -> PassedOver:
+    return PassedOver(uri, Reason.DANGLING if is_link else Reason.SPECIAL)
 
 
 def before_wildcard(path: str) -> str | None:
@@ -73,7 +103,7 @@ def _info(fs: fsspec.AbstractFileSystem, path: str) -> dict[str, Any] | None:
         return None
 
 
-def _walk(folder: str) -> Iterator[File]:
+def _walk(folder: str) -> Iterator[File | PassedOver]:
     """Yield the files below a local folder, sorted by whole path, with one folder in memory at a time."""
     with scandir(folder) as entries:
         ordered = sorted(entries, key=lambda entry: entry.name + ("/" if entry.is_dir() else ""))
@@ -83,6 +113,8 @@ def _walk(folder: str) -> Iterator[File]:
         elif entry.is_file():
             stat = entry.stat()
             yield File(f"file://{entry.path}", stat.st_size, f"{stat.st_mtime_ns:x}")
+        else:
+            yield _no_file(f"file://{entry.path}", entry.is_symlink())
 
 
 def _objects(fs: fsspec.AbstractFileSystem, path: str, prefix: str | None) -> Iterator[File]:

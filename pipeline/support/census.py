@@ -1,5 +1,6 @@
 """Counts what became of a source's entries: taken as image or sidecar, or passed over, and why."""
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -14,25 +15,27 @@ class Reason(StrEnum):
     """Says why no sample is made of an entry."""
 
     HIDDEN = "hidden or temporary"
-    OTHER_TYPE = "of a type that is not read"
-    ARCHIVE = "an archive that is not read"
-    DANGLING = "a link that leads nowhere"
-    LINK = "a link that is not followed"
+    OTHER_TYPE = "type that is not read"
+    ARCHIVE = "archive that is not read"
+    DANGLING = "link that leads nowhere"
     SPECIAL = "not a file"
-    SECOND_SIDECAR = "a second sidecar"
-    LATE_SIDECAR = "a sidecar too far behind its image"
-    NO_IMAGE = "a sidecar of no image"
-    OUTPUT = "of a Trimline output"
+    SECOND_SIDECAR = "second sidecar"
+    LATE_SIDECAR = "sidecar too far behind its image"
+    NO_IMAGE = "sidecar without an image"
 
 
 # Folders and files that programs leave behind.
 _LEFTOVERS = frozenset({"__MACOSX", "_temporary", "lost+found", "$RECYCLE.BIN"})
+_SUSPICIOUS = re.compile(r"(?:^|/)[._l$]")
 
 
 def is_hidden(path: str) -> bool:
     """Tell whether a file is hidden, or lies in a hidden folder, by its path below the source's root."""
-    parts = path.split("/")
-    return any(part in _LEFTOVERS or (part.startswith(".") and part not in (".", "..")) for part in parts)
+    if not _SUSPICIOUS.search(path):
+        return False
+    return any(
+        part in _LEFTOVERS or (part.startswith(".") and part not in (".", "..")) for part in path.split("/")
+    )
 
 
 @dataclass(frozen=True)
@@ -62,8 +65,8 @@ class Census:
         """Count an entry, and keep its name if it is among the first of its reason."""
         self.passed_over[entry.reason] += 1
         names = self.names.setdefault(entry.reason, [])
-        if len(names) < _NAMES:
-            names.append(_printable(entry.name)[:_NAME_CHARACTERS])
+        if len(names) < _NAMES and (name := _printable(entry.name)[:_NAME_CHARACTERS]) not in names:
+            names.append(name)
 
     def add(self, other: "Census") -> None:
         """Add another census to this one."""
@@ -72,7 +75,7 @@ class Census:
         self.passed_over.update(other.passed_over)
         for reason, names in other.names.items():
             own = self.names.setdefault(reason, [])
-            own.extend(names[: _NAMES - len(own)])
+            own.extend([name for name in names if name not in own][: _NAMES - len(own)])
 
     @property
     def entries(self) -> int:
@@ -82,8 +85,12 @@ class Census:
     def told(self) -> str:
         """Describe the passed-over entries by reason, with the first names."""
         return "; ".join(
-            f"{count:,} {reason} ({self.first(reason)})" for reason, count in self.passed_over.items()
+            f"{reason}: {count:,} ({self.first(reason)})" for reason, count in self.passed_over.items()
         )
+
+    def reasons(self) -> dict[str, str]:
+        """Return number and first names of the passed-over entries, by reason."""
+        return {reason: f"{count:,} ({self.first(reason)})" for reason, count in self.passed_over.items()}
 
     def first(self, reason: str) -> str:
         """List the first names of a reason."""

@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, settings
 
 from pipeline.models.config import Model
 from pipeline.output.units import UnitLimits
-from pipeline.sources.base import Shard, Source
+from pipeline.sources.base import Shard, Source, files_of
 from pipeline.sources.task import Task
 from pipeline.stages.decode import decode_unit
 from pipeline.stages.imaging import Imaging
@@ -54,7 +54,7 @@ def checkpoint(folder: Path) -> Model:
 def run(source: Source, folder: Path, *, room: int = 192 * MIB, task: Task = TASK) -> list[dict[str, Any]]:
     """Run a source through `read` and `decode`, check the rows and return them."""
     with at_most(room):
-        shards = list(source.shards(source.entries(STORAGE), STORAGE))
+        shards = list(source.shards(files_of(source, STORAGE), STORAGE))
         return [row for shard in shards for row in _run_shard(source, shard, checkpoint(folder), task)]
 
 

@@ -20,6 +20,7 @@ import threading
 import time
 from pathlib import Path
 
+from pipeline.sources.base import files_of
 from pipeline.storage.uris import Storage
 
 MIB = 1 << 20
@@ -75,7 +76,7 @@ def _stream(uri: str, unit_bytes: int) -> dict[str, float]:
     storage = Storage()
     source = WebDataset(path=uri)
     (shard,) = source.shards(
-        source.entries(storage), storage
+        files_of(source, storage), storage
     )  # imports the store's libraries before the measurement
     task, limits = (
         Task(source_questions=True),

@@ -9,6 +9,7 @@ import yaml
 from hydra.utils import get_class
 
 from pipeline.evaluate.evaluate import Evaluation, evaluate
+from pipeline.sources.base import files_of
 from pipeline.storage.uris import Storage
 from pipeline.support.errors import ConfigError
 from tests.pipeline.evaluate import official
@@ -325,7 +326,7 @@ def test_questions_of_an_image_are_grouped_up_to_64():
 def test_a_repeated_conversion_gives_the_same_file(tmp_path):
     dataset = fixture("pope", tmp_path)
     source = dataset.source(str(tmp_path / "converted"), STORAGE)
-    first = [*source.shards(source.entries(STORAGE), STORAGE)]
+    first = [*source.shards(files_of(source, STORAGE), STORAGE)]
     Path(source.path).unlink()
     assert dataset.source(str(tmp_path / "converted"), STORAGE) == source
-    assert [*source.shards(source.entries(STORAGE), STORAGE)] == first
+    assert [*source.shards(files_of(source, STORAGE), STORAGE)] == first

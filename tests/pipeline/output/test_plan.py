@@ -11,6 +11,7 @@ import pytest
 
 from pipeline.output.plan import extend_plan, load_plan, make_plan, require_same, require_unchanged
 from pipeline.output.units import Finished, Unit
+from pipeline.sources.base import files_of
 from pipeline.sources.images import Images
 from pipeline.sources.jsonl import Jsonl
 from pipeline.sources.parquet import Parquet
@@ -69,7 +70,7 @@ def test_a_plan_of_tars_is_read_back(tmp_path, tars):
     plan = make_plan(out(tmp_path), tars, None, HERE)
     assert plan.source == f"file://{tmp_path}/tars"
     assert len(plan) == 4
-    shards = list(tars.shards(tars.entries(HERE), HERE))
+    shards = list(tars.shards(files_of(tars, HERE), HERE))
     assert [plan.shard(ordinal, HERE) for ordinal in range(4)] == shards == list(plan.shards(HERE))
     assert [shard.uri for shard in shards] == [f"file://{tmp_path}/tars/{name}.tar" for name in range(4)]
     for shard in shards:
@@ -83,7 +84,7 @@ def test_a_plan_of_tars_is_read_back(tmp_path, tars):
 def test_a_plan_of_slices_is_read_back_with_its_files(tmp_path, pictures):
     plan = make_plan(out(tmp_path), pictures, None, HERE)
     shards = [plan.shard(ordinal, HERE) for ordinal in range(3)]
-    assert shards == list(pictures.shards(pictures.entries(HERE), HERE)) == list(plan.shards(HERE))
+    assert shards == list(pictures.shards(files_of(pictures, HERE), HERE)) == list(plan.shards(HERE))
     assert [shard.samples for shard in shards] == [3, 3, 1]
     names = [[file.uri.rpartition("/")[2] for file in shard.files] for shard in shards]
     assert names == [["0.jpg", "1.jpg", "1.txt", "2.jpg"], ["3.jpg", "4.jpg", "5.jpg"], ["6.jpg"]]

@@ -10,6 +10,7 @@ from fsspec.implementations.local import LocalFileSystem
 from pipeline.output.plan import load_plan
 from pipeline.run.config import RunOptions
 from pipeline.run.retry import delete_failed_units
+from pipeline.sources.base import files_of
 from pipeline.sources.images import Images
 from pipeline.sources.jsonl import Jsonl
 from pipeline.sources.webdataset import WebDataset
@@ -147,7 +148,7 @@ def test_a_kill_at_any_step(tmp_path, broken, monkeypatch, step):
 
 
 def test_units_of_another_state_of_the_shard_are_refused(tmp_path, broken):
-    current = {shard.shard: shard for shard in broken.shards(broken.entries(HERE), HERE)}
+    current = {shard.shard: shard for shard in broken.shards(files_of(broken, HERE), HERE)}
     for arm in ARMS:
         plan_of(tmp_path / "out" / arm).renew({0: current[0]}, HERE)
     with pytest.raises(RunError, match=r"of shard 0 were made of another state of the shard than the plan's"):

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.output.units import UnitLimits
-from pipeline.sources.base import AHEAD, Sample
+from pipeline.sources.base import AHEAD, Sample, files_of
 from pipeline.sources.images import Images
 from pipeline.sources.jsonl import Jsonl
 from pipeline.sources.parquet import Parquet
@@ -167,7 +167,7 @@ def disk_and_store(request, s3, tmp_path_factory):
 
 
 def units_of(source, storage, finished=None):
-    (shard,) = source.shards(source.entries(storage), storage)
+    (shard,) = source.shards(files_of(source, storage), storage)
     limits = UnitLimits(unit_bytes=8 * len(jpeg(0, 96)))
     task = Task(prompts=["Describe."])
     tables = read_shard(source, shard, storage=storage, task=task, limits=limits, finished=finished or {})
@@ -243,7 +243,7 @@ def test_a_faulty_image_affects_no_other_image(s3):
     lines = "".join(json.dumps({"image": name, "text": "?"}) + "\n" for name in names)
     fs.pipe_file(f"{root}/q.jsonl", lines.encode())
     source = Jsonl(path=f"s3://{root}/q.jsonl")
-    (shard,) = source.shards(source.entries(s3), s3)
+    (shard,) = source.shards(files_of(source, s3), s3)
     samples_read = list(source.samples(shard, s3, lambda _: True))
     assert [sample.key for sample in samples_read] == names
     assert {

@@ -12,6 +12,7 @@ import pytest
 import webdataset
 from PIL import Image
 
+from pipeline.sources.base import files_of
 from pipeline.sources.jsonl import Jsonl
 from pipeline.sources.parquet import Parquet
 from pipeline.sources.webdataset import WebDataset
@@ -25,7 +26,7 @@ PICTURES = [jpeg(seed) for seed in range(5)]
 
 
 def samples(source, storage=HERE, want=lambda index: True):
-    shards = list(source.shards(source.entries(storage), storage))
+    shards = list(source.shards(files_of(source, storage), storage))
     return [sample for shard in shards for sample in source.samples(shard, storage, want)]
 
 
@@ -213,7 +214,7 @@ def test_slices_of_a_jsonl_never_cut_a_sample(tmp_path, slice_files):
     options = llava(tmp_path, lines)
     expected = samples(Jsonl(**options))
     source = Jsonl(**options, slice_files=slice_files)
-    shards = list(source.shards(source.entries(HERE), HERE))
+    shards = list(source.shards(files_of(source, HERE), HERE))
     assert sum(shard.samples for shard in shards) == len(expected) == 8
     assert sum(shard.size for shard in shards) == (tmp_path / "q.jsonl").stat().st_size
     samples_read = samples(source)

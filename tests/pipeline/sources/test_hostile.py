@@ -7,6 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from pipeline.sources.base import files_of
 from pipeline.sources.jsonl import Jsonl
 from pipeline.sources.parquet import Parquet
 from pipeline.sources.sidecars import MAX_SIDECAR_BYTES
@@ -115,7 +116,7 @@ def test_an_endless_line_is_skipped_in_pieces(tmp_path):
         samples_read = samples(source)
     assert [fault and fault[0] for fault in faults(samples_read)] == [None, "bad_sample", None]
     assert "too long" in str(samples_read[1].fault)
-    shards = list(source.shards(source.entries(HERE), HERE))
+    shards = list(source.shards(files_of(source, HERE), HERE))
     assert sum(shard.size for shard in shards) == (tmp_path / "q.jsonl").stat().st_size
 
 

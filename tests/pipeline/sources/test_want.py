@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.sources.archive import Archive
-from pipeline.sources.base import Want
+from pipeline.sources.base import Want, files_of
 from pipeline.sources.images import Images
 from pipeline.sources.jsonl import Jsonl
 from pipeline.sources.parquet import Parquet
@@ -28,7 +28,7 @@ TASKS = (Task(source_questions=True), Task(prompts=["Describe."], source_questio
 def outcome_of(source, want, shards=None):
     """List each task's requests for every sample, and whether the last shard breaks off."""
     outcome = []
-    for shard in shards or list(source.shards(source.entries(HERE), HERE)):
+    for shard in shards or list(source.shards(files_of(source, HERE), HERE)):
         try:
             for index, sample in enumerate(source.samples(shard, HERE, lambda _: want)):
                 for task in TASKS:
@@ -101,7 +101,7 @@ def test_a_parquet_file_damaged_anywhere(tmp_path):
 
 def read(source, want):
     try:
-        for shard in source.shards(source.entries(HERE), HERE):
+        for shard in source.shards(files_of(source, HERE), HERE):
             yield from source.samples(shard, HERE, lambda _: want)
     except ShardError:
         pass
@@ -121,7 +121,7 @@ def test_image_files_are_not_opened(tmp_path, kind):
         "jsonl": Jsonl(path=str(folder / "q.jsonl"), image_root=str(folder)),
         "paths": Parquet(path=str(folder / "q.parquet"), image_root=str(folder)),
     }[kind]
-    shards = list(source.shards(source.entries(HERE), HERE))
+    shards = list(source.shards(files_of(source, HERE), HERE))
     with_images = outcome_of(source, Want.ALL, shards)
     for image in folder.glob("*.jpg"):
         image.unlink()

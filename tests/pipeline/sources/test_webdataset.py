@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.sources.base import Sample, Want
+from pipeline.sources.base import Sample, Want, files_of
 from pipeline.sources.webdataset import WebDataset
 from pipeline.storage.uris import Storage
 from pipeline.support.census import PassedOver, Reason
@@ -27,7 +27,7 @@ def ask(word: str) -> bytes:
 
 def read(path: Path, wanted=lambda _: Want.ALL) -> list[Sample | PassedOver | None]:
     source = WebDataset(path=str(path))
-    (shard,) = source.shards(source.entries(HERE), HERE)
+    (shard,) = source.shards(files_of(source, HERE), HERE)
     return list(source.samples(shard, HERE, wanted))
 
 

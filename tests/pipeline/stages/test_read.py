@@ -6,6 +6,7 @@ import tarfile
 import pytest
 
 from pipeline.output.units import UnitLimits
+from pipeline.sources.base import files_of
 from pipeline.sources.images import Images
 from pipeline.sources.task import Task
 from pipeline.sources.webdataset import WebDataset
@@ -20,7 +21,7 @@ VQA = Task(source_questions=True)
 
 def units_of(source, *, finished=None, task=VQA, samples=None, **limits):
     """Read a source's only shard as (unit, samples as rows, trace)."""
-    (shard,) = source.shards(source.entries(STORAGE), STORAGE)
+    (shard,) = source.shards(files_of(source, STORAGE), STORAGE)
     if samples is not None:
         shard = type(shard)(**{**vars(shard), "samples": samples})
     tables = read_shard(
@@ -237,7 +238,7 @@ def test_slices_of_a_folder_are_shards(tmp_path):
         (tmp_path / f"{index}.jpg").write_bytes(jpeg(index))
         (tmp_path / f"{index}.txt").write_text("who?")
     source = Images(path=str(tmp_path), slice_files=3)
-    shards = list(source.shards(source.entries(STORAGE), STORAGE))
+    shards = list(source.shards(files_of(source, STORAGE), STORAGE))
     assert [shard.samples for shard in shards] == [3, 3, 1]
     assert [len(shard.files) for shard in shards] == [6, 6, 2]
     assert len({shard.etag for shard in shards}) == 3

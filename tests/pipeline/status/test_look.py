@@ -110,7 +110,7 @@ def test_a_limited_number_of_footers_is_read_and_reported(output, monkeypatch):
     monkeypatch.setattr(sample, "read_footer", lambda *args: (files.append(args[1]), read(*args))[1])
     status = state_of(output, footers=4)
     assert len(files) == len(set(files)) == 4 == status.counted_units
-    assert status.estimated[-4:] == ["rows", "status", "tokens", "failed_shards"]
+    assert status.estimated[-4:] == ["status", "tokens", "failed_shards", "passed_over"]
     assert "in 4 of 7 units" in "\n".join(lines(status))
 
 

@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.storage.listing import list_files
+from pipeline.storage.listing import File, list_entries, list_files
 from pipeline.storage.uris import Storage, list_names, read_bytes, s3_pages, write_atomic
+from pipeline.support.census import PassedOver, Reason
 from pipeline.support.errors import ConfigError
 
 HERE = Storage()
@@ -31,8 +32,15 @@ NAMES = st.text(st.sampled_from("ab.-_ 0Zé!/"), min_size=1, max_size=6)
 def test_a_folder_is_listed_in_the_order_of_whole_paths(names):
     with tempfile.TemporaryDirectory() as folder:
         paths = make_files(Path(folder), names)
-        listed = [file.uri for file in list_files(folder, HERE)] if paths else []
-        assert listed == sorted(f"file://{path}" for path in paths)
+        entries = list(list_entries(folder, HERE)) if paths else []
+        names = [
+            entry.uri.removeprefix(f"file://{folder}/") if isinstance(entry, File) else entry.name
+            for entry in entries
+        ]
+        assert names == sorted(str(path.relative_to(folder)) for path in paths)
+        for name, entry in zip(names, entries, strict=True):
+            hidden = any(part.startswith(".") for part in name.split("/"))
+            assert entry == PassedOver(name, Reason.HIDDEN) if hidden else isinstance(entry, File)
 
 
 def make_files(folder: Path, names: set[str]) -> list[Path]:
