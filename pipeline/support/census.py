@@ -82,6 +82,12 @@ class Census:
         """How many entries were counted."""
         return self.images + self.sidecars + self.passed_over.total()
 
+    def counts(self) -> str:
+        """Describe all counts in one line."""
+        parts = [f"{self.images:,} images", f"{self.sidecars:,} sidecars"]
+        parts += [f"{count:,} passed over as {reason}" for reason, count in sorted(self.passed_over.items())]
+        return ", ".join(parts)
+
     def told(self) -> str:
         """Describe the passed-over entries by reason, with the first names."""
         return "; ".join(

@@ -5,12 +5,14 @@ from itertools import islice, zip_longest
 
 import pyarrow.parquet as pq
 
+from pipeline.output.footers import footer_in
 from pipeline.output.opened import Questions
 from pipeline.output.plan import changed_files, new_files
 from pipeline.output.units import Unit
-from pipeline.sources.base import Sample, Shard, Want, samples_of
+from pipeline.sources.base import Sample, Shard, Want
 from pipeline.sources.task import requests_of
 from pipeline.stages.read import sample_row
+from pipeline.support.census import Census, PassedOver, sum_of
 from pipeline.support.errors import ShardError
 from pipeline.support.parallel import each
 from pipeline.verify.findings import Finding, of_unit
@@ -64,10 +66,12 @@ def _differences(
 ) -> Iterator[Finding]:
     """Find the differences in the units of one shard; `lost`: why the run could not read all of it."""
     reading, position, same = _Reading(questions, shard), 0, True
+    censuses: list[Census | None] = []
     for unit in units:
         reading.requests(unit.first - position)  # of units that are missing
-        wanted, rows = reading.requests(unit.stop - unit.first), _rows(questions, unit)
+        wanted, (rows, census) = reading.requests(unit.stop - unit.first), _rows(questions, unit)
         position, same = unit.stop, rows == wanted
+        censuses.append(census)
         if not same:
             broken = f"; the source breaks off: {reading.error}" if reading.error else ""
             yield of_unit("changed", unit, questions.storage.redact(_difference(rows, wanted)) + broken)
@@ -80,6 +84,24 @@ def _differences(
         yield of_unit("changed", last, "the source can be read to its end, where the run could not")
     elif reading.error and not lost:
         yield of_unit("changed", last, f"the source breaks off: {reading.error}")
+    elif difference := _other_census(reading.census, units, censuses):
+        yield of_unit("changed", last, questions.storage.redact(difference))
+
+
+def _other_census(found: Census, units: Sequence[Unit], censuses: Sequence[Census | None]) -> str | None:
+    """Describe how the census of a whole shard differs from that of its units, if they have one."""
+    tiled = [0, *(unit.stop for unit in units[:-1])] == [unit.first for unit in units]
+    counted = [census for census in censuses if census is not None]
+    if not tiled or len(counted) < sum(unit.stop > unit.first for unit in units):
+        return None  # a unit is missing, or an earlier release wrote it
+    written = sum_of(counted)
+    if (found.images, found.sidecars, found.passed_over) == (
+        written.images,
+        written.sidecars,
+        written.passed_over,
+    ):
+        return None
+    return f"the source has {found.counts()} where the files have {written.counts()}"
 
 
 class _Reading:
@@ -88,15 +110,23 @@ class _Reading:
     def __init__(self, questions: Questions, shard: Shard) -> None:
         self._questions, self._shard = questions, shard
         self.error: str | None = None
+        self.census = Census()
         self._samples = enumerate(self._read())
 
     def _read(self) -> Iterator[Sample | None]:
         questions, shard = self._questions, self._shard
-        samples = samples_of(
-            questions.source, questions.moved(shard), questions.storage, lambda _: Want.QUESTIONS
-        )
+        items = questions.source.samples(questions.moved(shard), questions.storage, lambda _: Want.QUESTIONS)
+        count = 0
         try:
-            yield from islice(samples, shard.samples)
+            for item in items:
+                if isinstance(item, PassedOver):
+                    self.census.pass_over(item)
+                    continue
+                self.census.add(Census(*item.taken) if item is not None else Census())
+                yield item
+                count += 1
+                if count == shard.samples:
+                    return
         except ShardError as fault:
             self.error = questions.storage.redact(str(fault))
 
@@ -112,11 +142,14 @@ class _Reading:
         return requests
 
 
-def _rows(questions: Questions, unit: Unit) -> Requests:
+def _rows(questions: Questions, unit: Unit) -> tuple[Requests, Census | None]:
+    """Read a unit's requests and its census."""
     fs, path = questions.storage.open(questions.folder)
     with fs.open(f"{path}/data/{unit.file_name}", "rb") as file:
-        rows: Requests = pq.read_table(file, columns=_COLUMNS).to_pylist()
-    return rows
+        table = pq.read_table(file, columns=_COLUMNS)
+    footer = footer_in(table.schema.metadata)
+    rows: Requests = table.to_pylist()
+    return rows, Census.from_json(footer.census) if footer and footer.census else None
 
 
 def _difference(rows: Requests, wanted: Requests) -> str:

@@ -14,7 +14,7 @@ from pipeline.support.errors import ConfigError
 from pipeline.verify.verify import Moved
 from tests.pipeline.verify.test_consistent import FIRST, LAST, SECOND, edit
 from tests.support.quick import quick_answer
-from tests.support.tars import jpeg, write_tar
+from tests.support.tars import jpeg, write_members, write_tar
 
 
 @pytest.fixture
@@ -63,6 +63,22 @@ def test_an_edited_sidecar_of_the_same_size_and_time(workplace, check, sidecar, 
     findings, _ = check(workplace / "out", deep=True)
     assert findings.keys() == {("changed", f"data/{FIRST}")}
     assert message in findings[("changed", f"data/{FIRST}")]
+
+
+def test_what_was_passed_over_is_proved_too(tmp_path, check):
+    """A member that is now hidden, in a tar of the same size and time, changes no row but the census."""
+    members = [("0.jpg", jpeg(0, 24)), ("notes", b"n"), *((f"{i}.jpg", jpeg(i, 24)) for i in (1, 2))]
+    tar = write_members(tmp_path / "a.tar", members)
+    stat = tar.stat()
+    quick_answer(WebDataset(path=str(tar)), tmp_path / "out", unit_samples=2)
+    assert check(tmp_path / "out", deep=True)[0] == {}
+    write_members(tar, [(".notes" if name == "notes" else name, data) for name, data in members])
+    os.utime(tar, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    (text,) = check(tmp_path / "out", deep=True)[0].values()
+    assert text == (
+        "the source has 3 images, 0 sidecars, 1 passed over as hidden or temporary where the files have "
+        "3 images, 0 sidecars, 1 passed over as type that is not read"
+    )
 
 
 def test_a_question_that_no_row_answers(tmp_path, check):
