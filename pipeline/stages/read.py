@@ -17,6 +17,7 @@ from pipeline.sources.base import Sample, Shard, Source, Want
 from pipeline.sources.task import Task, requests_of
 from pipeline.stages.open_unit import OpenUnit
 from pipeline.stages.rows import Fields
+from pipeline.storage.names import shown
 from pipeline.storage.uris import Storage
 from pipeline.support.census import Census, PassedOver
 from pipeline.support.errors import DataFault, ShardError
@@ -173,7 +174,7 @@ class _Cutter:
     def pass_over(self, entry: PassedOver) -> None:
         """Count an entry of which no sample is made, unless a finished unit has counted it."""
         if self._census is not None:
-            self._census.pass_over(PassedOver(_clean_name(entry.name), entry.reason))
+            self._census.pass_over(PassedOver(shown(entry.name), entry.reason))
 
     def require_some(self) -> None:
         """Raise ShardError if the shard has entries, and none of them was taken."""
@@ -218,7 +219,7 @@ def sample_row(sample: Sample, index: int, task: Task, max_questions: int, stora
         questions, fault = (), error
     return {
         "sample": index,
-        "sample_key": _clean_name(sample.key),
+        "sample_key": shown(sample.key),
         "image": None if fault else sample.image,
         "questions": [
             {"question_id": _clean(item.question_id), "question": _clean(item.text)} for item in questions
@@ -236,8 +237,3 @@ def _error_text(fault: DataFault | ShardError, storage: Storage) -> str:
 def _clean(text: str) -> str:
     """Replace characters that UTF-8 cannot encode, which JSON escapes may contain."""
     return text.encode("utf-8", "replace").decode("utf-8")
-
-
-def _clean_name(name: str) -> str:
-    """Escape the bytes of a name that is not UTF-8, so that different names stay different."""
-    return name.encode("utf-8", "backslashreplace").decode("utf-8")

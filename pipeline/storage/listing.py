@@ -18,6 +18,7 @@ import fsspec
 from fsspec.implementations.local import LocalFileSystem
 from fsspec.utils import glob_translate
 
+from pipeline.storage.names import as_text
 from pipeline.storage.uris import Storage, s3_pages
 from pipeline.support.census import PassedOver, Reason, is_hidden
 
@@ -57,7 +58,7 @@ def list_entries(uri: str, storage: Storage) -> Iterator[File | PassedOver]:
             yield _file(fs, info)
             return
         folder = path if prefix is None else prefix[: prefix.rfind("/") + 1]
-        root = str(fs.unstrip_protocol(folder)).rstrip("/") + "/"
+        root = as_text(str(fs.unstrip_protocol(folder))).rstrip("/") + "/"
         for entry in _below(fs, path, info, prefix):
             name = (entry.uri if isinstance(entry, File) else entry.name).removeprefix(root)
             if is_hidden(name):
@@ -82,7 +83,7 @@ def _below(
             if found["type"] == "file":
                 yield _file(fs, found)
             elif found["type"] != "directory":
-                yield _no_file(fs.unstrip_protocol(found["name"]), bool(found.get("islink")))
+                yield _no_file(as_text(fs.unstrip_protocol(found["name"])), bool(found.get("islink")))
 
 
 def _no_file(uri: str, is_link: bool) -> PassedOver:
@@ -106,15 +107,15 @@ def _info(fs: fsspec.AbstractFileSystem, path: str) -> dict[str, Any] | None:
 def _walk(folder: str) -> Iterator[File | PassedOver]:
     """Yield the files below a local folder, sorted by whole path, with one folder in memory at a time."""
     with scandir(folder) as entries:
-        ordered = sorted(entries, key=lambda entry: entry.name + ("/" if entry.is_dir() else ""))
+        ordered = sorted(entries, key=lambda entry: as_text(entry.name) + ("/" if entry.is_dir() else ""))
     for entry in ordered:
         if entry.is_dir():
             yield from _walk(entry.path)
         elif entry.is_file():
             stat = entry.stat()
-            yield File(f"file://{entry.path}", stat.st_size, f"{stat.st_mtime_ns:x}")
+            yield File(as_text(f"file://{entry.path}"), stat.st_size, f"{stat.st_mtime_ns:x}")
         else:
-            yield _no_file(f"file://{entry.path}", entry.is_symlink())
+            yield _no_file(as_text(f"file://{entry.path}"), entry.is_symlink())
 
 
 def _objects(fs: fsspec.AbstractFileSystem, path: str, prefix: str | None) -> Iterator[File]:
@@ -165,6 +166,8 @@ def _on_disk(run: list[File], stack: ExitStack) -> Iterator[File]:
 
 def _file(fs: fsspec.AbstractFileSystem, info: dict[str, Any]) -> File:
     if isinstance(fs, LocalFileSystem):
-        return File(f"file://{info['name']}", info["size"], f"{Path(info['name']).stat().st_mtime_ns:x}")
+        return File(
+            as_text(f"file://{info['name']}"), info["size"], f"{Path(info['name']).stat().st_mtime_ns:x}"
+        )
     etag = info.get("ETag") or info.get("etag") or info.get("LastModified") or info.get("mtime") or ""
     return File(fs.unstrip_protocol(info["name"]), info["size"], str(etag).strip('"'))

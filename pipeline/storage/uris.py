@@ -16,6 +16,7 @@ from typing import Any, BinaryIO  # Any: pages of S3 listings, which have no typ
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
+from pipeline.storage.names import as_path, as_text
 from pipeline.support.errors import ConfigError
 from pipeline.support.fields import free, require
 
@@ -80,7 +81,7 @@ class Storage:
                 fs, path = fsspec.core.url_to_fs(uri)
         except (ValueError, ImportError) as error:
             raise ConfigError(f"cannot open {self.redact(uri)}: {self.redact(str(error))}") from None
-        return fs, os.path.normpath(path) if isinstance(fs, LocalFileSystem) else path
+        return fs, as_path(os.path.normpath(path)) if isinstance(fs, LocalFileSystem) else path
 
     def enduring(self) -> "Storage":
         """Return the same storage with retries, for use during a run; without, an outage raises at once."""
@@ -157,7 +158,7 @@ def store_errors(uri: str) -> tuple[type[Exception], ...]:
 def canonical(uri: str, storage: Storage) -> str:
     """Return the absolute URI with protocol, the same from every working directory."""
     fs, path = storage.open(uri)
-    return str(fs.unstrip_protocol(path))
+    return as_text(str(fs.unstrip_protocol(path)))
 
 
 def name_of(uri: str) -> str:

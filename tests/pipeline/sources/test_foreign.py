@@ -13,11 +13,14 @@ import webdataset
 from PIL import Image
 
 from pipeline.sources.base import files_of
+from pipeline.sources.images import Images
 from pipeline.sources.jsonl import Jsonl
 from pipeline.sources.parquet import Parquet
 from pipeline.sources.webdataset import WebDataset
 from pipeline.storage.uris import Storage
 from pipeline.support.errors import ConfigError, ShardError
+from pipeline.verify.verify import Verification, verify
+from tests.support.quick import lasting_rows, quick_answer
 from tests.support.s3 import BUCKET
 from tests.support.tars import jpeg
 
@@ -268,3 +271,22 @@ def test_parquet_and_jsonl_on_s3(s3, tmp_path):
     assert samples(Parquet(path=f"s3://{root}/*.parquet"), s3) == samples(
         Parquet(path=str(tmp_path / "a.parquet"))
     )
+
+
+@pytest.mark.parametrize("folder", ["", "d\udce9/"])
+def test_file_names_that_are_not_utf8_are_rows_to_the_end(tmp_path, folder):
+    """Planned, read, proved and summed up; different names stay different."""
+    place = tmp_path / "in"
+    (place / folder).mkdir(parents=True)
+    for name in ("caf\udce9.jpg", "caf\udce8.jpg", "caf\uf7e7.jpg", "é.jpg"):
+        (place / f"{folder}{name}").write_bytes(jpeg(len(name)))
+    (place / f"{folder}caf\udce9.json").write_text('{"question": "what?"}')
+    quick_answer(Images(path=str(place)), tmp_path / "out")
+    (result,) = verify(Verification(output=str(tmp_path / "out"), deep=True), HERE)
+    assert result.ok and result.rows == 4, list(result.lines())
+    rows = {row["sample_key"]: row["question"] for row in lasting_rows(tmp_path / "out")}
+    shown = folder.replace("\udce9", "\\xe9")
+    assert rows.keys() == {
+        f"{shown}{name}" for name in ("caf\\xe9.jpg", "caf\\xe8.jpg", "caf\\xe7.jpg", "é.jpg")
+    }
+    assert rows[f"{shown}caf\\xe9.jpg"] == "what?"
