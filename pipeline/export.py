@@ -24,6 +24,7 @@ from pipeline.output.layout import DATA
 from pipeline.output.opened import Output, Questions, open_output
 from pipeline.output.plan import Plan
 from pipeline.sources.base import Sample, Shard, Want, samples_of
+from pipeline.storage.names import shown
 from pipeline.storage.uris import Storage, list_names, put_atomic
 from pipeline.support.errors import ConfigError, RunError, ShardError
 from pipeline.support.fields import free, require
@@ -164,10 +165,12 @@ def _webdataset(answers: _Answers) -> int:
     fs, place = storage.open(options.to)
     count = 0
     for shard in answers.plan.shards(storage):
+        used: set[str] = set()
         with tempfile.NamedTemporaryFile() as file:
             with tarfile.open(fileobj=file, mode="w") as tar:
                 for sample, rows in _with_images(questions, shard, answers):
-                    for name, data in _members(sample, rows):
+                    key = _free_key(sample.key, rows[0]["key"], used)
+                    for name, data in _members(key, sample, rows):
                         info = tarfile.TarInfo(name)
                         info.size = len(data)
                         tar.addfile(info, io.BytesIO(data))
@@ -195,16 +198,29 @@ def _with_images(questions: Questions, shard: Shard, answers: _Answers) -> Itera
 _MAGIC = {b"\x89PNG": "png", b"RIFF": "webp"}
 
 
-def _members(sample: Sample, rows: Rows) -> Iterator[tuple[str, bytes]]:
-    """Name the files of one sample; WebDataset takes the part before a name's first dot as the key."""
+def _free_key(sample_key: str, row_key: str, used: set[str]) -> str:
+    """Make a key for a sample's members that no other sample of the tar has.
+
+    It does not lead out of the folder that the tar is unpacked to, and its last part has no dot: webdataset
+    takes what is before a name's first dot as the key, and refuses a tar in which one comes twice.
+    """
+    parts = [part for part in shown(sample_key).split("/") if part not in ("", ".")] or ["_"]
+    folders = [part.replace(".", "_") if part.startswith("..") else part for part in parts[:-1]]
+    key = "/".join([*folders, parts[-1].replace(".", "_")])
+    while key in used:
+        key = f"{key}-{row_key.rpartition('-')[0]}"
+    used.add(key)
+    return key
+
+
+def _members(key: str, sample: Sample, rows: Rows) -> Iterator[tuple[str, bytes]]:
+    """Name the files of one sample."""
     assert sample.image is not None
-    folder, _, name = sample.key.rpartition("/")
-    key = f"{folder}/{name.replace('.', '_')}" if folder else name.replace(".", "_")
     yield f"{key}.{_MAGIC.get(bytes(sample.image[:4]), 'jpg')}", bytes(sample.image)
     answers = [{name: row[name] for name in ("key", "question_id", "question", "prediction")} for row in rows]
     yield (
         f"{key}.json",
-        json.dumps({"sample_key": sample.key, "answers": answers}, ensure_ascii=False).encode(),
+        json.dumps({"sample_key": shown(sample.key), "answers": answers}, ensure_ascii=False).encode(),
     )
     if len(rows) == 1:
         yield f"{key}.txt", (rows[0]["prediction"] or "").encode()

@@ -1,19 +1,20 @@
 """Exports hold the answers of the output, in its order, in formats that other tools read."""
 
 import json
+import tarfile
 
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
 import webdataset
 
-from pipeline.export import Export, _members, export
+from pipeline.export import Export, _free_key, _members, export
 from pipeline.sources.base import Sample, files_of
 from pipeline.sources.webdataset import WebDataset
 from pipeline.support.errors import ConfigError
 from pipeline.support.schema import PREDICTIONS
 from tests.support.quick import HERE, quick_answer
-from tests.support.tars import jpeg, write_members, write_tar
+from tests.support.tars import add, jpeg, write_members, write_tar
 
 
 @pytest.fixture
@@ -61,9 +62,27 @@ def test_webdataset_keeps_the_original_image_bytes(output, tmp_path):
 def test_a_name_with_dots_is_one_sample():
     sample = Sample(key="v1.0/cat.large.png", position=0, image=b"\x89PNG...")
     rows = [{"key": "k", "question_id": "0", "question": "what?", "prediction": "a cat"}]
-    named = dict(_members(sample, rows))
+    named = dict(_members(_free_key(sample.key, "000000-00000000-0000", set()), sample, rows))
     assert list(named) == ["v1.0/cat_large_png.png", "v1.0/cat_large_png.json", "v1.0/cat_large_png.txt"]
     assert json.loads(named["v1.0/cat_large_png.json"])["sample_key"] == "v1.0/cat.large.png"
+
+
+def test_keys_in_a_webdataset_are_unique_and_safe(tmp_path):
+    names = ["a.b", "a_b", "x", "x", "../../evil", "/abs/evil", "./x", "caf\udce9", "c/../../evil"]
+    (tmp_path / "in").mkdir()
+    with tarfile.open(tmp_path / "in" / "a.tar", "w") as tar:
+        for name in names:
+            add(tar, f"{name}.jpg", jpeg(1))
+            add(tar, f"{name}.json", b'{"question": "what?"}')
+    quick_answer(WebDataset(path=str(tmp_path / "in")), tmp_path / "out")
+    export(Export(output=str(tmp_path / "out"), to=str(tmp_path / "to"), format="webdataset"), HERE)
+    samples = list(webdataset.WebDataset(str(tmp_path / "to" / "000000.tar"), shardshuffle=False))
+    keys = [json.loads(sample["json"])["sample_key"] for sample in samples]
+    assert keys == [name.replace("\udce9", "\\xe9") for name in names]
+    with tarfile.open(tmp_path / "to" / "000000.tar") as tar:
+        inside = tmp_path / "here" / "inside"
+        tar.extractall(inside, filter="fully_trusted")
+    assert [path for path in tmp_path.rglob("*evil*") if not path.is_relative_to(inside)] == []
 
 
 def test_parquet_is_partitioned(output, tmp_path):
