@@ -13,6 +13,7 @@ from jobs.common.configs import make_config
 from jobs.main import run_as_script
 from pipeline.support.errors import ConfigError
 from pipeline.support.fields import free, require
+from pipeline.support.plain_text import printable
 
 if TYPE_CHECKING:
     from pipeline.run.config import RunConfig
@@ -67,7 +68,7 @@ def run(config: DictConfig) -> int:
         show(table)
     print(f"\n{summary_text(comparison)}")
     for name, (_, outcome) in outcomes.items():
-        print(f"{name}: {outcome.message}")
+        print(printable(f"{name}: {outcome.message}"))
     for path in write_report_files(
         base.options.output, base.storage, gallery=options.gallery, seed=base.options.seed
     ):

@@ -10,13 +10,14 @@ def run(config: DictConfig) -> int:
     """Write the export; returns the exit status."""
     from pipeline.export import Export, export
     from pipeline.storage.uris import Storage
+    from pipeline.support.plain_text import printable
 
     keys = top_keys(config, ("storage",))
     keys["source"] = keys["source"]["path"]  # `source` alone would be Hydra's group of that name
     options = build_fields(keys, Export, "")
     storage = build(config, "storage", Storage)
     rows = export(options, storage)
-    print(storage.hide(f"{rows:,} rows: {options.to}"))
+    print(printable(storage.hide(f"{rows:,} rows: {options.to}")))
     return 0
 
 

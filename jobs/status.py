@@ -11,6 +11,7 @@ def run(config: DictConfig) -> int:
     from pipeline.status.status import Look, as_json, look
     from pipeline.status.terminal import lines
     from pipeline.storage.uris import Storage
+    from pipeline.support.plain_text import printable
 
     options = build_top(config, Look, ("storage",))
     storage = build(config, "storage", Storage)
@@ -22,7 +23,7 @@ def run(config: DictConfig) -> int:
         if len(states) > 1:
             print(storage.redact(f"{state.output}:"))
         for line in lines(state):
-            print(storage.hide(line))
+            print(printable(storage.hide(line)))
     return 0
 
 

@@ -9,6 +9,7 @@ from jobs.main import run_as_script
 def run(config: DictConfig) -> int:
     """Verify, print the findings and, with `repair=true`, repair; returns the exit status."""
     from pipeline.storage.uris import Storage
+    from pipeline.support.plain_text import printable
     from pipeline.verify.verify import Verification, verify
 
     options = build_top(config, Verification, ("storage",))
@@ -18,7 +19,7 @@ def run(config: DictConfig) -> int:
         if len(outputs) > 1:
             print(storage.redact(f"{output.output}:"))
         for line in output.lines():
-            print(storage.hide(line))
+            print(printable(storage.hide(line)))
     if all(output.ok for output in outputs):
         return 0
     print(_NEXT_STEP[options.repair])

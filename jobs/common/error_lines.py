@@ -11,6 +11,7 @@ from omegaconf import DictConfig
 
 from jobs.common.credentials import CREDENTIALS, credentials_in
 from pipeline.support import log
+from pipeline.support.plain_text import printable
 
 _HYDRA_HINTS = re.compile(r" Config search path: .*| To append to your config use \S+")
 
@@ -39,7 +40,7 @@ class ErrorLines:
         if log.is_json():
             log.event("error", text, level=logging.ERROR, exit_status=status)
         else:
-            print(self._hide(f"trimline {self._command}: {text}"), file=sys.stderr)
+            print(printable(self._hide(f"trimline {self._command}: {text}")), file=sys.stderr)
         return status
 
     def crash(self, error: Exception) -> int:

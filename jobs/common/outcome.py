@@ -3,11 +3,11 @@
 from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from pipeline.support import log
 from pipeline.support.census import Census
+from pipeline.support.plain_text import printable
 from pipeline.support.schema import SECONDS
 
 if TYPE_CHECKING:
@@ -19,12 +19,12 @@ def show_outcome(outcome: "Outcome", output: str) -> None:
     """Print the table of totals and the last line; nothing under `log=json`, which has the event `end`."""
     if log.is_json():
         return
-    console = Console(highlight=False, soft_wrap=True)
+    console = Console(highlight=False, soft_wrap=True, markup=False)  # names from data are no markup
     console.print(_table(outcome.summary))
     if outcome.summary.census and (told := Census.from_json(outcome.summary.census).told()):
-        console.print(escape(f"passed over: {told}"))
-    console.print(f"output: {output} (run {outcome.run_id})")
-    console.print(outcome.message)
+        console.print(printable(f"passed over: {told}"))
+    console.print(printable(f"output: {output} (run {outcome.run_id})"))
+    console.print(printable(outcome.message))
 
 
 def _table(summary: "Summary") -> Table:

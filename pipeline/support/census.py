@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
+from pipeline.support.plain_text import printable
+
 _NAMES = 3  # kept of each reason
 _NAME_CHARACTERS = 200
 
@@ -65,7 +67,7 @@ class Census:
         """Count an entry, and keep its name if it is among the first of its reason."""
         self.passed_over[entry.reason] += 1
         names = self.names.setdefault(entry.reason, [])
-        if len(names) < _NAMES and (name := _printable(entry.name)[:_NAME_CHARACTERS]) not in names:
+        if len(names) < _NAMES and (name := printable(entry.name)[:_NAME_CHARACTERS]) not in names:
             names.append(name)
 
     def add(self, other: "Census") -> None:
@@ -116,14 +118,6 @@ class Census:
     def from_json(cls, data: Mapping[str, Any]) -> "Census":
         """Read a census; KeyError if a key is missing."""
         return cls(data["images"], data["sidecars"], Counter(data["passed_over"]), dict(data["names"]))
-
-
-def _printable(name: str) -> str:
-    """Escape what could command a terminal, or what UTF-8 cannot encode."""
-    return "".join(
-        character if character.isprintable() else character.encode("unicode_escape").decode()
-        for character in name
-    )
 
 
 def sum_of(parts: Iterable[Census]) -> Census:
