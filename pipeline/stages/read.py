@@ -178,8 +178,8 @@ class _Cutter:
 
     def require_some(self) -> None:
         """Raise ShardError if the shard has entries, and none of them was taken."""
-        if self.index == 0 and self._census is not None and self._census.entries:
-            raise ShardError(f"it has no sample, but {self._census.entries:,} entries: {self._census.told()}")
+        if self.index == 0 and self._census is not None and (text := self._census.nothing_taken()):
+            raise ShardError(text)
 
     def rest(self, error: str | None) -> OpenUnit | None:
         """Return the unit that is open at the shard's end, if any.

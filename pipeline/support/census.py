@@ -84,6 +84,12 @@ class Census:
         """How many entries were counted."""
         return self.images + self.sidecars + self.passed_over.total()
 
+    def nothing_taken(self) -> str | None:
+        """Describe a shard of which nothing was taken; None: something was, or it has no entries."""
+        if self.images or self.sidecars or not self.passed_over:
+            return None
+        return f"it has no sample, but {self.entries:,} entries: {self.told()}"
+
     def counts(self) -> str:
         """Describe all counts in one line."""
         parts = [f"{self.images:,} images", f"{self.sidecars:,} sidecars"]

@@ -127,6 +127,7 @@ class _Reading:
                 count += 1
                 if count == shard.samples:
                     return
+            self.error = self.census.nothing_taken() if count == 0 else None
         except ShardError as fault:
             self.error = questions.storage.redact(str(fault))
 

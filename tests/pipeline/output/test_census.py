@@ -15,6 +15,7 @@ from pipeline.status.terminal import lines
 from pipeline.storage.uris import Storage
 from pipeline.support.census import Census, Reason
 from pipeline.support.errors import ConfigError
+from pipeline.verify.verify import Verification, verify
 from tests.support.quick import quick_answer
 from tests.support.runs import read_units
 from tests.support.tars import jpeg, write_members
@@ -58,6 +59,8 @@ def test_a_tar_without_a_sample_is_an_error_that_names_what_is_there(tars, tmp_p
     (failed,) = summary_of(tmp_path / "out").failed_shards_named
     assert failed.shard == 1
     assert failed.error.startswith("it has no sample, but 2 entries: type that is not read: 2 (a.cls, ")
+    (verified,) = verify(Verification(output=str(tmp_path / "out"), deep=True), HERE)
+    assert verified.findings == [], "the source breaks off where the run did"
 
 
 def test_status_and_the_table_tell_and_no_name_commands_the_terminal(tars, tmp_path, capsys):
