@@ -20,14 +20,15 @@ def show_outcome(outcome: "Outcome", output: str) -> None:
     if log.is_json():
         return
     console = Console(highlight=False, soft_wrap=True, markup=False)  # names from data are no markup
-    console.print(_table(outcome.summary))
-    if outcome.summary.census and (told := Census.from_json(outcome.summary.census).told()):
-        console.print(printable(f"passed over: {told}"))
+    census = Census.from_json(outcome.summary.census) if outcome.summary.census else Census()
+    console.print(_table(outcome.summary, census.passed_over.total()))
+    if census.passed_over:
+        console.print(printable(f"passed over: {census.description()}"))
     console.print(printable(f"output: {output} (run {outcome.run_id})"))
     console.print(printable(outcome.message))
 
 
-def _table(summary: "Summary") -> Table:
+def _table(summary: "Summary", passed_over: int) -> Table:
     table = Table(show_header=False, box=None, pad_edge=False)
     table.add_column()
     table.add_column(justify="right")
@@ -37,8 +38,7 @@ def _table(summary: "Summary") -> Table:
     table.add_row(
         "samples", f"{summary.samples:,}", f"in {summary.units:,} units of {summary.shards:,} shards"
     )
-    if summary.census and summary.census["passed_over"]:
-        passed_over = Census.from_json(summary.census).passed_over.total()
+    if passed_over:
         table.add_row("passed over", f"{passed_over:,}", "entries of the source; see below")
     if len(summary.rows_by_node) > 1:
         for node, count in sorted(summary.rows_by_node.items()):

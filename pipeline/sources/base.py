@@ -199,25 +199,23 @@ def files_ending(path: str, suffixes: tuple[str, ...], storage: Storage) -> Iter
     Raises:
         ConfigError: there are none; it names what is there.
     """
-    census = Census()
+    empty, census = True, Census()
     for entry in list_entries(path, storage):
-        if isinstance(entry, File):
-            if entry.uri.lower().endswith(suffixes):
-                census.images += 1
-                yield entry
-                continue
+        if isinstance(entry, File) and not entry.uri.lower().endswith(suffixes):
             entry = PassedOver(name_of(entry.uri), other_type(entry.uri))
-        census.pass_over(entry)
+        if isinstance(entry, File):
+            empty = False
+        else:
+            census.pass_over(entry)
         yield entry
-    require_files(census, suffixes[0], path, storage)
+    if empty:
+        raise nothing_listed(suffixes[0], path, census, storage)
 
 
-def require_files(census: Census, kind: str, path: str, storage: Storage) -> None:
-    """Raise ConfigError if a listing has no file of a kind; the error names what it has."""
-    if census.images:
-        return
-    there = f"; passed over: {census.told()}" if census.entries else ""
-    raise ConfigError(f"source.path: no {kind} at {storage.redact(f'{path}{there}')}")
+def nothing_listed(kind: str, path: str, census: Census, storage: Storage) -> ConfigError:
+    """Make the error for a listing without a file of a kind; it names what the listing has."""
+    passed_over = f"; passed over: {census.description()}" if census.entries else ""
+    return ConfigError(f"source.path: no {kind} at {storage.redact(f'{path}{passed_over}')}")
 
 
 def other_type(uri: str) -> Reason:

@@ -3,7 +3,7 @@
 import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
 from pipeline.sources.archive import Archive
 from pipeline.sources.base import AHEAD, IMAGE_SUFFIXES, MAX_IMAGE_BYTES, Sample, Want, Wanted
@@ -13,11 +13,13 @@ from pipeline.support.errors import BadImage, BadSample, DataFault
 
 _SIDECARS = ("json", "txt")
 _READ = frozenset((*IMAGE_SUFFIXES, *_SIDECARS))
-# A group holds its images until it ends, since a sidecar may follow them; but no more than AHEAD images, and
-# these bytes beside the last image.
+# A group holds images until it ends, since sidecars may follow them, and sidecars until their images come:
+# at most AHEAD images, and these bytes of images and of sidecars beside the last image.
 _HELD_BYTES = 32 << 20
+_MEMBER_BYTES = 2 << 10  # about what tarfile's object takes
 
-Part = bytes | DataFault | tarfile.TarInfo  # a member's content, or the member, to be read when it is needed
+Content = bytes | DataFault
+Key = tuple[str, str]  # of a sidecar: stem and suffix
 
 
 class _Name(NamedTuple):
@@ -44,7 +46,21 @@ class _Image:
     name: _Name
     want: Want
     size: int = 0
-    parts: dict[str, Part] = field(default_factory=dict)
+    parts: dict[str, Content] = field(default_factory=dict)
+
+
+@dataclass
+class _Sidecar:
+    """Holds a sidecar: its content, or the member, to be read when it is needed."""
+
+    member: tarfile.TarInfo
+    content: Content | None = None
+    used: bool = False
+
+    @property
+    def size(self) -> int:
+        """The most bytes that it takes in memory: content that is too large is not read."""
+        return _MEMBER_BYTES + (self.member.size if self.member.size <= MAX_SIDECAR_BYTES else 0)
 
 
 class Grouping:
@@ -53,7 +69,7 @@ class Grouping:
     Members that follow each other and share the name up to its first dot are a group. A sidecar belongs to
     the group's images of its own stem (`a.left.json` or `a.left.jpg.json` to `a.left.jpg`), else, if the
     group's name is its stem (`a.json`), to the group's other images. What is yielded does not depend on what
-    is wanted, but for the content.
+    is wanted, but for the content. However long a group is, memory is bounded.
     """
 
     def __init__(self, archive: Archive, wanted: Wanted) -> None:
@@ -87,9 +103,8 @@ class Grouping:
     def _begin(self, group: str) -> None:
         self._group = group
         self._images: list[_Image] = []
-        self._sidecars: dict[tuple[str, str], Part] = {}  # by stem and suffix
-        self._spelled: dict[tuple[str, str], str] = {}  # how their names are spelled
-        self._used: set[tuple[str, str]] = set()
+        self._sidecars: dict[Key, _Sidecar] = {}
+        self._sidecar_bytes = 0
         self._let_go = False  # whether an image was yielded before the group's end
 
     def _add(self, member: tarfile.TarInfo, end: int) -> None:
@@ -98,26 +113,26 @@ class Grouping:
             if not member.isdir():  # folders are no entries
                 self._ready.append(PassedOver(member.name, reason))
             return
-        is_image, key = name.suffix in IMAGE_SUFFIXES, (name.stem, name.suffix)
-        if not is_image and name.group == self._group and self._spelled.get(key, name.whole) != name.whole:
-            # its name differs in letter case alone
+        key = (name.stem, name.suffix)
+        same = self._sidecars.get(key) if name.group == self._group else None
+        if same is not None and same.member.name != member.name:
+            # the names differ in letter case alone
             self._ready.append(PassedOver(member.name, Reason.SECOND_SIDECAR))
             return
-        if name.group != self._group or self._has(key):
+        if name.group != self._group or same is not None or self._has_image(key):
             self._finish()
             self._begin(name.group)
         self._end = end
-        if is_image:
+        if name.suffix in IMAGE_SUFFIXES:
             self._add_image(member, name)
-        elif self._let_go and not any(_matches(key, image) for image in self._images):
-            self._ready.append(PassedOver(member.name, Reason.LATE_SIDECAR))
+        elif self._let_go and not any(_is_own(key, image) for image in self._images):
+            self._ready.append(PassedOver(member.name, Reason.FAR_SIDECAR))
         else:
-            self._spelled[key] = name.whole
-            self._store(self._sidecars, key, member)
+            self._add_sidecar(member, key)
 
-    def _has(self, key: tuple[str, str]) -> bool:
+    def _has_image(self, key: Key) -> bool:
         image = self._image_of(key[0])
-        return key in self._sidecars or (image is not None and key[1] in image.parts)
+        return image is not None and key[1] in image.parts
 
     def _image_of(self, stem: str) -> _Image | None:
         for image in self._images:
@@ -131,40 +146,56 @@ class Grouping:
             image = _Image(name, self._take_want())
             self._images.append(image)
         image.size += member.size
-        self._store(image.parts, name.suffix, member, image.want)
+        try:
+            image.parts[name.suffix] = _content(self._archive, member, image.want, is_image=True)
+        except tarfile.TarError:
+            image.parts[name.suffix] = _broken_off(member)
+            raise
         while len(self._images) > 1 and self._holds_too_much():
-            self._let_go = True
-            self._ready.append(self._sample(self._images.pop(0)))
+            self._let_image_go()
 
     def _holds_too_much(self) -> bool:
         return len(self._images) == AHEAD or sum(held.size for held in self._images[:-1]) > _HELD_BYTES
 
-    def _store(
-        self,
-        parts: "dict[str, Part] | dict[tuple[str, str], Part]",
-        key: "str | tuple[str, str]",
-        member: tarfile.TarInfo,
-        want: Want | None = None,
-    ) -> None:
-        """Read a member into `parts`; if the tar breaks off within it, store the fault and raise TarError."""
+    def _let_image_go(self) -> None:
+        """Make the first image ready before the group's end, and forget the sidecars that are its alone."""
+        self._let_go = True
+        image = self._images.pop(0)
+        self._ready.append(self._sample(image))
+        for key in [key for key in self._sidecars if key[0] != self._group and _is_own(key, image)]:
+            sidecar = self._forget(key)
+            if not sidecar.used:
+                self._ready.append(PassedOver(sidecar.member.name, Reason.SECOND_SIDECAR))
+
+    def _add_sidecar(self, member: tarfile.TarInfo, key: Key) -> None:
+        sidecar = self._sidecars[key] = _Sidecar(member)
+        self._sidecar_bytes += sidecar.size
         try:
-            parts[key] = self._read(member, want)  # type: ignore[index]
+            sidecar.content = self._read_sidecar(member)
         except tarfile.TarError:
-            parts[key] = BadSample(f"the tar breaks off within {member.name}")  # type: ignore[index]
+            sidecar.content = _broken_off(member)
             raise
+        while self._sidecar_bytes > _HELD_BYTES and (far := self._first_waiting()) is not None:
+            self._ready.append(PassedOver(self._forget(far).member.name, Reason.FAR_SIDECAR))
 
-    def _read(self, member: tarfile.TarInfo, want: Want | None) -> Part:
-        """Read a member if it is wanted; `want` None: a sidecar, which several images may share."""
-        if want is None and not self._archive.is_compressed and not self._is_any_wanted():
-            return member
-        return _content(self._archive, member, Want.ALL if want is None else want, is_image=want is not None)
+    def _first_waiting(self) -> Key | None:
+        """Find the first sidecar that waits for an image of its own."""
+        for key in self._sidecars:
+            if key[0] != self._group and not any(_is_own(key, image) for image in self._images):
+                return key
+        return None
 
-    def _is_any_wanted(self) -> bool:
-        """Tell whether an image of the group, or the next one, is wanted."""
+    def _forget(self, key: Key) -> _Sidecar:
+        sidecar = self._sidecars.pop(key)
+        self._sidecar_bytes -= sidecar.size
+        return sidecar
+
+    def _read_sidecar(self, member: tarfile.TarInfo) -> Content | None:
+        """Read a sidecar if an image of the group, or the next one, is wanted; else it can be read later."""
+        wanted = self._archive.is_compressed or bool(self._peek_want())
         for image in self._images:
-            if image.want:
-                return True
-        return bool(self._peek_want())
+            wanted = wanted or bool(image.want)
+        return _content(self._archive, member, Want.ALL, is_image=False) if wanted else None
 
     def _peek_want(self) -> Want:
         if self._next_want is None:
@@ -179,43 +210,48 @@ class Grouping:
     def _finish(self) -> None:
         """Make what the group holds ready; a group of sidecars without an image is a sample, too."""
         self._ready += [self._sample(image) for image in self._images]
-        if len(self._used) == len(self._sidecars):
-            return
-        own = [key for key in self._sidecars if key[0] == self._group]
-        if own and not self._images and not self._let_go:
-            self._ready.append(self._sample(_Image(_split(self._spelled[own[0]]), self._take_want())))
-        stems = {key[0] for key in self._used}
-        for key in self._sidecars:
-            if key not in self._used:
-                second = key[0] == self._group or key[0] in stems
+        if not self._images:
+            for key, sidecar in self._sidecars.items():
+                if key[0] == self._group:
+                    self._ready.append(self._sample(_Image(_split(sidecar.member.name), self._take_want())))
+                    break
+        used = {key[0] for key, sidecar in self._sidecars.items() if sidecar.used}
+        for key, sidecar in self._sidecars.items():
+            if not sidecar.used:
+                second = key[0] == self._group or key[0] in used
                 reason = Reason.SECOND_SIDECAR if second else Reason.NO_IMAGE
-                self._ready.append(PassedOver(self._spelled[key], reason))
+                self._ready.append(PassedOver(sidecar.member.name, reason))
 
     def _sample(self, image: _Image) -> Sample | None:
-        parts = dict(image.parts)
-        before = len(self._used)
+        """Make an image's sample, or None if it is not wanted; its sidecars count as used in either case."""
+        contents, sidecars = dict(image.parts), 0
         for kind in _SIDECARS:
-            if (key := self._sidecar_of(image, kind)) is not None:
-                self._used.add(key)
-                part = self._sidecars[key]
-                if image.want and isinstance(part, tarfile.TarInfo):
-                    part = _content(self._archive, part, Want.ALL, is_image=False)
-                parts[kind] = part
+            if (sidecar := self._sidecar_of(image, kind)) is not None:
+                sidecars += not sidecar.used
+                sidecar.used = True
+                if image.want:
+                    if sidecar.content is None:
+                        sidecar.content = _content(self._archive, sidecar.member, Want.ALL, is_image=False)
+                    contents[kind] = sidecar.content
         if not image.want:
             return None
-        contents = cast("dict[str, bytes | DataFault]", parts)  # no member is left to be read
-        taken = (len(image.parts), len(self._used) - before)
-        return assemble(image.name.stem if image.parts else self._group, self._end, contents, taken)
+        key = image.name.stem if image.parts else self._group
+        return assemble(key, self._end, contents, (len(image.parts), sidecars))
 
-    def _sidecar_of(self, image: _Image, kind: str) -> tuple[str, str] | None:
+    def _sidecar_of(self, image: _Image, kind: str) -> _Sidecar | None:
         for stem in (image.name.stem, image.name.whole, self._group) if self._sidecars else ():
-            if (stem, kind) in self._sidecars:
-                return stem, kind
+            if (sidecar := self._sidecars.get((stem, kind))) is not None:
+                return sidecar
         return None
 
 
-def _matches(key: tuple[str, str], image: _Image) -> bool:
+def _is_own(key: Key, image: _Image) -> bool:
+    """Tell whether a sidecar is of an image's own name, as `a.left.json` and `a.left.jpg.json` are."""
     return key[0] in (image.name.stem, image.name.whole)
+
+
+def _broken_off(member: tarfile.TarInfo) -> BadSample:
+    return BadSample(f"the tar breaks off within {member.name}")
 
 
 def _reason(member: tarfile.TarInfo, name: _Name) -> Reason | None:
@@ -225,7 +261,7 @@ def _reason(member: tarfile.TarInfo, name: _Name) -> Reason | None:
     return None if name.suffix in _READ else Reason.OTHER_TYPE
 
 
-def _content(archive: Archive, member: tarfile.TarInfo, want: Want, *, is_image: bool) -> bytes | DataFault:
+def _content(archive: Archive, member: tarfile.TarInfo, want: Want, *, is_image: bool) -> Content:
     """Read a member; a fault if it is no plain file or too large."""
     if not want:
         return b""

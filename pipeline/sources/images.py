@@ -4,7 +4,7 @@ import functools
 import hashlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import chain, groupby
 
 from pipeline.sources.base import (
     IMAGE_SUFFIXES,
@@ -15,8 +15,8 @@ from pipeline.sources.base import (
     Source,
     Want,
     Wanted,
+    nothing_listed,
     other_type,
-    require_files,
 )
 from pipeline.sources.read_ahead import Read, read_ahead
 from pipeline.sources.sidecars import MAX_SIDECAR_BYTES, assemble
@@ -45,7 +45,7 @@ class Images(Source):
 
     def entries(self, storage: Storage) -> Iterator[File | PassedOver]:
         """See `Source.entries`: each image, followed by its sidecars."""
-        census = Census()
+        empty, census = True, Census()
         passed_over: list[PassedOver] = []  # since the last group
 
         def files() -> Iterator[File]:
@@ -55,17 +55,18 @@ class Images(Source):
                 else:
                     passed_over.append(entry)
 
-        for _, group in groupby(files(), key=_prefix):
-            for entry in _images_and_sidecars(list(group)):
-                if isinstance(entry, PassedOver):
-                    passed_over.append(entry)
+        # the empty group at the end has what is passed over behind the last file
+        for group in chain((list(group) for _, group in groupby(files(), key=_prefix)), [[]]):
+            for entry in [*_images_and_sidecars(group), *passed_over]:
+                if isinstance(entry, File):
+                    empty = False
                 else:
-                    census.images += 1
-                    yield entry
-            yield from _counted(passed_over, census)
-        yield from _counted(passed_over, census)
-        suffixes = ", ".join("." + suffix for suffix in IMAGE_SUFFIXES)
-        require_files(census, f"image ({suffixes})", self.path, storage)
+                    census.pass_over(entry)
+                yield entry
+            passed_over.clear()
+        if empty:
+            suffixes = ", ".join("." + suffix for suffix in IMAGE_SUFFIXES)
+            raise nothing_listed(f"image ({suffixes})", self.path, census, storage)
 
     def shards(self, entries: Iterable[File], storage: Storage) -> Iterator[Shard]:
         """See `Source.shards`: a slice of the listing is a shard.
@@ -130,14 +131,6 @@ def _images_and_sidecars(files: list[File]) -> Iterator[File | PassedOver]:
             yield PassedOver(name_of(file.uri), Reason.NO_IMAGE)
         elif file.uri not in sidecars and _suffix(file.uri) not in IMAGE_SUFFIXES:
             yield PassedOver(name_of(file.uri), other_type(file.uri))
-
-
-def _counted(entries: list[PassedOver], census: Census) -> Iterator[PassedOver]:
-    """Yield and remove the entries, and count them."""
-    for entry in entries:
-        census.pass_over(entry)
-        yield entry
-    entries.clear()
 
 
 def _by_image(files: Iterable[File]) -> Iterator[list[File]]:

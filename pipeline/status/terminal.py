@@ -55,7 +55,7 @@ def _outcome(status: Status) -> Iterator[str]:
     for shard, error in status.failed_shards.items():
         yield f"{'broken':10}shard {shard}: {error}"
     for reason, text in status.passed_over.items():
-        yield f"{'passed by':10}{reason}: {text}"
+        yield f"{'skipped':10}{reason}: {text}"
     if status.damaged:
         yield f"{'damaged':10}{status.damaged:,} of the files read: `trimline verify output=...` names them"
 

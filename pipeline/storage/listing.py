@@ -79,11 +79,11 @@ def _below(
         infos = fs.find(path, detail=True) if prefix is None else fs.glob(path, detail=True)
         if not infos and prefix is None:
             raise FileNotFoundError(path)
-        for _, found in sorted(infos.items()):
-            if found["type"] == "file":
-                yield _file(fs, found)
-            elif found["type"] != "directory":
-                yield _no_file(as_text(fs.unstrip_protocol(found["name"])), bool(found.get("islink")))
+        for _, entry in sorted(infos.items()):
+            if entry["type"] == "file":
+                yield _file(fs, entry)
+            elif entry["type"] != "directory":
+                yield _no_file(as_text(fs.unstrip_protocol(entry["name"])), bool(entry.get("islink")))
 
 
 def _no_file(uri: str, is_link: bool) -> PassedOver:

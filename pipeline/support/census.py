@@ -22,7 +22,7 @@ class Reason(StrEnum):
     DANGLING = "link that leads nowhere"
     SPECIAL = "not a file"
     SECOND_SIDECAR = "second sidecar"
-    LATE_SIDECAR = "sidecar too far behind its image"
+    FAR_SIDECAR = "sidecar too far from its image"
     NO_IMAGE = "sidecar without an image"
 
 
@@ -88,15 +88,15 @@ class Census:
         """Describe a shard of which nothing was taken; None: something was, or it has no entries."""
         if self.images or self.sidecars or not self.passed_over:
             return None
-        return f"it has no sample, but {self.entries:,} entries: {self.told()}"
+        return f"it has no sample, but {self.entries:,} entries: {self.description()}"
 
-    def counts(self) -> str:
+    def counts_text(self) -> str:
         """Describe all counts in one line."""
         parts = [f"{self.images:,} images", f"{self.sidecars:,} sidecars"]
         parts += [f"{count:,} passed over as {reason}" for reason, count in sorted(self.passed_over.items())]
         return ", ".join(parts)
 
-    def told(self) -> str:
+    def description(self) -> str:
         """Describe the passed-over entries by reason, with the first names."""
         return "; ".join(
             f"{reason}: {count:,} ({self.first(reason)})" for reason, count in self.passed_over.items()

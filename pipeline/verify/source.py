@@ -1,6 +1,7 @@
 """Checks that the rows hold each of the source's requests, in its order, and no others."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import islice, zip_longest
 
 import pyarrow.parquet as pq
@@ -69,7 +70,7 @@ def _differences(
     censuses: list[Census | None] = []
     for unit in units:
         reading.requests(unit.first - position)  # of units that are missing
-        wanted, (rows, census) = reading.requests(unit.stop - unit.first), _rows(questions, unit)
+        wanted, (rows, census) = reading.requests(unit.stop - unit.first), _read_unit(questions, unit)
         position, same = unit.stop, rows == wanted
         censuses.append(census)
         if not same:
@@ -88,20 +89,16 @@ def _differences(
         yield of_unit("changed", last, questions.storage.redact(difference))
 
 
-def _other_census(found: Census, units: Sequence[Unit], censuses: Sequence[Census | None]) -> str | None:
+def _other_census(of_source: Census, units: Sequence[Unit], censuses: Sequence[Census | None]) -> str | None:
     """Describe how the census of a whole shard differs from that of its units, if they have one."""
     tiled = [0, *(unit.stop for unit in units[:-1])] == [unit.first for unit in units]
     counted = [census for census in censuses if census is not None]
     if not tiled or len(counted) < sum(unit.stop > unit.first for unit in units):
         return None  # a unit is missing, or an earlier release wrote it
     written = sum_of(counted)
-    if (found.images, found.sidecars, found.passed_over) == (
-        written.images,
-        written.sidecars,
-        written.passed_over,
-    ):
+    if replace(of_source, names={}) == replace(written, names={}):
         return None
-    return f"the source has {found.counts()} where the files have {written.counts()}"
+    return f"the source has {of_source.counts_text()} where the files have {written.counts_text()}"
 
 
 class _Reading:
@@ -143,7 +140,7 @@ class _Reading:
         return requests
 
 
-def _rows(questions: Questions, unit: Unit) -> tuple[Requests, Census | None]:
+def _read_unit(questions: Questions, unit: Unit) -> tuple[Requests, Census | None]:
     """Read a unit's requests and its census."""
     fs, path = questions.storage.open(questions.folder)
     with fs.open(f"{path}/data/{unit.file_name}", "rb") as file:

@@ -25,8 +25,8 @@ CANARIES = {
 # quotes and '=' as real session tokens have them
 OVERRIDES = ["storage.key=CANARY-key", "storage.secret='CANARY-secret'", "storage.token=CANARY/token+A=="]
 # Ray then records each driver's command line in a file, as it does anyway in the cluster's own tables
-POINTS = [f"decoding.max_new_tokens={count},limit=2" for count in (1, 2)]
 RECORDS = {"RAY_enable_export_api_write_config": "EXPORT_DRIVER_JOB,EXPORT_TASK,EXPORT_ACTOR,EXPORT_NODE"}
+POINTS = [f"decoding.max_new_tokens={count},limit=2" for count in (1, 2)]
 
 
 @dataclass

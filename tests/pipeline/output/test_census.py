@@ -66,11 +66,11 @@ def test_a_tar_without_a_sample_is_an_error_that_names_what_is_there(tars, tmp_p
 def test_status_and_the_table_tell_and_no_name_commands_the_terminal(tars, tmp_path, capsys):
     quick_answer(WebDataset(path=str(tars)), tmp_path / "out")
     (status,) = look(Look(output=str(tmp_path / "out")), HERE)
-    told = "\n".join(lines(status))
+    state = "\n".join(lines(status))
     outcome = SimpleNamespace(summary=summary_of(tmp_path / "out"), run_id="run", message="done")
     show_outcome(outcome, "out")
     table = capsys.readouterr().out
-    for text in (told, table):
+    for text in (state, table):
         assert f"{Reason.OTHER_TYPE}" in text and "a.cls" in text and "[red]" in text
         assert "\x1b[2J" not in text
 

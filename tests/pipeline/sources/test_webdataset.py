@@ -3,6 +3,7 @@
 import gzip
 import io
 import tarfile
+import tracemalloc
 from pathlib import Path
 
 import pyarrow as pa
@@ -96,9 +97,37 @@ def test_a_group_of_any_length_is_read_in_bounded_memory(tmp_path):
     images = [(f"frame.{number:03d}.jpg", bytes(1 << 10)) for number in range(100)]
     items = read(write_members(tmp_path / "a.tar", [*images, ("frame.json", ask("late"))]))
     assert len(questions(items)) == 100 and not any(questions(items).values())
-    assert passed_over(items) == {"frame.json": Reason.LATE_SIDECAR}
+    assert passed_over(items) == {"frame.json": Reason.FAR_SIDECAR}
     first = read(write_members(tmp_path / "b.tar", [("frame.json", ask("it")), *images]))
     assert set(map(tuple, questions(first).values())) == {("what is it?",)}
+
+
+def test_pairs_of_a_long_group_stay_together(tmp_path):
+    """Each image has its own sidecar, however long the group is; what was let go is not kept."""
+    pairs = [
+        (f"frame.{number:03d}.{suffix}", ask(f"{number}"))
+        for number in range(100)
+        for suffix in ("jpg", "json")
+    ]
+    items = read(write_members(tmp_path / "a.tar", pairs))
+    assert questions(items) == {f"frame.{number:03d}": [f"what is {number}?"] for number in range(100)}
+    assert passed_over(items) == {}
+
+
+def test_sidecars_without_images_do_not_fill_the_memory(tmp_path):
+    """Sixty sidecars of a megabyte wait for images of their own: the first are passed over."""
+    large = ask("x" * (1 << 20))
+    sidecars = [(f"a.{number:02d}.json", large) for number in range(60)]
+    images = [(f"a.{number:02d}.jpg", b"image") for number in range(60)]
+    path = write_members(tmp_path / "a.tar", [("a.json", ask("group")), *sidecars, *images])
+    tracemalloc.start()
+    items = read(path, lambda index: Want.ALL if index == 0 else Want.NOTHING)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 50 << 20
+    far = [name for name, reason in passed_over(items).items() if reason == Reason.FAR_SIDECAR]
+    assert far == [name for name, _ in sidecars[: len(far)]] and 25 < len(far) < 35
+    assert questions(items) == {"a.00": ["what is group?"]}
 
 
 def two_archives(folder: Path) -> bytes:

@@ -61,7 +61,8 @@ def _firsts(log: Path, event: str, pid: int | None = None) -> set[int]:
 
 def _wait(holds: Callable[[], bool], seconds: float = 100) -> None:
     until = time.monotonic() + seconds
-    while not holds() and time.monotonic() < until:
+    while not holds():
+        assert time.monotonic() < until, "waited in vain"
         time.sleep(0.01)
 
 
