@@ -42,7 +42,7 @@ def test_as_processes(arguments, tmp_path):
         cwd=tmp_path,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=300,
     )
     assert (result.returncode, result.stdout, result.stderr.count("\n")) == (2, "", 1)
     assert "there is no key 'nonsense_key'" in result.stderr

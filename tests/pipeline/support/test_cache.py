@@ -29,7 +29,7 @@ def test_processes_that_make_a_folder_at_once_leave_one_complete_folder(tmp_path
     processes = [context.Process(target=_make, args=(folder, barrier, results)) for _ in range(PROCESSES)]
     for process in processes:
         process.start()
-    names_by_process = dict(results.get(timeout=60) for _ in processes)
+    names_by_process = dict(results.get(timeout=300) for _ in processes)
     for process in processes:
         process.join(60)
         assert process.exitcode == 0
