@@ -4,7 +4,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
-from enum import IntEnum
+from enum import IntFlag
 from typing import ClassVar, Self
 
 from pipeline.storage.listing import File, list_entries
@@ -13,7 +13,10 @@ from pipeline.support.census import Census, PassedOver, Reason
 from pipeline.support.errors import ConfigError, DataFault
 from pipeline.support.fields import free
 
-IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp")
+IMAGE_SUFFIXES = (
+    *("jpg", "jpeg", "png", "webp"),  # of several images of one name, the first of these is told first
+    *("jpe", "jfif", "gif", "bmp", "dib", "tif", "tiff", "avif"),
+)
 MAX_IMAGE_BYTES = 256 << 20
 
 _ARCHIVES = (".tar", ".gz", ".tgz", ".zst", ".tzst", ".bz2", ".xz", ".zip", ".7z", ".rar")
@@ -22,12 +25,18 @@ _ARCHIVES = (".tar", ".gz", ".tgz", ".zst", ".tzst", ".bz2", ".xz", ".zip", ".7z
 AHEAD = 8
 
 
-class Want(IntEnum):
-    """Says how much of a sample to read. Without its image a sample has the same key and questions."""
+class Want(IntFlag):
+    """Says how much of a sample to read. What is left out changes nothing else of it.
+
+    Without QUESTIONS a source need not read what holds them alone, such as sidecars. Without IMAGE a source
+    that can skip the image leaves it empty.
+    """
 
     NOTHING = 0
-    ALL = 1
-    QUESTIONS = 2  # a source that can skip the image leaves it empty
+    KEY = 1
+    IMAGE = 3
+    QUESTIONS = 5
+    ALL = 7
 
 
 Wanted = Callable[[int], Want]
@@ -35,10 +44,14 @@ Wanted = Callable[[int], Want]
 
 @dataclass(frozen=True)
 class Question:
-    """Holds one question; `question_id` is its name in the source, "" if it has none."""
+    """Holds one question; `question_id` is its name in the source, "" if it has none.
+
+    `fault` says why it cannot be asked.
+    """
 
     question_id: str
     text: str
+    fault: str | None = None
 
 
 @dataclass(frozen=True)
@@ -51,6 +64,7 @@ class Sample:
         image: encoded, as stored.
         questions: in the source's order.
         fault: why the sample as a whole is unusable; the other fields are then as complete as they can be.
+        question_fault: why its questions cannot be read; a fixed prompt can still be asked.
         taken: how many of the shard's entries became this sample: images and sidecars.
     """
 
@@ -59,6 +73,7 @@ class Sample:
     image: bytes | None = None
     questions: tuple[Question, ...] = ()
     fault: DataFault | None = None
+    question_fault: DataFault | None = None
     taken: tuple[int, int] = (0, 0)
 
 

@@ -7,12 +7,12 @@ from typing import NamedTuple
 
 from pipeline.sources.archive import Archive
 from pipeline.sources.base import AHEAD, IMAGE_SUFFIXES, MAX_IMAGE_BYTES, Sample, Want, Wanted
-from pipeline.sources.sidecars import MAX_SIDECAR_BYTES, assemble
+from pipeline.sources.questions import MAX_SIDECAR_BYTES, Keys
+from pipeline.sources.sidecars import SIDECARS, assemble
 from pipeline.support.census import PassedOver, Reason, is_hidden
 from pipeline.support.errors import BadImage, BadSample, DataFault
 
-_SIDECARS = ("json", "txt")
-_READ = frozenset((*IMAGE_SUFFIXES, *_SIDECARS))
+_READ = frozenset((*IMAGE_SUFFIXES, *SIDECARS))
 # A group holds images until it ends, since sidecars may follow them, and sidecars until their images come:
 # at most AHEAD images, and these bytes of images and of sidecars beside the last image.
 _HELD_BYTES = 32 << 20
@@ -72,8 +72,8 @@ class Grouping:
     is wanted, but for the content. However long a group is, memory is bounded.
     """
 
-    def __init__(self, archive: Archive, wanted: Wanted) -> None:
-        self._archive, self._wanted = archive, wanted
+    def __init__(self, archive: Archive, wanted: Wanted, keys: Keys | None = None) -> None:
+        self._archive, self._wanted, self._keys = archive, wanted, keys
         self._index = 0  # of the next sample
         self._next_want: Want | None = None  # of the next sample, if it was asked for already
         self._end = 0  # bytes of the file up to the end of the last member
@@ -191,10 +191,10 @@ class Grouping:
         return sidecar
 
     def _read_sidecar(self, member: tarfile.TarInfo) -> Content | None:
-        """Read a sidecar if an image of the group, or the next one, is wanted; else it can be read later."""
-        wanted = self._archive.is_compressed or bool(self._peek_want())
+        """Read a sidecar if questions of the group, or the next, are wanted; else it can be read later."""
+        wanted = self._archive.is_compressed or Want.QUESTIONS in self._peek_want()
         for image in self._images:
-            wanted = wanted or bool(image.want)
+            wanted = wanted or Want.QUESTIONS in image.want
         return _content(self._archive, member, Want.ALL, is_image=False) if wanted else None
 
     def _peek_want(self) -> Want:
@@ -225,18 +225,18 @@ class Grouping:
     def _sample(self, image: _Image) -> Sample | None:
         """Make an image's sample, or None if it is not wanted; its sidecars count as used in either case."""
         contents, sidecars = dict(image.parts), 0
-        for kind in _SIDECARS:
+        for kind in SIDECARS:
             if (sidecar := self._sidecar_of(image, kind)) is not None:
                 sidecars += not sidecar.used
                 sidecar.used = True
-                if image.want:
+                if Want.QUESTIONS in image.want:
                     if sidecar.content is None:
                         sidecar.content = _content(self._archive, sidecar.member, Want.ALL, is_image=False)
                     contents[kind] = sidecar.content
         if not image.want:
             return None
         key = image.name.stem if image.parts else self._group
-        return assemble(key, self._end, contents, (len(image.parts), sidecars))
+        return assemble(key, self._end, contents, (len(image.parts), sidecars), self._keys)
 
     def _sidecar_of(self, image: _Image, kind: str) -> _Sidecar | None:
         for stem in (image.name.stem, image.name.whole, self._group) if self._sidecars else ():
@@ -270,7 +270,7 @@ def _content(archive: Archive, member: tarfile.TarInfo, want: Want, *, is_image:
     if member.size > (MAX_IMAGE_BYTES if is_image else MAX_SIDECAR_BYTES):
         fault = BadImage if is_image else BadSample
         return fault(f"the tar member {member.name} is too large: {member.size} bytes")
-    if is_image and want == Want.QUESTIONS:
+    if is_image and Want.IMAGE not in want:
         archive.require(member)
         return b""
     return archive.content(member)

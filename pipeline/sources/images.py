@@ -18,16 +18,14 @@ from pipeline.sources.base import (
     nothing_listed,
     other_type,
 )
+from pipeline.sources.questions import MAX_SIDECAR_BYTES, Keys
 from pipeline.sources.read_ahead import Read, read_ahead
-from pipeline.sources.sidecars import MAX_SIDECAR_BYTES, assemble
+from pipeline.sources.sidecars import SIDECARS, assemble
 from pipeline.storage.listing import File, before_wildcard, list_entries
 from pipeline.storage.uris import Storage, canonical, name_of
 from pipeline.support.census import Census, PassedOver, Reason
 from pipeline.support.errors import BadImage, BadSample, DataFault
-from pipeline.support.fields import counted, require
-
-_SIDECARS = ("json", "txt")
-_SIDECAR_SUFFIXES = tuple(f".{suffix}" for suffix in _SIDECARS)
+from pipeline.support.fields import counted, counted_unless, require
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +37,9 @@ class Images(Source):
     """
 
     slice_files: int = counted(4096)
+    question_key: str | None = counted_unless(None)
+    questions_key: str | None = counted_unless(None)
+    question_id_key: str | None = counted_unless(None)
 
     def __post_init__(self) -> None:
         require(self.slice_files >= 1, "source.slice_files must be at least 1")
@@ -81,8 +82,8 @@ class Images(Source):
                     yield _slice(ordinal, files)
                     ordinal, images, files = ordinal + 1, 0, []
                 images += 1
-                stem = _stem(file.uri)
-            elif not files or _stem(file.uri) != stem:
+                names = (_stem(file.uri), file.uri)
+            elif not files or _stem(file.uri) not in names:
                 continue
             files.append(file)
         if files:
@@ -95,41 +96,60 @@ class Images(Source):
     def store_reads(self, totals: ReadTotals) -> tuple[float, float | None]:
         """See `Source.store_reads`: each image and each sidecar once."""
         files = totals.first_shard.files
-        images = sum(not file.uri.lower().endswith(_SIDECAR_SUFFIXES) for file in files)
+        images = sum(_suffix(file.uri) not in SIDECARS for file in files)
         return totals.source_bytes, totals.samples * len(files) / max(1, images)
 
     def _reads(self, shard: Shard, storage: Storage, wanted: Wanted) -> Iterator[Read | None]:
         root = _root(canonical(self.path, storage))
+        keys = Keys(self.question_key, self.questions_key, self.question_id_key)
         position = 0
         for index, files in enumerate(_by_image(shard.files)):
             position += sum(file.size for file in files)
             want = wanted(index)
-            yield functools.partial(_sample, files, position, root, storage, want) if want else None
+            yield functools.partial(_sample, files, position, root, keys, storage, want) if want else None
 
 
 def _sample(
-    files: list[File], position: int, root: str, storage: Storage, want: Want, max_bytes: int | None
+    files: list[File],
+    position: int,
+    root: str,
+    keys: Keys,
+    storage: Storage,
+    want: Want,
+    max_bytes: int | None,
 ) -> Sample | None:
     if max_bytes is not None and sum(file.size for file in files) > max_bytes:
         return None
-    parts = {_suffix(file.uri): _content(file, storage, want) for file in files}
-    return assemble(files[0].uri.removeprefix(root), position, parts, (1, len(files) - 1))
+    read = files if Want.QUESTIONS in want else files[:1]
+    parts = {_suffix(file.uri): _content(file, storage, want) for file in read}
+    return assemble(files[0].uri.removeprefix(root), position, parts, (1, len(files) - 1), keys)
 
 
 def _images_and_sidecars(files: list[File]) -> Iterator[File | PassedOver]:
-    """Yield each image followed by its sidecars, and the group's other files as passed over."""
-    sidecars = {file.uri: file for file in files if _suffix(file.uri) in _SIDECARS}
-    used = set()
+    """Yield each image followed by its sidecars, and the group's other files as passed over.
+
+    The sidecars of `a.jpg` are `a.json` and `a.txt`, or `a.jpg.json` and `a.jpg.txt`.
+    """
+    sidecars: dict[tuple[str, str], list[File]] = {}
+    for file in files:
+        if _suffix(file.uri) in SIDECARS:
+            sidecars.setdefault((_stem(file.uri), _suffix(file.uri)), []).append(file)
+    used, owned = set(), set()
     for image in (file for file in files if _suffix(file.uri) in IMAGE_SUFFIXES):
         yield image
-        names = [f"{_stem(image.uri)}.{kind}" for kind in _SIDECARS]
-        own = [name for name in names if name in sidecars]
-        used.update(own)
-        yield from (sidecars[name] for name in own)
+        for kind in SIDECARS:
+            own = [*sidecars.get((_stem(image.uri), kind), ()), *sidecars.get((image.uri, kind), ())]
+            owned.update(own)
+            if own:
+                used.add(own[0])
+                yield own[0]
     for file in files:
-        if file.uri in sidecars and file.uri not in used:
-            yield PassedOver(name_of(file.uri), Reason.NO_IMAGE)
-        elif file.uri not in sidecars and _suffix(file.uri) not in IMAGE_SUFFIXES:
+        if _suffix(file.uri) in SIDECARS:
+            if file not in used:
+                yield PassedOver(
+                    name_of(file.uri), Reason.SECOND_SIDECAR if file in owned else Reason.NO_IMAGE
+                )
+        elif _suffix(file.uri) not in IMAGE_SUFFIXES:
             yield PassedOver(name_of(file.uri), other_type(file.uri))
 
 
@@ -165,7 +185,7 @@ def _content(file: File, storage: Storage, want: Want) -> bytes | DataFault:
     if file.size > (MAX_IMAGE_BYTES if is_image else MAX_SIDECAR_BYTES):
         fault = BadImage if is_image else BadSample
         return fault(f"the file is too large: {file.size} bytes")
-    if is_image and want == Want.QUESTIONS:
+    if is_image and Want.IMAGE not in want:
         return b""
     fs, path = storage.open(file.uri)
     try:

@@ -1,12 +1,10 @@
-"""Reads JSONL in the layout of LLaVA's evaluation files: `question_id`, `image`, `text` on each line."""
+"""Reads question files in LLaVA's layouts: JSON lines, one JSON array, or CSV; a record names an image."""
 
 import functools
-import io
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import chain, groupby
-from typing import BinaryIO
 
 from pipeline.sources.base import (
     Question,
@@ -18,68 +16,93 @@ from pipeline.sources.base import (
     Wanted,
     files_ending,
 )
-from pipeline.sources.read_ahead import Read, read_ahead, with_image
-from pipeline.sources.sidecars import (
+from pipeline.sources.cells import MAX_PATH_CHARACTERS, image_or_path, is_inline, only_image
+from pipeline.sources.questions import (
     MAX_QUESTION_CHARACTERS,
     MAX_QUESTIONS,
-    MAX_SIDECAR_BYTES,
-    parse_object,
-    parse_questions,
+    Keys,
+    conversation_questions,
+    id_text,
+    one_question,
     question_characters,
+    several_questions,
 )
+from pipeline.sources.read_ahead import Read, read_ahead, with_image
+from pipeline.sources.records import SUFFIXES, Record, read_records, require_records
 from pipeline.storage.listing import File
 from pipeline.storage.uris import BLOCK_BYTES, Storage
 from pipeline.support.census import PassedOver
-from pipeline.support.errors import BadSample, DataFault
-from pipeline.support.fields import counted, free, require
+from pipeline.support.errors import BadSample, DataFault, ShardError
+from pipeline.support.fields import counted, counted_unless, free, require
+
+_IMAGE_KEYS = ("image", "images", "file_name")
 
 
 @dataclass(frozen=True)
 class _Line:
-    """Holds one line: its image and question, or its fault; `stop` is the byte offset of its end."""
+    """Holds one record: its image and questions, or their faults; `stop` is the byte offset of its end."""
 
     number: int
     stop: int
-    image: str | None = None
-    question: Question | None = None
+    image: str | bytes | None = None
+    questions: tuple[Question, ...] = ()
     fault: DataFault | None = None
+    question_fault: DataFault | None = None
 
     @property
-    def group(self) -> tuple[str | int | None, ...]:
+    def group(self) -> tuple[str | bytes | int | None, ...]:
         """A key that consecutive lines of one sample share: the image that they name."""
-        return (self.image,) if self.image is not None else (None, self.number)
+        return (
+            (self.image,) if self.image is not None and self.question_fault is None else (None, self.number)
+        )
+
+    @property
+    def key(self) -> str:
+        """The sample's name: the path of its image, or the number of the line in the slice."""
+        image = self.image
+        is_path = isinstance(image, str) and not is_inline(image) and len(image) <= MAX_PATH_CHARACTERS
+        return str(image) if is_path else f"line {self.number}"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Jsonl(Source):
-    """Reads JSONL files; consecutive lines with the same image are one sample.
+    """Reads JSONL, JSON arrays and CSV; consecutive records with the same image are one sample.
 
-    A shard is a slice of some `slice_files` lines. Images are relative to `image_root`, or to the
-    JSONL's folder; `sample_key` is the image as the line names it.
+    A shard is a slice of some `slice_files` records. Images are relative to `image_root`, or to the file's
+    folder; `sample_key` is the image as the record names it. A record is `{question_id, image, text}`, as in
+    LLaVA's evaluation files; `{id, image, conversations}`, as in its training files, of which each human turn
+    is asked by itself; or names other keys, see the fields.
     """
 
     image_root: str | None = free(None)
     slice_files: int = counted(4096)
+    image_key: str | None = counted_unless(None)
+    question_key: str | None = counted_unless(None)
+    questions_key: str | None = counted_unless(None)
+    question_id_key: str | None = counted_unless(None)
 
     def __post_init__(self) -> None:
         require(self.slice_files >= 1, "source.slice_files must be at least 1")
 
     def entries(self, storage: Storage) -> Iterator[File | PassedOver]:
         """See `Source.entries`."""
-        return files_ending(self.path, (".jsonl", ".ndjson", ".json"), storage)
+        return files_ending(self.path, SUFFIXES, storage)
 
     def shards(self, entries: Iterable[File], storage: Storage) -> Iterator[Shard]:
         """See `Source.shards`: slices that end where a sample does."""
         ordinal = 0
         for file in entries:
+            require_records(file, storage)
             first = start = lines = samples = 0
-            for _, group in groupby(_lines(file.uri, 0, file.size, storage), key=lambda line: line.group):
+            broken: list[ShardError] = []
+            all_lines = self._lines(file.uri, 0, file.size, storage, broken)
+            for _, group in groupby(all_lines, key=lambda line: line.group):
                 count, last = _count(group)
                 if lines >= self.slice_files:
                     yield _slice(ordinal, file, first, start, samples)
                     ordinal, first, lines, samples = ordinal + 1, start, 0, 0
                 lines, samples, start = lines + count, samples + 1, last.stop
-            yield _slice(ordinal, file, first, file.size, samples)
+            yield _slice(ordinal, file, first, file.size, None if broken else samples)
             ordinal += 1
 
     def samples(self, shard: Shard, storage: Storage, wanted: Wanted) -> Iterator[Sample | None]:
@@ -97,15 +120,29 @@ class Jsonl(Source):
     ) -> Iterator[Read | Sample | None]:
         uri, _, span = shard.uri.rpartition("#")
         first, stop = map(int, span.split("-"))
-        lines = _lines(uri, first, stop, storage)
+        broken: list[ShardError] = []
+        count = 0
+        lines = self._lines(uri, first, stop, storage, broken)
         for index, (_, group) in enumerate(groupby(lines, key=lambda line: line.group)):
+            count = index + 1
             of_sample, stop_of_sample = _gather_sample(group)
-            image, sample = of_sample[0].image, _sample(of_sample, stop_of_sample - first)
             want = wanted(index)
-            if want == Want.ALL and image is not None and sample.fault is None:
-                yield functools.partial(with_image, sample, root, image, storage)
-            else:
-                yield sample if want else None
+            yield _item(of_sample, stop_of_sample - first, want, root, storage) if want else None
+        if broken:
+            raise broken[0]
+        if shard.samples is not None and count < shard.samples:
+            raise ShardError(f"it has {count} samples where the plan has {shard.samples}: start a new output")
+
+    def _lines(
+        self, uri: str, first: int, stop: int, storage: Storage, broken: list[ShardError]
+    ) -> Iterator[_Line]:
+        """Yield the records as lines; `broken` gets the error that ends them."""
+        keys = Keys(self.question_key, self.questions_key, self.question_id_key)
+        try:
+            for record in read_records(uri, first, stop, storage):
+                yield _line(record, keys, self.image_key)
+        except ShardError as error:
+            broken.append(error)
 
 
 def _count(lines: Iterator[_Line]) -> tuple[int, _Line]:
@@ -117,62 +154,67 @@ def _count(lines: Iterator[_Line]) -> tuple[int, _Line]:
 def _gather_sample(lines: Iterator[_Line]) -> tuple[list[_Line], int]:
     """Collect one sample's lines and their end in bytes; of too many lines the first alone, with a fault."""
     collected: list[_Line] = []
-    characters = 0
+    count = characters = 0
     for line in lines:
         collected.append(line)
-        characters += question_characters(line.question) if line.question else 0
-        if len(collected) > MAX_QUESTIONS or characters > MAX_QUESTION_CHARACTERS:
+        count += max(1, len(line.questions))
+        characters += sum(map(question_characters, line.questions))
+        if count > MAX_QUESTIONS or characters > MAX_QUESTION_CHARACTERS:
             rest, last = _count(chain([line], lines))
             fault = BadSample(f"{len(collected) + rest - 1} lines ask too much of one image")
             return [replace(collected[0], fault=fault)], last.stop
     return collected, collected[-1].stop
 
 
-def _slice(ordinal: int, file: File, first: int, stop: int, samples: int) -> Shard:
-    return Shard(ordinal, f"{file.uri}#{first}-{stop}", stop - first, file.etag, samples, (file,))
-
-
-def _sample(lines: list[_Line], position: int) -> Sample:
-    """Make a sample, without its image, of its lines."""
-    key, fault = lines[0].image, lines[0].fault
-    questions = tuple(line.question for line in lines if line.question is not None)
-    return Sample(f"line {lines[0].number}" if key is None else key, position, None, questions, fault)
-
-
-def _lines(uri: str, first: int, stop: int, storage: Storage) -> Iterator[_Line]:
-    """Yield the lines between two byte offsets; blank ones are skipped."""
-    fs, path = storage.open(uri)
-    with fs.open(path, "rb") as file:
-        stream = io.BufferedReader(file, 1 << 20)  # an S3 file's `readline` takes no limit
-        stream.seek(first)
-        position, number = first, 0
-        while position < stop and (text := stream.readline(MAX_SIDECAR_BYTES + 1)):
-            position += len(text) + _rest_of_line(stream, text)
-            number += 1
-            if text.strip():
-                yield _parse(text, number, position)
-
-
-def _rest_of_line(stream: BinaryIO, text: bytes) -> int:
-    """Skip the rest of a line that `text` begins; returns its bytes."""
-    size = 0
-    while len(text) > MAX_SIDECAR_BYTES and not text.endswith(b"\n"):
-        text = stream.readline(MAX_SIDECAR_BYTES + 1)
-        size += len(text)
-    return size
-
-
-def _parse(text: bytes, number: int, stop: int) -> _Line:
+def _item(lines: list[_Line], position: int, want: Want, root: str, storage: Storage) -> Read | Sample:
+    """Make a sample of its lines, or its `Read` if the image is a file."""
+    line = lines[0]
+    questions = tuple(question for line in lines for question in line.questions)
+    sample = Sample(line.key, position, None, questions, line.fault, line.question_fault)
+    if line.image is None or line.fault is not None:
+        return sample
+    if Want.IMAGE not in want:
+        return replace(sample, image=b"")
     try:
-        if len(text) > MAX_SIDECAR_BYTES:
-            raise BadSample(f"the line is too long: more than {MAX_SIDECAR_BYTES} bytes")
-        tree = parse_object(text, "line")
-        if not isinstance(image := tree.get("image"), str):
-            raise BadSample("the line names no image")
-        name = tree.get("question_id")
-        text_of_question = tree["text"] if "text" in tree else tree.get("question")
-        item = {"question_id": name, "question": "" if text_of_question is None else text_of_question}
-        (question,) = parse_questions([item])
+        image = image_or_path(line.image)
+    except DataFault as fault:
+        return replace(sample, fault=fault)
+    if isinstance(image, bytes):
+        return replace(sample, image=image)
+    return functools.partial(with_image, sample, root, image, storage)
+
+
+def _line(record: Record, keys: Keys, image_key: str | None) -> _Line:
+    number, stop, tree = record.number, record.stop, record.tree
+    if tree is None:
+        return _Line(number, stop, fault=record.fault)
+    try:
+        image = only_image(_image_value(tree, image_key), "line")
     except DataFault as fault:
         return _Line(number, stop, fault=fault)
-    return _Line(number, stop, image, question)
+    try:
+        return _Line(number, stop, image, _questions(tree, keys))
+    except DataFault as fault:
+        return _Line(number, stop, image, question_fault=fault)
+
+
+def _image_value(tree: dict[str, object], image_key: str | None) -> object:
+    names = _IMAGE_KEYS if image_key is None else (image_key,)
+    value = next((tree[name] for name in names if tree.get(name) is not None), None)
+    if value is None or value == []:
+        raise BadSample("the line names no image" + (f": it has no {image_key!r}" if image_key else ""))
+    return value
+
+
+def _questions(tree: dict[str, object], keys: Keys) -> tuple[Question, ...]:
+    questions = one_question(tree, "line", keys, ("text", "question"))
+    if questions is None:
+        questions = several_questions(tree, "line", keys)
+    turns = tree.get("conversations") or tree.get("messages")
+    if questions is None and turns is not None and keys == Keys(question_id=keys.question_id):
+        return conversation_questions(turns, id_text(tree.get(keys.question_id or "id")))
+    return questions if questions is not None else (Question(id_text(tree.get("question_id")), ""),)
+
+
+def _slice(ordinal: int, file: File, first: int, stop: int, samples: int | None) -> Shard:
+    return Shard(ordinal, f"{file.uri}#{first}-{stop}", stop - first, file.etag, samples, (file,))

@@ -1,12 +1,16 @@
-"""Reads Parquet: one sample a row, its image as bytes, as `{bytes, path}` or as the path of a file."""
+"""Reads Parquet: one sample a row, its image as bytes, as `{bytes, path}`, base64 or the path of a file."""
 
 import functools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
+import fsspec
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from pipeline.sources.arrow_bounds import require_small
 from pipeline.sources.base import (
     MAX_IMAGE_BYTES,
     Question,
@@ -18,14 +22,16 @@ from pipeline.sources.base import (
     Wanted,
     files_ending,
 )
+from pipeline.sources.cells import image_or_path, only_image
+from pipeline.sources.questions import MAX_QUESTION_CHARACTERS, MAX_QUESTIONS, id_text, parse_questions
 from pipeline.sources.read_ahead import Read, read_ahead, with_image
-from pipeline.sources.sidecars import parse_questions
 from pipeline.storage.listing import File
 from pipeline.storage.uris import BLOCK_BYTES, Storage
 from pipeline.support.census import PassedOver
-from pipeline.support.errors import BadImage, BadSample, DataFault, ShardError
+from pipeline.support.errors import BadSample, DataFault, ShardError
 from pipeline.support.fields import counted, free
 from pipeline.support.memory import at_most
+from pipeline.support.parallel import THREADS, each
 
 _IMAGE_NAMES = ("image", "images", "jpg", "jpeg", "png", "webp", "image_bytes", "bytes", "image_path", "path")
 _ROWS_AT_ONCE = 16
@@ -34,8 +40,26 @@ _BYTES_AT_ONCE = 64 << 20  # fewer rows at once if they are larger, by the sizes
 _ROOM_BYTES = 1 << 30
 # A file has at most this many rows for each of its bytes; a damaged footer may promise more.
 _ROWS_A_BYTE = 64
+_FOOTER_BYTES = 64 << 10  # of one read from object storage that looks for the number of rows
 # Arrow raises these for damage, and Python for values that it cannot hold, such as text that is not UTF-8.
 _DAMAGE = (pa.ArrowException, OSError, ValueError, ArithmeticError, LookupError, TypeError, MemoryError)
+_MAX_KEY_BYTES = 4 << 10  # of a key, which each row of the sample repeats
+
+
+class _Limits(NamedTuple):
+    """Limits a cell: `items` of its lists and `bytes` of its texts."""
+
+    items: int
+    bytes: int
+
+
+_LIMITS = {
+    "image": _Limits(1, MAX_IMAGE_BYTES // 3 * 4 + 1024),  # perhaps in base64
+    "question": _Limits(1, 4 * MAX_QUESTION_CHARACTERS),
+    "questions": _Limits(MAX_QUESTIONS, 4 * MAX_QUESTION_CHARACTERS),
+    "question_id": _Limits(1, _MAX_KEY_BYTES),
+    "key": _Limits(1, _MAX_KEY_BYTES),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,9 +83,10 @@ class Parquet(Source):
         return files_ending(self.path, (".parquet",), storage)
 
     def shards(self, entries: Iterable[File], storage: Storage) -> Iterator[Shard]:
-        """See `Source.shards`: a file is a shard."""
-        for ordinal, file in enumerate(entries):
-            yield Shard(ordinal, file.uri, file.size, file.etag)
+        """See `Source.shards`: a file is a shard. Its footer, if undamaged, tells the number of rows."""
+        count = functools.partial(_counted, storage=storage)
+        for ordinal, (file, rows) in enumerate(each(count, entries, THREADS)):
+            yield Shard(ordinal, file.uri, file.size, file.etag, rows)
 
     def samples(self, shard: Shard, storage: Storage, wanted: Wanted) -> Iterator[Sample | None]:
         """See `Source.samples`. Each row that a damaged row group lost is a sample with a fault."""
@@ -81,13 +106,7 @@ class Parquet(Source):
     ) -> Iterator[Read | Sample | None]:
         fs, path = storage.open(shard.uri)
         with fs.open(path, "rb") as stream:
-            try:
-                with at_most(_ROOM_BYTES):
-                    file = pq.ParquetFile(stream, buffer_size=1 << 20, page_checksum_verification=True)
-                    schema = file.schema_arrow
-            except _DAMAGE as error:
-                _reraise_outage(error)
-                raise ShardError(f"the Parquet file cannot be opened: {_line(error)}") from None
+            file, schema = _open(stream)
             columns = self._columns(schema)
             image = {"image": columns.pop("image")}
             index, total = 0, max(_row_count(file.metadata, shard.size), 1)
@@ -96,7 +115,7 @@ class Parquet(Source):
                 for row in range(file.metadata.row_group(group).num_rows):
                     want = wanted(index)
                     bare = Sample(str(index), shard.size * (index + 1) // total)
-                    wanted_images = images if want == Want.ALL else None
+                    wanted_images = images if Want.IMAGE in want else None
                     yield _sample(bare, row, texts, wanted_images, root, storage) if want else None
                     index += 1
 
@@ -116,6 +135,26 @@ class Parquet(Source):
         if missing:
             raise ShardError(f"no column {missing[0]!r} among {', '.join(schema.names)}")
         return columns
+
+
+def _open(stream: fsspec.spec.AbstractBufferedFile) -> tuple[pq.ParquetFile, pa.Schema]:
+    try:
+        with at_most(_ROOM_BYTES):
+            file = pq.ParquetFile(stream, buffer_size=1 << 20, page_checksum_verification=True)
+            return file, file.schema_arrow
+    except _DAMAGE as error:
+        _reraise_outage(error)
+        raise ShardError(f"the Parquet file cannot be opened: {_line(error)}") from None
+
+
+def _counted(file: File, storage: Storage) -> tuple[File, int | None]:
+    """Return a file with the number of its rows; None if reading it will tell what is wrong with it."""
+    fs, path = storage.open(file.uri)
+    with storage.reaching("source.path", file.uri), fs.open(path, "rb", block_size=_FOOTER_BYTES) as stream:
+        try:
+            return file, _row_count(_open(stream)[0].metadata, file.size)
+        except ShardError:
+            return file, None
 
 
 def _row_count(metadata: pq.FileMetaData, size: int) -> int:
@@ -173,16 +212,34 @@ class _Rows:
             assert self._fault is not None
             raise self._fault
         # the batch ends with row `self._read - 1`
-        row = _row(self._batch, self._batch.num_rows - self._read + number)
-        return {role: row[name] for role, name in self._columns.items()}
+        return _row(self._batch, self._batch.num_rows - self._read + number, self._columns)
 
 
-def _row(batch: pa.RecordBatch, index: int) -> dict[str, object]:
+def _row(batch: pa.RecordBatch, index: int, columns: Mapping[str, str]) -> dict[str, object]:
+    """Make Python values of a row's cells, by their roles, once they are known to be small enough."""
+    row = batch.slice(index, 1)
     try:
         with at_most(_ROOM_BYTES):
-            return dict(batch.slice(index, 1).to_pylist()[0])
+            for role, name in columns.items():
+                if role == "image":
+                    _require_one_image(row[name])
+                items, size = _LIMITS[role]
+                require_small(row[name], name, most_items=items, most_bytes=size)
+            (values,) = _to_python(row)
     except _DAMAGE as error:
         raise BadSample(f"the row cannot be read: {_line(error)}") from None
+    return {role: values[name] for role, name in columns.items()}
+
+
+def _to_python(row: pa.RecordBatch) -> list[dict[str, object]]:
+    return list(row.to_pylist())
+
+
+def _require_one_image(cell: pa.Array) -> None:
+    if pa.types.is_nested(cell.type) and not pa.types.is_struct(cell.type) and not pa.types.is_map(cell.type):
+        count = pc.list_value_length(cell)[0].as_py()
+        if count is not None and count > 1:
+            raise BadSample(f"the row has {count} images")
 
 
 def _sample(
@@ -192,15 +249,23 @@ def _sample(
     sample = bare
     try:
         values = texts.row(row)
-        if values.get("key") is not None:
-            sample = replace(sample, key=str(values["key"]))
-        sample = replace(sample, questions=_questions(values))
-        image = b"" if images is None else _image(images.row(row)["image"])
+        sample = _with_texts(sample, values)
+        image = b"" if images is None else image_or_path(only_image(images.row(row)["image"], "row"))
     except DataFault as fault:
         return replace(sample, fault=fault)
     if isinstance(image, bytes):
         return replace(sample, image=image)
     return functools.partial(with_image, sample, root, image, storage)
+
+
+def _with_texts(sample: Sample, values: dict[str, object]) -> Sample:
+    """Add a row's key and questions, or what is wrong with the questions."""
+    if key := id_text(values.get("key")):
+        sample = replace(sample, key=key)
+    try:
+        return replace(sample, questions=_questions(values))
+    except DataFault as fault:
+        return replace(sample, question_fault=fault)
 
 
 def _questions(values: dict[str, object]) -> tuple[Question, ...]:
@@ -210,21 +275,6 @@ def _questions(values: dict[str, object]) -> tuple[Question, ...]:
         name = values.get("question_id")
         return parse_questions([{"question": values["question"], "question_id": name}])
     return ()
-
-
-def _image(value: object) -> bytes | str:
-    """Return an image's bytes, or the path of its file."""
-    if isinstance(value, list) and len(value) == 1:
-        value = value[0]
-    if isinstance(value, dict):
-        value = value.get("bytes") or value.get("path")
-    if isinstance(value, bytes) and len(value) > MAX_IMAGE_BYTES:
-        raise BadImage(f"the image is too large: {len(value)} bytes")
-    if isinstance(value, bytes | str):
-        return value
-    if value is None:
-        raise BadSample("the row has no image")
-    raise BadSample(f"the image column holds neither bytes nor a path, but {type(value).__name__}")
 
 
 def _reraise_outage(error: BaseException) -> None:

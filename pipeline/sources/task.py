@@ -1,12 +1,14 @@
 """Makes the requests of a sample: fixed prompts, the source's own questions, or both."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any  # a row's columns differ in type
 
-from pipeline.sources.base import Question, Sample
+from pipeline.sources.base import Question, Sample, Want
 from pipeline.support.errors import BadQuestion, BadSample
 from pipeline.support.fields import counted, require
+
+IMAGE_TOKEN = "<image>"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,6 +26,15 @@ class Task:
     def __post_init__(self) -> None:
         require(bool(self.prompts) or self.source_questions, "task: no prompts, and source_questions is off")
         require(all(prompt.strip() for prompt in self.prompts), "task.prompts must not hold an empty prompt")
+        for prompt in self.prompts:
+            asked = _asked(Question("", prompt), "")
+            require(asked.fault is None, f"task.prompts: {prompt[:80]!r}: {asked.fault}")
+            require(bool(asked.text), f"task.prompts: {prompt[:80]!r} asks nothing")
+
+    @property
+    def wanted(self) -> Want:
+        """What the task asks for of a sample: without the source's questions nobody need read them."""
+        return Want.ALL if self.source_questions else Want.IMAGE
 
     def most_questions(self, max_questions: int) -> int:
         """Return the most rows that a sample can have."""
@@ -35,27 +46,52 @@ class Task:
         Raises:
             DataFault: the sample as a whole is at fault, has no question or has too many.
         """
-        questions = [Question("", prompt) for prompt in self.prompts]
+        questions = [_asked(Question("", prompt), "") for prompt in self.prompts]
         if self.source_questions:
-            questions += [Question(item.question_id, item.text + self.suffix) for item in sample.questions]
-        if sample.fault is not None and not questions:
-            raise sample.fault
+            questions += [_asked(item, self.suffix) for item in sample.questions]
+        fault = sample.fault
+        if self.source_questions and fault is None and sample.question_fault is not None:
+            if self.prompts:  # these can be asked; one row says why there is no more
+                questions = [*questions[: len(self.prompts)], Question("", "", str(sample.question_fault))]
+            else:
+                questions, fault = [], sample.question_fault
+        if fault is not None and not questions:
+            raise fault
         if not questions:
             raise BadQuestion("the sample has no question")
         if len(questions) > max_questions:
             raise BadSample(f"{len(questions)} questions are more than max_questions={max_questions}")
         return tuple(
-            Question(question.question_id or str(index), question.text)
+            replace(question, question_id=question.question_id or str(index))
             for index, question in enumerate(questions)
         )
 
 
-def requests_of(shard: int, row: Mapping[str, Any]) -> list[dict[str, str]]:
-    """Return key, question_id and question of each request of a row of SAMPLES or IMAGES.
+def _asked(question: Question, suffix: str) -> Question:
+    """Return a question as it is asked: without its own `<image>` at one end, for the prompt brings one.
+
+    So does LLaVA (preprocess_multimodal in llava/train/train.py). Within the text the mark is no image;
+    the model is given a blank.
+    """
+    text = question.text.strip()
+    count = text.count(IMAGE_TOKEN)
+    if count > 1:
+        return replace(
+            question, fault=f"the question has {IMAGE_TOKEN} {count} times, and there is one image"
+        )
+    if text.startswith(IMAGE_TOKEN) or text.endswith(IMAGE_TOKEN):
+        text = text.removeprefix(IMAGE_TOKEN).removesuffix(IMAGE_TOKEN).strip()
+    else:
+        text = question.text
+    return replace(question, text=text + suffix if text.strip() else text)
+
+
+def requests_of(shard: int, row: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return key, question_id, question and fault of each request of a row of SAMPLES or IMAGES.
 
     A sample without questions is one request, too: its output row says why it has none.
     """
-    questions = row["questions"] or [{"question_id": "0", "question": ""}]
+    questions = row["questions"] or [{"question_id": "0", "question": "", "fault": None}]
     return [
         {**question, "key": request_key(shard, row["sample"], number)}
         for number, question in enumerate(questions)

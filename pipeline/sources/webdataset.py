@@ -8,18 +8,19 @@ from typing import ClassVar
 from pipeline.sources.archive import COMPRESSIONS, Archive
 from pipeline.sources.base import ReadTotals, Sample, Shard, Source, Wanted, files_ending
 from pipeline.sources.groups import Grouping
+from pipeline.sources.questions import Keys
 from pipeline.storage.listing import File
 from pipeline.storage.uris import Storage
 from pipeline.support.census import PassedOver
 from pipeline.support.errors import ShardError
-from pipeline.support.fields import free, require
+from pipeline.support.fields import counted_unless, free, require
 
 _SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.zst", ".tzst")
 
 
 @dataclass(frozen=True, kw_only=True)
 class WebDataset(Source):
-    """Reads tars of `key.jpg|jpeg|png|webp` with optional `key.json` / `key.txt`.
+    """Reads tars of images (`key.jpg`, `key.png` ...) with optional `key.json` / `key.txt`.
 
     `path` is one tar, a folder of tars or a glob; tars may be compressed by gzip or zstd. An image's key is
     its path without the last suffix. Which sidecars are its own: see `Grouping`.
@@ -27,6 +28,9 @@ class WebDataset(Source):
 
     rules: ClassVar[int] = 2
     read_bytes: int = free(8 << 20)  # of one ranged read from object storage
+    question_key: str | None = counted_unless(None)
+    questions_key: str | None = counted_unless(None)
+    question_id_key: str | None = counted_unless(None)
 
     def __post_init__(self) -> None:
         require(self.read_bytes >= 1 << 16, "source.read_bytes must be at least 65536")
@@ -48,7 +52,8 @@ class WebDataset(Source):
         with fs.open(path, "rb", **caching) as stream:
             try:
                 archive = Archive(stream, shard.size, COMPRESSIONS[suffix] if suffix else None)
-                yield from Grouping(archive, wanted).samples()
+                keys = Keys(self.question_key, self.questions_key, self.question_id_key)
+                yield from Grouping(archive, wanted, keys).samples()
             except tarfile.TarError as error:
                 raise ShardError(f"the tar breaks off at byte {stream.tell()}: {error}") from None
 

@@ -163,8 +163,9 @@ def _open_requests(row: UnitRow, images: pa.Table, arms: Sequence[int], output: 
                 **request,
                 "image_decode_s": None if decode_s is None else decode_s / len(requests),
             }
-            if fields["status"] == "ok" and not request["question"].strip():
-                fields |= {"status": "bad_question", "error": "the question is empty"}
+            fault = fields.pop("fault") or ("" if request["question"].strip() else "the question is empty")
+            if fields["status"] == "ok" and fault:
+                fields |= {"status": "bad_question", "error": fault}
             if fields["status"] == "ok":
                 open_requests.append(OpenRequest(fields, index))
             else:

@@ -150,7 +150,7 @@ class _Cutter:
         """Tell whether a sample belongs to a missing unit. Sources ask this before they read the sample."""
         if index >= self._skip_to:
             self._skip_to = self._finished.get(index, index)
-        return Want.ALL if index >= self._skip_to else Want.NOTHING
+        return self._task.wanted if index >= self._skip_to else Want.NOTHING
 
     def add(self, sample: Sample | None) -> OpenUnit | None:
         """Add the next sample (None: one of a finished unit), and return the unit that it closes, if any."""
@@ -222,7 +222,12 @@ def sample_row(sample: Sample, index: int, task: Task, max_questions: int, stora
         "sample_key": shown(sample.key),
         "image": None if fault else sample.image,
         "questions": [
-            {"question_id": _clean(item.question_id), "question": _clean(item.text)} for item in questions
+            {
+                "question_id": _clean(item.question_id),
+                "question": _clean(item.text),
+                "fault": None if item.fault is None else _clean(storage.redact(item.fault)),
+            }
+            for item in questions
         ],
         "status": fault.status if fault else "ok",
         "error": _error_text(fault, storage) if fault else None,

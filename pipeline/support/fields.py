@@ -1,7 +1,7 @@
 """Declares fields of configuration dataclasses, and collects those that the fingerprint covers.
 
-Each field is `counted(...)` if it can change a prediction or a unit's boundary, else `free(...)`. A test
-fails on a field that is neither.
+Each field is `counted(...)`, or `counted_unless(...)`, if it can change a prediction or a unit's boundary,
+else `free(...)`. A test fails on a field that is neither.
 """
 
 import dataclasses
@@ -21,6 +21,15 @@ def counted(
 ) -> Any:
     """Declare a dataclass field that the fingerprint covers."""
     return _field(True, default, default_factory, repr)
+
+
+def counted_unless(default: object) -> Any:
+    """Declare a field that the fingerprint covers unless it has its default.
+
+    A field that is added to a configuration later must not change the fingerprint of existing outputs: at its
+    default the code does what it did before.
+    """
+    return field(default=default, metadata={"fingerprint": True, "left_out": default})
 
 
 def free(
@@ -51,6 +60,8 @@ def fingerprint_fields(config: "DataclassInstance") -> dict[str, object]:
     for item in dataclasses.fields(config):
         if item.metadata["fingerprint"]:
             value = getattr(config, item.name)
+            if "left_out" in item.metadata and value == item.metadata["left_out"]:
+                continue
             nested = dataclasses.is_dataclass(value) and not isinstance(value, type)
             fields[item.name] = fingerprint_fields(value) if nested else value
     return fields

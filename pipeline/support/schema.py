@@ -7,7 +7,7 @@ import pyarrow as pa
 
 SCHEMA_VERSION = 1
 
-QUESTION = pa.struct([pa.field("question_id", pa.string()), pa.field("question", pa.string())])
+QUESTION = pa.struct([("question_id", pa.string()), ("question", pa.string()), ("fault", pa.string())])
 
 
 def _required(name: str, kind: pa.DataType) -> pa.Field:

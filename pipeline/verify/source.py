@@ -18,7 +18,8 @@ from pipeline.support.errors import ShardError
 from pipeline.support.parallel import each
 from pipeline.verify.findings import Finding, of_unit
 
-_COLUMNS = ["key", "sample_key", "question_id", "question"]
+_OF_REQUEST = ("key", "question_id", "question")
+_COLUMNS = [*_OF_REQUEST, "sample_key"]
 _SHARDS_AT_ONCE = 4
 Requests = list[dict[str, str]]
 
@@ -112,7 +113,8 @@ class _Reading:
 
     def _read(self) -> Iterator[Sample | None]:
         questions, shard = self._questions, self._shard
-        items = questions.source.samples(questions.moved(shard), questions.storage, lambda _: Want.QUESTIONS)
+        wanted = self._questions.task.wanted & Want.QUESTIONS  # nobody needs the image
+        items = questions.source.samples(questions.moved(shard), questions.storage, lambda _: wanted)
         count = 0
         try:
             for item in items:
@@ -136,7 +138,8 @@ class _Reading:
             assert sample is not None, "all are wanted"
             row = sample_row(sample, index, questions.task, questions.max_questions, questions.storage)
             key = {"sample_key": row["sample_key"]}
-            requests += ({**request, **key} for request in requests_of(self._shard.shard, row))
+            for request in requests_of(self._shard.shard, row):
+                requests.append({**key, **{name: request[name] for name in _OF_REQUEST}})
         return requests
 
 

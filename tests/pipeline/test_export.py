@@ -9,7 +9,7 @@ import pytest
 import webdataset
 
 from pipeline.export import Export, _free_key, _members, export
-from pipeline.sources.base import Sample, files_of
+from pipeline.sources.base import Sample, Want, files_of
 from pipeline.sources.webdataset import WebDataset
 from pipeline.support.errors import ConfigError
 from pipeline.support.schema import PREDICTIONS
@@ -56,7 +56,7 @@ def test_webdataset_keeps_the_original_image_bytes(output, tmp_path):
     assert (samples[0]["jpg"], samples[-1]["jpg"]) == (jpeg(0), jpeg(1))
     again = WebDataset(path=str(tmp_path / "tars"))
     (shard, _) = again.shards(files_of(again, HERE), HERE)
-    assert sum(1 for _ in again.samples(shard, HERE, lambda _: 1)) == 5
+    assert sum(1 for _ in again.samples(shard, HERE, lambda _: Want.ALL)) == 5
 
 
 def test_a_name_with_dots_is_one_sample():

@@ -16,6 +16,7 @@ from pipeline.output.footers import FOOTER
 from pipeline.output.manifest import make_manifest, require_same_run
 from pipeline.output.plan import make_plan
 from pipeline.output.units import Unit
+from pipeline.sources.base import Want
 from pipeline.storage.uris import Storage
 from pipeline.support.schema import PREDICTIONS
 
@@ -60,7 +61,7 @@ def answer_source(source: Any, task: Any, output: Path, say: Any, double: int = 
     (output / "data").mkdir()
     number = 0
     for shard in plan.shards(STORAGE):
-        samples = list(source.samples(shard, STORAGE, lambda _: True))
+        samples = list(source.samples(shard, STORAGE, lambda _: Want.ALL))
         for first in range(0, max(len(samples), 1), 3):
             batch = samples[first : first + 3]
             rows = []

@@ -12,7 +12,7 @@ import pytest
 
 from pipeline.output.plan import extend_plan, load_plan, make_plan, require_same, require_unchanged
 from pipeline.output.units import Finished, Unit
-from pipeline.sources.base import files_of
+from pipeline.sources.base import Want, files_of
 from pipeline.sources.images import Images
 from pipeline.sources.jsonl import Jsonl
 from pipeline.sources.parquet import Parquet
@@ -92,7 +92,7 @@ def test_a_plan_of_slices_is_read_back_with_its_files(tmp_path, pictures):
     assert len({shard.etag for shard in shards}) == 3
     assert all(shard.size == sum(file.size for file in shard.files) for shard in shards)
     assert "files" not in plan.table.column_names, "the driver does not keep the files in memory"
-    samples = [sample for shard in shards for sample in pictures.samples(shard, HERE, lambda _: True)]
+    samples = [sample for shard in shards for sample in pictures.samples(shard, HERE, lambda _: Want.ALL)]
     assert [sample.key for sample in samples] == [
         *("a/0.jpg", "a/1.jpg", "a/2.jpg", "b/3.jpg", "b/4.jpg", "c/5.jpg", "c/6.jpg")
     ]
@@ -103,7 +103,7 @@ def test_the_keys_do_not_depend_on_how_the_path_is_written(tmp_path, monkeypatch
     monkeypatch.chdir(tmp_path)
     source = Images(path=path)
     (shard,) = make_plan(out(tmp_path), source, None, HERE).shards(HERE)
-    keys = [sample.key for sample in source.samples(shard, HERE, lambda _: True)]
+    keys = [sample.key for sample in source.samples(shard, HERE, lambda _: Want.ALL)]
     assert keys[0] == "a/0.jpg" and len(keys) == 7
 
 

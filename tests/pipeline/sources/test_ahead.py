@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.output.units import UnitLimits
-from pipeline.sources.base import AHEAD, Sample, files_of
+from pipeline.sources.base import AHEAD, Sample, Want, files_of
 from pipeline.sources.images import Images
 from pipeline.sources.jsonl import Jsonl
 from pipeline.sources.parquet import Parquet
@@ -244,7 +244,7 @@ def test_a_faulty_image_affects_no_other_image(s3):
     fs.pipe_file(f"{root}/q.jsonl", lines.encode())
     source = Jsonl(path=f"s3://{root}/q.jsonl")
     (shard,) = source.shards(files_of(source, s3), s3)
-    samples_read = list(source.samples(shard, s3, lambda _: True))
+    samples_read = list(source.samples(shard, s3, lambda _: Want.ALL))
     assert [sample.key for sample in samples_read] == names
     assert {
         sample.key: sample.image for sample in samples_read if sample.fault is None and sample.key in fine

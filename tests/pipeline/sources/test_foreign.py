@@ -12,7 +12,7 @@ import pytest
 import webdataset
 from PIL import Image
 
-from pipeline.sources.base import files_of
+from pipeline.sources.base import Want, files_of
 from pipeline.sources.images import Images
 from pipeline.sources.jsonl import Jsonl
 from pipeline.sources.parquet import Parquet
@@ -28,7 +28,7 @@ HERE = Storage()
 PICTURES = [jpeg(seed) for seed in range(5)]
 
 
-def samples(source, storage=HERE, want=lambda index: True):
+def samples(source, storage=HERE, want=lambda index: Want.ALL):
     shards = list(source.shards(files_of(source, storage), storage))
     return [sample for shard in shards for sample in source.samples(shard, storage, want)]
 
@@ -38,7 +38,8 @@ def questions_of(sample):
 
 
 def faults(samples_read):
-    return [sample.fault and (sample.fault.status, str(sample.fault)) for sample in samples_read]
+    found = [sample.fault or sample.question_fault for sample in samples_read]
+    return [fault and (fault.status, str(fault)) for fault in found]
 
 
 def test_tars_of_webdataset(tmp_path):
@@ -153,7 +154,7 @@ def write_groups(path, rows, per_group, **options):
 
 def test_unwanted_rows_are_not_read(tmp_path):
     source = Parquet(path=str(write_groups(tmp_path / "a.parquet", 40, 10)))
-    samples_read = samples(source, want=lambda index: 25 <= index < 33)
+    samples_read = samples(source, want=lambda index: Want.ALL if 25 <= index < 33 else Want.NOTHING)
     assert [index for index, sample in enumerate(samples_read) if sample is not None] == list(range(25, 33))
     assert [sample.image for sample in samples_read[25:33]] == [jpeg(seed) for seed in range(25, 33)]
 

@@ -10,7 +10,7 @@ import pytest
 from pipeline.sources.base import files_of
 from pipeline.sources.jsonl import Jsonl
 from pipeline.sources.parquet import Parquet
-from pipeline.sources.sidecars import MAX_SIDECAR_BYTES
+from pipeline.sources.records import MAX_RECORD_BYTES
 from pipeline.support import memory
 from pipeline.support.errors import ShardError
 from tests.pipeline.sources.test_foreign import HERE, faults, questions_of, samples
@@ -110,9 +110,9 @@ LINE = b'{"image": "1.jpg", "text": "what?"}'
 
 
 def test_an_endless_line_is_skipped_in_pieces(tmp_path):
-    endless = b'{"image": "' + b"x" * (3 * MAX_SIDECAR_BYTES)
+    endless = b'{"image": "' + b"x" * (2 * MAX_RECORD_BYTES)
     source = write_lines(tmp_path, [LINE, endless, LINE])
-    with at_most(64 << 20):
+    with at_most(4 * MAX_RECORD_BYTES):
         samples_read = samples(source)
     assert [fault and fault[0] for fault in faults(samples_read)] == [None, "bad_sample", None]
     assert "too long" in str(samples_read[1].fault)

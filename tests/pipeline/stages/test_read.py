@@ -60,8 +60,8 @@ def test_samples_are_read_unchanged_and_in_order(tmp_path):
     assert [line["sample_key"] for line in lines] == [f"000/{index:06d}" for index in range(7)]
     assert [line["image"] for line in lines] == [jpeg(index) for index in range(7)]
     assert lines[1]["questions"] == [
-        {"question_id": "q0-1-0", "question": "what is thing 1 of 0, part 0?"},
-        {"question_id": "q0-1-1", "question": "what is thing 1 of 0, part 1?"},
+        {"question_id": "q0-1-0", "question": "what is thing 1 of 0, part 0?", "fault": None},
+        {"question_id": "q0-1-1", "question": "what is thing 1 of 0, part 1?", "fault": None},
     ]
 
 
@@ -168,7 +168,7 @@ ASK = b'{"question": "what?"}'
         ),
         ([("a.jpg", jpeg(0)), ("a.json", b"{}")], "bad_question", "no question"),
         ([("a.jpg", jpeg(0))], "bad_question", "no question"),
-        ([("a.jpg", jpeg(0)), ("a.txt", b"\xff\xfe")], "bad_question", "not UTF-8"),
+        ([("a.jpg", jpeg(0)), ("a.txt", b"\xff\xfe\xfd")], "bad_question", "neither UTF-8"),
         (
             [("a.jpg", jpeg(0)), ("a.json", json.dumps({"questions": ["q"] * 6}).encode())],
             "bad_sample",
