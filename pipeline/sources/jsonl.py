@@ -170,7 +170,7 @@ def _item(lines: list[_Line], position: int, want: Want, root: str, storage: Sto
     """Make a sample of its lines, or its `Read` if the image is a file."""
     line = lines[0]
     questions = tuple(question for line in lines for question in line.questions)
-    sample = Sample(line.key, position, None, questions, line.fault, line.question_fault)
+    sample = Sample(line.key, position, None, questions, line.fault, line.question_fault, taken=(1, 0))
     if line.image is None or line.fault is not None:
         return sample
     if Want.IMAGE not in want:

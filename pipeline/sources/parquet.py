@@ -114,7 +114,7 @@ class Parquet(Source):
                 texts, images = _Rows(file, group, columns), _Rows(file, group, image)
                 for row in range(file.metadata.row_group(group).num_rows):
                     want = wanted(index)
-                    bare = Sample(str(index), shard.size * (index + 1) // total)
+                    bare = Sample(str(index), shard.size * (index + 1) // total, taken=(1, 0))
                     wanted_images = images if Want.IMAGE in want else None
                     yield _sample(bare, row, texts, wanted_images, root, storage) if want else None
                     index += 1
