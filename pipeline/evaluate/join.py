@@ -9,6 +9,7 @@ from pyarrow.fs import FSSpecHandler, PyFileSystem
 
 from pipeline.evaluate.base import Answered, Reference
 from pipeline.output.opened import Output
+from pipeline.output.summary import summary_of
 from pipeline.support.errors import ConfigError
 from pipeline.support.schema import PREDICTIONS
 
@@ -58,7 +59,7 @@ class Join:
         self.seen.add(key)
         return reference
 
-    def require_all(self) -> None:
+    def require_all(self, output: Output) -> None:
         """Raise ConfigError, naming the first ones, if references have no row."""
         missing = [key for key in self.references if key not in self.seen]
         if missing:
@@ -66,7 +67,17 @@ class Join:
             raise ConfigError(
                 f"output: {len(missing)} of {len(self.references)} questions have no row: {named}"
                 f"{', ...' if len(missing) > _MOST_NAMED else ''}; partial=true scores those that have one"
+                f"{_broken(output)}"
             )
+
+
+def _broken(output: Output) -> str:
+    """Name the first shard that the output's run could not read whole, where rows may be missing."""
+    summary = summary_of(output.folder, output.finished.count, output.storage)
+    if summary is None or not summary.failed_shards:
+        return ""
+    first = output.storage.redact(summary.failed_shards_named[0].line)
+    return f"; the run could not read {summary.failed_shards} shards whole: {first}"
 
 
 def choose_join(references: list[Reference], joint: bool, output: Output) -> Join:

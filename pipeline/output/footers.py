@@ -23,6 +23,8 @@ from pipeline.support.schema import COUNTS, SECONDS
 
 FOOTER = b"trimline"
 
+_LATER = ("source_uri", "census")  # not in the footers of 0.1.0
+
 Json = dict[str, Any]  # parsed JSON, whose keys `from_json` checks
 
 
@@ -119,7 +121,7 @@ class Footer:
 
     Args:
         shard, first, stop, end: the unit, as its file name says it.
-        source_size, source_etag: the shard's, as the plan had them.
+        source_uri, source_size, source_etag: the shard's, as the plan had them.
         source_bytes, image_bytes: how much the unit read of the source, and how much of that is images.
         shard_error: why the shard could not be read beyond this unit; None: it could.
         census: what became of the unit's entries of the shard, as `Census.to_json` has it; None: unknown.
@@ -134,6 +136,7 @@ class Footer:
     first: int
     stop: int
     end: bool
+    source_uri: str | None = None
     source_size: int
     source_etag: str
     source_bytes: int
@@ -159,9 +162,7 @@ class Footer:
     def to_json(self) -> Json:
         """Return the footer as it is written, its keys in the order of the fields."""
         data = {**asdict(self), "totals": self.totals.to_json()}
-        if self.census is None:
-            del data["census"]
-        return data
+        return {name: value for name, value in data.items() if name not in _LATER or value is not None}
 
     @classmethod
     def from_json(cls, data: Json) -> "Footer":

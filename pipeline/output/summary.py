@@ -4,6 +4,7 @@ import json
 from collections import Counter
 from dataclasses import asdict, dataclass, field
 
+from pipeline.output.failed_shards import FailedShard, failed_shard
 from pipeline.output.footers import Footer, Json, known_fields, read_footers
 from pipeline.output.layout import SUCCESS, SUMMARY
 from pipeline.output.plan import Plan
@@ -13,14 +14,6 @@ from pipeline.support.census import Census, sum_of
 from pipeline.support.errors import RunError
 
 _MOST_SHARDS_NAMED = 100
-
-
-@dataclass(frozen=True)
-class FailedShard:
-    """Names a shard that the run could not read completely, and why."""
-
-    shard: int
-    error: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,7 +89,7 @@ class _Sums:
     seconds: dict[str, float] = field(default_factory=dict)
     nodes: Counter[str] = field(default_factory=Counter)
     spans: dict[str, tuple[float, float]] = field(default_factory=dict)  # of the job's starts
-    failed_shards: list[FailedShard] = field(default_factory=list)
+    failed_shards: list[tuple[int, str]] = field(default_factory=list)
     census: Census = field(default_factory=Census)
 
     def add(self, footer: Footer) -> None:
@@ -114,7 +107,7 @@ class _Sums:
         if footer.census:
             self.census.add(Census.from_json(footer.census))
         if footer.shard_error:
-            self.failed_shards.append(FailedShard(footer.shard, footer.shard_error))
+            self.failed_shards.append((footer.shard, footer.shard_error))
 
     def summary(self, plan: Plan, finished: Finished) -> Summary:
         census = sum_of([plan.census, self.census])
@@ -139,7 +132,9 @@ class _Sums:
             starts=len(self.spans),
             rows_by_node=dict(self.nodes),
             failed_shards=len(self.failed_shards),
-            failed_shards_named=self.failed_shards[:_MOST_SHARDS_NAMED],
+            failed_shards_named=[
+                failed_shard(plan, shard, error) for shard, error in self.failed_shards[:_MOST_SHARDS_NAMED]
+            ],
             census=census.to_json() if census.entries else None,
         )
 

@@ -118,6 +118,7 @@ def _footer(row: UnitRow, output: ArmOutput, totals: Totals, attempt: str) -> Fo
         schema_version=SCHEMA_VERSION,
         fingerprint=output.fingerprint,
         **asdict(row.unit),
+        source_uri=trace["uri"],
         source_size=trace["source_size"],
         source_etag=trace["source_etag"],
         source_bytes=trace["source_bytes"],

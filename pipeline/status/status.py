@@ -51,8 +51,9 @@ class Status:
     `state` is `finished` (_SUCCESS is there), `ended` (all units are, without _SUCCESS: rows or shards have
     failed, or the run is at its summary), `running` or `stopped` (concluded from when the newest units came)
     or `empty` (no unit yet). `quiet_s`: since the newest unit came. `counted_units` is how many units `rows`,
-    `status`, `tokens`, `failed_shards` and `passed_over` are of; `passed_over` has number and first names of
-    the source's entries of which no sample was made, by reason; the rates are of the newest units.
+    `status`, `tokens`, `failed_shards` and `passed_over` are of; `failed_shards` has why shards could not be
+    read whole, and `failed_shard_uris` where these are; `passed_over` has number and first names of the
+    source's entries of which no sample was made, by reason; the rates are of the newest units.
     """
 
     output: str
@@ -68,6 +69,7 @@ class Status:
     status: dict[str, int]
     tokens: dict[str, int]
     failed_shards: dict[int, str]
+    failed_shard_uris: dict[int, str]
     passed_over: dict[str, str]
     damaged: int
 
@@ -126,6 +128,9 @@ def _look(folder: str, options: Look, storage: Storage) -> Status:
         quiet_s=quiet_s,
         extent=extent,
         left_s=_left_s(extent, counted["samples_per_s"]),
+        failed_shard_uris={
+            shard: plan.line(shard).uri for shard in counted["failed_shards"] if shard < len(plan)
+        },
         **counted,
     )
 

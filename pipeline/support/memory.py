@@ -14,7 +14,7 @@ _STATM = Path("/proc/self/statm")
 _GROUP_V2 = {"limit": "memory.max", "used": "memory.current", "cache": "file"}
 _GROUP_V1 = {"limit": "memory.limit_in_bytes", "used": "memory.usage_in_bytes", "cache": "total_cache"}
 
-# Arrow's allocator may reserve all of 1 GiB at once; the stacks of threads that are started then need some more.
+# Arrow's allocator may reserve all of 1 GiB at once; threads that start then need some more
 _BESIDE_BYTES = 32 << 20
 
 # The limit is the process's: one thread at a time has it, or one would lift it while another still reads.

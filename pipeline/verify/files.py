@@ -103,9 +103,9 @@ def _disagreements(
         yield f"the plan has no shard {unit.shard}: a part of plan/ may be gone"
         return
     planned = plan.line(unit.shard)
-    for name in ("size", "etag"):
+    for name in ("uri", "size", "etag"):
         stated_source = getattr(footer, f"source_{name}")
-        if stated_source != getattr(planned, name):
+        if stated_source is not None and stated_source != getattr(planned, name):
             yield f"it was made of a shard of {name} {stated_source}, the plan has {getattr(planned, name)}"
     if not pc.all(pc.equal(table["source"], planned.uri), min_count=0).as_py():
         yield f"its source is not the plan's, {planned.uri}"

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 import pyarrow as pa
 
+from pipeline.output.failed_shards import not_read_whole
 from pipeline.output.layout import DATA, MANIFEST, PLAN, SUCCESS, SUMMARY
 from pipeline.output.manifest import Manifest, load_manifest
 from pipeline.output.opened import outputs_at, questions_of
@@ -89,9 +90,7 @@ def _verify_one(folder: str, options: Verification, storage: Storage) -> Verifie
         files.sound[shard] = [group[0] for group in grouped if len(group) == 1]
     if not files.none_agrees:
         verified.findings += unclaimed(units, len(plan))
-    verified.notes += (
-        f"shard {shard} could not be read whole: {error}" for shard, error in files.errors.items()
-    )
+    verified.notes += not_read_whole(plan, files.errors, most=len(files.errors))
     with storage.reaching("output", folder):
         verified.findings += _marks(folder, verified, files.status, storage)
     if options.deep:
