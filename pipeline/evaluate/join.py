@@ -8,6 +8,7 @@ import pyarrow.dataset as ds
 from pyarrow.fs import FSSpecHandler, PyFileSystem
 
 from pipeline.evaluate.base import Answered, Reference
+from pipeline.output.failed_shards import failed_shard
 from pipeline.output.opened import Output
 from pipeline.output.summary import summary_of
 from pipeline.support.errors import ConfigError
@@ -76,8 +77,9 @@ def _broken(output: Output) -> str:
     summary = summary_of(output.folder, output.finished.count, output.storage)
     if summary is None or not summary.failed_shards:
         return ""
-    first = output.storage.redact(summary.failed_shards_named[0].line)
-    return f"; the run could not read {summary.failed_shards} shards whole: {first}"
+    first = summary.failed_shards_named[0]
+    line = output.storage.redact(failed_shard(output.plan, first.shard, first.error).line)
+    return f"; the run could not read {summary.failed_shards} shards whole: {line}"
 
 
 def choose_join(references: list[Reference], joint: bool, output: Output) -> Join:

@@ -11,6 +11,7 @@ from pipeline.output.dataset_card import write_card
 from pipeline.output.failed_shards import place_of
 from pipeline.output.layout import CARD, MANIFEST
 from pipeline.output.plan import Plan
+from pipeline.output.repeated import repeated_lines
 from pipeline.output.summary import (
     Summary,
     is_successful,
@@ -146,6 +147,7 @@ def _conclude_output(config: RunConfig, plan: Plan, state: ArmState, message: st
         if not write_card(state.folder, state.manifest, summary, config.storage):
             notes = (f"{CARD} is not Trimline's, or was edited, and stays as it is",)
     ok, rows = summary.ok, summary.rows
+    notes += tuple(repeated_lines(summary.repeated))
     if summary.failed_shards:
         first = summary.failed_shards_named[0]
         text = f"{summary.failed_shards} shards could not be read whole"

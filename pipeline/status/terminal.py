@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 from pipeline.output.failed_shards import FailedShard
+from pipeline.output.repeated import repeated_lines
 from pipeline.status.status import Status
 from pipeline.storage.names import shown
 
@@ -58,6 +59,8 @@ def _outcome(status: Status) -> Iterator[str]:
         yield f"{'broken':10}{FailedShard(shard, error, status.failed_shard_uris.get(shard)).line}"
     for reason, text in status.passed_over.items():
         yield f"{'skipped':10}{reason}: {text}"
+    for line in repeated_lines(status.repeated):
+        yield f"{'warning':10}{line}"
     if status.damaged:
         yield f"{'damaged':10}{status.damaged:,} of the files read: `trimline verify output=...` names them"
 
