@@ -41,6 +41,20 @@ def require_own_folder(folder: str, storage: Storage, *, holds_arms: bool = Fals
         )
 
 
+def require_begun_or_empty(key: str, folder: str, begins_with: str) -> None:
+    """Refuse a local folder that has files, but not what is written into it first.
+
+    Raises:
+        ConfigError: it names the key and the first files.
+    """
+    fs, path = Storage().open(folder)
+    names = sorted(name for name in list_names(fs, path) if not is_hidden(name))
+    if names and begins_with not in names:
+        raise ConfigError(
+            f"{key}: {folder} holds files of others: {_first(names)}; choose a new or empty folder"
+        )
+
+
 def _is_output(fs: fsspec.AbstractFileSystem, path: str) -> bool:
     """Tell whether a folder is an output, or one whose first start was killed."""
     if fs.exists(f"{path}/{MANIFEST}"):

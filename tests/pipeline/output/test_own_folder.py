@@ -7,7 +7,7 @@ import pytest
 
 from pipeline.output.dataset_card import write_card
 from pipeline.output.manifest import load_manifest
-from pipeline.output.own_folder import require_own_folder
+from pipeline.output.own_folder import require_begun_or_empty, require_own_folder
 from pipeline.output.summary import read_summary
 from pipeline.sources.webdataset import WebDataset
 from pipeline.support.errors import ConfigError
@@ -88,6 +88,15 @@ def test_outputs_below_the_folder(tmp_path, source):
     require_own_folder(str(tmp_path / "arms"), HERE, holds_arms=True)
     with pytest.raises(ConfigError, match=r"Trimline: comparison.json, note.txt, notes, \.\.\.; choose"):
         require_own_folder(str(tmp_path / "arms"), HERE)
+
+
+def test_a_folder_that_is_begun_with_one_name(tmp_path):
+    """As those of `train_demo` are."""
+    free = [tmp_path / "new", write(tmp_path / "a", ".hidden"), write(tmp_path / "b", "clip/", "README.md")]
+    for folder in free:
+        require_begun_or_empty("recipe.output", str(folder), "clip")
+    with pytest.raises(ConfigError, match=r"^recipe.output: .* holds files of others: README.md; choose"):
+        require_begun_or_empty("recipe.output", str(write(tmp_path / "c", "README.md")), "clip")
 
 
 def test_a_prefix_of_a_bucket(s3):
