@@ -9,6 +9,7 @@ from omegaconf import DictConfig
 
 from jobs.common.configs import make_config
 from jobs.main import run_as_script
+from pipeline.support.plain_text import printable
 
 if TYPE_CHECKING:
     from pipeline.run.config import RunConfig
@@ -43,12 +44,11 @@ def _with_tuned_reducer(config: "RunConfig") -> "RunConfig":
     (arm,) = config.arms
     if any(_REDUCER_OVERRIDE.match(item) for item in HydraConfig.get().overrides.task):
         if fields is None or any(arm.settings.get(name, "") != value for name, value in fields.items()):
-            print(
-                f"note: reducer={arm.name} as given, though {config.model.path} was tuned with {tuned_name}"
-            )
+            text = f"reducer={arm.name} as given, though {config.model.path} was tuned with {tuned_name}"
+            print(printable(f"note: {text}"))
         return config
     reducer, settings = make_reducer("trim", require_counterpart(tuned_name, fields))
-    print(f"reducer=trim with {tuned_name}, as {config.model.path} was tuned")
+    print(printable(f"reducer=trim with {tuned_name}, as {config.model.path} was tuned"))
     return dataclasses.replace(config, arms=(Arm("trim", reducer, settings),))
 
 

@@ -13,7 +13,7 @@ from jobs.common.configs import make_config
 from jobs.main import run_as_script
 from pipeline.support.errors import ConfigError
 from pipeline.support.fields import free, require
-from pipeline.support.plain_text import printable
+from pipeline.support.plain_text import printable, printable_lines
 
 if TYPE_CHECKING:
     from pipeline.run.config import RunConfig
@@ -66,13 +66,14 @@ def run(config: DictConfig) -> int:
     )
     for table in comparison_tables(comparison):
         show(table)
-    print(f"\n{summary_text(comparison)}")
+    print(f"\n{printable_lines(base.storage.hide(summary_text(comparison)))}")
     for name, (_, outcome) in outcomes.items():
-        print(printable(f"{name}: {outcome.message}"))
+        for text in (*outcome.notes, outcome.message):
+            print(printable(base.storage.hide(f"{name}: {text}")))
     for path in write_report_files(
         base.options.output, base.storage, gallery=options.gallery, seed=base.options.seed
     ):
-        print(path)
+        print(printable(base.storage.hide(path)))
     statuses = {outcome.status for _, outcome in outcomes.values()}
     return 1 if 1 in statuses else max(statuses)
 

@@ -12,6 +12,7 @@ _FIELDS = {"from": "source", "to": "target", "clip": "clip", "allow_pickle": "al
 def run(config: DictConfig) -> int:
     """Write the folder; returns the exit status."""
     from pipeline.models.checkpoints.convert import Conversion, convert
+    from pipeline.support.plain_text import printable
 
     keys = to_dict(config)
     for key in ("from", "to"):
@@ -22,7 +23,8 @@ def run(config: DictConfig) -> int:
         convert(options)
     except OSError as error:
         raise ConfigError(f"to: {options.target} cannot be written: {error}") from error
-    print(f"{options.target} is written; run it with model=llava_1_5_7b model.path={options.target}")
+    place = printable(options.target)
+    print(f"{place} is written; run it with model=llava_1_5_7b model.path={place}")
     return 0
 
 

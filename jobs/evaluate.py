@@ -13,6 +13,7 @@ def run(config: DictConfig) -> int:
     from pipeline.evaluate.evaluate import Evaluation, evaluate, evaluation_table
     from pipeline.output.layout import EVALUATION
     from pipeline.storage.uris import Storage
+    from pipeline.support.plain_text import printable
     from pipeline.support.table import show
 
     options = build_top(config, Evaluation, _GROUPS)
@@ -22,7 +23,7 @@ def run(config: DictConfig) -> int:
         show(evaluation_table(figures))
     for place in (options.submission, options.json or f"{options.output.rstrip('/')}/{EVALUATION}"):
         if place:
-            print(storage.redact(place))
+            print(printable(storage.redact(place)))
     return 0
 
 

@@ -42,6 +42,7 @@ def run(config: DictConfig) -> int:
     """Write the report of `output`, or draw `picture`; returns the exit status."""
     from pipeline.report.write import write_report_files
     from pipeline.storage.uris import Storage
+    from pipeline.support.plain_text import printable
 
     storage = build(config, "storage", Storage)
     options = build(config, "report", ReportOptions)
@@ -52,9 +53,10 @@ def run(config: DictConfig) -> int:
             "for a picture, and not both"
         )
     if is_picture:
-        print(_draw(build(config, "picture", Picture), storage))
+        print(printable(_draw(build(config, "picture", Picture), storage)))
     else:
-        print("\n".join(write_report_files(str(config.output), storage, **vars(options))))
+        for file in write_report_files(str(config.output), storage, **vars(options)):
+            print(printable(storage.hide(file)))
     return 0
 
 

@@ -21,7 +21,7 @@ def run(config: DictConfig) -> int:
         return 0
     for state in states:
         if len(states) > 1:
-            print(storage.redact(f"{state.output}:"))
+            print(printable(storage.redact(f"{state.output}:")))
         for line in lines(state):
             print(printable(storage.hide(line)))
     return 0

@@ -9,12 +9,13 @@ from pipeline.support.errors import ConfigError
 
 def run(config: DictConfig) -> int:
     """Train, write both checkpoints and the report; returns the exit status."""
+    from pipeline.support.plain_text import printable
     from pipeline.train_demo.config import Recipe
     from pipeline.train_demo.recipe import make_demo
 
     recipe = build(config, "recipe", Recipe)
     try:
-        make_demo(recipe, lambda line: print(line, flush=True))
+        make_demo(recipe, lambda line: print(printable(line), flush=True))
     except OSError as error:
         raise ConfigError(f"recipe.work or recipe.output: {error}") from error
     return 0

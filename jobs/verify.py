@@ -17,7 +17,7 @@ def run(config: DictConfig) -> int:
     outputs = verify(options, storage)
     for output in outputs:
         if len(outputs) > 1:
-            print(storage.redact(f"{output.output}:"))
+            print(printable(storage.redact(f"{output.output}:")))
         for line in output.lines():
             print(printable(storage.hide(line)))
     if all(output.ok for output in outputs):

@@ -90,6 +90,8 @@ def _source_and_task(config: DictConfig, storage: "Storage") -> "tuple[Source, T
     A set's converted questions go into the user's cache; on a cluster into the output, which all nodes see.
     """
     from pipeline.demo.pictures import resolve_source
+    from pipeline.output.layout import QUESTIONS
+    from pipeline.output.own_folder import require_own_folder
     from pipeline.sources.base import Source
     from pipeline.sources.task import Task
     from pipeline.support.cache import cache_folder
@@ -107,7 +109,9 @@ def _source_and_task(config: DictConfig, storage: "Storage") -> "tuple[Source, T
             f"{overrides[0]}: dataset={HydraConfig.get().runtime.choices['dataset']} brings its own"
         )
     is_local = config.cluster.address == "local"
-    folder = str(cache_folder() / "datasets") if is_local else f"{config.output.rstrip('/')}/questions"
+    folder = str(cache_folder() / "datasets") if is_local else f"{config.output.rstrip('/')}/{QUESTIONS}"
+    if not is_local:
+        require_own_folder(config.output, storage, holds_arms=True)
     dataset = build_target(config, "dataset")
     return dataset.source(folder, storage), dataset.task()
 

@@ -4,14 +4,13 @@ import logging
 import os
 import re
 import sys
-import traceback
 from collections.abc import Sequence
 
 from omegaconf import DictConfig
 
 from jobs.common.credentials import CREDENTIALS, credentials_in
 from pipeline.support import log
-from pipeline.support.plain_text import printable
+from pipeline.support.plain_text import printable, traceback_text
 
 _HYDRA_HINTS = re.compile(r" Config search path: .*| To append to your config use \S+")
 
@@ -45,7 +44,7 @@ class ErrorLines:
 
     def crash(self, error: Exception) -> int:
         """Print an unexpected error with its traceback; returns 1."""
-        text = "".join(traceback.format_exception(error))
+        text = traceback_text(error)
         if log.is_json():
             log.event("crash", text, level=logging.CRITICAL, exit_status=1)
         else:

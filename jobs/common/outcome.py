@@ -14,16 +14,25 @@ if TYPE_CHECKING:
     from pipeline.output.summary import Summary
     from pipeline.run.config import Outcome
 
+_MOST_NAMED = 10  # of the shards that could not be read whole
+
 
 def show_outcome(outcome: "Outcome", output: str) -> None:
     """Print the table of totals and the last line; nothing under `log=json`, which has the event `end`."""
     if log.is_json():
         return
-    console = Console(highlight=False, soft_wrap=True, markup=False)  # names from data are no markup
+    console = Console(
+        highlight=False, soft_wrap=True, markup=False, emoji=False
+    )  # names from data are no markup
     census = Census.from_json(outcome.summary.census) if outcome.summary.census else Census()
     console.print(_table(outcome.summary, census.passed_over.total()))
     if census.passed_over:
         console.print(printable(f"passed over: {census.description()}"))
+    broken = outcome.summary.failed_shards_named[:_MOST_NAMED]
+    for failed in broken if len(broken) > 1 else ():  # the message names the first
+        console.print(printable(f"not read whole: {failed.line}"))
+    for note in outcome.notes:
+        console.print(printable(f"note: {note}"))
     console.print(printable(f"output: {output} (run {outcome.run_id})"))
     console.print(printable(outcome.message))
 
@@ -34,7 +43,7 @@ def _table(summary: "Summary", passed_over: int) -> Table:
     table.add_column(justify="right")
     table.add_column()
     for status, count in sorted(summary.status.items()):
-        table.add_row(f"rows {status}", f"{count:,}")
+        table.add_row(printable(f"rows {status}"), f"{count:,}")
     table.add_row(
         "samples", f"{summary.samples:,}", f"in {summary.units:,} units of {summary.shards:,} shards"
     )
@@ -42,7 +51,7 @@ def _table(summary: "Summary", passed_over: int) -> Table:
         table.add_row("passed over", f"{passed_over:,}", "entries of the source; see below")
     if len(summary.rows_by_node) > 1:
         for node, count in sorted(summary.rows_by_node.items()):
-            table.add_row(f"rows answered on {node}", f"{count:,}")
+            table.add_row(printable(f"rows answered on {node}"), f"{count:,}")
     fraction = summary.kept_fraction
     for name in ("visual_tokens_full", "visual_tokens_kept", "prompt_tokens", "generated_tokens"):
         note = f"{fraction:.1%} of full" if name.endswith("kept") and fraction is not None else ""

@@ -16,6 +16,7 @@ from pipeline.compare.scores import Scores, open_scores
 from pipeline.compare.table import ComparisonWriter, joined_table
 from pipeline.evaluate.base import Dataset
 from pipeline.models.sizes import Shape
+from pipeline.output.failed_shards import not_read_whole
 from pipeline.output.layout import COMPARISON
 from pipeline.output.manifest import Manifest
 from pipeline.storage.uris import Storage, write_atomic
@@ -66,10 +67,14 @@ def compare_outputs(
     manifests = {arm: output.manifest for arm, output in arms.items()}
     scores, notes = open_scores(dataset, arms, storage)
     numbers, time = RequestNumbers(outputs, baseline), MachineTime()
+    broken: dict[int, str] = {}
     with ComparisonWriter(place, list(outputs), storage) as writer:
         for unit in joined_units(arms):
             numbers.add(unit.tables)
             time.add(unit.footers)
+            broken |= {
+                footer.shard: fault for footer in unit.footers.values() if (fault := footer.shard_error)
+            }
             scored = scores.add(unit.tables) if scores else _no_scores(outputs, unit.tables)
             writer.add(joined_table(unit.tables, scored))
     shapes = {arm: geometry_of(manifest) for arm, manifest in manifests.items()}
@@ -83,7 +88,7 @@ def compare_outputs(
         bootstrap={**bootstrap, "level": LEVEL},
         arms=figures,
         pairs=pairs,
-        notes=notes + _notes(numbers, time, scores, shapes),
+        notes=[*notes, *_notes(numbers, time, scores, shapes), *not_read_whole(arms[baseline].plan, broken)],
     )
     _write(place, comparison, storage)
     return comparison

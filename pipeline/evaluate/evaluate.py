@@ -107,7 +107,7 @@ def _matched_rows(join: Join, output: Output, partial: bool) -> Iterator[tuple[A
     for row in read_rows(output):
         yield row, join.match(row)
     if not partial:
-        join.require_all()
+        join.require_all(output)
 
 
 def _submit(dataset: Dataset, join: Join, uri: str, output: Output, partial: bool) -> None:

@@ -8,7 +8,9 @@ import pyarrow.dataset as ds
 from pyarrow.fs import FSSpecHandler, PyFileSystem
 
 from pipeline.evaluate.base import Answered, Reference
+from pipeline.output.failed_shards import failed_shard
 from pipeline.output.opened import Output
+from pipeline.output.summary import summary_of
 from pipeline.support.errors import ConfigError
 from pipeline.support.schema import PREDICTIONS
 
@@ -58,7 +60,7 @@ class Join:
         self.seen.add(key)
         return reference
 
-    def require_all(self) -> None:
+    def require_all(self, output: Output) -> None:
         """Raise ConfigError, naming the first ones, if references have no row."""
         missing = [key for key in self.references if key not in self.seen]
         if missing:
@@ -66,7 +68,18 @@ class Join:
             raise ConfigError(
                 f"output: {len(missing)} of {len(self.references)} questions have no row: {named}"
                 f"{', ...' if len(missing) > _MOST_NAMED else ''}; partial=true scores those that have one"
+                f"{_broken(output)}"
             )
+
+
+def _broken(output: Output) -> str:
+    """Name the first shard that the output's run could not read whole, where rows may be missing."""
+    summary = summary_of(output.folder, output.finished.count, output.storage)
+    if summary is None or not summary.failed_shards:
+        return ""
+    first = summary.failed_shards_named[0]
+    line = output.storage.redact(failed_shard(output.plan, first.shard, first.error).line)
+    return f"; the run could not read {summary.failed_shards} shards whole: {line}"
 
 
 def choose_join(references: list[Reference], joint: bool, output: Output) -> Join:

@@ -22,6 +22,9 @@ from pipeline.support.parallel import THREADS, each
 from pipeline.support.schema import COUNTS, SECONDS
 
 FOOTER = b"trimline"
+KEYS = b"trimline.sample_keys"  # beside it, since Arrow writes a table's own metadata twice
+
+_LATER = ("source_uri", "census", "repeated_question_ids")  # not in the footers of 0.1.0
 
 Json = dict[str, Any]  # parsed JSON, whose keys `from_json` checks
 
@@ -119,10 +122,12 @@ class Footer:
 
     Args:
         shard, first, stop, end: the unit, as its file name says it.
-        source_size, source_etag: the shard's, as the plan had them.
+        source_uri, source_size, source_etag: the shard's, as the plan had them.
         source_bytes, image_bytes: how much the unit read of the source, and how much of that is images.
         shard_error: why the shard could not be read beyond this unit; None: it could.
         census: what became of the unit's entries of the shard, as `Census.to_json` has it; None: unknown.
+        repeated_question_ids: `Repeated` as JSON; None: there are none.
+        sample_keys: hashes of the samples' keys, as `repeated.packed` has them; None: unknown.
         attempt: when the job that wrote the file was started, in seconds since the epoch, as text.
         start, end_time: when the unit was begun and written, in seconds since the epoch.
         stages: the visits by the names of the stages, in the order of the unit's way.
@@ -134,12 +139,15 @@ class Footer:
     first: int
     stop: int
     end: bool
+    source_uri: str | None = None
     source_size: int
     source_etag: str
     source_bytes: int
     image_bytes: int | None = None
     shard_error: str | None
     census: Json | None = None
+    repeated_question_ids: Json | None = None
+    sample_keys: str | None = None
     totals: Totals
     attempt: str
     start: float
@@ -157,11 +165,10 @@ class Footer:
         return self.stop - self.first
 
     def to_json(self) -> Json:
-        """Return the footer as it is written, its keys in the order of the fields."""
+        """Return the footer as it is written, its keys in the order of the fields, without `sample_keys`."""
         data = {**asdict(self), "totals": self.totals.to_json()}
-        if self.census is None:
-            del data["census"]
-        return data
+        del data["sample_keys"]
+        return {name: value for name, value in data.items() if name not in _LATER or value is not None}
 
     @classmethod
     def from_json(cls, data: Json) -> "Footer":
@@ -188,7 +195,10 @@ def totals_of(table: pa.Table) -> Totals:
 
 def footer_in(metadata: Mapping[bytes, bytes] | None) -> Footer | None:
     """Read the footer out of a Parquet file's metadata; None if Trimline did not write the file."""
-    return Footer.from_json(json.loads(metadata[FOOTER])) if metadata and FOOTER in metadata else None
+    if not metadata or FOOTER not in metadata:
+        return None
+    keys = metadata[KEYS].decode() if KEYS in metadata else None
+    return Footer.from_json({**json.loads(metadata[FOOTER]), "sample_keys": keys})
 
 
 def read_footer(folder: str, name: str, storage: Storage) -> Footer:
@@ -205,3 +215,15 @@ def read_footers(folder: str, finished: Finished, storage: Storage) -> Iterable[
     """Read the footers of all finished units in their order; a few of them are in memory at a time."""
     names = (unit.file_name for unit in finished)
     return each(lambda name: read_footer(folder, name, storage), names, THREADS)
+
+
+def read_key(folder: str, finished: Finished, storage: Storage, place: int) -> str:
+    """Read the key of a sample by its place among the samples of all finished units."""
+    fs, path = storage.open(folder)
+    for unit in finished:
+        if place < unit.stop - unit.first:
+            with fs.open(f"{path}/{DATA}/{unit.file_name}", "rb") as file:
+                rows = pq.read_table(file, columns=["sample", "sample_key"], use_threads=False)
+            return str(rows["sample_key"][pc.index(rows["sample"], unit.first + place).as_py()].as_py())
+        place -= unit.stop - unit.first
+    raise AssertionError("the place is one of the output's samples")

@@ -6,6 +6,7 @@ DATA = "data"  # a folder
 SUMMARY = "summary.json"
 SUCCESS = "_SUCCESS"
 CARD = "README.md"
+QUESTIONS = "questions"  # a folder: an evaluation set's, of a run on a cluster
 # Written by other commands than `annotate`.
 EVALUATION = "evaluation.json"
 COMPARISON = "comparison.json"

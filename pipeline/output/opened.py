@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Self
 
+from pipeline.output.failed_shards import place_of
 from pipeline.output.footers import Footer, read_footers
 from pipeline.output.layout import COMPARISON, DATA, MANIFEST, PLAN
 from pipeline.output.manifest import Manifest, load_manifest, rebuild
@@ -33,7 +34,7 @@ class Output:
         if missing:
             raise ConfigError(
                 f"output: {self.storage.redact(self.folder)} is not finished: {len(missing)} of "
-                f"{len(self.plan)} shards are not, the first is {missing[0]}; "
+                f"{len(self.plan)} shards are not, the first is {place_of(self.plan, missing[0])}; "
                 "run the command that makes it again"
             )
         return self

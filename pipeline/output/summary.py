@@ -2,25 +2,21 @@
 
 import json
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from functools import partial
 
-from pipeline.output.footers import Footer, Json, known_fields, read_footers
+from pipeline.output.failed_shards import FailedShard, failed_shard
+from pipeline.output.footers import Footer, Json, known_fields, read_footers, read_key
 from pipeline.output.layout import SUCCESS, SUMMARY
 from pipeline.output.plan import Plan
+from pipeline.output.repeated import RepeatedNames
 from pipeline.output.units import Finished
 from pipeline.storage.uris import Storage, read_bytes, write_atomic
 from pipeline.support.census import Census, sum_of
 from pipeline.support.errors import RunError
 
 _MOST_SHARDS_NAMED = 100
-
-
-@dataclass(frozen=True)
-class FailedShard:
-    """Names a shard that the run could not read completely, and why."""
-
-    shard: int
-    error: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +33,8 @@ class Summary:
         starts: how often the job was started.
         rows_by_node: number of rows by the node that generated them.
         census: what became of the sources' entries, as `Census.to_json` has it; None: no unit tells.
+        repeated: how many sample keys, and question ids within one sample, came before, and the first of
+            them, as `RepeatedNames.to_json` has them; None: an earlier release wrote some of the units.
         failed_shards: how many shards could not be read whole; `failed_shards_named` are the first of them.
     """
 
@@ -59,6 +57,7 @@ class Summary:
     failed_shards: int
     failed_shards_named: list[FailedShard]
     census: Json | None = None
+    repeated: Json | None = None
 
     @property
     def ok(self) -> int:
@@ -69,8 +68,9 @@ class Summary:
         """Return the summary as it is written."""
         data = asdict(self)
         kept_fraction = data.pop("kept_fraction")
-        if self.census is None:
-            del data["census"]
+        for later in ("census", "repeated"):  # not in those of 0.1.0
+            if data[later] is None:
+                del data[later]
         return {**data, "tokens": {**self.tokens, "kept_fraction": kept_fraction}}
 
     @classmethod
@@ -96,8 +96,9 @@ class _Sums:
     seconds: dict[str, float] = field(default_factory=dict)
     nodes: Counter[str] = field(default_factory=Counter)
     spans: dict[str, tuple[float, float]] = field(default_factory=dict)  # of the job's starts
-    failed_shards: list[FailedShard] = field(default_factory=list)
+    failed_shards: list[tuple[int, str]] = field(default_factory=list)
     census: Census = field(default_factory=Census)
+    repeated: RepeatedNames = field(default_factory=RepeatedNames)
 
     def add(self, footer: Footer) -> None:
         totals = footer.totals
@@ -113,10 +114,11 @@ class _Sums:
         self.spans[footer.attempt] = (min(begin, footer.start), max(end, footer.end_time))
         if footer.census:
             self.census.add(Census.from_json(footer.census))
+        self.repeated.add(footer.samples, footer.sample_keys, footer.repeated_question_ids)
         if footer.shard_error:
-            self.failed_shards.append(FailedShard(footer.shard, footer.shard_error))
+            self.failed_shards.append((footer.shard, footer.shard_error))
 
-    def summary(self, plan: Plan, finished: Finished) -> Summary:
+    def summary(self, plan: Plan, finished: Finished, key_at: Callable[[int], str]) -> Summary:
         census = sum_of([plan.census, self.census])
         active_s = sum(end - begin for begin, end in self.spans.values())
         ok = self.status["ok"]
@@ -139,18 +141,22 @@ class _Sums:
             starts=len(self.spans),
             rows_by_node=dict(self.nodes),
             failed_shards=len(self.failed_shards),
-            failed_shards_named=self.failed_shards[:_MOST_SHARDS_NAMED],
+            failed_shards_named=[
+                failed_shard(plan, shard, error) for shard, error in self.failed_shards[:_MOST_SHARDS_NAMED]
+            ],
             census=census.to_json() if census.entries else None,
+            repeated=self.repeated.to_json(key_at),
         )
 
 
 def summarise(folder: str, plan: Plan, finished: Finished, storage: Storage) -> Summary:
     """Build summary.json of an output and write it; RunError if a unit is not of the plan's shard."""
-    sums = _Sums()
-    for footer in read_footers(folder, finished, storage):
-        _require_same_shard(footer, plan)
-        sums.add(footer)
-    summary = sums.summary(plan, finished)
+    with RepeatedNames() as repeated:
+        sums = _Sums(repeated=repeated)
+        for footer in read_footers(folder, finished, storage):
+            _require_same_shard(footer, plan)
+            sums.add(footer)
+        summary = sums.summary(plan, finished, partial(read_key, folder, finished, storage))
     fs, path = storage.open(folder)
     write_atomic(fs, f"{path}/{SUMMARY}", storage.hide(json.dumps(summary.to_json(), indent=2)).encode())
     return summary

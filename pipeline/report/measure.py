@@ -10,6 +10,7 @@ from pipeline.compare.figures import arm_figures, made_with, shape_of
 from pipeline.compare.join import joined_units
 from pipeline.compare.machine_time import MachineTime
 from pipeline.evaluate.score_intervals import ScoresJson
+from pipeline.output.failed_shards import not_read_whole
 from pipeline.output.layout import EVALUATION
 from pipeline.output.opened import Output
 from pipeline.report.rows import Requests
@@ -25,13 +26,14 @@ def measure_run(requests: Requests, output: Output) -> Comparison:
         ConfigError: the output is not finished, or damaged.
     """
     (arm,) = requests.arms
-    numbers, time, notes = RequestNumbers([arm], arm), MachineTime(), []
+    numbers, time = RequestNumbers([arm], arm), MachineTime()
+    broken: dict[int, str] = {}
     for unit in joined_units({arm: output}):
         numbers.add(unit.tables)
         time.add(unit.footers)
         footer = unit.footers[arm]
         if fault := footer.shard_error:
-            notes.append(f"shard {footer.shard} could not be read whole: {fault}")
+            broken[footer.shard] = fault
     manifest, scores = output.manifest, _scores(output)
     figures = replace(made_with(manifest), figures=scores)
     if numbers.count:
@@ -43,7 +45,11 @@ def measure_run(requests: Requests, output: Output) -> Comparison:
             arm, manifest, numbers, sums, sums, time, shape=shape, pricing=None, scores=scores
         )
     return Comparison(
-        source=output.plan.source, requests=numbers.count, baseline=None, arms={arm: figures}, notes=notes
+        source=output.plan.source,
+        requests=numbers.count,
+        baseline=None,
+        arms={arm: figures},
+        notes=not_read_whole(output.plan, broken),
     )
 
 

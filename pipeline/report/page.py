@@ -14,6 +14,7 @@ from pipeline.compare.comparison import Comparison
 from pipeline.report.gallery import Gallery
 from pipeline.report.headline import Card, reducer_labels
 from pipeline.report.tables import Grid
+from pipeline.support.plain_text import printable
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -80,10 +81,16 @@ def to_text(report: Report) -> str:
     from rich.console import Console
 
     sink = io.StringIO()
-    console = Console(file=sink, width=_TEXT_WIDTH, highlight=False, markup=False, color_system=None)
-    console.print(report.title, report.about, sep="\n")
+    console = Console(
+        file=sink, width=_TEXT_WIDTH, highlight=False, markup=False, emoji=False, color_system=None
+    )
+
+    def say(*lines: str) -> None:
+        console.print(*map(printable, lines), sep="\n")  # names from data must not command a terminal
+
+    say(report.title, report.about)
     for card in report.cards:
-        console.print("", f"{card.title}: {card.sentence}", sep="\n")
+        say("", f"{card.title}: {card.sentence}")
         _print(
             console,
             Grid(
@@ -91,13 +98,13 @@ def to_text(report: Report) -> str:
             ),
         )
     for grid in (*report.tables, report.status):
-        console.print("", grid.title, sep="\n")
+        say("", grid.title)
         _print(console, grid)
     for heading, grids in (("No answer: ", report.failures), ("Least alike: ", report.worst)):
         for grid in grids:
-            console.print("", heading + grid.title, sep="\n")
+            say("", heading + grid.title)
             _print(console, grid)
-    console.print("", *report.notes, sep="\n")
+    say("", *report.notes)
     return "\n".join(line.rstrip() for line in sink.getvalue().splitlines()) + "\n"
 
 
@@ -107,14 +114,9 @@ def _print(console: "Console", grid: Grid) -> None:
 
     table = Table(box=None, pad_edge=False, show_header=any(grid.columns))
     for place, column in enumerate(grid.columns):
-        table.add_column(Text(_printable(column)), justify="right" if place and not grid.prose else "left")
+        table.add_column(Text(printable(column)), justify="right" if place and not grid.prose else "left")
     for row in grid.rows:
-        table.add_row(*(Text(_printable(cell)) for cell in row))
+        table.add_row(*(Text(printable(cell)) for cell in row))
     console.print(table)
     if grid.note:
-        console.print(grid.note)
-
-
-def _printable(text: str) -> str:
-    """Remove control characters from a text, since a terminal would obey them."""
-    return "".join(letter if letter.isprintable() else "�" for letter in text)
+        console.print(printable(grid.note))

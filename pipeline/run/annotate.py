@@ -8,8 +8,10 @@ from dataclasses import replace
 import pyarrow.compute as pc
 
 from pipeline.output.dataset_card import write_card
-from pipeline.output.layout import MANIFEST
+from pipeline.output.failed_shards import place_of
+from pipeline.output.layout import CARD, MANIFEST
 from pipeline.output.plan import Plan
+from pipeline.output.repeated import repeated_lines
 from pipeline.output.summary import (
     Summary,
     is_successful,
@@ -25,6 +27,8 @@ from pipeline.run.progress import Progress
 from pipeline.storage.uris import canonical, store_errors
 from pipeline.support import log
 from pipeline.support.errors import ConfigError, RunError
+
+_MOST_LOGGED = 10  # of the shards that could not be read whole
 
 
 def annotate(config: RunConfig) -> Outcome:
@@ -65,8 +69,8 @@ def _finish(config: RunConfig, prepared: Prepared) -> list[Outcome]:
     done = look_again(prepared, config.storage)
     if done.pending:
         raise RunError(
-            f"{len(done.pending)} shards are not finished, the first is {done.pending[0]}; "
-            "`trimline verify output=...` tells why"
+            f"{len(done.pending)} shards are not finished, the first is "
+            f"{place_of(done.plan, done.pending[0])}; `trimline verify output=...` tells why"
         )
     return [_conclude(config, done.plan, state, "done") for state in done.states]
 
@@ -119,29 +123,41 @@ def _conclude(config: RunConfig, plan: Plan, state: ArmState, message: str) -> O
     counts = ("units", "samples", "rows", "status", "tokens", "samples_per_s", "failed_shards")
     summary = outcome.summary.to_json()
     counted = {name: summary[name] for name in counts}
+    counted["failed_shards_named"] = summary["failed_shards_named"][:_MOST_LOGGED]
     level = logging.ERROR if outcome.status else logging.INFO
-    log.event("end", outcome.message, level=level, exit_status=outcome.status, arm=state.arm.name, **counted)
+    log.event(
+        "end",
+        outcome.message,
+        level=level,
+        exit_status=outcome.status,
+        arm=state.arm.name,
+        notes=outcome.notes,
+        **counted,
+    )
     return outcome
 
 
 def _conclude_output(config: RunConfig, plan: Plan, state: ArmState, message: str) -> Outcome:
     """Write summary.json and the data set card and, if the run succeeded, _SUCCESS as the last file."""
     summary = _valid_summary(config, state)
+    notes: tuple[str, ...] = ()
     if summary is None:
         take_back_success(state.folder, config.storage)
         summary = summarise(state.folder, plan, state.finished, config.storage)
-        write_card(state.folder, state.manifest, summary, config.storage)
+        if not write_card(state.folder, state.manifest, summary, config.storage):
+            notes = (f"{CARD} is not Trimline's, or was edited, and stays as it is",)
     ok, rows = summary.ok, summary.rows
+    notes += tuple(repeated_lines(summary.repeated))
     if summary.failed_shards:
         first = summary.failed_shards_named[0]
         text = f"{summary.failed_shards} shards could not be read whole"
-        return Outcome(1, summary, f"{text}; shard {first.shard}: {first.error}")
+        return Outcome(1, summary, config.storage.redact(f"{text}; {first.line}"), notes=notes)
     allowed = config.options.max_failed_fraction
     if rows - ok > allowed * rows:
         text = f"{rows - ok} of {rows} rows failed, more than max_failed_fraction={allowed}"
-        return Outcome(3, summary, text)
+        return Outcome(3, summary, text, notes=notes)
     mark_success(state.folder, config.storage)
-    return Outcome(0, summary, message)
+    return Outcome(0, summary, message, notes=notes)
 
 
 def _valid_summary(config: RunConfig, state: ArmState) -> Summary | None:

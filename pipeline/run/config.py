@@ -68,9 +68,10 @@ class RunConfig:
 
 @dataclass(frozen=True)
 class Outcome:
-    """Holds how a run ended: exit status, summary, and a last line that says what to do next."""
+    """Holds how a run ended: exit status, summary, notes, and a last line that says what to do next."""
 
     status: int
     summary: Summary
     message: str
     run_id: str = ""
+    notes: tuple[str, ...] = ()

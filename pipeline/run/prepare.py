@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING
 
 from pipeline.models.checkpoints.fit import Geometry, check_fit
 from pipeline.models.checkpoints.kinds import KINDS
+from pipeline.output.layout import MANIFEST
 from pipeline.output.manifest import RULES, Manifest, make_manifest, require_same_run
+from pipeline.output.own_folder import require_own_folder
 from pipeline.output.plan import Plan, extend_plan, load_plan, make_plan, require_unchanged, share_plan
 from pipeline.output.units import MAX_UNIT_BYTES, Finished, finished_units
 from pipeline.run.fingerprint import counted_fields
@@ -113,6 +115,7 @@ def _check(config: "RunConfig") -> _Checked:
     from pipeline.models.checkpoints.folders import folders
 
     output = canonical(config.options.output, config.storage)
+    require_own_folder(output, config.storage, holds_arms=any(arm.folder for arm in config.arms))
     _require_device(config)
     _require_engine(config)
     _require_metrics(config)
@@ -179,6 +182,7 @@ def _is_started(config: "RunConfig", folder: str, manifest: Manifest) -> bool:
     with config.storage.reaching("output", folder):
         plan = load_plan(folder, config.storage)
     if plan is None:
+        _require_same_if_there(folder, manifest, config.storage)
         return False
     _require_writable(config, folder)
     require_same_run(folder, manifest, config.storage)
@@ -189,6 +193,16 @@ def _is_started(config: "RunConfig", folder: str, manifest: Manifest) -> bool:
             "choose another output, or append with extend=true"
         )
     return True
+
+
+def _require_same_if_there(folder: str, manifest: Manifest, storage: Storage) -> None:
+    """Refuse another run's run.json, and a folder of others, before a plan is written beside it."""
+    require_own_folder(folder, storage)
+    fs, path = storage.open(folder)
+    with storage.reaching("output", folder):
+        is_there = fs.exists(f"{path}/{MANIFEST}")
+    if is_there:
+        require_same_run(folder, manifest, storage)
 
 
 def _current_plan(config: "RunConfig", folders: Sequence[str]) -> Plan:

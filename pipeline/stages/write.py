@@ -9,8 +9,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipeline.output.footers import FOOTER, Footer, Totals, totals_of
+from pipeline.output.footers import FOOTER, KEYS, Footer, Totals, totals_of
 from pipeline.output.layout import DATA
+from pipeline.output.repeated import names_of
 from pipeline.output.units import Unit
 from pipeline.stages.rows import UnitRow, unpack_unit
 from pipeline.storage.uris import Storage, write_atomic
@@ -85,7 +86,7 @@ def write_unit(
         table = _predictions(arm_requests, row, output)
         totals.append(totals_of(table))
         visited = row.passed("write", started, {}, cpu_from=cpu_from)
-        footer = _footer(visited, output, totals[-1], attempt)
+        footer = _footer(visited, output, table, totals[-1], attempt)
         fs, folder = storage.open(output.folder)
         write_atomic(fs, f"{folder}/{DATA}/{row.unit.file_name}", _parquet(table, footer))
     visits = row.passed("write", started, {}).trace["stages"]
@@ -112,18 +113,22 @@ def _predictions(requests: pa.Table, row: UnitRow, output: ArmOutput) -> pa.Tabl
     return pa.table(columns, schema=PREDICTIONS)
 
 
-def _footer(row: UnitRow, output: ArmOutput, totals: Totals, attempt: str) -> Footer:
+def _footer(row: UnitRow, output: ArmOutput, table: pa.Table, totals: Totals, attempt: str) -> Footer:
     trace, stages = row.trace, row.trace["stages"]
+    keys, ids = names_of(table)
     return Footer(
         schema_version=SCHEMA_VERSION,
         fingerprint=output.fingerprint,
         **asdict(row.unit),
+        source_uri=trace["uri"],
         source_size=trace["source_size"],
         source_etag=trace["source_etag"],
         source_bytes=trace["source_bytes"],
         image_bytes=trace["image_bytes"],
         shard_error=trace["shard_error"],
         census=trace.get("census"),
+        repeated_question_ids=ids,
+        sample_keys=keys,
         totals=totals,
         attempt=attempt,
         start=stages["read"].start,
@@ -138,4 +143,5 @@ def _parquet(table: pa.Table, footer: Footer) -> bytes:
     with pq.ParquetWriter(sink, described, compression="zstd", write_page_checksum=True) as writer:
         if table.num_rows:  # `datasets` cannot read a row group without rows
             writer.write_table(table.cast(described))
+        writer.add_key_value_metadata({KEYS: footer.sample_keys})
     return bytes(sink.getvalue())

@@ -51,8 +51,10 @@ class Status:
     `state` is `finished` (_SUCCESS is there), `ended` (all units are, without _SUCCESS: rows or shards have
     failed, or the run is at its summary), `running` or `stopped` (concluded from when the newest units came)
     or `empty` (no unit yet). `quiet_s`: since the newest unit came. `counted_units` is how many units `rows`,
-    `status`, `tokens`, `failed_shards` and `passed_over` are of; `passed_over` has number and first names of
-    the source's entries of which no sample was made, by reason; the rates are of the newest units.
+    `status`, `tokens`, `failed_shards` and `passed_over` are of; `failed_shards` has why shards could not be
+    read whole, and `failed_shard_uris` where these are; `passed_over` has number and first names of the
+    source's entries of which no sample was made, by reason; `repeated` is that of summary.json, None without
+    one; the rates are of the newest units.
     """
 
     output: str
@@ -68,7 +70,9 @@ class Status:
     status: dict[str, int]
     tokens: dict[str, int]
     failed_shards: dict[int, str]
+    failed_shard_uris: dict[int, str]
     passed_over: dict[str, str]
+    repeated: dict[str, Any] | None
     damaged: int
 
     @property
@@ -126,6 +130,9 @@ def _look(folder: str, options: Look, storage: Storage) -> Status:
         quiet_s=quiet_s,
         extent=extent,
         left_s=_left_s(extent, counted["samples_per_s"]),
+        failed_shard_uris={
+            shard: plan.line(shard).uri for shard in counted["failed_shards"] if shard < len(plan)
+        },
         **counted,
     )
 
@@ -156,6 +163,7 @@ def _of_summary(summary: Summary) -> dict[str, Any]:
         "tokens": summary.tokens,
         "failed_shards": {failed.shard: failed.error for failed in summary.failed_shards_named},
         "passed_over": Census.from_json(summary.census).reasons() if summary.census else {},
+        "repeated": summary.repeated,
         "damaged": 0,
     }
 
@@ -172,5 +180,6 @@ def _of_sample(sampled: Sampled, most_shards: int) -> dict[str, Any]:
         "tokens": dict(sampled.tokens),
         "failed_shards": dict(sorted(sampled.shard_errors.items())[:most_shards]),
         "passed_over": sampled.census.reasons(),
+        "repeated": None,
         "damaged": sampled.damaged,
     }

@@ -2,7 +2,10 @@
 
 from collections.abc import Iterator
 
+from pipeline.output.failed_shards import FailedShard
+from pipeline.output.repeated import repeated_lines
 from pipeline.status.status import Status
+from pipeline.storage.names import shown
 
 _STATES = {
     "finished": "finished",
@@ -26,7 +29,7 @@ def lines(status: Status) -> Iterator[str]:
     yield f"{'shards':10}{extent.shards_finished:,} of {extent.shards:,} finished{begun}"
     for shard in extent.begun:
         of = "" if shard["of"] is None else f" of {shard['of']:,}"
-        yield f"{'':10}shard {shard['shard']}: {shard['samples']:,}{of} samples, {shard['uri']}"
+        yield f"{'':10}shard {shard['shard']}: {shard['samples']:,}{of} samples, {shown(shard['uri'])}"
     yield from _pace(status)
     yield from _outcome(status)
 
@@ -53,9 +56,11 @@ def _outcome(status: Status) -> Iterator[str]:
         if full:
             yield f"{'tokens':10}{kept / full:.1%} of the visual tokens kept"
     for shard, error in status.failed_shards.items():
-        yield f"{'broken':10}shard {shard}: {error}"
+        yield f"{'broken':10}{FailedShard(shard, error, status.failed_shard_uris.get(shard)).line}"
     for reason, text in status.passed_over.items():
         yield f"{'skipped':10}{reason}: {text}"
+    for line in repeated_lines(status.repeated):
+        yield f"{'warning':10}{line}"
     if status.damaged:
         yield f"{'damaged':10}{status.damaged:,} of the files read: `trimline verify output=...` names them"
 

@@ -1,36 +1,51 @@
 """Measures the free memory, and limits what some code may allocate."""
 
 import mmap
+import os
 import resource
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+import pyarrow as pa
 
 _STATM = Path("/proc/self/statm")
 _GROUP_V2 = {"limit": "memory.max", "used": "memory.current", "cache": "file"}
 _GROUP_V1 = {"limit": "memory.limit_in_bytes", "used": "memory.usage_in_bytes", "cache": "total_cache"}
 
+# Arrow's allocator may reserve all of 1 GiB at once; threads that start then need some more
+_BESIDE_BYTES = 32 << 20
+
+# The limit is the process's: one thread at a time has it, or one would lift it while another still reads.
+_LIMIT = threading.RLock()
+os.register_at_fork(before=_LIMIT.acquire, after_in_parent=_LIMIT.release, after_in_child=_LIMIT.release)
+
 
 @contextmanager
 def at_most(room: int) -> Iterator[None]:
-    """Limit new allocations to `room` bytes while the context is open; beyond it they raise MemoryError.
+    """Limit new allocations to some `room` bytes while the context is open; beyond it they raise MemoryError.
 
     It guards libraries that allocate whatever hostile input asks for; they may raise their own error instead.
     The limit holds for the whole process and counts private memory, not Ray's shared store. Keep it short and
-    large, so that one huge allocation fails and not the small ones of other threads. Linux only; elsewhere
-    nothing is limited.
+    large, so that one huge allocation fails and not the small ones of other threads. Other threads that want
+    a limit wait. Linux only; elsewhere nothing is limited.
     """
     if not _STATM.is_file():
         yield
         return
-    soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
-    ceiling = int(_STATM.read_text().split()[5]) * mmap.PAGESIZE + room
-    limits = [limit for limit in (soft, hard) if limit != resource.RLIM_INFINITY]
-    resource.setrlimit(resource.RLIMIT_DATA, (min([ceiling, *limits]), hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
+    with _LIMIT:
+        pa.allocate_buffer(
+            1
+        )  # Arrow's allocator reserves memory on its first use, which must not take the room
+        soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
+        ceiling = int(_STATM.read_text().split()[5]) * mmap.PAGESIZE + room + _BESIDE_BYTES
+        limits = [limit for limit in (soft, hard) if limit != resource.RLIM_INFINITY]
+        try:
+            resource.setrlimit(resource.RLIMIT_DATA, (min([ceiling, *limits]), hard))
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
 
 
 def available(proc: Path = Path("/proc"), cgroups: Path = Path("/sys/fs/cgroup")) -> int | None:

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
+from pipeline.support.plain_text import printable
 from pipeline.support.words import cell_text
 
 _PLAIN_WIDTH = 10_000  # a file or a pipe has no edge that a line must be folded at
@@ -41,15 +42,16 @@ def show(table: Table) -> None:
     boxed = out.is_terminal
     grid = RichTable(box=box.ROUNDED if boxed else None, pad_edge=boxed)
     for number, column in enumerate(table.columns):
-        grid.add_column(column, justify="right" if number else "left")
+        grid.add_column(printable(column), justify="right" if number else "left")
     for row in table.rows:
-        grid.add_row(*map(cell_text, row))
-    out.print("", Text(table.title, style="bold"), grid, *table.notes, sep="\n")
+        grid.add_row(*(printable(cell_text(cell)) for cell in row))
+    notes = map(printable, table.notes)
+    out.print("", Text(printable(table.title), style="bold"), grid, *notes, sep="\n")
 
 
 def console() -> Console:
     """Open a console for tables that never folds lines unless it is a terminal."""
-    console = Console(highlight=False, markup=False)
+    console = Console(highlight=False, markup=False, emoji=False)
     if not console.is_terminal:
         console.width = _PLAIN_WIDTH
     return console

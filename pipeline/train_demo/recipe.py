@@ -15,6 +15,7 @@ from transformers import CLIPModel, CLIPTokenizer, LlamaTokenizer
 
 from pipeline.models.demo.tokenizers import clip_tokenizer, llama_tokenizer
 from pipeline.models.devices import torch_device
+from pipeline.output.own_folder import require_begun_or_empty
 from pipeline.train_demo import language, tower, tower_batch, tower_loss
 from pipeline.train_demo.config import Recipe
 from pipeline.train_demo.corpus import Corpus, open_corpus
@@ -51,7 +52,13 @@ class Inputs:
 
 
 def make_demo(recipe: Recipe, say: Callable[[str], None]) -> None:
-    """Run the whole recipe, from the last saved state on, and write the checkpoints."""
+    """Run the whole recipe, from the last saved state on, and write the checkpoints.
+
+    Raises:
+        ConfigError: a folder holds files of others.
+    """
+    require_begun_or_empty("recipe.work", recipe.work, "pictures")
+    require_begun_or_empty("recipe.output", recipe.output, "clip")
     inputs = open_inputs(recipe, say)
     clip = train_tower(recipe, inputs, say)
     write_clip(Path(recipe.output) / "clip", clip, inputs.clip_tokenizer)

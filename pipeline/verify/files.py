@@ -8,10 +8,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipeline.output.footers import Footer, footer_in, totals_of
+from pipeline.output.footers import Footer, Json, footer_in, totals_of
 from pipeline.output.layout import DATA
 from pipeline.output.manifest import Manifest
 from pipeline.output.plan import Plan
+from pipeline.output.repeated import names_of
 from pipeline.output.units import Unit
 from pipeline.sources.task import request_key
 from pipeline.storage.uris import Storage
@@ -26,6 +27,7 @@ class Checked:
         fault: what is wrong with the file by itself.
         foreign: how it differs from what run.json or the plan say.
         planned: whether the plan has its shard.
+        names: the hashes of its samples' keys and its repeated question ids, as `names_of` has them.
     """
 
     unit: Unit
@@ -35,6 +37,7 @@ class Checked:
     fault: str | None = None
     foreign: str | None = None
     planned: bool = True
+    names: tuple[str | None, Json | None] = (None, None)
 
 
 def check_file(unit: Unit, folder: str, manifest: Manifest, plan: Plan, storage: Storage) -> Checked:
@@ -47,16 +50,18 @@ def check_file(unit: Unit, folder: str, manifest: Manifest, plan: Plan, storage:
     with storage.reaching("output", folder):
         data = fs.cat_file(f"{path}/{DATA}/{unit.file_name}")
     try:
-        table = pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True).read(use_threads=False)
+        file = pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True)
+        table = file.read(use_threads=False)
         table.validate(full=True)
-        footer = footer_in(table.schema.metadata)
+        footer = footer_in(file.metadata.metadata)
         if footer is None:
             return Checked(unit, fault="it was not written by Trimline")
         fault = next(_faults(unit, table, footer), None)
         foreign = next(_disagreements(unit, table, footer, manifest, plan), None)
         counts = Counter(footer.totals.status)
         planned = unit.shard < len(plan)
-        return Checked(unit, table.num_rows, counts, footer.shard_error, fault, foreign, planned)
+        names = (None, None) if footer.sample_keys is None or fault else names_of(table)
+        return Checked(unit, table.num_rows, counts, footer.shard_error, fault, foreign, planned, names)
     except (pa.ArrowException, OSError, ValueError, LookupError, TypeError) as error:
         return Checked(
             unit, fault=f"it cannot be read: {storage.redact(f'{type(error).__name__}: {error}')[:200]}"
@@ -73,6 +78,9 @@ def _faults(unit: Unit, table: pa.Table, footer: Footer) -> Iterator[str]:
         if stated[name] != actual[name]:
             yield f"its footer counts {stated[name]} {name}, its rows {actual[name]}"
     yield from _key_faults(unit, table)
+    stated_names = footer.sample_keys, footer.repeated_question_ids
+    if footer.sample_keys is not None and stated_names != names_of(table):
+        yield "its footer's sample keys or repeated question ids are not those of its rows"
 
 
 def _key_faults(unit: Unit, table: pa.Table) -> Iterator[str]:
@@ -103,9 +111,9 @@ def _disagreements(
         yield f"the plan has no shard {unit.shard}: a part of plan/ may be gone"
         return
     planned = plan.line(unit.shard)
-    for name in ("size", "etag"):
+    for name in ("uri", "size", "etag"):
         stated_source = getattr(footer, f"source_{name}")
-        if stated_source != getattr(planned, name):
+        if stated_source is not None and stated_source != getattr(planned, name):
             yield f"it was made of a shard of {name} {stated_source}, the plan has {getattr(planned, name)}"
     if not pc.all(pc.equal(table["source"], planned.uri), min_count=0).as_py():
         yield f"its source is not the plan's, {planned.uri}"

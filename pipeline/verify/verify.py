@@ -7,10 +7,12 @@ from dataclasses import dataclass, replace
 
 import pyarrow as pa
 
+from pipeline.output.failed_shards import not_read_whole
 from pipeline.output.layout import DATA, MANIFEST, PLAN, SUCCESS, SUMMARY
 from pipeline.output.manifest import Manifest, load_manifest
 from pipeline.output.opened import outputs_at, questions_of
 from pipeline.output.plan import Plan, load_plan
+from pipeline.output.repeated import RepeatedNames
 from pipeline.output.summary import is_successful, read_summary
 from pipeline.output.units import Unit
 from pipeline.storage.uris import Storage, is_temporary, list_names, name_of, write_atomic
@@ -59,7 +61,8 @@ def verify(options: Verification, storage: Storage) -> list[Verified]:
     """
     outputs = []
     for folder in outputs_at(options.output, storage):
-        outputs.append(_verify_one(folder, options, storage))
+        with RepeatedNames() as repeated:
+            outputs.append(_verify_one(folder, options, storage, repeated))
         if options.repair:
             repair(outputs[-1], storage)
     if options.json is not None:
@@ -69,7 +72,7 @@ def verify(options: Verification, storage: Storage) -> list[Verified]:
     return outputs
 
 
-def _verify_one(folder: str, options: Verification, storage: Storage) -> Verified:
+def _verify_one(folder: str, options: Verification, storage: Storage, repeated: RepeatedNames) -> Verified:
     verified = Verified(folder, options.deep)
     with storage.reaching("output", folder):
         units = sorted(_listed(folder, verified, storage))
@@ -78,7 +81,7 @@ def _verify_one(folder: str, options: Verification, storage: Storage) -> Verifie
         return verified
     manifest, plan = opened
     verified.shards = len(plan)
-    files = _Files()
+    files = _Files(repeated)
     for checked in each(lambda unit: check_file(unit, folder, manifest, plan, storage), units, THREADS):
         files.add(checked)
     verified.units, verified.rows = files.units, files.rows
@@ -89,11 +92,9 @@ def _verify_one(folder: str, options: Verification, storage: Storage) -> Verifie
         files.sound[shard] = [group[0] for group in grouped if len(group) == 1]
     if not files.none_agrees:
         verified.findings += unclaimed(units, len(plan))
-    verified.notes += (
-        f"shard {shard} could not be read whole: {error}" for shard, error in files.errors.items()
-    )
+    verified.notes += not_read_whole(plan, files.errors, most=len(files.errors))
     with storage.reaching("output", folder):
-        verified.findings += _marks(folder, verified, files.status, storage)
+        verified.findings += _marks(folder, verified, files, storage)
     if options.deep:
         questions = questions_of(folder, manifest, plan, options.source.path, storage)
         verified.findings += prove(questions, files.sound, files.errors)
@@ -145,11 +146,12 @@ def _listed(folder: str, verified: Verified, storage: Storage) -> Iterator[Unit]
 class _Files:
     """Collects the results of the files' checks: findings, and the units whose files are in order."""
 
-    def __init__(self) -> None:
+    def __init__(self, repeated: RepeatedNames) -> None:
         self.units = self.rows = 0
         self.status: Counter[str] = Counter()
         self.errors: dict[int, str] = {}  # of shards
         self.sound: dict[int, list[Unit]] = defaultdict(list)
+        self.repeated = repeated
         self._faults: list[Finding] = []
         self._foreign: list[Finding] = []
 
@@ -157,6 +159,7 @@ class _Files:
         self.units += 1
         self.rows += checked.rows
         self.status.update(checked.status)
+        self.repeated.add(checked.unit.stop - checked.unit.first, *checked.names)
         if checked.fault is not None:
             self._faults.append(of_unit("damaged", checked.unit, checked.fault, remove=True))
         elif checked.foreign is not None:
@@ -180,7 +183,7 @@ class _Files:
         return [*self._faults, replace(first, text=text, remove=False)]
 
 
-def _marks(folder: str, verified: Verified, status: Counter[str], storage: Storage) -> Iterator[Finding]:
+def _marks(folder: str, verified: Verified, files: _Files, storage: Storage) -> Iterator[Finding]:
     """Compare _SUCCESS and summary.json with what the files hold."""
     if not is_successful(folder, storage):
         verified.notes.append("there is no _SUCCESS: the run has not ended, or it failed")
@@ -192,7 +195,7 @@ def _marks(folder: str, verified: Verified, status: Counter[str], storage: Stora
         "shards": verified.shards,
         "units": verified.units,
         "rows": verified.rows,
-        "status": dict(status),
+        "status": dict(files.status),
     }
     try:
         summary = read_summary(folder, storage)
@@ -205,6 +208,13 @@ def _marks(folder: str, verified: Verified, status: Counter[str], storage: Stora
         stated = getattr(summary, name)
         if stated != count:
             yield Finding("damaged", f"it counts {stated} {name}, data/ {count}", file=SUMMARY, remove=True)
+    stated_counts = summary.repeated or {}
+    repeated = files.repeated.counts() or {}
+    for column in repeated.keys() & stated_counts.keys():
+        stated, count = stated_counts[column]["count"], repeated[column]
+        if stated != count:
+            text = f"it counts {stated} repeated {column}s, data/ {count}"
+            yield Finding("damaged", text, file=SUMMARY, remove=True)
 
 
 _MARKS = (SUCCESS, SUMMARY)

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 
 from pipeline.output.manifest import make_manifest, require_same_run
 from pipeline.output.plan import load_plan, make_plan, share_plan
-from pipeline.output.summary import summarise
+from pipeline.output.summary import mark_success, summarise
 from pipeline.output.units import Finished, UnitLimits
 from pipeline.run.prepare import ArmState, Prepared
 from pipeline.sources.task import Task, requests_of
@@ -43,7 +43,7 @@ def quick_answer(source: Any, output: Path, *arms: str, **limits: int) -> None:
         assert all(state.finished.has_shard(shard) for shard in range(len(prepared.plan)))
         summary = summarise(state.folder, prepared.plan, state.finished, HERE)
         if not summary.failed_shards:
-            Path(state.folder.removeprefix("file://"), "_SUCCESS").touch()
+            mark_success(state.folder, HERE)
 
 
 def quick_prepare(source: Any, output: Path, *arms: str, **limits: int) -> Prepared:

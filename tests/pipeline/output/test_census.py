@@ -67,7 +67,7 @@ def test_status_and_the_table_tell_and_no_name_commands_the_terminal(tars, tmp_p
     quick_answer(WebDataset(path=str(tars)), tmp_path / "out")
     (status,) = look(Look(output=str(tmp_path / "out")), HERE)
     state = "\n".join(lines(status))
-    outcome = SimpleNamespace(summary=summary_of(tmp_path / "out"), run_id="run", message="done")
+    outcome = SimpleNamespace(summary=summary_of(tmp_path / "out"), run_id="run", message="done", notes=())
     show_outcome(outcome, "out")
     table = capsys.readouterr().out
     for text in (state, table):

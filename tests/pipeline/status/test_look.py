@@ -122,7 +122,7 @@ def test_shards_that_broke_off_and_files_that_cannot_be_read(tmp_path):
     for origin in ("summary", "footers"):
         status = state_of(tmp_path / "out")
         assert status.state == "ended" and set(status.failed_shards) == {0, 1}, origin
-        assert "broken    shard 1: " in "\n".join(lines(status))
+        assert "broken    shard 1 (" in "\n".join(lines(status))
         (tmp_path / "out" / "summary.json").unlink(missing_ok=True)
     next((tmp_path / "out" / "data").iterdir()).write_bytes(b"PAR1")
     status = state_of(tmp_path / "out")
