@@ -28,7 +28,7 @@ from pipeline.sources.sidecars import (
     question_characters,
 )
 from pipeline.storage.listing import File
-from pipeline.storage.uris import BLOCK_BYTES, Storage
+from pipeline.storage.uris import BLOCK_BYTES, Storage, canonical
 from pipeline.support.census import PassedOver
 from pipeline.support.errors import BadSample, DataFault
 from pipeline.support.fields import counted, free, require
@@ -86,6 +86,10 @@ class Jsonl(Source):
         """See `Source.samples`."""
         root = self.image_root or shard.uri.rpartition("/")[0]
         return read_ahead(self._reads(shard, root, storage, wanted), root, storage)
+
+    def image_folder(self, shard: Shard, storage: Storage) -> str:
+        """See `Source.image_folder`."""
+        return canonical(self.image_root or shard.uri.rpartition("/")[0], storage).rstrip("/") + "/"
 
     def store_reads(self, totals: ReadTotals) -> tuple[float, float | None]:
         """See `Source.store_reads`: two HEADs a file, its text in blocks, and each image once."""

@@ -1,6 +1,8 @@
 """Reads Parquet: one sample a row, its image as bytes, as `{bytes, path}` or as the path of a file."""
 
+import base64
 import functools
+import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
@@ -9,6 +11,7 @@ import pyarrow.parquet as pq
 
 from pipeline.sources.base import (
     MAX_IMAGE_BYTES,
+    Members,
     Question,
     ReadTotals,
     Sample,
@@ -67,6 +70,24 @@ class Parquet(Source):
         """See `Source.samples`. Each row that a damaged row group lost is a sample with a fault."""
         root = self.image_root or shard.uri.rpartition("/")[0]
         return read_ahead(self._items(shard, root, storage, wanted), root, storage)
+
+    def members(
+        self, shard: Shard, storage: Storage, samples: Iterable[Sample]
+    ) -> Iterator[tuple[Sample, Members]]:
+        """See `Source.members`: the other columns of each row, as one JSON object; bytes are base64."""
+        fs, path = storage.open(shard.uri)
+        with fs.open(path, "rb") as stream:
+            file = pq.ParquetFile(stream, buffer_size=1 << 20, page_checksum_verification=True)
+            image = self._columns(file.schema_arrow)["image"]
+            others = {name: name for name in file.schema_arrow.names if name != image}
+            rows = (
+                (reader, row)
+                for group in range(file.num_row_groups)
+                for reader in [_Rows(file, group, others)]
+                for row in range(file.metadata.row_group(group).num_rows)
+            )
+            for sample, (reader, row) in zip(samples, rows, strict=False):
+                yield sample, {"columns.json": _as_json(reader, row)} if others else {}
 
     def store_reads(self, totals: ReadTotals) -> tuple[float, float | None]:
         """See `Source.store_reads`: each file's two HEADs, footer and blocks, and images by path."""
@@ -225,6 +246,18 @@ def _image(value: object) -> bytes | str:
     if value is None:
         raise BadSample("the row has no image")
     raise BadSample(f"the image column holds neither bytes nor a path, but {type(value).__name__}")
+
+
+def _as_json(rows: _Rows, row: int) -> bytes | DataFault:
+    """Write a row as a JSON object, or say why it cannot be read."""
+    try:
+        return json.dumps(rows.row(row), ensure_ascii=False, default=_as_text).encode()
+    except DataFault as fault:
+        return fault
+
+
+def _as_text(value: object) -> str:
+    return base64.b64encode(value).decode() if isinstance(value, bytes) else str(value)
 
 
 def _reraise_outage(error: BaseException) -> None:

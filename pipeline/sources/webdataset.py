@@ -2,12 +2,14 @@
 
 import tarfile
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import ClassVar
 
 from pipeline.sources.archive import COMPRESSIONS, Archive
-from pipeline.sources.base import ReadTotals, Sample, Shard, Source, Wanted, files_ending
+from pipeline.sources.base import Members, ReadTotals, Sample, Shard, Source, Wanted, files_ending
 from pipeline.sources.groups import Grouping
+from pipeline.sources.tar_members import members_of
 from pipeline.storage.listing import File
 from pipeline.storage.uris import Storage
 from pipeline.support.census import PassedOver
@@ -42,13 +44,24 @@ class WebDataset(Source):
 
     def samples(self, shard: Shard, storage: Storage, wanted: Wanted) -> Iterator[Sample | PassedOver | None]:
         """See `Source.samples`."""
+        with self._opened(shard, storage) as archive:
+            yield from Grouping(archive, wanted).samples()
+
+    def members(
+        self, shard: Shard, storage: Storage, samples: Iterable[Sample]
+    ) -> Iterator[tuple[Sample, Members]]:
+        """See `Source.members`: the other members of each image's group; see `members_of`."""
+        with self._opened(shard, storage) as archive:
+            yield from members_of(archive, samples)
+
+    @contextmanager
+    def _opened(self, shard: Shard, storage: Storage) -> Iterator[Archive]:
         fs, path = storage.open(shard.uri)
         caching = {} if "file" in fs.protocol else {"cache_type": "readahead", "block_size": self.read_bytes}
         suffix = next((suffix for suffix in COMPRESSIONS if shard.uri.lower().endswith(suffix)), None)
         with fs.open(path, "rb", **caching) as stream:
             try:
-                archive = Archive(stream, shard.size, COMPRESSIONS[suffix] if suffix else None)
-                yield from Grouping(archive, wanted).samples()
+                yield Archive(stream, shard.size, COMPRESSIONS[suffix] if suffix else None)
             except tarfile.TarError as error:
                 raise ShardError(f"the tar breaks off at byte {stream.tell()}: {error}") from None
 
