@@ -10,8 +10,8 @@ from jobs.main import run_as_script
 
 def run(config: DictConfig) -> int:
     """Write the export; returns the exit status."""
-    from pipeline.export.config import Export
     from pipeline.export.export import export
+    from pipeline.export.options import Export
     from pipeline.storage.uris import Storage
     from pipeline.support.plain_text import printable
 

@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.export.config import Export
+from pipeline.export.options import Export
 from pipeline.output.layout import DATA
 from pipeline.output.opened import Output, Questions
 from pipeline.output.plan import Plan

@@ -3,10 +3,10 @@
 from collections.abc import Callable
 
 from pipeline.export.answers import Answers, Written
-from pipeline.export.config import ONE_FILE, Export
 from pipeline.export.llava import write_answers, write_conversations
+from pipeline.export.options import ONE_FILE, Export
 from pipeline.export.partitions import write_partitions
-from pipeline.export.tars import write_tars
+from pipeline.export.tars import write_webdataset
 from pipeline.output.opened import open_output
 from pipeline.storage.uris import Storage, list_names
 from pipeline.support.errors import ConfigError
@@ -14,7 +14,7 @@ from pipeline.support.errors import ConfigError
 _WRITERS: dict[str, Callable[[Answers], Written]] = {
     "llava": write_conversations,
     "llava_answers": write_answers,
-    "webdataset": write_tars,
+    "webdataset": write_webdataset,
     "parquet": write_partitions,
 }
 

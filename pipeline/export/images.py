@@ -105,7 +105,8 @@ def _of_source(answers: Answers, folder: str, written: Written) -> Named:
                 first_missing = first_missing or name
             yield name, rows
     if images:
-        written.notes.append(f"images are named relative to {folder}")
+        is_local = isinstance(fs, LocalFileSystem)
+        written.notes.append(f"images are named relative to {place if is_local else folder}")
     if missing:
         written.notes.append(
             f"{missing:,} of {images:,} images are no files there, the first is {first_missing}: "

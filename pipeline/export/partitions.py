@@ -5,6 +5,7 @@ from urllib.parse import quote
 
 import pyarrow as pa
 import pyarrow.dataset as ds
+from fsspec.implementations.local import LocalFileSystem
 from pyarrow.fs import FSSpecHandler, PyFileSystem
 
 from pipeline.export.answers import Answers, Written
@@ -23,6 +24,9 @@ def write_partitions(answers: Answers) -> Written:
     _require_names(answers)
     fs, place = storage.open(options.to)
     written = Written()
+    if isinstance(fs, LocalFileSystem):
+        with storage.reaching("to", options.to):
+            fs.makedirs(place, exist_ok=True)
 
     def batches() -> Iterator[pa.RecordBatch]:
         for shard in range(len(answers.plan)):

@@ -18,7 +18,7 @@ _COLUMNS = ("key", "question_id", "question", "prediction")
 _MOST_NAMED = 3  # members that are named among those left out
 
 
-def write_tars(answers: Answers) -> Written:
+def write_webdataset(answers: Answers) -> Written:
     """Write the tars, each whole or not at all."""
     options, storage = answers.options, answers.storage
     fs, place = storage.open(options.to)

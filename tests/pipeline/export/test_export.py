@@ -9,8 +9,8 @@ import pyarrow.parquet as pq
 import pytest
 import webdataset
 
-from pipeline.export.config import Export
 from pipeline.export.export import export
+from pipeline.export.options import Export
 from pipeline.sources.base import files_of
 from pipeline.sources.parquet import Parquet
 from pipeline.sources.webdataset import WebDataset

@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from pipeline.export.config import Export
 from pipeline.export.export import export
 from pipeline.export.llava import _answer, _conversation
+from pipeline.export.options import Export
 from pipeline.sources.images import Images
 from pipeline.sources.jsonl import Jsonl
 from pipeline.sources.parquet import Parquet
@@ -87,7 +87,7 @@ def test_questions_that_bring_their_own_image(tmp_path):
     asked = [turn["value"] for item in items for turn in item["conversations"][::2]]
     assert asked == ["<image>\nWhat colour is it?", "Is it round?", "<image>\nWhat is this?"]
     assert [load(item, tmp_path).size for item in items]
-    assert notes == [f"images are named relative to file://{tmp_path}/"]
+    assert notes == [f"images are named relative to {tmp_path}"]
     answers, _ = exported(tmp_path, name="b.jsonl", format="llava_answers")
     assert [answer["question_id"] for answer in answers] == [11, 12, 13]
 
@@ -144,7 +144,7 @@ def test_question_files_in_several_folders_name_their_images_from_above_them(tmp
     items, notes = exported(tmp_path, Jsonl(path=str(tmp_path / "in")))
     assert [item["image"] for item in items] == ["a/0.jpg", "a/0.jpg", "b/0.jpg", "b/0.jpg"]
     assert [load(item, tmp_path / "in").width for item in items] == [24, 24, 25, 25]
-    assert notes == [f"images are named relative to file://{tmp_path}/in/"]
+    assert notes == [f"images are named relative to {tmp_path}/in"]
 
 
 def tables_and_tars(tmp_path):
@@ -180,6 +180,25 @@ def test_images_of_tables_and_tars_are_written_once_each(tmp_path, kind):
     assert all(path.is_relative_to(images) for path in tmp_path.rglob("*evil*"))
     with pytest.raises(ConfigError, match=r"images: .* exists already"):
         exported(tmp_path, name="c.json", images=str(images))
+
+
+def test_a_store_takes_conversations_and_images(tmp_path):
+    quick_answer(tables_and_tars(tmp_path)[1], tmp_path / "out")
+    place = f"memory://{tmp_path.name}"
+    options = Export(output=str(tmp_path / "out"), to=f"{place}/a.json", images=f"{place}/images")
+    assert export(options, HERE).rows == 4
+    fs, root = HERE.open(place)
+    items = json.loads(fs.cat_file(f"{root}/a.json"))
+    assert sorted(f"{root}/images/{item['image']}" for item in items) == sorted(fs.find(f"{root}/images"))
+
+
+def test_a_place_that_cannot_be_written_is_one_line(tmp_path):
+    quick_answer(tables_and_tars(tmp_path)[1], tmp_path / "out")
+    (tmp_path / "file").touch()
+    for format in ("llava", "llava_answers", "webdataset", "parquet"):
+        options = Export(output=str(tmp_path / "out"), to=str(tmp_path / "file" / "below"), format=format)
+        with pytest.raises(ConfigError, match=r"to: cannot use .*file/below"):
+            export(options, HERE)
 
 
 def test_a_json_is_one_list_and_the_huggingface_loader_reads_both(tmp_path):

@@ -14,8 +14,8 @@ import webdataset
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.export.config import Export
 from pipeline.export.export import export
+from pipeline.export.options import Export
 from pipeline.sources.archive import Archive
 from pipeline.sources.groups import Grouping
 from pipeline.sources.images import Images
