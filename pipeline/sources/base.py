@@ -2,7 +2,7 @@
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from enum import IntFlag
 from typing import ClassVar, Self
@@ -40,6 +40,8 @@ class Want(IntFlag):
 
 
 Wanted = Callable[[int], Want]
+# What a sample has beside its image, by suffix: its content, or why it cannot be read.
+Members = Mapping[str, bytes | DataFault]
 
 
 @dataclass(frozen=True)
@@ -183,6 +185,28 @@ class Source(ABC):
     def relocated(self, path: str) -> Self:
         """Return the same source read from `path`, for `verify` and `export` after the input has moved."""
         return replace(self, path=path)
+
+    def image_folder(self, shard: Shard, storage: Storage) -> str | None:
+        """Return the folder below which `sample_key` names a shard's image files, as a URI that ends in `/`.
+
+        None: the images are not files of their own, or not files of that name.
+        """
+        return None
+
+    def members(
+        self, shard: Shard, storage: Storage, samples: Iterable[Sample]
+    ) -> Iterator[tuple[Sample, Members]]:
+        """Yield each of a shard's samples with what the source has beside its image.
+
+        `export members=all` copies it.
+
+        Args:
+            samples: all of them, in order, as `samples` yields them.
+
+        Raises:
+            ConfigError: this kind of source has nothing beside its images.
+        """
+        raise ConfigError(f"members: a source of {type(self).__name__} has no other members to export")
 
     def store_reads(self, totals: ReadTotals) -> tuple[float, float | None]:
         """Estimate the bytes and GET requests that reading took, for the capacity planner.

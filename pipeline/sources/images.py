@@ -9,6 +9,7 @@ from itertools import chain, groupby
 from pipeline.sources.base import (
     IMAGE_SUFFIXES,
     MAX_IMAGE_BYTES,
+    Members,
     ReadTotals,
     Sample,
     Shard,
@@ -92,6 +93,17 @@ class Images(Source):
     def samples(self, shard: Shard, storage: Storage, wanted: Wanted) -> Iterator[Sample | None]:
         """See `Source.samples`."""
         return read_ahead(self._reads(shard, storage, wanted), shard.uri, storage)
+
+    def image_folder(self, shard: Shard, storage: Storage) -> str:
+        """See `Source.image_folder`."""
+        return _root(canonical(self.path, storage))
+
+    def members(
+        self, shard: Shard, storage: Storage, samples: Iterable[Sample]
+    ) -> Iterator[tuple[Sample, Members]]:
+        """See `Source.members`: the sidecars of each image."""
+        for sample, (_, *sidecars) in zip(samples, _by_image(shard.files), strict=False):
+            yield sample, {_suffix(file.uri): _content(file, storage, Want.ALL) for file in sidecars}
 
     def store_reads(self, totals: ReadTotals) -> tuple[float, float | None]:
         """See `Source.store_reads`: each image and each sidecar once."""

@@ -30,7 +30,7 @@ from pipeline.sources.questions import (
 from pipeline.sources.read_ahead import Read, read_ahead, with_image
 from pipeline.sources.records import SUFFIXES, Record, read_records, require_records
 from pipeline.storage.listing import File
-from pipeline.storage.uris import BLOCK_BYTES, Storage
+from pipeline.storage.uris import BLOCK_BYTES, Storage, canonical
 from pipeline.support.census import PassedOver
 from pipeline.support.errors import BadSample, DataFault, ShardError
 from pipeline.support.fields import counted, counted_unless, free, require
@@ -109,6 +109,10 @@ class Jsonl(Source):
         """See `Source.samples`."""
         root = self.image_root or shard.uri.rpartition("/")[0]
         return read_ahead(self._reads(shard, root, storage, wanted), root, storage)
+
+    def image_folder(self, shard: Shard, storage: Storage) -> str:
+        """See `Source.image_folder`."""
+        return canonical(self.image_root or shard.uri.rpartition("/")[0], storage).rstrip("/") + "/"
 
     def store_reads(self, totals: ReadTotals) -> tuple[float, float | None]:
         """See `Source.store_reads`: two HEADs a file, its text in blocks, and each image once."""

@@ -1,6 +1,8 @@
 """Reads Parquet: one sample a row, its image as bytes, as `{bytes, path}`, base64 or the path of a file."""
 
+import base64
 import functools
+import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import NamedTuple
@@ -13,6 +15,7 @@ import pyarrow.parquet as pq
 from pipeline.sources.arrow_bounds import require_small
 from pipeline.sources.base import (
     MAX_IMAGE_BYTES,
+    Members,
     Question,
     ReadTotals,
     Sample,
@@ -60,6 +63,7 @@ _LIMITS = {
     "question_id": _Limits(1, _MAX_KEY_BYTES),
     "key": _Limits(1, _MAX_KEY_BYTES),
 }
+_OTHERS = _Limits(100_000, 16 << 20)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,6 +96,24 @@ class Parquet(Source):
         """See `Source.samples`. Each row that a damaged row group lost is a sample with a fault."""
         root = self.image_root or shard.uri.rpartition("/")[0]
         return read_ahead(self._items(shard, root, storage, wanted), root, storage)
+
+    def members(
+        self, shard: Shard, storage: Storage, samples: Iterable[Sample]
+    ) -> Iterator[tuple[Sample, Members]]:
+        """See `Source.members`: the other columns of each row, as one JSON object; bytes are base64."""
+        fs, path = storage.open(shard.uri)
+        with fs.open(path, "rb") as stream:
+            file = pq.ParquetFile(stream, buffer_size=1 << 20, page_checksum_verification=True)
+            image = self._columns(file.schema_arrow)["image"]
+            others = {name: name for name in file.schema_arrow.names if name != image}
+            rows = (
+                (reader, row)
+                for group in range(file.num_row_groups)
+                for reader in [_Rows(file, group, others)]
+                for row in range(file.metadata.row_group(group).num_rows)
+            )
+            for sample, (reader, row) in zip(samples, rows, strict=False):
+                yield sample, {"columns.json": _as_json(reader, row)} if others else {}
 
     def store_reads(self, totals: ReadTotals) -> tuple[float, float | None]:
         """See `Source.store_reads`: each file's two HEADs, footer and blocks, and images by path."""
@@ -223,7 +245,7 @@ def _row(batch: pa.RecordBatch, index: int, columns: Mapping[str, str]) -> dict[
             for role, name in columns.items():
                 if role == "image":
                     _require_one_image(row[name])
-                items, size = _LIMITS[role]
+                items, size = _LIMITS.get(role, _OTHERS)
                 require_small(row[name], name, most_items=items, most_bytes=size)
             (values,) = _to_python(row)
     except _DAMAGE as error:
@@ -275,6 +297,18 @@ def _questions(values: dict[str, object]) -> tuple[Question, ...]:
         name = values.get("question_id")
         return parse_questions([{"question": values["question"], "question_id": name}])
     return ()
+
+
+def _as_json(rows: _Rows, row: int) -> bytes | DataFault:
+    """Write a row as a JSON object, or say why it cannot be read."""
+    try:
+        return json.dumps(rows.row(row), ensure_ascii=False, default=_as_text).encode()
+    except DataFault as fault:
+        return fault
+
+
+def _as_text(value: object) -> str:
+    return base64.b64encode(value).decode() if isinstance(value, bytes) else str(value)
 
 
 def _reraise_outage(error: BaseException) -> None:

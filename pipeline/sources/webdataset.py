@@ -2,13 +2,15 @@
 
 import tarfile
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import ClassVar
 
 from pipeline.sources.archive import COMPRESSIONS, Archive
-from pipeline.sources.base import ReadTotals, Sample, Shard, Source, Wanted, files_ending
+from pipeline.sources.base import Members, ReadTotals, Sample, Shard, Source, Wanted, files_ending
 from pipeline.sources.groups import Grouping
 from pipeline.sources.questions import Keys
+from pipeline.sources.tar_members import members_of
 from pipeline.storage.listing import File
 from pipeline.storage.uris import Storage
 from pipeline.support.census import PassedOver
@@ -46,14 +48,25 @@ class WebDataset(Source):
 
     def samples(self, shard: Shard, storage: Storage, wanted: Wanted) -> Iterator[Sample | PassedOver | None]:
         """See `Source.samples`."""
+        keys = Keys(self.question_key, self.questions_key, self.question_id_key)
+        with self._opened(shard, storage) as archive:
+            yield from Grouping(archive, wanted, keys).samples()
+
+    def members(
+        self, shard: Shard, storage: Storage, samples: Iterable[Sample]
+    ) -> Iterator[tuple[Sample, Members]]:
+        """See `Source.members`: the other members of each image's group; see `members_of`."""
+        with self._opened(shard, storage) as archive:
+            yield from members_of(archive, samples)
+
+    @contextmanager
+    def _opened(self, shard: Shard, storage: Storage) -> Iterator[Archive]:
         fs, path = storage.open(shard.uri)
         caching = {} if "file" in fs.protocol else {"cache_type": "readahead", "block_size": self.read_bytes}
         suffix = next((suffix for suffix in COMPRESSIONS if shard.uri.lower().endswith(suffix)), None)
         with fs.open(path, "rb", **caching) as stream:
             try:
-                archive = Archive(stream, shard.size, COMPRESSIONS[suffix] if suffix else None)
-                keys = Keys(self.question_key, self.questions_key, self.question_id_key)
-                yield from Grouping(archive, wanted, keys).samples()
+                yield Archive(stream, shard.size, COMPRESSIONS[suffix] if suffix else None)
             except tarfile.TarError as error:
                 raise ShardError(f"the tar breaks off at byte {stream.tell()}: {error}") from None
 

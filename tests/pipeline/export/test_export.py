@@ -3,13 +3,16 @@
 import json
 import tarfile
 
+import pyarrow as pa
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
 import webdataset
 
-from pipeline.export import Export, _free_key, _members, export
-from pipeline.sources.base import Sample, Want, files_of
+from pipeline.export.export import export
+from pipeline.export.options import Export
+from pipeline.sources.base import Want, files_of
+from pipeline.sources.parquet import Parquet
 from pipeline.sources.webdataset import WebDataset
 from pipeline.support.errors import ConfigError
 from pipeline.support.schema import PREDICTIONS
@@ -33,7 +36,11 @@ def rows_of(output, *statuses):
 
 
 def test_llava_has_one_line_per_sample_and_two_turns_per_question(output, tmp_path):
-    assert export(Export(output=str(output), to=str(tmp_path / "a.jsonl")), HERE) == len(rows_of(output)) > 6
+    assert (
+        export(Export(output=str(output), to=str(tmp_path / "a.jsonl")), HERE).rows
+        == len(rows_of(output))
+        > 6
+    )
     lines = [json.loads(line) for line in (tmp_path / "a.jsonl").read_text().splitlines()]
     turns = [turn for line in lines for turn in line["conversations"]]
     pairs = [(row["question"], row["prediction"]) for row in rows_of(output)]
@@ -46,7 +53,7 @@ def test_llava_has_one_line_per_sample_and_two_turns_per_question(output, tmp_pa
 
 
 def test_webdataset_keeps_the_original_image_bytes(output, tmp_path):
-    count = export(Export(output=str(output), to=str(tmp_path / "tars"), format="webdataset"), HERE)
+    count = export(Export(output=str(output), to=str(tmp_path / "tars"), format="webdataset"), HERE).rows
     tars = sorted(map(str, (tmp_path / "tars").iterdir()))
     samples = list(webdataset.WebDataset(tars, shardshuffle=False, empty_check=False))
     answers = [answer for sample in samples for answer in json.loads(sample["json"])["answers"]]
@@ -57,14 +64,6 @@ def test_webdataset_keeps_the_original_image_bytes(output, tmp_path):
     again = WebDataset(path=str(tmp_path / "tars"))
     (shard, _) = again.shards(files_of(again, HERE), HERE)
     assert sum(1 for _ in again.samples(shard, HERE, lambda _: Want.ALL)) == 5
-
-
-def test_a_name_with_dots_is_one_sample():
-    sample = Sample(key="v1.0/cat.large.png", position=0, image=b"\x89PNG...")
-    rows = [{"key": "k", "question_id": "0", "question": "what?", "prediction": "a cat"}]
-    named = dict(_members(_free_key(sample.key, "000000-00000000-0000", set()), sample, rows))
-    assert list(named) == ["v1.0/cat_large_png.png", "v1.0/cat_large_png.json", "v1.0/cat_large_png.txt"]
-    assert json.loads(named["v1.0/cat_large_png.json"])["sample_key"] == "v1.0/cat.large.png"
 
 
 def test_keys_in_a_webdataset_are_unique_and_safe(tmp_path):
@@ -93,10 +92,46 @@ def test_parquet_is_partitioned(output, tmp_path):
         statuses=["ok", "bad_sample"],
         partition_by=["status"],
     )
-    assert export(options, HERE) == len(rows_of(output, "ok", "bad_sample"))
+    assert export(options, HERE).rows == len(rows_of(output, "ok", "bad_sample"))
     assert {place.name for place in (tmp_path / "rows").iterdir()} == {"status=ok", "status=bad_sample"}
     table = ds.dataset(tmp_path / "rows", partitioning="hive").to_table().select(PREDICTIONS.names)
     assert table.sort_by("key").to_pylist() == rows_of(output, "ok", "bad_sample")
+
+
+def answered_keys(tmp_path, keys):
+    """Answer a table whose samples have these keys."""
+    table = pa.table({"image": [jpeg(0)] * len(keys), "question": ["What?"] * len(keys), "key": keys})
+    pq.write_table(table, tmp_path / "keys.parquet")
+    quick_answer(Parquet(path=str(tmp_path / "keys.parquet"), key_column="key"), tmp_path / "keyed")
+    return Export(
+        output=str(tmp_path / "keyed"),
+        to=str(tmp_path / "rows"),
+        format="parquet",
+        partition_by=["sample_key"],
+    )
+
+
+def test_values_that_lead_upwards_become_names_of_folders(tmp_path):
+    keys = ["..", "a/../../b", "/abs", "x\x1b\n", "é", "", "%2e%2e", "a=b"]
+    assert export(answered_keys(tmp_path, keys), HERE).rows == len(keys)
+    partitioning = ds.partitioning(pa.schema([("sample_key", pa.string())]), flavor="hive")
+    table = ds.dataset(tmp_path / "rows", partitioning=partitioning).to_table()
+    assert sorted(table["sample_key"].to_pylist()) == sorted(keys)
+    assert len(list((tmp_path / "rows").iterdir())) == len(keys)
+
+
+@pytest.mark.parametrize(
+    ("keys", "reason"),
+    [
+        (["x", "x\0y"], r"partition_by: a value of sample_key cannot be a folder's name: x\\x00y"),
+        (["é" * 50], "cannot be a folder's name: é"),
+        ([str(number) for number in range(1025)], "partition_by: the values make more than 1,024 folders"),
+    ],
+)
+def test_values_that_cannot_be_folders_are_refused_before_anything_is_written(tmp_path, keys, reason):
+    with pytest.raises(ConfigError, match=reason):
+        export(answered_keys(tmp_path, keys), HERE)
+    assert not (tmp_path / "rows").exists()
 
 
 def test_wrong_options_are_refused(output, tmp_path):
@@ -108,10 +143,14 @@ def test_wrong_options_are_refused(output, tmp_path):
     refused("statuses: 'fine' is none of", statuses=["fine"])
     refused("there is no column 'colour'", format="parquet", partition_by=["colour"])
     refused("partition_by needs format=parquet", partition_by=["status"])
+    refused("partition_by: kept_patches holds bytes", format="parquet", partition_by=["kept_patches"])
+    refused("members needs format=webdataset", members="all")
+    refused("'some' is none of", members="some", format="webdataset")
+    refused("'hex' is none of", question_ids="hex", format="llava_answers")
+    refused("to: .* exists already", to=str(tmp_path / "in"))
+    refused("to: .* exists already", to=str(tmp_path / "in" / "a.tar"), format="webdataset")
     refused("is no output of Trimline", output=str(tmp_path / "in"))
     refused("exists already", to=str(output), format="parquet")
-    refused(
-        "its image is no longer in|breaks off|No such file", Exception, source="/nowhere", format="webdataset"
-    )
+    refused("source.path: nothing at file:///nowhere/a.tar", source="/nowhere", format="webdataset")
     next((output / "data").glob("*-end.parquet")).unlink()
     refused("is not finished")

@@ -1,0 +1,1 @@
+"""Writes finished answers in the formats that training, evaluation and other tools read."""

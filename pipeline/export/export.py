@@ -1,0 +1,45 @@
+"""Runs an export: opens the output, checks that the place is free, and writes the chosen format."""
+
+from collections.abc import Callable
+
+from pipeline.export.answers import Answers, Written
+from pipeline.export.llava import write_answers, write_conversations
+from pipeline.export.options import ONE_FILE, Export
+from pipeline.export.partitions import write_partitions
+from pipeline.export.tars import write_webdataset
+from pipeline.output.opened import open_output
+from pipeline.storage.uris import Storage, list_names
+from pipeline.support.errors import ConfigError
+
+_WRITERS: dict[str, Callable[[Answers], Written]] = {
+    "llava": write_conversations,
+    "llava_answers": write_answers,
+    "webdataset": write_webdataset,
+    "parquet": write_partitions,
+}
+
+
+def export(options: Export, storage: Storage) -> Written:
+    """Write the export.
+
+    Raises:
+        ConfigError: there is no finished output, `to` or `images` holds something or cannot be written to.
+        RunError: the source's images cannot be read again.
+    """
+    answers = Answers(options, open_output(options.output, storage).require_finished())
+    _require_free("to", options.to, storage, folder=options.format not in ONE_FILE)
+    if options.images is not None:
+        _require_free("images", options.images, storage, folder=True)
+    return _WRITERS[options.format](answers)
+
+
+def _require_free(key: str, uri: str, storage: Storage, *, folder: bool) -> None:
+    """Require that nothing is at a place, or no more than an empty folder if it is to be one."""
+    fs, place = storage.open(uri)
+    with storage.reaching(key, uri):
+        if folder and not fs.isfile(place):
+            taken = next(list_names(fs, place), None) is not None
+        else:
+            taken = fs.exists(place)
+    if taken:
+        raise ConfigError(f"{key}: {storage.redact(uri)} exists already")
