@@ -282,8 +282,9 @@ def _sample(
 
 def _with_texts(sample: Sample, values: dict[str, object]) -> Sample:
     """Add a row's key and questions, or what is wrong with the questions."""
-    if key := id_text(values.get("key")):
-        sample = replace(sample, key=key)
+    key = values.get("key")
+    if key is not None and key == key:  # NaN is none
+        sample = replace(sample, key=id_text(key))
     try:
         return replace(sample, questions=_questions(values))
     except DataFault as fault:

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from pipeline.export.export import export
 from pipeline.export.options import Export
 from pipeline.sources.archive import Archive
+from pipeline.sources.base import Want
 from pipeline.sources.groups import Grouping
 from pipeline.sources.images import Images
 from pipeline.sources.jsonl import Jsonl
@@ -203,7 +204,7 @@ def test_members_follow_the_samples_of_any_tar(names, compressed):
         return Archive(io.BytesIO(data), len(data), "gzip" if compressed else None)
 
     samples = [
-        item for item in Grouping(archive(), lambda _: 1).samples() if not isinstance(item, PassedOver)
+        item for item in Grouping(archive(), lambda _: Want.ALL).samples() if not isinstance(item, PassedOver)
     ]
     back = list(members_of(archive(), samples))
     assert [sample for sample, _ in back] == samples

@@ -140,7 +140,7 @@ def test_a_tar_that_broke_off_then_and_now(tmp_path, check):
     quick_answer(WebDataset(path=str(path)), tmp_path / "out", unit_samples=3)
     findings, result = check(tmp_path / "out", deep=True)
     assert findings == {} and result.ok
-    assert result.notes[0].startswith("shard 0 could not be read whole: the tar breaks off")
+    assert result.notes[0].startswith(f"not read whole: shard 0 ({path.as_uri()}): the tar breaks off")
     stat = path.stat()
     path.write_bytes(whole)
     os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
