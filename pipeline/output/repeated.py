@@ -21,18 +21,20 @@ Json = dict[str, Any]
 
 @dataclass(frozen=True)
 class Repeated:
-    """Counts the names that came before; `first` has the first of them."""
+    """Counts the names that came before; `first` has the first different ones of them."""
 
     count: int = 0
     first: list[str] = field(default_factory=list)
 
     def __add__(self, other: "Repeated") -> "Repeated":
-        return Repeated(self.count + other.count, [*self.first, *other.first][:_NAMES])
+        names = dict.fromkeys([*self.first, *other.first])
+        return Repeated(self.count + other.count, list(names)[:_NAMES])
 
     @property
     def text(self) -> str:
         """Describe number and first names."""
-        return f"{self.count:,} ({', '.join(self.first)}{', ...' if self.count > len(self.first) else ''})"
+        more = ", ..." if self.count > len(self.first) == _NAMES else ""
+        return f"{self.count:,} ({', '.join(self.first)}{more})"
 
 
 def key_hashes(table: pa.Table) -> NDArray[np.uint64]:

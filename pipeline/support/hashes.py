@@ -63,13 +63,14 @@ class Repeats:
             self._spill()
 
     def count(self, most: int) -> tuple[int, list[int]]:
-        """Count the items that came before, and list the places of the first `most`, from 0."""
+        """Count the items that came before, and list the places, from 0, of the first `most` that differ."""
         repeated, first = 0, np.empty(0, np.uint64)
         for items in self._parts():
             items = items[np.lexsort((items[:, 1], items[:, 0]))]
-            places = items[1:, 1][items[1:, 0] == items[:-1, 0]]
-            repeated += len(places)
-            first = np.sort(np.concatenate([first, places]))[:most]
+            again = items[1:, 0] == items[:-1, 0]
+            second = again & ~np.concatenate([[False], again[:-1]])
+            repeated += int(again.sum())
+            first = np.sort(np.concatenate([first, items[1:, 1][second]]))[:most]
         return repeated, first.tolist()
 
     def _parts(self) -> Iterator[NDArray[np.uint64]]:

@@ -32,7 +32,8 @@ def test_repeats_are_exact_in_memory_and_on_disk(units, in_memory):
     with Repeats(in_memory) as repeats:
         for unit in units:
             repeats.add(lasting_hashes(unit))
-        assert repeats.count(3) == (len(repeated), repeated[:3])
+        second = [place for place in repeated if texts[:place].count(texts[place]) == 1]
+        assert repeats.count(3) == (len(repeated), second[:3])
         assert repeats.count(0) == (len(repeated), [])
         folder = repeats._folder and repeats._folder.name
     assert bool(folder) == (len(texts) > in_memory), "it goes to disk if it must"
@@ -71,7 +72,7 @@ def test_counts_are_those_of_the_rows(tmp_path_factory, lines):
     assert found["sample_key"]["count"] == len(samples) - len(set(samples.values()))
     assert found["question_id"]["count"] == len(rows) - len(ids)
     keys = list(samples.values())
-    first = [key for place, key in enumerate(keys) if key in keys[:place]]
+    first = [key for place, key in enumerate(keys) if keys[:place].count(key) == 1]
     assert found["sample_key"]["first"] == first[:3]
 
 
