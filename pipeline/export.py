@@ -51,7 +51,7 @@ class Export:
     format: str = free("llava")
     statuses: list[str] = free(default_factory=lambda: ["ok"])
     partition_by: list[str] = free(default_factory=list)
-    source: str | None = free(None)
+    source: Any = free(None)  # as `source.path`
 
     def __post_init__(self) -> None:
         require(self.format in FORMATS, f"format: {self.format!r} is none of {FORMATS}")
@@ -92,8 +92,12 @@ class _Answers:
                 yield number, list(rows)
 
 
-def export(options: Export, storage: Storage) -> int:
+def export(options: Export, storage: Storage, reading: Storage | None = None) -> int:
     """Write the export; returns the number of rows in it.
+
+    Args:
+        storage: how to reach the output and `to`.
+        reading: how to reach the source; None: as the output.
 
     Raises:
         ConfigError: there is no finished output, or `to` holds something.
@@ -183,7 +187,7 @@ def _webdataset(answers: _Answers) -> int:
 def _with_images(questions: Questions, shard: Shard, answers: _Answers) -> Iterator[tuple[Sample, Rows]]:
     rows = dict(answers.samples(shard.shard))
     wanted = lambda number: Want.ALL if number in rows else Want.NOTHING  # noqa: E731
-    samples = samples_of(questions.source, questions.moved(shard), questions.storage, wanted)
+    samples = samples_of(questions.source, questions.moved(shard), questions.reading, wanted)
     try:
         for number, sample in enumerate(islice(samples, shard.samples)):
             if number not in rows:

@@ -6,6 +6,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain, groupby
 
+from fsspec.implementations.local import LocalFileSystem
+
 from pipeline.sources.base import (
     IMAGE_SUFFIXES,
     MAX_IMAGE_BYTES,
@@ -20,8 +22,10 @@ from pipeline.sources.base import (
 )
 from pipeline.sources.read_ahead import Read, read_ahead
 from pipeline.sources.sidecars import MAX_SIDECAR_BYTES, assemble
-from pipeline.storage.listing import File, before_wildcard, list_entries
-from pipeline.storage.uris import Storage, canonical, name_of
+from pipeline.storage.listing import File, Rules, list_entries
+from pipeline.storage.opener import RefusedFileError, read_local
+from pipeline.storage.paths import key_root
+from pipeline.storage.uris import Storage, name_of
 from pipeline.support.census import Census, PassedOver, Reason
 from pipeline.support.errors import BadImage, BadSample, DataFault
 from pipeline.support.fields import counted, require
@@ -49,7 +53,8 @@ class Images(Source):
         passed_over: list[PassedOver] = []  # since the last group
 
         def files() -> Iterator[File]:
-            for entry in list_entries(self.path, storage):
+            rules = Rules(self.follow_links, reads=lambda uri: _suffix(uri) in IMAGE_SUFFIXES)
+            for entry in list_entries(self.path, storage, rules):
                 if isinstance(entry, File):
                     yield entry
                 else:
@@ -99,21 +104,44 @@ class Images(Source):
         return totals.source_bytes, totals.samples * len(files) / max(1, images)
 
     def _reads(self, shard: Shard, storage: Storage, wanted: Wanted) -> Iterator[Read | None]:
-        root = _root(canonical(self.path, storage))
         position = 0
         for index, files in enumerate(_by_image(shard.files)):
             position += sum(file.size for file in files)
             want = wanted(index)
-            yield functools.partial(_sample, files, position, root, storage, want) if want else None
+            yield functools.partial(self._sample, files, position, storage, want) if want else None
 
+    def _sample(
+        self, files: list[File], position: int, storage: Storage, want: Want, max_bytes: int | None
+    ) -> Sample | None:
+        if max_bytes is not None and sum(file.size for file in files) > max_bytes:
+            return None
+        parts = {_suffix(file.uri): self._content(file, storage, want) for file in files}
+        uri = files[0].uri
+        key = uri.removeprefix(key_root(uri, self.path, storage))
+        return assemble(key, position, parts, (1, len(files) - 1))
 
-def _sample(
-    files: list[File], position: int, root: str, storage: Storage, want: Want, max_bytes: int | None
-) -> Sample | None:
-    if max_bytes is not None and sum(file.size for file in files) > max_bytes:
-        return None
-    parts = {_suffix(file.uri): _content(file, storage, want) for file in files}
-    return assemble(files[0].uri.removeprefix(root), position, parts, (1, len(files) - 1))
+    def _content(self, file: File, storage: Storage, want: Want) -> bytes | DataFault:
+        is_image = _suffix(file.uri) in IMAGE_SUFFIXES
+        most = MAX_IMAGE_BYTES if is_image else MAX_SIDECAR_BYTES
+        too_large = (BadImage if is_image else BadSample)(f"the file is too large: {file.size} bytes")
+        if file.size > most:
+            return too_large
+        if is_image and want == Want.QUESTIONS:
+            return b""
+        try:
+            data = self._read(file, most, storage)
+        except RefusedFileError as error:
+            return BadSample(storage.redact(f"cannot read {file.uri}: {error}"))
+        except (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError) as error:
+            return BadSample(storage.redact(f"cannot read {file.uri}: {type(error).__name__}"))
+        return data if len(data) <= most else too_large
+
+    def _read(self, file: File, most: int, storage: Storage) -> bytes:
+        fs, path = storage.open(file.uri)
+        if not isinstance(fs, LocalFileSystem):
+            return bytes(fs.cat_file(path))
+        root = storage.open(self.root_of(file.uri, storage))[1]
+        return read_local(path, root, most, follow_links=self.follow_links)
 
 
 def _images_and_sidecars(files: list[File]) -> Iterator[File | PassedOver]:
@@ -158,28 +186,6 @@ def _slice(ordinal: int, files: list[File]) -> Shard:
         images,
         tuple(files),
     )
-
-
-def _content(file: File, storage: Storage, want: Want) -> bytes | DataFault:
-    is_image = _suffix(file.uri) in IMAGE_SUFFIXES
-    if file.size > (MAX_IMAGE_BYTES if is_image else MAX_SIDECAR_BYTES):
-        fault = BadImage if is_image else BadSample
-        return fault(f"the file is too large: {file.size} bytes")
-    if is_image and want == Want.QUESTIONS:
-        return b""
-    fs, path = storage.open(file.uri)
-    try:
-        return bytes(fs.cat_file(path))
-    except (FileNotFoundError, PermissionError, IsADirectoryError) as error:
-        return BadSample(storage.redact(f"cannot read {file.uri}: {type(error).__name__}"))
-
-
-def _root(uri: str) -> str:
-    """Return the folder that sample keys are relative to: up to the first wildcard, or a file's folder."""
-    prefix = before_wildcard(uri)
-    if prefix is not None:
-        return prefix[: prefix.rindex("/") + 1]
-    return uri[: uri.rindex("/") + 1] if _suffix(uri) in IMAGE_SUFFIXES else uri.rstrip("/") + "/"
 
 
 def _prefix(file: File) -> str:

@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import chain, groupby
-from typing import BinaryIO
+from typing import BinaryIO, cast
 
 from pipeline.sources.base import (
     Question,
@@ -66,14 +66,16 @@ class Jsonl(Source):
 
     def entries(self, storage: Storage) -> Iterator[File | PassedOver]:
         """See `Source.entries`."""
-        return files_ending(self.path, (".jsonl", ".ndjson", ".json"), storage)
+        suffixes = (".jsonl", ".ndjson", ".json")
+        return files_ending(self.path, suffixes, storage, follow_links=self.follow_links)
 
     def shards(self, entries: Iterable[File], storage: Storage) -> Iterator[Shard]:
         """See `Source.shards`: slices that end where a sample does."""
         ordinal = 0
         for file in entries:
             first = start = lines = samples = 0
-            for _, group in groupby(_lines(file.uri, 0, file.size, storage), key=lambda line: line.group):
+            shard = _slice(ordinal, file, 0, file.size, 0)
+            for _, group in groupby(self._lines(shard, 0, file.size, storage), key=lambda line: line.group):
                 count, last = _count(group)
                 if lines >= self.slice_files:
                     yield _slice(ordinal, file, first, start, samples)
@@ -92,18 +94,23 @@ class Jsonl(Source):
         gets = 2 * totals.complete_shards + totals.ranges(BLOCK_BYTES) + totals.samples
         return totals.source_bytes + totals.image_bytes, gets
 
+    def _lines(self, shard: Shard, first: int, stop: int, storage: Storage) -> Iterator[_Line]:
+        with self.open_shard(shard, storage) as file:
+            yield from _lines(file, first, stop)
+
     def _reads(
         self, shard: Shard, root: str, storage: Storage, wanted: Wanted
     ) -> Iterator[Read | Sample | None]:
-        uri, _, span = shard.uri.rpartition("#")
-        first, stop = map(int, span.split("-"))
-        lines = _lines(uri, first, stop, storage)
+        first, stop = map(int, shard.uri.rpartition("#")[2].split("-"))
+        lines = self._lines(shard, first, stop, storage)
         for index, (_, group) in enumerate(groupby(lines, key=lambda line: line.group)):
             of_sample, stop_of_sample = _gather_sample(group)
             image, sample = of_sample[0].image, _sample(of_sample, stop_of_sample - first)
             want = wanted(index)
             if want == Want.ALL and image is not None and sample.fault is None:
-                yield functools.partial(with_image, sample, root, image, storage)
+                yield functools.partial(
+                    with_image, sample, root, image, storage, follow_links=self.follow_links
+                )
             else:
                 yield sample if want else None
 
@@ -139,18 +146,16 @@ def _sample(lines: list[_Line], position: int) -> Sample:
     return Sample(f"line {lines[0].number}" if key is None else key, position, None, questions, fault)
 
 
-def _lines(uri: str, first: int, stop: int, storage: Storage) -> Iterator[_Line]:
+def _lines(file: BinaryIO, first: int, stop: int) -> Iterator[_Line]:
     """Yield the lines between two byte offsets; blank ones are skipped."""
-    fs, path = storage.open(uri)
-    with fs.open(path, "rb") as file:
-        stream = io.BufferedReader(file, 1 << 20)  # an S3 file's `readline` takes no limit
-        stream.seek(first)
-        position, number = first, 0
-        while position < stop and (text := stream.readline(MAX_SIDECAR_BYTES + 1)):
-            position += len(text) + _rest_of_line(stream, text)
-            number += 1
-            if text.strip():
-                yield _parse(text, number, position)
+    stream = io.BufferedReader(cast(io.RawIOBase, file), 1 << 20)  # an S3 file's `readline` takes no limit
+    stream.seek(first)
+    position, number = first, 0
+    while position < stop and (text := stream.readline(MAX_SIDECAR_BYTES + 1)):
+        position += len(text) + _rest_of_line(stream, text)
+        number += 1
+        if text.strip():
+            yield _parse(text, number, position)
 
 
 def _rest_of_line(stream: BinaryIO, text: bytes) -> int:

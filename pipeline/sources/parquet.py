@@ -56,7 +56,7 @@ class Parquet(Source):
 
     def entries(self, storage: Storage) -> Iterator[File | PassedOver]:
         """See `Source.entries`."""
-        return files_ending(self.path, (".parquet",), storage)
+        return files_ending(self.path, (".parquet",), storage, follow_links=self.follow_links, of_tables=True)
 
     def shards(self, entries: Iterable[File], storage: Storage) -> Iterator[Shard]:
         """See `Source.shards`: a file is a shard."""
@@ -79,8 +79,7 @@ class Parquet(Source):
     def _items(
         self, shard: Shard, root: str, storage: Storage, wanted: Wanted
     ) -> Iterator[Read | Sample | None]:
-        fs, path = storage.open(shard.uri)
-        with fs.open(path, "rb") as stream:
+        with self.open_shard(shard, storage) as stream:
             try:
                 with at_most(_ROOM_BYTES):
                     file = pq.ParquetFile(stream, buffer_size=1 << 20, page_checksum_verification=True)
@@ -97,7 +96,8 @@ class Parquet(Source):
                     want = wanted(index)
                     bare = Sample(str(index), shard.size * (index + 1) // total)
                     wanted_images = images if want == Want.ALL else None
-                    yield _sample(bare, row, texts, wanted_images, root, storage) if want else None
+                    where = (root, storage, self.follow_links)
+                    yield _sample(bare, row, texts, wanted_images, *where) if want else None
                     index += 1
 
     def _columns(self, schema: pa.Schema) -> dict[str, str]:
@@ -186,7 +186,13 @@ def _row(batch: pa.RecordBatch, index: int) -> dict[str, object]:
 
 
 def _sample(
-    bare: Sample, row: int, texts: _Rows, images: _Rows | None, root: str, storage: Storage
+    bare: Sample,
+    row: int,
+    texts: _Rows,
+    images: _Rows | None,
+    root: str,
+    storage: Storage,
+    follow_links: bool,
 ) -> Read | Sample:
     """Make a sample of a row, or its `Read` if the image is a file; `images` None: unwanted."""
     sample = bare
@@ -200,7 +206,7 @@ def _sample(
         return replace(sample, fault=fault)
     if isinstance(image, bytes):
         return replace(sample, image=image)
-    return functools.partial(with_image, sample, root, image, storage)
+    return functools.partial(with_image, sample, root, image, storage, follow_links=follow_links)
 
 
 def _questions(values: dict[str, object]) -> tuple[Question, ...]:
