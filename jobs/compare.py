@@ -58,6 +58,7 @@ def run(config: DictConfig) -> int:
         {spec.name: outcomes[spec.name][0] for spec in specs},
         place=base.options.output,
         storage=base.storage,
+        reading=base.source_storage,
         baseline=baseline,
         pricing=pricing,
         dataset=None if config.get("dataset") is None else build_target(config, "dataset"),
@@ -70,7 +71,11 @@ def run(config: DictConfig) -> int:
     for name, (_, outcome) in outcomes.items():
         print(printable(f"{name}: {outcome.message}"))
     for path in write_report_files(
-        base.options.output, base.storage, gallery=options.gallery, seed=base.options.seed
+        base.options.output,
+        base.storage,
+        base.source_storage,
+        gallery=options.gallery,
+        seed=base.options.seed,
     ):
         print(path)
     statuses = {outcome.status for _, outcome in outcomes.values()}

@@ -68,6 +68,7 @@ class _Answers:
 
     options: Export
     output: Output
+    reading: Storage
 
     @property
     def plan(self) -> Plan:
@@ -103,7 +104,7 @@ def export(options: Export, storage: Storage, reading: Storage | None = None) ->
         ConfigError: there is no finished output, or `to` holds something.
         RunError: the source's images cannot be read again.
     """
-    answers = _Answers(options, open_output(options.output, storage).require_finished())
+    answers = _Answers(options, open_output(options.output, storage).require_finished(), reading or storage)
     _require_free(options, storage)
     write: Callable[[_Answers], int] = {"llava": _llava, "webdataset": _webdataset, "parquet": _partitioned}[
         options.format
@@ -165,7 +166,7 @@ def _partitioned(answers: _Answers) -> int:
 
 def _webdataset(answers: _Answers) -> int:
     options, storage = answers.options, answers.storage
-    questions = answers.output.questions(options.source)
+    questions = answers.output.questions(options.source, answers.reading)
     fs, place = storage.open(options.to)
     count = 0
     for shard in answers.plan.shards(storage):

@@ -8,7 +8,7 @@ import dataclasses
 import json
 import re
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import chain, islice, pairwise
 from typing import Any
@@ -20,12 +20,12 @@ import pyarrow.parquet as pq
 
 from pipeline.output.layout import PLAN
 from pipeline.sources.base import Shard, Source, Want, files_of, samples_of
-from pipeline.storage.listing import File, list_files
+from pipeline.storage.listing import File
 from pipeline.storage.paths import joined_texts, source_text
 from pipeline.storage.uris import Storage, list_names, put_atomic, write_atomic
 from pipeline.support.census import Census
-from pipeline.support.errors import ConfigError, RunError, ShardError
-from pipeline.support.hashes import hashes_of, holds
+from pipeline.support.errors import ConfigError, ShardError
+from pipeline.support.hashes import holds
 from pipeline.support.schema import SHARDS
 
 _SOURCE, _CENSUS = b"source", "census"
@@ -221,51 +221,6 @@ def new_files(
                 f"{storage.redact(file.uri)} has changed since the run first started, and extend=true takes "
                 "new files only: restore it and put what is new into another file, or start a new output"
             )
-
-
-def changed_files(
-    plan: Plan, passed_over: Callable[[int], bool], entries: Iterable[File], storage: Storage
-) -> Iterator[tuple[Shard, File]]:
-    """Yield the plan's files that the entries lack or hold changed; skips the shards `passed_over`."""
-    present = hashes_of(entries)
-    for shard in plan.shards(storage):
-        for file in () if passed_over(shard.shard) else shard.own_files:
-            if not holds(present, file):
-                yield shard, file
-
-
-def require_unchanged(
-    plan: Plan,
-    is_finished: Callable[[int], bool],
-    source: Source,
-    storage: Storage,
-    reading: Storage | None = None,
-) -> None:
-    """Raise ConfigError, naming the file, if an unfinished shard's files no longer equal the plan's."""
-    entries = files_of(source, reading or storage)
-    for shard, file in changed_files(plan, is_finished, entries, storage):
-        raise has_changed(shard, file, storage)
-
-
-def has_changed(shard: Shard, file: File, storage: Storage) -> ConfigError:
-    """Make the error for a shard that has changed since the plan was made."""
-    return ConfigError(
-        f"shard {shard.shard} has changed or is gone since the run first started: "
-        f"{storage.redact(file.uri)}; restore it, or start a new output"
-    )
-
-
-def require_same(shard: Shard, storage: Storage) -> None:
-    """Check, just before reading a shard, that its only file still equals the plan's.
-
-    Raises:
-        RunError: the file has changed.
-        ConfigError: it is gone.
-    """
-    if shard.files:
-        return
-    if next(list_files(shard.uri, storage)) != File(shard.uri, shard.size, shard.etag):
-        raise RunError(f"shard {shard.shard} has changed during the run: {storage.redact(shard.uri)}")
 
 
 def _first_samples(shards: Iterable[Shard], source: Source, limit: int, storage: Storage) -> Iterator[Shard]:

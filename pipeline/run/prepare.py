@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 
 from pipeline.models.checkpoints.fit import Geometry, check_fit
 from pipeline.models.checkpoints.kinds import KINDS
+from pipeline.output.changed import require_unchanged
 from pipeline.output.manifest import RULES, Manifest, make_manifest, require_same_run
-from pipeline.output.plan import Plan, extend_plan, load_plan, make_plan, require_unchanged, share_plan
+from pipeline.output.plan import Plan, extend_plan, load_plan, make_plan, share_plan
 from pipeline.output.units import MAX_UNIT_BYTES, Finished, finished_units
 from pipeline.run.fingerprint import counted_fields
 from pipeline.run.retry import delete_failed_units

@@ -13,9 +13,10 @@ A shard that changed in the source is made again as a whole, since its units may
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from pipeline.output.changed import changed_files, has_changed
 from pipeline.output.footers import read_footers
 from pipeline.output.layout import DATA
-from pipeline.output.plan import Plan, changed_files, has_changed, load_plan
+from pipeline.output.plan import Plan, load_plan
 from pipeline.output.summary import take_back_success
 from pipeline.output.units import Finished, Unit, finished_units
 from pipeline.sources.base import Shard, Source, files_of

@@ -11,7 +11,8 @@ from typing import NamedTuple
 
 import pyarrow as pa
 
-from pipeline.output.plan import Plan, load_plan, require_same
+from pipeline.output.changed import require_same
+from pipeline.output.plan import Plan, load_plan
 from pipeline.output.units import UnitLimits
 from pipeline.sources.base import Sample, Shard, Source, Want
 from pipeline.sources.task import Task, requests_of

@@ -19,8 +19,9 @@ from fsspec.utils import glob_translate
 
 from pipeline.storage.names import as_text
 from pipeline.storage.outputs import OutputFiles
+from pipeline.storage.pages import s3_pages
 from pipeline.storage.paths import before_wildcard, expanded, has_braces, parts_of
-from pipeline.storage.uris import Storage, s3_pages
+from pipeline.storage.uris import Storage
 from pipeline.storage.walk import glob_of, walk
 from pipeline.support.census import PassedOver, Reason, is_hidden
 from pipeline.support.errors import ConfigError

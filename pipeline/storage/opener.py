@@ -3,10 +3,12 @@
 import errno
 import os
 import stat
+from pathlib import Path
 from typing import BinaryIO, cast
 
 from fsspec.implementations.local import LocalFileSystem
 
+from pipeline.storage.names import as_path
 from pipeline.storage.uris import Storage
 
 # O_NONBLOCK: between the look and the opening a file could be replaced by a FIFO, which would hang.
@@ -65,6 +67,14 @@ def read_local(path: str, root: str, most: int, *, follow_links: bool) -> bytes:
     if len(data) > size:
         raise RefusedFileError("it has more bytes than its size says")
     return data
+
+
+def is_over_link(uri: str) -> bool:
+    """Tell whether a local URI leads over a link to a file that exists."""
+    if not uri.startswith("file://"):
+        return False
+    path = Path(as_path(uri.removeprefix("file://")))
+    return path.exists() and path.resolve() != path
 
 
 def _below(root: str, path: str) -> int:

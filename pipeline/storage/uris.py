@@ -5,7 +5,7 @@ import os
 import re
 import shutil
 import uuid
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, fields
 from datetime import datetime
@@ -17,15 +17,13 @@ import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
 from pipeline.storage.names import as_path, as_text
+from pipeline.storage.pages import s3_pages
+from pipeline.storage.secrets import hide_secrets
 from pipeline.support.errors import ConfigError, TrimlineError
 from pipeline.support.fields import free, require
 
 # Bytes of one ranged read of an S3 file that is opened without further options (s3fs's default block size).
 BLOCK_BYTES = 50 << 20
-SECRET_VARIABLES = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "RAY_AUTH_TOKEN")
-_URL_SECRETS = re.compile(
-    r"(?<=://)[^/\s@]+@|(?<=[?&])(?:X-Amz-[\w-]+|Signature|sig|token)=[^&\s]+", re.IGNORECASE
-)
 _CREDENTIALS = re.compile(
     r"(?!file:)[\w+]+://[^/\s@:]*:[^/\s@]*@|https?://.*[?&](?:X-Amz-Signature|Signature|sig|token)=",
     re.IGNORECASE,
@@ -180,14 +178,6 @@ def _fields_of(storage: Storage) -> dict[str, Any]:
     return {field.name: getattr(storage, field.name) for field in fields(Storage)}
 
 
-def hide_secrets(text: str, secrets: Iterable[str | None]) -> str:
-    """Return `text` without `secrets`, those of the environment, and those within URLs."""
-    for secret in (*secrets, *(os.environ.get(name) for name in SECRET_VARIABLES)):
-        if secret and len(secret) >= 4:
-            text = text.replace(secret, "***")
-    return _URL_SECRETS.sub("***", text)
-
-
 def store_errors(uri: str) -> tuple[type[Exception], ...]:
     """Return the exception types of failing calls to the store of `uri`: any, of other packages' stores."""
     if not uri.startswith(("s3://", "s3a://")):
@@ -306,19 +296,3 @@ def _time_of(info: dict[str, Any]) -> float:
     """Return when a file was written, from fsspec's info about it; 0 if unknown."""
     time = info.get("mtime") or info.get("created") or info.get("LastModified") or 0
     return time.timestamp() if isinstance(time, datetime) else float(time)
-
-
-def s3_pages(fs: fsspec.AbstractFileSystem, start: str, **options: Any) -> Iterator[dict[str, Any]]:
-    """Yield the pages of S3's listing of the prefix `start`, a thousand keys each.
-
-    s3fs's own listings hold all keys in memory, some 3 KiB each.
-    """
-    bucket, _, prefix = start.partition("/")
-    continuation: dict[str, str] | None = {}
-    while continuation is not None:
-        page = fs.call_s3(
-            "list_objects_v2", Bucket=bucket, Prefix=prefix, **fs.req_kw, **options, **continuation
-        )
-        yield page
-        more = page.get("IsTruncated")
-        continuation = {"ContinuationToken": page["NextContinuationToken"]} if more else None

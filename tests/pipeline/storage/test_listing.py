@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.storage.listing import File, list_entries, list_files
-from pipeline.storage.uris import Storage, list_names, read_bytes, s3_pages, write_atomic
+from pipeline.storage.pages import s3_pages
+from pipeline.storage.uris import Storage, list_names, read_bytes, write_atomic
 from pipeline.support.census import PassedOver, Reason
 from pipeline.support.errors import ConfigError
 
