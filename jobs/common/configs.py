@@ -38,7 +38,7 @@ _GROUPS = (
     "compare",
     "pricing",
 )
-_SOURCE_OR_TASK = re.compile(r"[+~]*(source|task)[=.]")
+_SOURCE_OR_TASK = re.compile(r"[+~]*(source|task)[=.](?!follow_links=)")
 
 
 def make_config(config: DictConfig) -> "RunConfig":
@@ -116,11 +116,12 @@ def _source_and_task(config: DictConfig, storage: "Storage", reading: "Storage")
     folder = str(cache_folder() / "datasets") if is_local else f"{config.output.rstrip('/')}/questions"
     if "://" in folder and reading != storage:
         raise ConfigError(
-            "source_storage: a dataset's questions are put into the output, and are read from there: on a cluster "
-            "a dataset needs source_storage=same"
+            "source_storage: on a cluster a dataset's questions are read from the output: "
+            "leave source_storage out"
         )
     dataset = build_target(config, "dataset")
-    return dataset.source(folder, reading), dataset.task()
+    source = dataset.source(folder, reading)
+    return dataclasses.replace(source, follow_links=config.source.follow_links), dataset.task()
 
 
 def _settings(config: DictConfig, source: "Source", task: "Task") -> Tree:

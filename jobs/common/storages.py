@@ -33,4 +33,6 @@ def source_storage(config: DictConfig, storage: "Storage") -> "Storage":
         return build_fields(fields, Storage, "source_storage")
     except ConfigError as error:
         text = str(error)
-        raise ConfigError(text if "source_storage" in text else text.replace("storage.", "source_storage."))
+        raise ConfigError(
+            text if "source_storage" in text else text.replace("storage.", "source_storage.")
+        ) from None
