@@ -131,10 +131,9 @@ def test_a_ladder_of_links_ends(tmp_path, steps):
             (tmp_path / f"l{step:02d}" / name).symlink_to(f"../l{step + 1:02d}")
     entries = list(list_entries(str(tmp_path / "l00"), HERE, FOLLOWING))
     files = [entry for entry in entries if isinstance(entry, File)]
-    assert len(files) == steps + 1 if steps < 40 else 39 < len(files) < 42, (
-        "each folder once, as far as links go"
-    )
-    assert {entry.reason for entry in entries if isinstance(entry, PassedOver)} == {Reason.LISTED_ELSEWHERE}
+    assert len(files) == min(steps, 40) + 1, "each folder once; the system follows 40 links"
+    reasons = {entry.reason for entry in entries if isinstance(entry, PassedOver)}
+    assert reasons == {Reason.LISTED_ELSEWHERE} | ({Reason.DANGLING} if steps > 40 else set())
     assert len(entries) <= 3 * steps + 2
 
 
