@@ -1,4 +1,4 @@
-"""Test runs over links: of outputs from before the setting, with it, and without it; and outputs below sources."""
+"""Test runs over links, of outputs from before the setting too, below a source, and over several paths."""
 
 import json
 
