@@ -58,6 +58,7 @@ def run(config: DictConfig) -> int:
         {spec.name: outcomes[spec.name][0] for spec in specs},
         place=base.options.output,
         storage=base.storage,
+        reading=base.source_storage,
         baseline=baseline,
         pricing=pricing,
         dataset=None if config.get("dataset") is None else build_target(config, "dataset"),
@@ -71,7 +72,11 @@ def run(config: DictConfig) -> int:
         for text in (*outcome.notes, outcome.message):
             print(printable(base.storage.hide(f"{name}: {text}")))
     for path in write_report_files(
-        base.options.output, base.storage, gallery=options.gallery, seed=base.options.seed
+        base.options.output,
+        base.storage,
+        base.source_storage,
+        gallery=options.gallery,
+        seed=base.options.seed,
     ):
         print(printable(base.storage.hide(path)))
     statuses = {outcome.status for _, outcome in outcomes.values()}

@@ -3,9 +3,10 @@
 from omegaconf import DictConfig
 
 from jobs.common.build import build, build_target, build_top
+from jobs.common.storages import source_storage
 from jobs.main import run_as_script
 
-_GROUPS = ("dataset", "storage")
+_GROUPS = ("dataset", "storage", "source_storage")
 
 
 def run(config: DictConfig) -> int:
@@ -18,7 +19,7 @@ def run(config: DictConfig) -> int:
 
     options = build_top(config, Evaluation, _GROUPS)
     storage = build(config, "storage", Storage)
-    figures = evaluate(build_target(config, "dataset"), options, storage)
+    figures = evaluate(build_target(config, "dataset"), options, storage, source_storage(config, storage))
     if figures["figures"]:
         show(evaluation_table(figures))
     for place in (options.submission, options.json or f"{options.output.rstrip('/')}/{EVALUATION}"):

@@ -5,6 +5,7 @@ import sys
 from omegaconf import DictConfig
 
 from jobs.common.build import build, build_fields, top_keys
+from jobs.common.storages import source_storage
 from jobs.main import run_as_script
 
 
@@ -15,11 +16,11 @@ def run(config: DictConfig) -> int:
     from pipeline.storage.uris import Storage
     from pipeline.support.plain_text import printable
 
-    keys = top_keys(config, ("storage",))
+    keys = top_keys(config, ("storage", "source_storage"))
     keys["source"] = keys["source"]["path"]  # `source` alone would be Hydra's group of that name
     options = build_fields(keys, Export, "")
     storage = build(config, "storage", Storage)
-    written = export(options, storage)
+    written = export(options, storage, source_storage(config, storage))
     print(printable(storage.hide(f"{written.rows:,} rows: {options.to}")))
     for note in written.notes:
         print(printable(storage.hide(f"trimline export: {note}")), file=sys.stderr)

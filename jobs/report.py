@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 from omegaconf import DictConfig, OmegaConf
 
 from jobs.common.build import build
+from jobs.common.storages import source_storage
 from jobs.main import run_as_script
 from pipeline.support.errors import ConfigError
 from pipeline.support.fields import free, require
@@ -45,6 +46,7 @@ def run(config: DictConfig) -> int:
     from pipeline.support.plain_text import printable
 
     storage = build(config, "storage", Storage)
+    reading = source_storage(config, storage)
     options = build(config, "report", ReportOptions)
     is_picture = not all(OmegaConf.is_missing(config.picture, key) for key in ("outputs", "key"))
     if (config.output is None) != is_picture:
@@ -53,19 +55,19 @@ def run(config: DictConfig) -> int:
             "for a picture, and not both"
         )
     if is_picture:
-        print(printable(_draw(build(config, "picture", Picture), storage)))
+        print(printable(_draw(build(config, "picture", Picture), storage, reading)))
     else:
-        for file in write_report_files(str(config.output), storage, **vars(options)):
+        for file in write_report_files(str(config.output), storage, reading, **vars(options)):
             print(printable(storage.hide(file)))
     return 0
 
 
-def _draw(picture: Picture, storage: "Storage") -> str:
+def _draw(picture: Picture, storage: "Storage", reading: "Storage") -> str:
     from pipeline.output.opened import open_output
     from pipeline.report.kept_patches import draw_kept
 
     outputs = [open_output(folder, storage) for folder in picture.outputs]
-    image = draw_kept(outputs, picture.key)
+    image = draw_kept(outputs, picture.key, reading)
     try:
         image.save(picture.file, "PNG")
     except OSError as error:

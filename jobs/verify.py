@@ -3,6 +3,7 @@
 from omegaconf import DictConfig
 
 from jobs.common.build import build, build_top
+from jobs.common.storages import source_storage
 from jobs.main import run_as_script
 
 
@@ -12,9 +13,9 @@ def run(config: DictConfig) -> int:
     from pipeline.support.plain_text import printable
     from pipeline.verify.verify import Verification, verify
 
-    options = build_top(config, Verification, ("storage",))
+    options = build_top(config, Verification, ("storage", "source_storage"))
     storage = build(config, "storage", Storage)
-    outputs = verify(options, storage)
+    outputs = verify(options, storage, source_storage(config, storage))
     for output in outputs:
         if len(outputs) > 1:
             print(printable(storage.redact(f"{output.output}:")))

@@ -26,6 +26,7 @@ RUNS = [
     if name == "run" or "run" in OmegaConf.load(CONF / f"{name}.yaml").get("defaults")
 ]
 # Groups without a default choice, and the commands that have them.
+STORAGES = ("storage", "source_storage")
 OPTIONAL = {"dataset": [*RUNS, "evaluate"], "pricing": ["compare", "plan"]}
 STAGES = ("pipeline.run.cluster.resources.ActorResources", "pipeline.run.cluster.resources.TaskResources")
 # The classes of keys that are not groups.
@@ -245,7 +246,7 @@ def test_the_keys_of_benchmark_are_the_fields_of_its_parts():
 
 def test_the_keys_of_evaluate_are_its_fields():
     config = composed("evaluate", "dataset=pope")
-    options = {name: config._get_node(name) for name in config if name not in (*OPTIONAL, "storage")}
+    options = {name: config._get_node(name) for name in config if name not in (*OPTIONAL, *STORAGES)}
     assert_keys_are_fields(options, get_class("pipeline.evaluate.evaluate.Evaluation"))
 
 
@@ -255,13 +256,13 @@ def test_the_keys_of_evaluate_are_its_fields():
 )
 def test_the_keys_of_verify_and_status_are_their_fields(command, kind):
     config = composed(command)
-    options = {name: config._get_node(name) for name in config if name != "storage"}
+    options = {name: config._get_node(name) for name in config if name not in STORAGES}
     assert_keys_are_fields(options, get_class(kind))
 
 
 def test_the_keys_of_plan_are_its_fields():
     config = composed("plan")
-    options = {name: config._get_node(name) for name in config if name not in (*OPTIONAL, "storage")}
+    options = {name: config._get_node(name) for name in config if name not in (*OPTIONAL, *STORAGES)}
     assert_keys_are_fields(options, get_class("pipeline.planner.planner.Planning"))
 
 

@@ -10,7 +10,8 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from jobs.common.build import Tree, build, build_fields, build_target, to_dict
-from jobs.common.credentials import without_credentials
+from jobs.common.credentials import STORAGES, without_credentials
+from jobs.common.storages import source_storage
 from pipeline.support.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ _GROUPS = (
     "engine",
     "cluster",
     "storage",
+    "source_storage",
     "decoding",
     "image",
     "clip_text",
@@ -36,7 +38,7 @@ _GROUPS = (
     "compare",
     "pricing",
 )
-_SOURCE_OR_TASK = re.compile(r"[+~]*(source|task)[=.]")
+_SOURCE_OR_TASK = re.compile(r"[+~]*(source|task)[=.](?!follow_links=)")
 
 
 def make_config(config: DictConfig) -> "RunConfig":
@@ -56,7 +58,8 @@ def make_config(config: DictConfig) -> "RunConfig":
     limits = {name: value for name, value in top.items() if name in names}
     reducer = to_dict(config.reducer)
     storage = build(config, "storage", Storage)
-    source, task = _source_and_task(config, storage)
+    reading = source_storage(config, storage)
+    source, task = _source_and_task(config, storage, reading)
     return RunConfig(
         options=_with_sweep_folder(build_fields(options, RunOptions, "")),
         limits=build_fields(limits, UnitLimits, ""),
@@ -69,6 +72,7 @@ def make_config(config: DictConfig) -> "RunConfig":
         imaging=build(config, "image", Imaging),
         clip_text=build(config, "clip_text", ClipText),
         storage=storage,
+        source_storage=reading,
         cluster=build(config, "cluster", Cluster),
         settings=_settings(config, source, task),
     )
@@ -84,7 +88,7 @@ def _with_sweep_folder(options: "RunOptions") -> "RunOptions":
     return dataclasses.replace(options, output=f"{options.output.rstrip('/')}/{point}")
 
 
-def _source_and_task(config: DictConfig, storage: "Storage") -> "tuple[Source, Task]":
+def _source_and_task(config: DictConfig, storage: "Storage", reading: "Storage") -> "tuple[Source, Task]":
     """Make the source and the task: those configured, or those of an evaluation set.
 
     A set's converted questions go into the user's cache; on a cluster into the output, which all nodes see.
@@ -94,6 +98,7 @@ def _source_and_task(config: DictConfig, storage: "Storage") -> "tuple[Source, T
     from pipeline.output.own_folder import require_own_folder
     from pipeline.sources.base import Source
     from pipeline.sources.task import Task
+    from pipeline.storage.paths import parts_of
     from pipeline.support.cache import cache_folder
 
     if config.get("dataset") is None:
@@ -102,6 +107,7 @@ def _source_and_task(config: DictConfig, storage: "Storage") -> "tuple[Source, T
             raise ConfigError(
                 f"source._target_: {type(source).__name__} does not extend {Source.__module__}.Source"
             )
+        parts_of(source.path)
         return resolve_source(source), build(config, "task", Task)
     overrides = [item for item in HydraConfig.get().overrides.task if _SOURCE_OR_TASK.match(item)]
     if overrides:
@@ -112,8 +118,14 @@ def _source_and_task(config: DictConfig, storage: "Storage") -> "tuple[Source, T
     folder = str(cache_folder() / "datasets") if is_local else f"{config.output.rstrip('/')}/{QUESTIONS}"
     if not is_local:
         require_own_folder(config.output, storage, holds_arms=True)
+    if "://" in folder and reading != storage:
+        raise ConfigError(
+            "source_storage: on a cluster a dataset's questions are read from the output: "
+            "leave source_storage out"
+        )
     dataset = build_target(config, "dataset")
-    return dataset.source(folder, storage), dataset.task()
+    source = dataset.source(folder, reading)
+    return dataclasses.replace(source, follow_links=config.source.follow_links), dataset.task()
 
 
 def _settings(config: DictConfig, source: "Source", task: "Task") -> Tree:
@@ -122,5 +134,6 @@ def _settings(config: DictConfig, source: "Source", task: "Task") -> Tree:
     chosen = (("source", source), ("task", task)) if settings.get("dataset") else ()
     for name, made in chosen:
         settings[name] = {"_target_": f"{type(made).__module__}.{type(made).__qualname__}", **vars(made)}
-    settings["storage"] = without_credentials(settings["storage"])
+    for part in STORAGES:
+        settings[part] = without_credentials(settings[part])
     return settings

@@ -5,8 +5,9 @@ import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 
-CREDENTIALS = ("key", "secret", "token")  # fields of `storage`
-_OVERRIDE = re.compile(rf"(\+{{0,2}}storage\.({'|'.join(CREDENTIALS)}))=(.+)", re.DOTALL)
+CREDENTIALS = ("key", "secret", "token")  # fields of each of STORAGES
+STORAGES = ("storage", "source_storage")
+_OVERRIDE = re.compile(rf"(\+{{0,2}}((?:source_)?storage)\.({'|'.join(CREDENTIALS)}))=(.+)", re.DOTALL)
 
 
 def restart_without_credentials() -> None:
@@ -18,9 +19,9 @@ def restart_without_credentials() -> None:
     arguments, environment = list(sys.orig_argv), dict(os.environ)
     for index, argument in enumerate(arguments):
         match = _OVERRIDE.fullmatch(argument)
-        if match and _is_written_out(match[3]):
-            variable = f"TRIMLINE_STORAGE_{match[2].upper()}"
-            environment[variable] = _unquoted(match[3])
+        if match and _is_written_out(match[4]):
+            variable = f"TRIMLINE_{match[2]}_{match[3]}".upper()
+            environment[variable] = _unquoted(match[4])
             arguments[index] = f"{match[1]}=${{oc.env:{variable}}}"
     if arguments != sys.orig_argv:
         os.execve(sys.executable, arguments, environment)
@@ -28,13 +29,13 @@ def restart_without_credentials() -> None:
 
 def credentials_in(arguments: Iterable[str]) -> list[str]:
     """Collect the values of all credentials in some overrides."""
-    return [_unquoted(match[3]) for match in map(_OVERRIDE.fullmatch, arguments) if match]
+    return [_unquoted(match[4]) for match in map(_OVERRIDE.fullmatch, arguments) if match]
 
 
 def written_out_keys(overrides: Sequence[str]) -> list[str]:
     """List the keys whose credentials the overrides write out, instead of naming environment variables."""
     matches = filter(None, map(_OVERRIDE.fullmatch, overrides))
-    return [match[1].lstrip("+") for match in matches if _is_written_out(match[3])]
+    return [match[1].lstrip("+") for match in matches if _is_written_out(match[4])]
 
 
 def without_credentials(storage: Mapping[str, object]) -> dict[str, object]:

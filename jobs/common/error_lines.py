@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from omegaconf import DictConfig
 
-from jobs.common.credentials import CREDENTIALS, credentials_in
+from jobs.common.credentials import CREDENTIALS, STORAGES, credentials_in
 from pipeline.support import log
 from pipeline.support.plain_text import printable, traceback_text
 
@@ -25,7 +25,8 @@ class ErrorLines:
 
     def use(self, config: DictConfig) -> None:
         """Hide the credentials of a composed configuration, too, and follow its `log`."""
-        values = (config.storage.get(name) for name in CREDENTIALS)
+        parts = [config[part] for part in STORAGES if config.get(part) is not None]
+        values = [part.get(name) for part in parts for name in CREDENTIALS]
         self._credentials += [str(value) for value in values if value is not None]
         if config.get("log") == "json" and not log.is_json():
             log.start("json", self._hide)
@@ -52,6 +53,6 @@ class ErrorLines:
         return 1
 
     def _hide(self, text: str) -> str:
-        from pipeline.storage.uris import hide_secrets
+        from pipeline.storage.secrets import hide_secrets
 
         return hide_secrets(text, self._credentials)

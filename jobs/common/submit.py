@@ -10,6 +10,7 @@ from hydra.core.hydra_config import HydraConfig
 from jobs.common.credentials import written_out_keys
 from pipeline.run.cluster.job_server import run_job
 from pipeline.run.cluster.ship import packages
+from pipeline.storage.paths import parts_of
 from pipeline.support.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -40,8 +41,9 @@ def submit(command: str, overrides: Sequence[str], config: "RunConfig") -> int:
 
 def _require_portable(config: "RunConfig") -> None:
     """Refuse relative paths: they mean another folder on the node where the job's driver will run."""
-    places = {"output": config.options.output, "source.path": getattr(config.source, "path", "")}
-    for key, place in places.items():
+    places = [("output", config.options.output)]
+    places += [("source.path", part) for part in parts_of(config.source.path)]
+    for key, place in places:
         if ":" not in place and not Path(place).is_absolute():
             raise ConfigError(
                 f"{key}={place}: a submitted run needs a URI, or an absolute path that all nodes have"

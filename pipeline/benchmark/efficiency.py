@@ -175,9 +175,9 @@ def _answer(batch: pa.Table, stages: Mapping[str, _Stage], seconds: dict[str, fl
 def units_of(config: RunConfig, prepared: Prepared, shard: int) -> Iterator[pa.Table]:
     """Read a shard's units in this process."""
     return read_shard(
-        config.source,
+        prepared.source_of(config),
         prepared.plan.shard(shard, config.storage),
-        storage=config.storage,
+        storage=config.reading,
         task=config.task,
         limits=config.limits,
         finished={},

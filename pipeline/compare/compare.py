@@ -32,6 +32,7 @@ def compare_outputs(
     baseline: str,
     pricing: Pricing | None = None,
     dataset: Dataset | None = None,
+    reading: Storage | None = None,
     geometry_of: Callable[[Manifest], Shape | None] = shape_of,
     resamples: int = 1000,
     seed: int = 0,
@@ -50,6 +51,7 @@ def compare_outputs(
         baseline: the arm with which the others are compared.
         pricing: None: no costs in money, but ratios of costs.
         dataset: its references score the answers, as in `trimline evaluate`.
+        reading: how to reach the dataset; None: as the outputs.
         geometry_of: reads the shape of the model that made an output, for computed bytes.
         resamples: of the bootstrap; 0: no intervals.
 
@@ -65,7 +67,7 @@ def compare_outputs(
     require(resamples >= 0, "resamples must not be negative")
     arms = open_arms(outputs, storage)
     manifests = {arm: output.manifest for arm, output in arms.items()}
-    scores, notes = open_scores(dataset, arms, storage)
+    scores, notes = open_scores(dataset, arms, reading or storage)
     numbers, time = RequestNumbers(outputs, baseline), MachineTime()
     broken: dict[int, str] = {}
     with ComparisonWriter(place, list(outputs), storage) as writer:

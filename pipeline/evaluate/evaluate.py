@@ -54,8 +54,13 @@ class EvaluationJson(ScoresJson, total=False):
     without_truth: int
 
 
-def evaluate(dataset: Dataset, options: Evaluation, storage: Storage) -> EvaluationJson:
+def evaluate(
+    dataset: Dataset, options: Evaluation, storage: Storage, reading: Storage | None = None
+) -> EvaluationJson:
     """Score an output; writes evaluation.json and, if asked for, the submission.
+
+    Args:
+        storage, reading: how to reach the output and the dataset; None: both the same way.
 
     Returns:
         The content of evaluation.json; its `figures` are empty if the answers are not public or need a judge.
@@ -65,7 +70,7 @@ def evaluate(dataset: Dataset, options: Evaluation, storage: Storage) -> Evaluat
             references do not match one to one.
     """
     output = open_output(options.output, storage).require_finished()
-    references = list(dataset.references(storage))
+    references = list(dataset.references(reading or storage))
     if not references:
         raise ConfigError(f"dataset: no question in {storage.redact(dataset.root)}")
     join = choose_join(references, dataset.joint, output)

@@ -34,6 +34,7 @@ class Answers:
 
     options: Export
     output: Output
+    reading: Storage  # how to reach the source
 
     @property
     def plan(self) -> Plan:
@@ -46,7 +47,7 @@ class Answers:
     @cached_property
     def questions(self) -> Questions:
         """The source of the output, where it lies now."""
-        return self.output.questions(self.options.source)
+        return self.output.questions(self.options.source, self.reading)
 
     def tables(self, shard: int, columns: list[str] | None = None) -> Iterator[pa.Table]:
         """Read the chosen rows of a shard's units, in order."""
@@ -79,10 +80,10 @@ class Answers:
         questions = self.questions
         moved = questions.moved(shard)
         wanted = lambda number: Want.ALL if number in rows else others  # noqa: E731
-        samples = samples_of(questions.source, moved, questions.storage, wanted)
+        samples = samples_of(questions.source, moved, questions.reading, wanted)
         count = 0
         try:
-            with questions.storage.reaching("source.path", moved.uri):
+            with questions.reading.reaching("source.path", moved.uri):
                 for number, sample in enumerate(islice(samples, shard.samples)):
                     count += number in rows
                     if number in rows:
@@ -92,13 +93,13 @@ class Answers:
                     if count == len(rows):
                         return  # what is behind, damage among it, was not answered
         except ShardError as error:
-            raise RunError(questions.storage.redact(f"{moved.uri} breaks off: {error}")) from None
+            raise RunError(questions.reading.redact(f"{moved.uri} breaks off: {error}")) from None
         if count < len(rows):
-            raise RunError(questions.storage.redact(f"{moved.uri} has fewer samples than were answered"))
+            raise RunError(questions.reading.redact(f"{moved.uri} has fewer samples than were answered"))
 
     def _require(self, sample: Sample | None, row: dict[str, Any], shard: Shard) -> None:
         """Require that a sample has the image that its row is about; a bad_sample may have had none."""
         if sample is None or (sample.image is None and row["status"] != "bad_sample"):
             raise RunError(
-                self.questions.storage.redact(f"{row['key']}: its image is no longer in {shard.uri}")
+                self.questions.reading.redact(f"{row['key']}: its image is no longer in {shard.uri}")
             )

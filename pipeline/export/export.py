@@ -19,14 +19,19 @@ _WRITERS: dict[str, Callable[[Answers], Written]] = {
 }
 
 
-def export(options: Export, storage: Storage) -> Written:
+def export(options: Export, storage: Storage, reading: Storage | None = None) -> Written:
     """Write the export.
+
+    Args:
+        storage: how to reach the output and `to`.
+        reading: how to reach the source; None: as the output.
 
     Raises:
         ConfigError: there is no finished output, `to` or `images` holds something or cannot be written to.
         RunError: the source's images cannot be read again.
     """
-    answers = Answers(options, open_output(options.output, storage).require_finished())
+    output = open_output(options.output, storage).require_finished()
+    answers = Answers(options, output, reading or storage)
     _require_free("to", options.to, storage, folder=options.format not in ONE_FILE)
     if options.images is not None:
         _require_free("images", options.images, storage, folder=True)

@@ -10,7 +10,7 @@ from fsspec.implementations.local import LocalFileSystem
 from pipeline.export.answers import Answers, Rows, Written
 from pipeline.export.names import UniqueNames, image_suffix
 from pipeline.sources.base import Sample
-from pipeline.storage.listing import before_wildcard
+from pipeline.storage.paths import key_root, path_of_text
 from pipeline.storage.uris import Storage
 
 Named = Iterator[tuple[str, Rows]]  # an image's name and its rows
@@ -68,7 +68,7 @@ class _FileNames:
 def _image_folders(answers: Answers) -> Iterator[str | None]:
     questions = answers.questions
     for shard in answers.plan.shards(answers.storage):
-        yield questions.source.image_folder(questions.moved(shard), questions.storage)
+        yield questions.source.image_folder(questions.moved(shard), questions.reading)
 
 
 def _common_folder(folders: Iterable[str | None]) -> str | None:
@@ -91,14 +91,14 @@ def _common_start(one: list[str], other: list[str]) -> list[str]:
 def _of_source(answers: Answers, folder: str, written: Written) -> Named:
     """Name the files that the source read, relative to the folder that holds them all."""
     questions = answers.questions
-    fs, place = questions.storage.open(folder)
+    fs, place = questions.reading.open(folder)
     images = missing = 0
     first_missing = ""
     for shard in answers.plan.shards(answers.storage):
-        own = questions.source.image_folder(questions.moved(shard), questions.storage)
+        own = questions.source.image_folder(questions.moved(shard), questions.reading)
         assert own is not None
         for _, rows in answers.samples(shard.shard):
-            name = own.removeprefix(folder) + _below(own, rows[0]["sample_key"], questions.storage)
+            name = own.removeprefix(folder) + _below(own, rows[0]["sample_key"], questions.reading)
             images += 1
             if isinstance(fs, LocalFileSystem) and not _is_file(Path(place) / name):
                 missing += 1
@@ -133,9 +133,12 @@ def _is_file(path: Path) -> bool:
 def _unwritten(answers: Answers, written: Written) -> Named:
     """Name images that are no files: by their shard, as the source names it, and their key."""
     images = 0
+    path = path_of_text(answers.plan.source)
+    roots = {key_root(uri, path, answers.reading) for uri in answers.plan.table["uri"].to_pylist()}
+    folder = roots.pop() if len(roots) == 1 else _common_folder(roots) or ""
     for shard in answers.plan.shards(answers.storage):
         names = UniqueNames()
-        place = _shard_name(shard.uri, answers.plan.source)
+        place = shard.uri.removeprefix(folder)
         for _, rows in answers.samples(shard.shard):
             images += 1
             yield f"{place}/{names.take(rows[0]['sample_key'], rows[0]['key'])}", rows
@@ -144,10 +147,3 @@ def _unwritten(answers: Answers, written: Written) -> Named:
             "the images are not in files of their own: `image` names the shard and the sample, and no such "
             "files exist; images=FOLDER writes them"
         )
-
-
-def _shard_name(uri: str, source: str) -> str:
-    """Return a shard's name below the source's folder."""
-    start = before_wildcard(source) or (f"{source.rstrip('/')}/" if uri != source else source)
-    folder = start.rpartition("/")[0]
-    return uri.removeprefix(f"{folder}/")

@@ -1,6 +1,7 @@
 """Configures `trimline export`."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import pyarrow as pa
 
@@ -38,7 +39,7 @@ class Export:
     question_ids: str = free("number")
     members: str = free("answers")
     partition_by: list[str] = free(default_factory=list)
-    source: str | None = free(None)
+    source: Any = free(None)  # as `source.path`
 
     def __post_init__(self) -> None:
         require(self.format in FORMATS, f"format: {self.format!r} is none of {FORMATS}")

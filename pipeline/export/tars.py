@@ -59,14 +59,14 @@ def _samples(answers: Answers, shard: Shard) -> Iterator[tuple[Sample, Rows, Mem
 
     try:
         for sample, others in questions.source.members(
-            questions.moved(shard), questions.storage, every_sample()
+            questions.moved(shard), questions.reading, every_sample()
         ):
             if rows := waiting.popleft():
                 yield sample, rows, others
     except ShardError as error:
-        raise RunError(questions.storage.redact(f"members: {shard.uri}: {error}")) from None
+        raise RunError(questions.reading.redact(f"members: {shard.uri}: {error}")) from None
     if waiting:
-        raise RunError(questions.storage.redact(f"members: {shard.uri} has fewer samples than before"))
+        raise RunError(questions.reading.redact(f"members: {shard.uri} has fewer samples than before"))
 
 
 def _members(sample: Sample, rows: Rows, others: Members | None, left_out: "_LeftOut") -> dict[str, bytes]:

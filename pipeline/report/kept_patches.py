@@ -15,6 +15,7 @@ from pipeline.output.layout import DATA
 from pipeline.output.opened import Output
 from pipeline.report.pictures import OutputImages, images_of, parse_key, read_images
 from pipeline.stages.imaging import decode
+from pipeline.storage.uris import Storage
 from pipeline.support.errors import ConfigError, ShardError
 
 DIMMED = 0.22
@@ -34,14 +35,17 @@ Row = dict[str, Any]  # of an Arrow table, a value of another type in each colum
 Pixels = NDArray[np.uint8]
 
 
-def draw_kept(outputs: Sequence[Output], key: str) -> Image.Image:
+def draw_kept(outputs: Sequence[Output], key: str, reading: Storage | None = None) -> Image.Image:
     """Draw the image of request `key` as the model saw it, with a panel and the answer of each output.
+
+    Args:
+        reading: how to reach the source; None: as the first output.
 
     Raises:
         ConfigError: an output has no such request, or the source no longer has the image.
     """
     rows = [find_row(output, key) for output in outputs]
-    square = _square(images_of(outputs[0]), key)
+    square = _square(images_of(outputs[0], reading), key)
     panels = [_panel(square, row) for row in rows]
     width = sum(panel.width for panel in panels) + GAP_PX * (len(panels) + 1)
     question = _wrapped(rows[0]["question"], width - 2 * GAP_PX)

@@ -13,9 +13,10 @@ from pipeline.demo.pictures import resolve_source
 from pipeline.models.config import Model
 from pipeline.models.preprocess import Preprocessor, preprocessor_of
 from pipeline.output.manifest import rebuild
-from pipeline.output.opened import Output
+from pipeline.output.opened import Output, source_of
 from pipeline.sources.base import Source, Want, samples_of
 from pipeline.stages.imaging import Imaging, decode
+from pipeline.storage.uris import Storage
 from pipeline.support.errors import BadImage, ConfigError, ShardError
 
 THUMBNAIL_PX = 240
@@ -33,16 +34,22 @@ class OutputImages:
     source: Source
     model: Model
     imaging: Imaging
+    reading: Storage
 
 
-def images_of(output: Output) -> OutputImages:
-    """Rebuild an output's source, model and image settings; ConfigError if run.json has another form."""
+def images_of(output: Output, reading: Storage | None = None) -> OutputImages:
+    """Rebuild an output's source, model and image settings; ConfigError if run.json has another form.
+
+    Args:
+        reading: how to reach the source; None: as the output.
+    """
     with output.manifest.explaining_errors(output.folder, output.storage) as settings:
         return OutputImages(
             output=output,
-            source=resolve_source(rebuild(settings["source"])),
+            source=resolve_source(source_of(settings)),
             model=rebuild(settings["model"], Model),
             imaging=rebuild(settings["image"], Imaging),
+            reading=reading or output.storage,
         )
 
 
@@ -63,12 +70,12 @@ def read_images(images: OutputImages, shard: int, samples: Iterable[int]) -> Ite
         ConfigError: the source cannot be reached.
     """
     wanted = frozenset(samples)
-    plan, storage = images.output.plan, images.output.storage
-    with storage.reaching("source.path", plan.source):
+    plan, reading = images.output.plan, images.reading
+    with reading.reaching("source.path", plan.source):
         read = samples_of(
             images.source,
-            plan.shard(shard, storage),
-            storage,
+            plan.shard(shard, images.output.storage),
+            reading,
             lambda number: Want.ALL if number in wanted else Want.NOTHING,
         )
         for number, sample in zip(range(max(wanted) + 1), read, strict=False):

@@ -20,10 +20,13 @@ from pipeline.support.errors import ConfigError
 _MOST = 2000  # more do not fit into the page
 
 
-def write_report_files(folder: str, storage: Storage, *, gallery: int, seed: int) -> list[str]:
+def write_report_files(
+    folder: str, storage: Storage, reading: Storage | None = None, *, gallery: int, seed: int
+) -> list[str]:
     """Write report.html and report.txt into the folder of a finished run or comparison; returns their paths.
 
     Args:
+        storage, reading: how to reach the output and the source; None: both the same way.
         gallery: the number of requests to show with their pictures, as far as a page of 10 MB holds them.
         seed: of the sample of these requests.
 
@@ -31,7 +34,7 @@ def write_report_files(folder: str, storage: Storage, *, gallery: int, seed: int
         ConfigError: the folder holds neither, or the run or comparison is not finished or damaged.
     """
     folder = folder.rstrip("/")
-    report = gather_report(folder, storage, gallery=gallery, seed=seed)
+    report = gather_report(folder, storage, reading, gallery=gallery, seed=seed)
     fs, path = storage.open(folder)
     with storage.reaching("output", folder):
         for name, text in ((REPORT_PAGE, to_html(report)), (REPORT_TEXT, to_text(report))):
@@ -39,7 +42,9 @@ def write_report_files(folder: str, storage: Storage, *, gallery: int, seed: int
     return [f"{folder}/{name}" for name in (REPORT_PAGE, REPORT_TEXT)]
 
 
-def gather_report(folder: str, storage: Storage, *, gallery: int, seed: int) -> Report:
+def gather_report(
+    folder: str, storage: Storage, reading: Storage | None = None, *, gallery: int, seed: int
+) -> Report:
     """Gather a report's content; reads every row once, and the gallery's rows and images again."""
     comparison = _read_comparison(folder, storage)
     if comparison is None:
@@ -67,7 +72,7 @@ def gather_report(folder: str, storage: Storage, *, gallery: int, seed: int) -> 
         status=status_table(figures),
         failures=failure_tables(selection.examples),
         worst=worst_tables(figures.pairs),
-        gallery=make_gallery(requests, selection.keys, images_of(output), storage),
+        gallery=make_gallery(requests, selection.keys, images_of(output, reading), storage),
         kinds=selection.kinds,
         notes=[storage.redact(note) for note in figures.notes],
     )

@@ -49,11 +49,11 @@ def finish(config: RunConfig, prepared: Prepared) -> list[Outcome]:
     Raises:
         RunError: the run could not be finished. Existing files are kept; a rerun continues from them.
     """
-    config = replace(config, storage=config.storage.enduring())
+    config = config.enduring()
     try:
         return _finish(config, prepared)
     except store_errors(prepared.states[0].folder) as error:
-        reason = config.storage.redact(f"{type(error).__name__}: {error}")
+        reason = config.redact(f"{type(error).__name__}: {error}")
         raise RunError(f"the output cannot be used: {reason}; run the same command again to go on") from error
 
 

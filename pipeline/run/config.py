@@ -1,7 +1,7 @@
 """Declares the configuration of a run, and its outcome."""
 
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, Self
 
 from pipeline.engines.base import EngineConfig
 from pipeline.models.config import DEVICES, Decoding, Model
@@ -13,7 +13,7 @@ from pipeline.sources.task import Task
 from pipeline.stages.arms import Arm
 from pipeline.stages.clip_text import ClipText
 from pipeline.stages.imaging import Imaging
-from pipeline.storage.uris import Storage
+from pipeline.storage.uris import Storage, canonical
 from pipeline.support import log
 from pipeline.support.fields import counted, free, require
 from pipeline.support.schema import FAULTS
@@ -64,6 +64,23 @@ class RunConfig:
     cluster: Cluster
     clip_text: ClipText = field(default_factory=ClipText)
     settings: dict[str, Any]  # JSON of any form
+    source_storage: Storage | None = None  # None: the same as `storage`
+
+    @property
+    def reading(self) -> Storage:
+        """How to reach the source, whose listings pass over the run's own outputs."""
+        output = canonical(self.options.output, self.storage)
+        folders = [f"{output}/{arm.folder}" for arm in self.arms if arm.folder]
+        return (self.source_storage or self.storage).passing_over_outputs(self.storage, output, *folders)
+
+    def enduring(self) -> Self:
+        """Return the same configuration with storage that retries; see `Storage.enduring`."""
+        source = self.source_storage and self.source_storage.enduring()
+        return replace(self, storage=self.storage.enduring(), source_storage=source)
+
+    def redact(self, text: str) -> str:
+        """Return `text` as one line, without the credentials of output and source."""
+        return (self.source_storage or self.storage).redact(self.storage.redact(text))
 
 
 @dataclass(frozen=True)

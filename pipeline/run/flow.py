@@ -80,7 +80,7 @@ def run_flow(
                 yield stats
     except ray.exceptions.RayError as error:
         raise RunError(
-            f"{config.storage.redact(_original_error(error))}; run the same command again to go on"
+            f"{config.redact(_original_error(error))}; run the same command again to go on"
         ) from error
     finally:
         ledger.kill()
@@ -105,8 +105,9 @@ def _read_and_decode(
         ReadPending,
         output=prepared.plan.folder,
         attempt=attempt,
-        source=config.source,
+        source=prepared.source_of(config),
         storage=config.storage,
+        reading=config.reading,
         task=config.task,
         limits=config.limits,
         pending=pending,

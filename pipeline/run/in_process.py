@@ -45,9 +45,9 @@ def make_units(
         shard = prepared.plan.shard(number, config.storage)
         _, finished, lacking_arms = prepared.missing(number)
         units = read_shard(
-            config.source,
+            prepared.source_of(config),
             shard,
-            storage=config.storage,
+            storage=config.reading,
             task=config.task,
             limits=config.limits,
             finished=finished,

@@ -8,15 +8,18 @@ from typing import TYPE_CHECKING
 
 from pipeline.models.checkpoints.fit import Geometry, check_fit
 from pipeline.models.checkpoints.kinds import KINDS
+from pipeline.output.changed import require_unchanged
 from pipeline.output.layout import MANIFEST
 from pipeline.output.manifest import RULES, Manifest, make_manifest, require_same_run
 from pipeline.output.own_folder import require_own_folder
-from pipeline.output.plan import Plan, extend_plan, load_plan, make_plan, require_unchanged, share_plan
+from pipeline.output.plan import Plan, extend_plan, load_plan, make_plan, share_plan
 from pipeline.output.units import MAX_UNIT_BYTES, Finished, finished_units
 from pipeline.run.fingerprint import counted_fields
 from pipeline.run.retry import delete_failed_units
+from pipeline.sources.base import Source
 from pipeline.stages.arms import Arm, reduction_order, require_fields
 from pipeline.stages.read import PendingShard
+from pipeline.storage.paths import parts_of, path_of_text, source_text
 from pipeline.storage.uris import Storage, canonical, write_atomic
 from pipeline.support.errors import ConfigError
 
@@ -55,6 +58,11 @@ class Prepared:
     def has_shard(self, shard: int) -> bool:
         """Tell whether every arm has all units of a shard."""
         return all(state.finished.has_shard(shard) for state in self.states)
+
+    def source_of(self, config: "RunConfig") -> Source:
+        """Return the source of the whole plan, which may have been extended by other paths."""
+        same = source_text(config.source.path, config.reading) == self.plan.source
+        return config.source if same else config.source.relocated(path_of_text(self.plan.source))
 
     def missing(self, shard: int) -> PendingShard:
         """Work out which units of a shard are finished, and which arms lack the others.
@@ -103,7 +111,12 @@ def prepare_all(groups: Sequence["RunConfig"]) -> list[Prepared]:
         folders = [folder for group in checked for folder in group.folders]
         with first.storage.reaching("output", first.options.output):
             delete_failed_units(
-                folders, first.source, first.options.retry_statuses, first.options.limit, first.storage
+                folders,
+                first.source,
+                first.options.retry_statuses,
+                first.options.limit,
+                first.storage,
+                first.reading,
             )
     prepared: list[Prepared] = []
     for config, outputs in zip(groups, checked, strict=True):
@@ -156,7 +169,8 @@ def _freeze_plan(config: "RunConfig", checked: _Checked, shared: Plan | None) ->
         _require_same_rules(config, manifests)
         _require_memory(config, checked.geometry)
     if prepared.pending and checked.started:
-        require_unchanged(plan, prepared.has_shard, config.source, storage)
+        source = prepared.source_of(config)
+        require_unchanged(plan, prepared.has_shard, source, storage, config.reading)
     return prepared
 
 
@@ -186,8 +200,9 @@ def _is_started(config: "RunConfig", folder: str, manifest: Manifest) -> bool:
         return False
     _require_writable(config, folder)
     require_same_run(folder, manifest, config.storage)
-    source = canonical(config.source.path, config.storage)
-    if source != plan.source and not config.options.extend:
+    source = source_text(config.source.path, config.reading)
+    known = parts_of(path_of_text(plan.source))
+    if not set(parts_of(path_of_text(source))) <= set(known) and not config.options.extend:
         raise ConfigError(
             f"output {hide(folder)} belongs to the source {hide(plan.source)}, not {hide(source)}; "
             "choose another output, or append with extend=true"
@@ -209,8 +224,10 @@ def _current_plan(config: "RunConfig", folders: Sequence[str]) -> Plan:
     """Load the outputs' plan, extended if the run says so; make it if no output has one."""
     plan = next(filter(None, (load_plan(folder, config.storage) for folder in folders)), None)
     if plan is None:
-        return make_plan(folders[0], config.source, config.options.limit, config.storage)
-    return extend_plan(plan, config.source, config.storage) if config.options.extend else plan
+        return make_plan(folders[0], config.source, config.options.limit, config.storage, config.reading)
+    if config.options.extend:
+        return extend_plan(plan, config.source, config.storage, config.reading)
+    return plan
 
 
 def _require_unit_fits(config: "RunConfig", geometry: Geometry) -> None:

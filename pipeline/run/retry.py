@@ -13,13 +13,15 @@ A shard that changed in the source is made again as a whole, since its units may
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from pipeline.output.changed import changed_files, has_changed
 from pipeline.output.footers import read_footers
 from pipeline.output.layout import DATA
-from pipeline.output.plan import Plan, changed_files, has_changed, load_plan
+from pipeline.output.plan import Plan, load_plan
 from pipeline.output.summary import take_back_success
 from pipeline.output.units import Finished, Unit, finished_units
 from pipeline.sources.base import Shard, Source, files_of
 from pipeline.storage.listing import File
+from pipeline.storage.paths import path_of_text
 from pipeline.storage.uris import Storage
 from pipeline.support.errors import ConfigError
 from pipeline.support.parallel import THREADS, each
@@ -34,13 +36,19 @@ class _UnitFile:
 
 
 def delete_failed_units(
-    folders: Sequence[str], source: Source, statuses: Sequence[str], limit: int | None, storage: Storage
+    folders: Sequence[str],
+    source: Source,
+    statuses: Sequence[str],
+    limit: int | None,
+    storage: Storage,
+    reading: Storage | None = None,
 ) -> None:
     """Delete every unit that has a row of one of these statuses, or whose shard broke off in it.
 
     Args:
         folders: the outputs of all arms; a unit is deleted in all of them.
         limit: under which they were planned.
+        storage, reading: how to reach the outputs and the source; None: both the same way.
 
     Raises:
         ConfigError: a shard that is still to be made has changed or is gone, or a changed one cannot be made
@@ -56,7 +64,9 @@ def delete_failed_units(
     if not failed:
         return
     retried = {file.unit.shard for file in failed}
-    changed = _changed_shards(plans, finished, retried, source, limit, storage)
+    if plans:
+        source = source.relocated(path_of_text(plans[0].source))
+    changed = _changed_shards(plans, finished, retried, source, limit, storage, reading or storage)
     first, last = _deletions(failed, finished, changed)
     for folder in finished:
         take_back_success(folder, storage)
@@ -100,6 +110,7 @@ def _changed_shards(
     source: Source,
     limit: int | None,
     storage: Storage,
+    reading: Storage,
 ) -> dict[int, Shard]:
     """Find the retried shards that have changed since a plan was made, and list them as they are now."""
 
@@ -111,13 +122,13 @@ def _changed_shards(
         # plans differ if an earlier retry was killed while it renewed them
         if number and plan.table.equals(plans[0].table):
             continue
-        for shard, file in changed_files(plan, is_passed_over, files_of(source, storage), storage):
+        for shard, file in changed_files(plan, is_passed_over, files_of(source, reading), storage):
             if shard.shard not in retried:
                 raise has_changed(shard, file, storage)
             planned[shard.shard] = shard
     uris = {file.uri for shard in planned.values() for file in shard.own_files}
-    files = {file.uri: file for file in files_of(source, storage) if file.uri in uris} if uris else {}
-    return {number: _as_now(shard, files, source, limit, storage) for number, shard in planned.items()}
+    files = {file.uri: file for file in files_of(source, reading) if file.uri in uris} if uris else {}
+    return {number: _as_now(shard, files, source, limit, reading) for number, shard in planned.items()}
 
 
 def _as_now(

@@ -5,13 +5,15 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from enum import IntFlag
-from typing import ClassVar, Self
+from typing import Any, BinaryIO, ClassVar, Self
 
-from pipeline.storage.listing import File, list_entries
+from pipeline.storage.listing import File, Rules, list_entries
+from pipeline.storage.opener import RefusedFileError, open_file
+from pipeline.storage.paths import SourcePath, listed_root, parts_of
 from pipeline.storage.uris import Storage, name_of
 from pipeline.support.census import Census, PassedOver, Reason
-from pipeline.support.errors import ConfigError, DataFault
-from pipeline.support.fields import free
+from pipeline.support.errors import ConfigError, DataFault, ShardError
+from pipeline.support.fields import counted_unless, free
 
 IMAGE_SUFFIXES = (
     *("jpg", "jpeg", "png", "webp"),  # of several images of one name, the first of these is told first
@@ -142,7 +144,8 @@ class Source(ABC):
     arguments, the fields and the files alone: a rerun, `verify deep=true` and `export` call it again.
 
     Args:
-        path: a file, a folder or a glob, as the user wrote it.
+        path: a file, a folder or a glob, or a list of them, as the user wrote it; see `storage/paths.py`.
+        follow_links: of local files; else links are passed over, and a path over one is a fault.
 
     Attributes:
         rules: number of the rules by which files become samples. A change of the rules raises it: outputs
@@ -150,7 +153,8 @@ class Source(ABC):
     """
 
     rules: ClassVar[int] = 1
-    path: str = free()
+    path: Any = free()  # text or a list of texts, which OmegaConf's unions cannot say
+    follow_links: bool = counted_unless(False)
 
     @abstractmethod
     def entries(self, storage: Storage) -> Iterator[File | PassedOver]:
@@ -182,7 +186,7 @@ class Source(ABC):
             ShardError: the rest of the shard cannot be read; the samples before it have been yielded.
         """
 
-    def relocated(self, path: str) -> Self:
+    def relocated(self, path: SourcePath) -> Self:
         """Return the same source read from `path`, for `verify` and `export` after the input has moved."""
         return replace(self, path=path)
 
@@ -208,6 +212,27 @@ class Source(ABC):
         """
         raise ConfigError(f"members: a source of {type(self).__name__} has no other members to export")
 
+    def open_shard(self, shard: Shard, storage: Storage, **caching: object) -> BinaryIO:
+        """Open the file that is a shard, or of which it is a slice.
+
+        Args:
+            caching: options of fsspec's `open` for other stores than the local disk.
+
+        Raises:
+            ShardError: it is no regular file, or a link leads to it that is not followed.
+        """
+        uri = shard.own_files[0].uri
+        try:
+            return open_file(
+                uri, self.root_of(uri, storage), storage, follow_links=self.follow_links, **caching
+            )
+        except RefusedFileError as error:
+            raise ShardError(f"the file is not read: {error}") from None
+
+    def root_of(self, uri: str, storage: Storage) -> str:
+        """Return the place of `path` that a listed file lies below; else its folder."""
+        return listed_root(uri, self.path, storage) or uri.rpartition("/")[0]
+
     def store_reads(self, totals: ReadTotals) -> tuple[float, float | None]:
         """Estimate the bytes and GET requests that reading took, for the capacity planner.
 
@@ -232,14 +257,25 @@ def samples_of(source: Source, shard: Shard, storage: Storage, wanted: Wanted) -
             yield item
 
 
-def files_ending(path: str, suffixes: tuple[str, ...], storage: Storage) -> Iterator[File | PassedOver]:
+def files_ending(
+    path: object,
+    suffixes: tuple[str, ...],
+    storage: Storage,
+    *,
+    follow_links: bool = False,
+    of_tables: bool = False,
+) -> Iterator[File | PassedOver]:
     """List the files at `path` whose names end in one of the suffixes, in any letter case.
+
+    Args:
+        follow_links, of_tables: see `storage/listing.py:Rules`.
 
     Raises:
         ConfigError: there are none; it names what is there.
     """
     empty, census = True, Census()
-    for entry in list_entries(path, storage):
+    rules = Rules(follow_links, of_tables, lambda uri: uri.lower().endswith(suffixes))
+    for entry in list_entries(path, storage, rules):
         if isinstance(entry, File) and not entry.uri.lower().endswith(suffixes):
             entry = PassedOver(name_of(entry.uri), other_type(entry.uri))
         if isinstance(entry, File):
@@ -251,10 +287,11 @@ def files_ending(path: str, suffixes: tuple[str, ...], storage: Storage) -> Iter
         raise nothing_listed(suffixes[0], path, census, storage)
 
 
-def nothing_listed(kind: str, path: str, census: Census, storage: Storage) -> ConfigError:
+def nothing_listed(kind: str, path: object, census: Census, storage: Storage) -> ConfigError:
     """Make the error for a listing without a file of a kind; it names what the listing has."""
     passed_over = f"; passed over: {census.description()}" if census.entries else ""
-    return ConfigError(f"source.path: no {kind} at {storage.redact(f'{path}{passed_over}')}")
+    places = ", ".join(parts_of(path))
+    return ConfigError(f"source.path: no {kind} at {storage.redact(f'{places}{passed_over}')}")
 
 
 def other_type(uri: str) -> Reason:

@@ -6,6 +6,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain, groupby
 
+from fsspec.implementations.local import LocalFileSystem
+
 from pipeline.sources.base import (
     IMAGE_SUFFIXES,
     MAX_IMAGE_BYTES,
@@ -22,8 +24,10 @@ from pipeline.sources.base import (
 from pipeline.sources.questions import MAX_SIDECAR_BYTES, Keys
 from pipeline.sources.read_ahead import Read, read_ahead
 from pipeline.sources.sidecars import SIDECARS, assemble
-from pipeline.storage.listing import File, before_wildcard, list_entries
-from pipeline.storage.uris import Storage, canonical, name_of
+from pipeline.storage.listing import File, Rules, list_entries
+from pipeline.storage.opener import RefusedFileError, read_local
+from pipeline.storage.paths import key_root
+from pipeline.storage.uris import Storage, name_of
 from pipeline.support.census import Census, PassedOver, Reason
 from pipeline.support.errors import BadImage, BadSample, DataFault
 from pipeline.support.fields import counted, counted_unless, require
@@ -51,7 +55,8 @@ class Images(Source):
         passed_over: list[PassedOver] = []  # since the last group
 
         def files() -> Iterator[File]:
-            for entry in list_entries(self.path, storage):
+            rules = Rules(self.follow_links, reads=lambda uri: _suffix(uri) in IMAGE_SUFFIXES)
+            for entry in list_entries(self.path, storage, rules):
                 if isinstance(entry, File):
                     yield entry
                 else:
@@ -94,16 +99,17 @@ class Images(Source):
         """See `Source.samples`."""
         return read_ahead(self._reads(shard, storage, wanted), shard.uri, storage)
 
-    def image_folder(self, shard: Shard, storage: Storage) -> str:
-        """See `Source.image_folder`."""
-        return _root(canonical(self.path, storage))
+    def image_folder(self, shard: Shard, storage: Storage) -> str | None:
+        """See `Source.image_folder`; None if the shard's files are of several places of `path`."""
+        folders = {key_root(file.uri, self.path, storage) for file in shard.files}
+        return folders.pop() if len(folders) == 1 else None
 
     def members(
         self, shard: Shard, storage: Storage, samples: Iterable[Sample]
     ) -> Iterator[tuple[Sample, Members]]:
         """See `Source.members`: the sidecars of each image."""
         for sample, (_, *sidecars) in zip(samples, _by_image(shard.files), strict=False):
-            yield sample, {_suffix(file.uri): _content(file, storage, Want.ALL) for file in sidecars}
+            yield sample, {_suffix(file.uri): self._content(file, storage, Want.ALL) for file in sidecars}
 
     def store_reads(self, totals: ReadTotals) -> tuple[float, float | None]:
         """See `Source.store_reads`: each image and each sidecar once."""
@@ -112,29 +118,52 @@ class Images(Source):
         return totals.source_bytes, totals.samples * len(files) / max(1, images)
 
     def _reads(self, shard: Shard, storage: Storage, wanted: Wanted) -> Iterator[Read | None]:
-        root = _root(canonical(self.path, storage))
         keys = Keys(self.question_key, self.questions_key, self.question_id_key)
         position = 0
         for index, files in enumerate(_by_image(shard.files)):
             position += sum(file.size for file in files)
             want = wanted(index)
-            yield functools.partial(_sample, files, position, root, keys, storage, want) if want else None
+            yield functools.partial(self._sample, files, position, keys, storage, want) if want else None
 
+    def _sample(
+        self,
+        files: list[File],
+        position: int,
+        keys: Keys,
+        storage: Storage,
+        want: Want,
+        max_bytes: int | None,
+    ) -> Sample | None:
+        if max_bytes is not None and sum(file.size for file in files) > max_bytes:
+            return None
+        read = files if Want.QUESTIONS in want else files[:1]
+        parts = {_suffix(file.uri): self._content(file, storage, want) for file in read}
+        uri = files[0].uri
+        key = uri.removeprefix(key_root(uri, self.path, storage))
+        return assemble(key, position, parts, (1, len(files) - 1), keys)
 
-def _sample(
-    files: list[File],
-    position: int,
-    root: str,
-    keys: Keys,
-    storage: Storage,
-    want: Want,
-    max_bytes: int | None,
-) -> Sample | None:
-    if max_bytes is not None and sum(file.size for file in files) > max_bytes:
-        return None
-    read = files if Want.QUESTIONS in want else files[:1]
-    parts = {_suffix(file.uri): _content(file, storage, want) for file in read}
-    return assemble(files[0].uri.removeprefix(root), position, parts, (1, len(files) - 1), keys)
+    def _content(self, file: File, storage: Storage, want: Want) -> bytes | DataFault:
+        is_image = _suffix(file.uri) in IMAGE_SUFFIXES
+        most = MAX_IMAGE_BYTES if is_image else MAX_SIDECAR_BYTES
+        too_large = (BadImage if is_image else BadSample)(f"the file is too large: {file.size} bytes")
+        if file.size > most:
+            return too_large
+        if is_image and Want.IMAGE not in want:
+            return b""
+        try:
+            data = self._read(file, most, storage)
+        except RefusedFileError as error:
+            return BadSample(storage.redact(f"cannot read {file.uri}: {error}"))
+        except (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError) as error:
+            return BadSample(storage.redact(f"cannot read {file.uri}: {type(error).__name__}"))
+        return data if len(data) <= most else too_large
+
+    def _read(self, file: File, most: int, storage: Storage) -> bytes:
+        fs, path = storage.open(file.uri)
+        if not isinstance(fs, LocalFileSystem):
+            return bytes(fs.cat_file(path))
+        root = storage.open(self.root_of(file.uri, storage))[1]
+        return read_local(path, root, most, follow_links=self.follow_links)
 
 
 def _images_and_sidecars(files: list[File]) -> Iterator[File | PassedOver]:
@@ -190,28 +219,6 @@ def _slice(ordinal: int, files: list[File]) -> Shard:
         images,
         tuple(files),
     )
-
-
-def _content(file: File, storage: Storage, want: Want) -> bytes | DataFault:
-    is_image = _suffix(file.uri) in IMAGE_SUFFIXES
-    if file.size > (MAX_IMAGE_BYTES if is_image else MAX_SIDECAR_BYTES):
-        fault = BadImage if is_image else BadSample
-        return fault(f"the file is too large: {file.size} bytes")
-    if is_image and Want.IMAGE not in want:
-        return b""
-    fs, path = storage.open(file.uri)
-    try:
-        return bytes(fs.cat_file(path))
-    except (FileNotFoundError, PermissionError, IsADirectoryError) as error:
-        return BadSample(storage.redact(f"cannot read {file.uri}: {type(error).__name__}"))
-
-
-def _root(uri: str) -> str:
-    """Return the folder that sample keys are relative to: up to the first wildcard, or a file's folder."""
-    prefix = before_wildcard(uri)
-    if prefix is not None:
-        return prefix[: prefix.rindex("/") + 1]
-    return uri[: uri.rindex("/") + 1] if _suffix(uri) in IMAGE_SUFFIXES else uri.rstrip("/") + "/"
 
 
 def _prefix(file: File) -> str:

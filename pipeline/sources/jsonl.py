@@ -86,16 +86,17 @@ class Jsonl(Source):
 
     def entries(self, storage: Storage) -> Iterator[File | PassedOver]:
         """See `Source.entries`."""
-        return files_ending(self.path, SUFFIXES, storage)
+        return files_ending(self.path, SUFFIXES, storage, follow_links=self.follow_links)
 
     def shards(self, entries: Iterable[File], storage: Storage) -> Iterator[Shard]:
         """See `Source.shards`: slices that end where a sample does."""
         ordinal = 0
         for file in entries:
-            require_records(file, storage)
             first = start = lines = samples = 0
+            shard = _slice(ordinal, file, 0, file.size, None)
+            require_records(functools.partial(self.open_shard, shard, storage), file.uri, storage)
             broken: list[ShardError] = []
-            all_lines = self._lines(file.uri, 0, file.size, storage, broken)
+            all_lines = self._lines(shard, 0, file.size, storage, broken)
             for _, group in groupby(all_lines, key=lambda line: line.group):
                 count, last = _count(group)
                 if lines >= self.slice_files:
@@ -122,31 +123,50 @@ class Jsonl(Source):
     def _reads(
         self, shard: Shard, root: str, storage: Storage, wanted: Wanted
     ) -> Iterator[Read | Sample | None]:
-        uri, _, span = shard.uri.rpartition("#")
-        first, stop = map(int, span.split("-"))
+        first, stop = map(int, shard.uri.rpartition("#")[2].split("-"))
         broken: list[ShardError] = []
         count = 0
-        lines = self._lines(uri, first, stop, storage, broken)
+        lines = self._lines(shard, first, stop, storage, broken)
         for index, (_, group) in enumerate(groupby(lines, key=lambda line: line.group)):
             count = index + 1
             of_sample, stop_of_sample = _gather_sample(group)
             want = wanted(index)
-            yield _item(of_sample, stop_of_sample - first, want, root, storage) if want else None
+            yield self._item(of_sample, stop_of_sample - first, want, root, storage) if want else None
         if broken:
             raise broken[0]
         if shard.samples is not None and count < shard.samples:
             raise ShardError(f"it has {count} samples where the plan has {shard.samples}: start a new output")
 
     def _lines(
-        self, uri: str, first: int, stop: int, storage: Storage, broken: list[ShardError]
+        self, shard: Shard, first: int, stop: int, storage: Storage, broken: list[ShardError]
     ) -> Iterator[_Line]:
         """Yield the records as lines; `broken` gets the error that ends them."""
         keys = Keys(self.question_key, self.questions_key, self.question_id_key)
         try:
-            for record in read_records(uri, first, stop, storage):
+            opening = functools.partial(self.open_shard, shard, storage)
+            for record in read_records(opening, shard.own_files[0].uri, first, stop):
                 yield _line(record, keys, self.image_key)
         except ShardError as error:
             broken.append(error)
+
+    def _item(
+        self, lines: list[_Line], position: int, want: Want, root: str, storage: Storage
+    ) -> Read | Sample:
+        """Make a sample of its lines, or its `Read` if the image is a file."""
+        line = lines[0]
+        questions = tuple(question for line in lines for question in line.questions)
+        sample = Sample(line.key, position, None, questions, line.fault, line.question_fault, taken=(1, 0))
+        if line.image is None or line.fault is not None:
+            return sample
+        if Want.IMAGE not in want:
+            return replace(sample, image=b"")
+        try:
+            image = image_or_path(line.image)
+        except DataFault as fault:
+            return replace(sample, fault=fault)
+        if isinstance(image, bytes):
+            return replace(sample, image=image)
+        return functools.partial(with_image, sample, root, image, storage, follow_links=self.follow_links)
 
 
 def _count(lines: Iterator[_Line]) -> tuple[int, _Line]:
@@ -168,24 +188,6 @@ def _gather_sample(lines: Iterator[_Line]) -> tuple[list[_Line], int]:
             fault = BadSample(f"{len(collected) + rest - 1} lines ask too much of one image")
             return [replace(collected[0], fault=fault)], last.stop
     return collected, collected[-1].stop
-
-
-def _item(lines: list[_Line], position: int, want: Want, root: str, storage: Storage) -> Read | Sample:
-    """Make a sample of its lines, or its `Read` if the image is a file."""
-    line = lines[0]
-    questions = tuple(question for line in lines for question in line.questions)
-    sample = Sample(line.key, position, None, questions, line.fault, line.question_fault, taken=(1, 0))
-    if line.image is None or line.fault is not None:
-        return sample
-    if Want.IMAGE not in want:
-        return replace(sample, image=b"")
-    try:
-        image = image_or_path(line.image)
-    except DataFault as fault:
-        return replace(sample, fault=fault)
-    if isinstance(image, bytes):
-        return replace(sample, image=image)
-    return functools.partial(with_image, sample, root, image, storage)
 
 
 def _line(record: Record, keys: Keys, image_key: str | None) -> _Line:

@@ -3,18 +3,12 @@
 import base64
 import functools
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
-from typing import NamedTuple
 
-import fsspec
 import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
-from pipeline.sources.arrow_bounds import require_small
 from pipeline.sources.base import (
-    MAX_IMAGE_BYTES,
     Members,
     Question,
     ReadTotals,
@@ -26,44 +20,18 @@ from pipeline.sources.base import (
     files_ending,
 )
 from pipeline.sources.cells import image_or_path, only_image
-from pipeline.sources.questions import MAX_QUESTION_CHARACTERS, MAX_QUESTIONS, id_text, parse_questions
+from pipeline.sources.parquet_rows import Rows, open_parquet, row_count
+from pipeline.sources.questions import id_text, parse_questions
 from pipeline.sources.read_ahead import Read, read_ahead, with_image
 from pipeline.storage.listing import File
 from pipeline.storage.uris import BLOCK_BYTES, Storage
 from pipeline.support.census import PassedOver
-from pipeline.support.errors import BadSample, DataFault, ShardError
+from pipeline.support.errors import DataFault, ShardError
 from pipeline.support.fields import counted, free
-from pipeline.support.memory import at_most
 from pipeline.support.parallel import THREADS, each
 
 _IMAGE_NAMES = ("image", "images", "jpg", "jpeg", "png", "webp", "image_bytes", "bytes", "image_path", "path")
-_ROWS_AT_ONCE = 16
-_BYTES_AT_ONCE = 64 << 20  # fewer rows at once if they are larger, by the sizes in the footer
-# Limits the memory of one batch: a page of a few bytes may inflate to 2 GiB, and every row refer to it.
-_ROOM_BYTES = 1 << 30
-# A file has at most this many rows for each of its bytes; a damaged footer may promise more.
-_ROWS_A_BYTE = 64
 _FOOTER_BYTES = 64 << 10  # of one read from object storage that looks for the number of rows
-# Arrow raises these for damage, and Python for values that it cannot hold, such as text that is not UTF-8.
-_DAMAGE = (pa.ArrowException, OSError, ValueError, ArithmeticError, LookupError, TypeError, MemoryError)
-_MAX_KEY_BYTES = 4 << 10  # of a key, which each row of the sample repeats
-
-
-class _Limits(NamedTuple):
-    """Limits a cell: `items` of its lists and `bytes` of its texts."""
-
-    items: int
-    bytes: int
-
-
-_LIMITS = {
-    "image": _Limits(1, MAX_IMAGE_BYTES // 3 * 4 + 1024),  # perhaps in base64
-    "question": _Limits(1, 4 * MAX_QUESTION_CHARACTERS),
-    "questions": _Limits(MAX_QUESTIONS, 4 * MAX_QUESTION_CHARACTERS),
-    "question_id": _Limits(1, _MAX_KEY_BYTES),
-    "key": _Limits(1, _MAX_KEY_BYTES),
-}
-_OTHERS = _Limits(100_000, 16 << 20)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,13 +52,12 @@ class Parquet(Source):
 
     def entries(self, storage: Storage) -> Iterator[File | PassedOver]:
         """See `Source.entries`."""
-        return files_ending(self.path, (".parquet",), storage)
+        return files_ending(self.path, (".parquet",), storage, follow_links=self.follow_links, of_tables=True)
 
     def shards(self, entries: Iterable[File], storage: Storage) -> Iterator[Shard]:
         """See `Source.shards`: a file is a shard. Its footer, if undamaged, tells the number of rows."""
-        count = functools.partial(_counted, storage=storage)
-        for ordinal, (file, rows) in enumerate(each(count, entries, THREADS)):
-            yield Shard(ordinal, file.uri, file.size, file.etag, rows)
+        shards = (Shard(ordinal, file.uri, file.size, file.etag) for ordinal, file in enumerate(entries))
+        yield from each(functools.partial(self._counted, storage=storage), shards, THREADS)
 
     def samples(self, shard: Shard, storage: Storage, wanted: Wanted) -> Iterator[Sample | None]:
         """See `Source.samples`. Each row that a damaged row group lost is a sample with a fault."""
@@ -101,15 +68,14 @@ class Parquet(Source):
         self, shard: Shard, storage: Storage, samples: Iterable[Sample]
     ) -> Iterator[tuple[Sample, Members]]:
         """See `Source.members`: the other columns of each row, as one JSON object; bytes are base64."""
-        fs, path = storage.open(shard.uri)
-        with fs.open(path, "rb") as stream:
-            file = pq.ParquetFile(stream, buffer_size=1 << 20, page_checksum_verification=True)
-            image = self._columns(file.schema_arrow)["image"]
-            others = {name: name for name in file.schema_arrow.names if name != image}
+        with self.open_shard(shard, storage) as stream:
+            file, schema = open_parquet(stream)
+            image = self._columns(schema)["image"]
+            others = {name: name for name in schema.names if name != image}
             rows = (
                 (reader, row)
                 for group in range(file.num_row_groups)
-                for reader in [_Rows(file, group, others)]
+                for reader in [Rows(file, group, others)]
                 for row in range(file.metadata.row_group(group).num_rows)
             )
             for sample, (reader, row) in zip(samples, rows, strict=False):
@@ -126,20 +92,29 @@ class Parquet(Source):
     def _items(
         self, shard: Shard, root: str, storage: Storage, wanted: Wanted
     ) -> Iterator[Read | Sample | None]:
-        fs, path = storage.open(shard.uri)
-        with fs.open(path, "rb") as stream:
-            file, schema = _open(stream)
+        with self.open_shard(shard, storage) as stream:
+            file, schema = open_parquet(stream)
             columns = self._columns(schema)
             image = {"image": columns.pop("image")}
-            index, total = 0, max(_row_count(file.metadata, shard.size), 1)
+            index, total = 0, max(row_count(file.metadata, shard.size), 1)
             for group in range(file.num_row_groups):
-                texts, images = _Rows(file, group, columns), _Rows(file, group, image)
+                texts, images = Rows(file, group, columns), Rows(file, group, image)
                 for row in range(file.metadata.row_group(group).num_rows):
                     want = wanted(index)
                     bare = Sample(str(index), shard.size * (index + 1) // total, taken=(1, 0))
                     wanted_images = images if Want.IMAGE in want else None
-                    yield _sample(bare, row, texts, wanted_images, root, storage) if want else None
+                    where = (root, storage, self.follow_links)
+                    yield _sample(bare, row, texts, wanted_images, *where) if want else None
                     index += 1
+
+    def _counted(self, shard: Shard, storage: Storage) -> Shard:
+        """Return the shard with the number of its rows, unless reading it will tell what is wrong with it."""
+        with storage.reaching("source.path", shard.uri):
+            try:
+                with self.open_shard(shard, storage, block_size=_FOOTER_BYTES) as stream:
+                    return replace(shard, samples=row_count(open_parquet(stream)[0].metadata, shard.size))
+            except ShardError:
+                return shard
 
     def _columns(self, schema: pa.Schema) -> dict[str, str]:
         """Map each role to its column. Raises ShardError if the file lacks a column that the user named."""
@@ -159,113 +134,14 @@ class Parquet(Source):
         return columns
 
 
-def _open(stream: fsspec.spec.AbstractBufferedFile) -> tuple[pq.ParquetFile, pa.Schema]:
-    try:
-        with at_most(_ROOM_BYTES):
-            file = pq.ParquetFile(stream, buffer_size=1 << 20, page_checksum_verification=True)
-            return file, file.schema_arrow
-    except _DAMAGE as error:
-        _reraise_outage(error)
-        raise ShardError(f"the Parquet file cannot be opened: {_line(error)}") from None
-
-
-def _counted(file: File, storage: Storage) -> tuple[File, int | None]:
-    """Return a file with the number of its rows; None if reading it will tell what is wrong with it."""
-    fs, path = storage.open(file.uri)
-    with storage.reaching("source.path", file.uri), fs.open(path, "rb", block_size=_FOOTER_BYTES) as stream:
-        try:
-            return file, _row_count(_open(stream)[0].metadata, file.size)
-        except ShardError:
-            return file, None
-
-
-def _row_count(metadata: pq.FileMetaData, size: int) -> int:
-    """Count the rows of all groups. ShardError if the footer promises more than its columns hold.
-
-    Each promised row becomes an output row, and a flipped bit may promise trillions.
-    """
-    rows = 0
-    for group in range(metadata.num_row_groups):
-        part = metadata.row_group(group)
-        values = part.column(0).num_values if part.num_columns else 0  # nulls count; a list has several
-        if not 0 <= part.num_rows <= min(values, _ROWS_A_BYTE * size):
-            raise ShardError(f"the Parquet footer promises {part.num_rows} rows of {values} values")
-        rows += part.num_rows
-    if rows > _ROWS_A_BYTE * size:
-        raise ShardError(f"the Parquet footer promises {rows} rows in {size} bytes")
-    return rows
-
-
-class _Rows:
-    """Reads columns of a row group, row by row, from the first row that is asked for.
-
-    Images have their own reader, so that damage to an image column loses no questions.
-    """
-
-    def __init__(self, file: pq.ParquetFile, group: int, columns: dict[str, str]) -> None:
-        self._columns, self._group = columns, group
-        names = list(columns.values())
-        part = file.metadata.row_group(group)
-        rows_at_once = _BYTES_AT_ONCE * part.num_rows // max(part.total_byte_size, 1)
-        reading = {"row_groups": [group], "columns": names, "use_threads": False}
-        self._batches = (
-            file.iter_batches(max(1, min(_ROWS_AT_ONCE, rows_at_once)), **reading) if names else None
-        )
-        self._batch: pa.RecordBatch | None = None
-        self._read = 0  # rows of the group up to the end of the current batch
-        self._fault: DataFault | None = None
-
-    def row(self, number: int) -> dict[str, object]:
-        """Return a row's values by their roles; BadSample if it cannot be read."""
-        if self._batches is None:
-            return {}
-        while self._fault is None and number >= self._read:
-            try:
-                self._batch = None  # frees it before the next one is read
-                with at_most(_ROOM_BYTES):
-                    self._batch = next(self._batches)
-                self._read += self._batch.num_rows
-            except (*_DAMAGE, StopIteration) as error:
-                _reraise_outage(error)
-                self._fault = BadSample(
-                    f"row group {self._group} cannot be read from row {self._read} on: {_line(error)}"
-                )
-        if self._batch is None or number >= self._read:
-            assert self._fault is not None
-            raise self._fault
-        # the batch ends with row `self._read - 1`
-        return _row(self._batch, self._batch.num_rows - self._read + number, self._columns)
-
-
-def _row(batch: pa.RecordBatch, index: int, columns: Mapping[str, str]) -> dict[str, object]:
-    """Make Python values of a row's cells, by their roles, once they are known to be small enough."""
-    row = batch.slice(index, 1)
-    try:
-        with at_most(_ROOM_BYTES):
-            for role, name in columns.items():
-                if role == "image":
-                    _require_one_image(row[name])
-                items, size = _LIMITS.get(role, _OTHERS)
-                require_small(row[name], name, most_items=items, most_bytes=size)
-            (values,) = _to_python(row)
-    except _DAMAGE as error:
-        raise BadSample(f"the row cannot be read: {_line(error)}") from None
-    return {role: values[name] for role, name in columns.items()}
-
-
-def _to_python(row: pa.RecordBatch) -> list[dict[str, object]]:
-    return list(row.to_pylist())
-
-
-def _require_one_image(cell: pa.Array) -> None:
-    if pa.types.is_nested(cell.type) and not pa.types.is_struct(cell.type) and not pa.types.is_map(cell.type):
-        count = pc.list_value_length(cell)[0].as_py()
-        if count is not None and count > 1:
-            raise BadSample(f"the row has {count} images")
-
-
 def _sample(
-    bare: Sample, row: int, texts: _Rows, images: _Rows | None, root: str, storage: Storage
+    bare: Sample,
+    row: int,
+    texts: Rows,
+    images: Rows | None,
+    root: str,
+    storage: Storage,
+    follow_links: bool,
 ) -> Read | Sample:
     """Make a sample of a row, or its `Read` if the image is a file; `images` None: unwanted."""
     sample = bare
@@ -277,7 +153,7 @@ def _sample(
         return replace(sample, fault=fault)
     if isinstance(image, bytes):
         return replace(sample, image=image)
-    return functools.partial(with_image, sample, root, image, storage)
+    return functools.partial(with_image, sample, root, image, storage, follow_links=follow_links)
 
 
 def _with_texts(sample: Sample, values: dict[str, object]) -> Sample:
@@ -300,7 +176,7 @@ def _questions(values: dict[str, object]) -> tuple[Question, ...]:
     return ()
 
 
-def _as_json(rows: _Rows, row: int) -> bytes | DataFault:
+def _as_json(rows: Rows, row: int) -> bytes | DataFault:
     """Write a row as a JSON object, or say why it cannot be read."""
     try:
         return json.dumps(rows.row(row), ensure_ascii=False, default=_as_text).encode()
@@ -310,13 +186,3 @@ def _as_json(rows: _Rows, row: int) -> bytes | DataFault:
 
 def _as_text(value: object) -> str:
     return base64.b64encode(value).decode() if isinstance(value, bytes) else str(value)
-
-
-def _reraise_outage(error: BaseException) -> None:
-    """Raise an error of the store again: a subclass of OSError. Arrow reports damage as a plain OSError."""
-    if isinstance(error, OSError) and type(error) is not OSError and not isinstance(error, pa.ArrowException):
-        raise error
-
-
-def _line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__

@@ -7,7 +7,11 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 
+import fsspec
+from fsspec.implementations.local import LocalFileSystem
+
 from pipeline.sources.base import AHEAD, MAX_IMAGE_BYTES, Sample
+from pipeline.storage.opener import LinkRefusedError, RefusedFileError, read_local
 from pipeline.storage.uris import Storage, canonical
 from pipeline.support.errors import BadImage, BadSample, DataFault
 
@@ -47,25 +51,34 @@ def _result(read: Read, future: Future[Sample | None]) -> Sample | None:
 
 
 def with_image(
-    sample: Sample, root: str, path: str, storage: Storage, max_bytes: int | None
+    sample: Sample,
+    root: str,
+    path: str,
+    storage: Storage,
+    max_bytes: int | None,
+    *,
+    follow_links: bool = False,
 ) -> Sample | None:
     """Return the sample with its image, or with the fault of that image.
 
-    With its first four arguments bound it is a `Read`.
+    With all arguments bound but `max_bytes` it is a `Read`.
     """
     try:
-        data = read_image(root, path, storage, max_bytes)
+        data = read_image(root, path, storage, max_bytes, follow_links=follow_links)
     except DataFault as fault:
         return dataclasses.replace(sample, fault=fault)
     return None if data is None else dataclasses.replace(sample, image=data)
 
 
-def read_image(root: str, path: str, storage: Storage, max_bytes: int | None) -> bytes | None:
+def read_image(
+    root: str, path: str, storage: Storage, max_bytes: int | None, *, follow_links: bool = False
+) -> bytes | None:
     """Read an image named relative to `root`; None if it is larger than `max_bytes`.
 
     Raises:
-        BadSample: the path leads out of `root`.
-        BadImage: the file does not exist, may not be read, or is larger than MAX_IMAGE_BYTES.
+        BadSample: the path leads out of `root`, or over a link below it that is not followed.
+        BadImage: the file does not exist, may not be read, is no regular file, or is larger than
+            MAX_IMAGE_BYTES.
     """
     shown = storage.redact(path[:200])
     name = _below(canonical(root, storage).rstrip("/"), path)
@@ -74,7 +87,11 @@ def read_image(root: str, path: str, storage: Storage, max_bytes: int | None) ->
     fs, folder = storage.open(root)
     limit = MAX_IMAGE_BYTES if max_bytes is None else max_bytes
     try:
-        data = bytes(fs.cat_file(f"{folder.rstrip('/')}/{name}", start=0, end=limit + 1))
+        data = _first_bytes(fs, folder.rstrip("/"), name, limit + 1, follow_links)
+    except LinkRefusedError as error:
+        raise BadSample(f"cannot read the image {shown}: {error}") from None
+    except RefusedFileError as error:
+        raise BadImage(f"cannot read the image {shown}: {error}") from None
     except (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError, ValueError) as error:
         raise BadImage(f"cannot read the image {shown}: {type(error).__name__}") from None
     except OSError as error:
@@ -88,6 +105,15 @@ def read_image(root: str, path: str, storage: Storage, max_bytes: int | None) ->
     if max_bytes is not None:
         return None
     raise BadImage(f"the image {shown} is too large: more than {MAX_IMAGE_BYTES} bytes")
+
+
+def _first_bytes(
+    fs: fsspec.AbstractFileSystem, folder: str, name: str, most: int, follow_links: bool
+) -> bytes:
+    path = f"{folder}/{name}"
+    if isinstance(fs, LocalFileSystem):
+        return read_local(path, folder or "/", most - 1, follow_links=follow_links)
+    return bytes(fs.cat_file(path, start=0, end=most))
 
 
 def _below(root: str, path: str) -> str | None:

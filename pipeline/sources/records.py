@@ -5,14 +5,11 @@ import csv
 import io
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import BinaryIO
-
-import fsspec
+from typing import BinaryIO, cast
 
 from pipeline.sources.questions import MAX_SIDECAR_BYTES, decode_text, parse_object
-from pipeline.storage.listing import File
 from pipeline.storage.uris import Storage
 from pipeline.support.errors import BadSample, ConfigError, DataFault, ShardError
 
@@ -26,6 +23,10 @@ _OBJECT = re.compile(r"\s*(?=\{)")
 _DELIMITERS = {".csv": ",", ".tsv": "\t"}
 SUFFIXES = (".jsonl", ".ndjson", ".json", *_DELIMITERS)
 
+Opening = Callable[
+    ..., BinaryIO
+]  # opens the file; takes fsspec's options for other stores than the local disk
+
 
 @dataclass(frozen=True)
 class Record:
@@ -37,30 +38,33 @@ class Record:
     fault: DataFault | None = None
 
 
-def require_records(file: File, storage: Storage) -> None:
+def require_records(opening: Opening, uri: str, storage: Storage) -> None:
     """Raise ConfigError if a file is none of the layouts that are read, which its first bytes tell."""
-    fs, path = storage.open(file.uri)
-    head = _head(fs, path)
+    head = _head(opening)
     reason = None
     if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         reason = "is UTF-16: convert it to UTF-8"
-    elif _delimiter(file.uri) is None and not _ARRAY.match(head) and _is_one_object(head):
+    elif _delimiter(uri) is None and not _ARRAY.match(head) and _is_one_object(head):
         reason = "is one JSON object over several lines: one object a line, or an array of objects, is read"
     if reason:
-        raise ConfigError(f"source.path: {storage.redact(file.uri)} {reason}")
+        raise ConfigError(f"source.path: {storage.redact(uri)} {reason}")
 
 
-def read_records(uri: str, first: int, stop: int, storage: Storage) -> Iterator[Record]:
+def read_records(opening: Opening, uri: str, first: int, stop: int) -> Iterator[Record]:
     """Yield the records between two byte offsets, which are 0 or ends of records; blank ones are skipped.
+
+    Args:
+        uri: of the file that `opening` opens; its suffix tells a CSV.
 
     Raises:
         ShardError: what follows cannot be told apart into records.
     """
-    fs, path = storage.open(uri)
     delimiter = _delimiter(uri)
-    with fs.open(path, "rb") as file:
-        stream = io.BufferedReader(file, 1 << 20)  # an S3 file's `readline` takes no limit
-        head = stream.peek(_HEAD_BYTES) if first == 0 else _head(fs, path)
+    with opening() as file:
+        stream = io.BufferedReader(
+            cast(io.RawIOBase, file), 1 << 20
+        )  # an S3 file's `readline` takes no limit
+        head = stream.peek(_HEAD_BYTES) if first == 0 else _head(opening)
         stream.seek(first)
         if delimiter is not None:
             yield from _rows(stream, first, stop, delimiter, None if first == 0 else head)
@@ -70,9 +74,9 @@ def read_records(uri: str, first: int, stop: int, storage: Storage) -> Iterator[
             yield from _parsed(_lines(stream, first, stop))
 
 
-def _head(fs: fsspec.AbstractFileSystem, path: str) -> bytes:
-    with fs.open(path, "rb", block_size=_HEAD_BYTES) as file:
-        return bytes(file.read(_HEAD_BYTES))
+def _head(opening: Opening) -> bytes:
+    with opening(block_size=_HEAD_BYTES) as file:
+        return file.read(_HEAD_BYTES)
 
 
 def _delimiter(uri: str) -> str | None:
@@ -103,9 +107,9 @@ def _end_of_value(text: str, start: int) -> int | None:
         return None
 
 
-def _parsed(records: Iterator[tuple[int, bytes]]) -> Iterator[Record]:
-    """Parse JSON records that each come with the offset of their end."""
-    for number, (stop, data) in enumerate(records, 1):
+def _parsed(records: Iterator[tuple[int, int, bytes]]) -> Iterator[Record]:
+    """Parse JSON records that each come with their number and the offset of their end."""
+    for number, stop, data in records:
         try:
             if is_too_long(data):
                 raise BadSample(f"the line is too long: more than {MAX_SIDECAR_BYTES} bytes")
@@ -122,13 +126,14 @@ def is_too_long(data: bytes) -> bool:
     return len(data) > MAX_RECORD_BYTES or any(count > _MOST_PARTS for count, _ in enumerate(parts))
 
 
-def _lines(stream: BinaryIO, first: int, stop: int) -> Iterator[tuple[int, bytes]]:
+def _lines(stream: BinaryIO, first: int, stop: int) -> Iterator[tuple[int, int, bytes]]:
     """Yield the lines that are not blank."""
-    position = first
+    position, number = first, 0
     while position < stop and (text := stream.readline(MAX_RECORD_BYTES + 1)):
         position += len(text) + _rest_of_line(stream, text)
+        number += 1
         if text.strip():
-            yield position, text
+            yield number, position, text
 
 
 def _rest_of_line(stream: BinaryIO, text: bytes) -> int:
@@ -140,10 +145,11 @@ def _rest_of_line(stream: BinaryIO, text: bytes) -> int:
     return size
 
 
-def _elements(stream: BinaryIO, first: int, stop: int) -> Iterator[tuple[int, bytes]]:
+def _elements(stream: BinaryIO, first: int, stop: int) -> Iterator[tuple[int, int, bytes]]:
     """Yield the elements of a JSON array, from behind its bracket or behind an element."""
     stream.seek(first)
     data, start = b"", first  # bytes read and not yet used, and the offset of the first
+    number = 0
     while True:
         data = data or stream.read(_HEAD_BYTES)
         gap = _GAP.match(data)
@@ -160,7 +166,8 @@ def _elements(stream: BinaryIO, first: int, stop: int) -> Iterator[tuple[int, by
             _require_end(stream, data[1:], start + 1)
             return
         data, end = _whole_element(stream, data, start)
-        yield start + end, data[:end]
+        number += 1
+        yield number, start + end, data[:end]
         data, start = data[end:], start + end
 
 

@@ -39,7 +39,7 @@ class WebDataset(Source):
 
     def entries(self, storage: Storage) -> Iterator[File | PassedOver]:
         """See `Source.entries`."""
-        return files_ending(self.path, _SUFFIXES, storage)
+        return files_ending(self.path, _SUFFIXES, storage, follow_links=self.follow_links)
 
     def shards(self, entries: Iterable[File], storage: Storage) -> Iterator[Shard]:
         """See `Source.shards`: a tar is a shard."""
@@ -61,10 +61,9 @@ class WebDataset(Source):
 
     @contextmanager
     def _opened(self, shard: Shard, storage: Storage) -> Iterator[Archive]:
-        fs, path = storage.open(shard.uri)
-        caching = {} if "file" in fs.protocol else {"cache_type": "readahead", "block_size": self.read_bytes}
         suffix = next((suffix for suffix in COMPRESSIONS if shard.uri.lower().endswith(suffix)), None)
-        with fs.open(path, "rb", **caching) as stream:
+        caching = {"cache_type": "readahead", "block_size": self.read_bytes}
+        with self.open_shard(shard, storage, **caching) as stream:
             try:
                 yield Archive(stream, shard.size, COMPRESSIONS[suffix] if suffix else None)
             except tarfile.TarError as error:

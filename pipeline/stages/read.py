@@ -11,7 +11,8 @@ from typing import NamedTuple
 
 import pyarrow as pa
 
-from pipeline.output.plan import Plan, load_plan, require_same
+from pipeline.output.changed import require_same
+from pipeline.output.plan import Plan, load_plan
 from pipeline.output.units import UnitLimits
 from pipeline.sources.base import Sample, Shard, Source, Want
 from pipeline.sources.task import Task, requests_of
@@ -43,12 +44,17 @@ class PendingShard(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class ReadPending:
-    """Reads, as the read task, the shard whose index in `pending` its batch holds."""
+    """Reads, as the read task, the shard whose index in `pending` its batch holds.
+
+    Args:
+        storage, reading: how to reach the output, which has the plan, and the source.
+    """
 
     output: str
     attempt: str
     source: Source
     storage: Storage
+    reading: Storage
     task: Task
     limits: UnitLimits
     pending: list[PendingShard]
@@ -56,11 +62,11 @@ class ReadPending:
     def __call__(self, batch: pa.Table) -> Iterator[pa.Table]:
         """Yield the missing units of one shard."""
         shard, pending = self._shard(batch)
-        require_same(shard, self.storage)
+        require_same(shard, self.reading)
         yield from read_shard(
             self.source,
             shard,
-            storage=self.storage,
+            storage=self.reading,
             task=self.task,
             limits=self.limits,
             finished=pending.finished,

@@ -5,12 +5,11 @@ import heapq
 import json
 import re
 import tempfile
-from collections.abc import Iterator
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from itertools import islice
-from operator import attrgetter
-from os import scandir
+from operator import attrgetter, itemgetter
 from pathlib import Path
 from typing import Any  # fsspec and S3 return dictionaries with any keys
 
@@ -19,10 +18,15 @@ from fsspec.implementations.local import LocalFileSystem
 from fsspec.utils import glob_translate
 
 from pipeline.storage.names import as_text
-from pipeline.storage.uris import Storage, s3_pages
+from pipeline.storage.outputs import OutputFiles
+from pipeline.storage.pages import s3_pages
+from pipeline.storage.paths import before_wildcard, expanded, has_braces, parts_of
+from pipeline.storage.uris import Storage
+from pipeline.storage.walk import glob_of, walk
 from pipeline.support.census import PassedOver, Reason, is_hidden
+from pipeline.support.errors import ConfigError
+from pipeline.support.parallel import THREADS, each
 
-_WILDCARD = re.compile(r"[*?\[]")
 # The most files of a store's listing that are sorted in memory: some 50 MiB.
 _RUN_FILES = 100_000
 
@@ -36,64 +40,187 @@ class File:
     etag: str
 
 
+Entry = File | PassedOver
+_Placed = tuple[str, Entry]  # with its URI
+
+
+@dataclass(frozen=True)
+class Rules:
+    """Says what a listing takes.
+
+    Args:
+        follow_links: on a local disk; else links are passed over.
+        of_tables: pass over names that begin with `_`, too.
+        reads: tells whether the source reads a file of this URI; each of several paths must have one.
+    """
+
+    follow_links: bool = False
+    of_tables: bool = False
+    reads: Callable[[str], bool] = lambda _: True
+
+
 def list_files(uri: str, storage: Storage) -> Iterator[File]:
-    """List the files that `list_entries` lists, without what it passes over."""
-    return (entry for entry in list_entries(uri, storage) if isinstance(entry, File))
+    """List the files at a place, over links too, without what `list_entries` passes over."""
+    return (
+        entry for entry in list_entries(uri, storage, Rules(follow_links=True)) if isinstance(entry, File)
+    )
 
 
-def list_entries(uri: str, storage: Storage) -> Iterator[File | PassedOver]:
-    """List a file, the files below a folder, or those that match a glob, sorted by URI.
+def list_entries(path: object, storage: Storage, rules: Rules = Rules()) -> Iterator[Entry]:
+    """List a file, the files below a folder, or those that match a glob, sorted by URI, each once.
 
-    Hidden files and what is no file are passed over, by their paths below the folder that is listed. Local
-    folders and S3 are listed as a stream: memory does not grow with the number of files.
+    Hidden files, outputs of Trimline and what is no file are passed over, by their paths below the folder
+    that is listed. Local folders and S3 are listed as a stream: memory does not grow with their files.
+
+    Args:
+        path: a path or URI, or a list of them, whose braces stand for several; see `storage/paths.py`.
 
     Raises:
-        ConfigError: nothing exists at the path, or it may not be listed.
+        ConfigError: nothing exists at the path, or at one of several, or it may not be listed.
     """
-    fs, path = storage.open(uri)
-    with storage.reaching("source.path", uri):
+    with naming_key(storage):
+        places = list(_places_of(path, storage))
+    if len(places) == 1:
+        yield from (entry for _, entry in _entries(places[0], storage, rules))
+        return
+    last = ""
+    for group in _overlapping(places):
+        streams = [_required(place, _entries(place, storage, rules), rules) for place in group]
+        for uri, entry in heapq.merge(*streams, key=itemgetter(0)):
+            if uri != last:
+                yield entry
+            last = uri
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Holds one path of a listing: with `prefix`, the part before its first wildcard, it is a glob."""
+
+    text: str  # as the user wrote it
+    fs: fsspec.AbstractFileSystem
+    path: str
+    info: dict[str, Any] | None  # fsspec's; None: there is nothing of exactly this name
+    prefix: str | None
+
+    @property
+    def start(self) -> str:
+        """What the URIs of all its files begin with."""
+        if self.prefix is not None:
+            return as_text(str(self.fs.unstrip_protocol(self.prefix)))
+        uri = as_text(str(self.fs.unstrip_protocol(self.path)))
+        return uri if self.info is not None and self.info["type"] == "file" else uri.rstrip("/") + "/"
+
+
+@contextmanager
+def naming_key(storage: Storage) -> Iterator[None]:
+    """Put `source.path` before the message of a ConfigError that does not name it."""
+    try:
+        yield
+    except ConfigError as error:
+        text = str(error)
+        raise ConfigError(text if text.startswith("source.path") else f"source.path: {text}") from None
+
+
+def _places_of(path: object, storage: Storage) -> Iterator[_Place]:
+    """Look up the places that a path names; a place of exactly this name wins over braces and wildcards."""
+    parts = parts_of(path)
+    for part, place in zip(parts, each(lambda part: _place(part, storage), parts, THREADS), strict=True):
+        if place.info is not None or not has_braces(part):
+            yield place
+        else:
+            yield from each(lambda text: _place(text, storage), expanded(part), THREADS)
+
+
+def _place(text: str, storage: Storage) -> _Place:
+    with storage.reaching("source.path", text):
+        fs, path = storage.open(text)
         info = _info(fs, path)
-        prefix = before_wildcard(path) if info is None else None
-        if info is not None and info["type"] == "file":
-            yield _file(fs, info)
+    prefix = before_wildcard(path) if info is None else None
+    if prefix is not None:
+        try:
+            glob_translate(path)
+        except ValueError as error:
+            raise ConfigError(f"source.path: {storage.redact(f'{text}: {error}')}") from None
+    return _Place(text, fs, path, info, prefix)
+
+
+def _overlapping(places: list[_Place]) -> Iterator[list[_Place]]:
+    """Group the places whose files may stand between one another's in the order of URIs."""
+    ordered = sorted({place.path: place for place in places}.values(), key=attrgetter("start"))
+    group: list[_Place] = []
+    for place in ordered:
+        if group and not place.start.startswith(group[0].start):
+            yield group
+            group = []
+        group.append(place)
+    yield group
+
+
+def _required(place: _Place, entries: Iterator[_Placed], rules: Rules) -> Iterator[_Placed]:
+    """Yield the entries of one of several places; ConfigError if none of them is read."""
+    empty = True
+    for uri, entry in entries:
+        empty = empty and not (isinstance(entry, File) and rules.reads(uri))
+        yield uri, entry
+    if empty:
+        raise ConfigError(f"source.path: {place.text} has nothing that the source reads")
+
+
+def _entries(place: _Place, storage: Storage, rules: Rules) -> Iterator[_Placed]:
+    fs, prefix = place.fs, place.prefix
+    with storage.reaching("source.path", place.text):
+        if place.info is not None and place.info["type"] == "file":
+            file = _file(fs, place.info)
+            yield file.uri, file
             return
-        folder = path if prefix is None else prefix[: prefix.rfind("/") + 1]
+        folder = place.path if prefix is None else prefix[: prefix.rfind("/") + 1]
         root = as_text(str(fs.unstrip_protocol(folder))).rstrip("/") + "/"
-        for entry in _below(fs, path, info, prefix):
-            name = (entry.uri if isinstance(entry, File) else entry.name).removeprefix(root)
-            if is_hidden(name):
-                yield PassedOver(name, Reason.HIDDEN)
+        outputs = OutputFiles(fs, root, storage.outputs)
+        for uri, entry in _below(place, rules):
+            name = uri.removeprefix(root)
+            if is_hidden(name, of_tables=rules.of_tables):
+                yield uri, PassedOver(name, Reason.HIDDEN)
+            elif outputs.holds(name):
+                yield uri, PassedOver(name, Reason.OUTPUT)
             else:
-                yield entry if isinstance(entry, File) else PassedOver(name, entry.reason)
+                yield uri, entry if isinstance(entry, File) else PassedOver(name, entry)
 
 
-def _below(
-    fs: fsspec.AbstractFileSystem, path: str, info: dict[str, Any] | None, prefix: str | None
-) -> Iterator[File | PassedOver]:
-    """List what is below a folder or matches a glob, whose part before its first wildcard is `prefix`."""
-    if isinstance(fs, LocalFileSystem) and info is not None:
-        yield from _walk(path)
+def _below(place: _Place, rules: Rules) -> Iterator[tuple[str, File | Reason]]:
+    """List what is below a folder or matches a glob, each with its URI; what is no file by its reason."""
+    fs, path, prefix = place.fs, place.path, place.prefix
+    if isinstance(fs, LocalFileSystem):
+        yield from _local(place, rules)
     elif "s3" in fs.protocol:
-        yield from _in_order(_objects(fs, path, prefix))
+        yield from ((file.uri, file) for file in _in_order(_objects(fs, path, prefix)))
     else:
         infos = fs.find(path, detail=True) if prefix is None else fs.glob(path, detail=True)
         if not infos and prefix is None:
             raise FileNotFoundError(path)
         for _, entry in sorted(infos.items()):
             if entry["type"] == "file":
-                yield _file(fs, entry)
+                file = _file(fs, entry)
+                yield file.uri, file
             elif entry["type"] != "directory":
-                yield _no_file(as_text(fs.unstrip_protocol(entry["name"])), bool(entry.get("islink")))
+                yield str(fs.unstrip_protocol(entry["name"])), Reason.SPECIAL
 
 
-def _no_file(uri: str, is_link: bool) -> PassedOver:
-    return PassedOver(uri, Reason.DANGLING if is_link else Reason.SPECIAL)
-
-
-def before_wildcard(path: str) -> str | None:
-    """Return the part of a path or URI before its first wildcard; None if it has no wildcard."""
-    wildcard = _WILDCARD.search(path)
-    return path[: wildcard.start()] if wildcard else None
+def _local(place: _Place, rules: Rules) -> Iterator[tuple[str, File | Reason]]:
+    path, prefix = place.path, place.prefix
+    if prefix is None and place.info is None:
+        raise FileNotFoundError(path)
+    if place.info is not None and place.info["type"] != "directory":
+        raise OSError("it is neither a file nor a folder")
+    folder = path if prefix is None else prefix[: prefix.rfind("/")] or "/"
+    if prefix is not None and not Path(folder).is_dir():
+        return
+    glob = glob_of(path) if prefix is not None else None
+    for name, found in walk(folder, follow_links=rules.follow_links, glob=glob):
+        uri = as_text(f"file://{name}")
+        if isinstance(found, Reason):
+            yield uri, found
+        else:
+            yield uri, File(uri, found.st_size, f"{found.st_mtime_ns:x}")
 
 
 def _info(fs: fsspec.AbstractFileSystem, path: str) -> dict[str, Any] | None:
@@ -102,20 +229,6 @@ def _info(fs: fsspec.AbstractFileSystem, path: str) -> dict[str, Any] | None:
         return dict(fs.info(path))
     except (FileNotFoundError, PermissionError):  # a folder or a glob may still be listed
         return None
-
-
-def _walk(folder: str) -> Iterator[File | PassedOver]:
-    """Yield the files below a local folder, sorted by whole path, with one folder in memory at a time."""
-    with scandir(folder) as entries:
-        ordered = sorted(entries, key=lambda entry: as_text(entry.name) + ("/" if entry.is_dir() else ""))
-    for entry in ordered:
-        if entry.is_dir():
-            yield from _walk(entry.path)
-        elif entry.is_file():
-            stat = entry.stat()
-            yield File(as_text(f"file://{entry.path}"), stat.st_size, f"{stat.st_mtime_ns:x}")
-        else:
-            yield _no_file(as_text(f"file://{entry.path}"), entry.is_symlink())
 
 
 def _objects(fs: fsspec.AbstractFileSystem, path: str, prefix: str | None) -> Iterator[File]:

@@ -5,9 +5,9 @@ import os
 import re
 import shutil
 import uuid
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -17,15 +17,13 @@ import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
 from pipeline.storage.names import as_path, as_text
-from pipeline.support.errors import ConfigError
+from pipeline.storage.pages import s3_pages
+from pipeline.storage.secrets import hide_secrets
+from pipeline.support.errors import ConfigError, TrimlineError
 from pipeline.support.fields import free, require
 
 # Bytes of one ranged read of an S3 file that is opened without further options (s3fs's default block size).
 BLOCK_BYTES = 50 << 20
-SECRET_VARIABLES = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "RAY_AUTH_TOKEN")
-_URL_SECRETS = re.compile(
-    r"(?<=://)[^/\s@]+@|(?<=[?&])(?:X-Amz-[\w-]+|Signature|sig|token)=[^&\s]+", re.IGNORECASE
-)
 _CREDENTIALS = re.compile(
     r"(?!file:)[\w+]+://[^/\s@:]*:[^/\s@]*@|https?://.*[?&](?:X-Amz-Signature|Signature|sig|token)=",
     re.IGNORECASE,
@@ -43,6 +41,7 @@ class Storage:
     and never written to an output.
     """
 
+    anon: bool = free(False)
     endpoint_url: str | None = free(None)
     region: str | None = free(None)
     key: str | None = free(None, repr=False)
@@ -60,6 +59,15 @@ class Storage:
             (self.key is None) == (self.secret is None),
             "storage.key and storage.secret go together: set both",
         )
+        require(
+            not (self.anon and (self.key or self.token)),
+            "storage.anon: without credentials; leave storage.key, storage.secret and storage.token out",
+        )
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """Folders of outputs, whose files are none of the source's; see `passing_over`."""
+        return ()
 
     def open(self, uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
         """Return the file system of a URI or local path, and the path within it.
@@ -77,15 +85,31 @@ class Storage:
             if protocol in ("file", "s3", "s3a"):  # names may hold `::`, fsspec's mark of chained URIs
                 fs = LocalFileSystem() if protocol == "file" else self._s3()
                 path = fs._strip_protocol(uri)
+            elif "::" in uri:
+                raise ValueError("a path within another file (`::`) is not supported")
             else:
                 fs, path = fsspec.core.url_to_fs(uri)
-        except (ValueError, ImportError) as error:
-            raise ConfigError(f"cannot open {self.redact(uri)}: {self.redact(str(error))}") from None
+        except Exception as error:  # noqa: BLE001 - of file systems of other packages
+            reason = str(error) or type(error).__name__
+            raise ConfigError(f"cannot open {self.redact(uri)}: {self.redact(reason)}") from None
         return fs, as_path(os.path.normpath(path)) if isinstance(fs, LocalFileSystem) else path
 
     def enduring(self) -> "Storage":
         """Return the same storage with retries, for use during a run; without, an outage raises at once."""
-        return _EnduringStorage(**vars(self))
+        return _InRun(**_fields_of(self), written=self.outputs)
+
+    def passing_over(self, *outputs: str) -> "Storage":
+        """Return the same storage, whose listings pass over these folders: canonical URIs of outputs."""
+        return _InRun(**_fields_of(self), written=outputs, retry_s=self._retry_s)
+
+    def passing_over_outputs(self, storage: "Storage", *outputs: str) -> "Storage":
+        """Return this storage of a source, whose listings pass over outputs that `storage` reaches.
+
+        In another store a folder of the same URI is another folder.
+        """
+        uris = [canonical(output, storage) for output in outputs]
+        is_same = storage.endpoint_url == self.endpoint_url
+        return self.passing_over(*(uri for uri in uris if is_same or uri.startswith("file://")))
 
     @property
     def _retry_s(self) -> float:
@@ -99,6 +123,7 @@ class Storage:
         return PatientS3(
             outage_s=self._retry_s,
             answer_s=self.connect_timeout_s + self.read_timeout_s,
+            anon=self.anon,
             key=self.key,
             secret=self.secret,
             token=self.token,
@@ -115,10 +140,14 @@ class Storage:
         """Turn the store's errors within this context into a ConfigError that names `key`."""
         try:
             yield
+        except TrimlineError:
+            raise
         except FileNotFoundError:
             raise ConfigError(f"{key}: nothing at {self.redact(uri)}") from None
         except store_errors(uri) as error:
-            raise ConfigError(f"{key}: cannot use {self.redact(f'{uri}: {error}')}") from None
+            raise ConfigError(
+                f"{key}: cannot use {self.redact(f'{uri}: {str(error) or type(error).__name__}')}"
+            ) from None
 
     def redact(self, text: str) -> str:
         """Return `text` as one line, without credentials."""
@@ -130,26 +159,30 @@ class Storage:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _EnduringStorage(Storage):
-    """See `Storage.enduring`."""
+class _InRun(Storage):
+    """See `Storage.enduring` and `Storage.passing_over`."""
+
+    written: tuple[str, ...] = free(())
+    retry_s: float | None = free(None)  # None: outage_s
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        return self.written
 
     @property
     def _retry_s(self) -> float:
-        return self.outage_s
+        return self.outage_s if self.retry_s is None else self.retry_s
 
 
-def hide_secrets(text: str, secrets: Iterable[str | None]) -> str:
-    """Return `text` without `secrets`, those of the environment, and those within URLs."""
-    for secret in (*secrets, *(os.environ.get(name) for name in SECRET_VARIABLES)):
-        if secret and len(secret) >= 4:
-            text = text.replace(secret, "***")
-    return _URL_SECRETS.sub("***", text)
+def _fields_of(storage: Storage) -> dict[str, Any]:
+    return {field.name: getattr(storage, field.name) for field in fields(Storage)}
 
 
 def store_errors(uri: str) -> tuple[type[Exception], ...]:
-    """Return the exception types of failing calls to the store of `uri`."""
+    """Return the exception types of failing calls to the store of `uri`: any, of other packages' stores."""
     if not uri.startswith(("s3://", "s3a://")):
-        return (OSError,)
+        protocol = fsspec.core.split_protocol(uri)[0] or "file"
+        return (OSError,) if protocol in ("file", "memory") else (Exception,)
     from botocore.exceptions import BotoCoreError, ClientError
 
     return (OSError, BotoCoreError, ClientError)
@@ -263,19 +296,3 @@ def _time_of(info: dict[str, Any]) -> float:
     """Return when a file was written, from fsspec's info about it; 0 if unknown."""
     time = info.get("mtime") or info.get("created") or info.get("LastModified") or 0
     return time.timestamp() if isinstance(time, datetime) else float(time)
-
-
-def s3_pages(fs: fsspec.AbstractFileSystem, start: str, **options: Any) -> Iterator[dict[str, Any]]:
-    """Yield the pages of S3's listing of the prefix `start`, a thousand keys each.
-
-    s3fs's own listings hold all keys in memory, some 3 KiB each.
-    """
-    bucket, _, prefix = start.partition("/")
-    continuation: dict[str, str] | None = {}
-    while continuation is not None:
-        page = fs.call_s3(
-            "list_objects_v2", Bucket=bucket, Prefix=prefix, **fs.req_kw, **options, **continuation
-        )
-        yield page
-        more = page.get("IsTruncated")
-        continuation = {"ContinuationToken": page["NextContinuationToken"]} if more else None

@@ -20,23 +20,37 @@ class Reason(StrEnum):
     OTHER_TYPE = "type that is not read"
     ARCHIVE = "archive that is not read"
     DANGLING = "link that leads nowhere"
+    LINK = "link (source.follow_links=true follows it)"
+    LISTED_ELSEWHERE = "link to a folder that is listed elsewhere"
+    OUTPUT = "output of Trimline"
     SPECIAL = "not a file"
     SECOND_SIDECAR = "second sidecar"
     FAR_SIDECAR = "sidecar too far from its image"
     NO_IMAGE = "sidecar without an image"
 
 
-# Folders and files that programs leave behind.
-_LEFTOVERS = frozenset({"__MACOSX", "_temporary", "lost+found", "$RECYCLE.BIN"})
-_SUSPICIOUS = re.compile(r"(?:^|/)[._l$]")
+# Folders and files that programs leave behind, in small letters.
+_LEFTOVERS = frozenset(
+    {
+        *("__macosx", "_temporary", "lost+found", "$recycle.bin", "system volume information"),
+        *("@eadir", "#recycle", "thumbs.db", "ehthumbs.db", "desktop.ini"),
+    }
+)
+_SUSPICIOUS = re.compile(r"(?:^|/)[._$@#ldest]", re.IGNORECASE)
 
 
-def is_hidden(path: str) -> bool:
-    """Tell whether a file is hidden, or lies in a hidden folder, by its path below the source's root."""
-    if not _SUSPICIOUS.search(path):
-        return False
-    return any(
-        part in _LEFTOVERS or (part.startswith(".") and part not in (".", "..")) for part in path.split("/")
+def is_hidden(path: str, *, of_tables: bool = False) -> bool:
+    """Tell whether a file is hidden, or lies in a hidden folder, by its path below the source's root.
+
+    Args:
+        of_tables: names that begin with `_` are hidden, too, as for Spark and pyarrow. A folder `_name=value`
+            holds a partition.
+    """
+    return _SUSPICIOUS.search(path) is not None and any(
+        part.lower() in _LEFTOVERS
+        or (part.startswith(".") and part not in (".", ".."))
+        or (of_tables and part.startswith("_") and "=" not in part)
+        for part in path.split("/")
     )
 
 

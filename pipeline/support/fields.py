@@ -20,27 +20,27 @@ def counted(
     default: object = MISSING, *, default_factory: Callable[[], object] | None = None, repr: bool = True
 ) -> Any:
     """Declare a dataclass field that the fingerprint covers."""
-    return _field(True, default, default_factory, repr)
+    return _field({"fingerprint": True}, default, default_factory, repr)
 
 
-def counted_unless(default: object) -> Any:
-    """Declare a field that the fingerprint covers unless it has its default.
+def counted_unless(neutral: object) -> Any:
+    """Declare a field with the default `neutral`, which the fingerprint covers while it has another value.
 
-    A field that is added to a configuration later must not change the fingerprint of existing outputs: at its
-    default the code does what it did before.
+    Outputs that were begun before there was the field keep their fingerprints.
     """
-    return field(default=default, metadata={"fingerprint": True, "left_out": default})
+    return _field({"fingerprint": True, "neutral": neutral}, neutral, None, True)
 
 
 def free(
     default: object = MISSING, *, default_factory: Callable[[], object] | None = None, repr: bool = True
 ) -> Any:
     """Declare a dataclass field that cannot change a prediction or a boundary."""
-    return _field(False, default, default_factory, repr)
+    return _field({"fingerprint": False}, default, default_factory, repr)
 
 
-def _field(counts: bool, default: object, factory: Callable[[], object] | None, repr: bool) -> object:
-    metadata = {"fingerprint": counts}
+def _field(
+    metadata: dict[str, object], default: object, factory: Callable[[], object] | None, repr: bool
+) -> object:
     if factory is not None:
         return field(default_factory=factory, repr=repr, metadata=metadata)
     if default is MISSING:
@@ -60,7 +60,7 @@ def fingerprint_fields(config: "DataclassInstance") -> dict[str, object]:
     for item in dataclasses.fields(config):
         if item.metadata["fingerprint"]:
             value = getattr(config, item.name)
-            if "left_out" in item.metadata and value == item.metadata["left_out"]:
+            if "neutral" in item.metadata and value == item.metadata["neutral"]:
                 continue
             nested = dataclasses.is_dataclass(value) and not isinstance(value, type)
             fields[item.name] = fingerprint_fields(value) if nested else value

@@ -6,9 +6,10 @@ from itertools import islice, zip_longest
 
 import pyarrow.parquet as pq
 
+from pipeline.output.changed import changed_files
 from pipeline.output.footers import footer_in
 from pipeline.output.opened import Questions
-from pipeline.output.plan import changed_files, new_files
+from pipeline.output.plan import new_files
 from pipeline.output.units import Unit
 from pipeline.sources.base import Sample, Shard, Want
 from pipeline.sources.task import requests_of
@@ -36,7 +37,7 @@ def prove(questions: Questions, units: dict[int, list[Unit]], errors: dict[int, 
     """
     plan, storage = questions.plan, questions.storage
     changed: set[int] = set()
-    with storage.reaching("source.path", questions.source_path):
+    with questions.reading.reaching("source.path", questions.source_path):
         for shard, file in changed_files(plan, lambda _: False, questions.entries(), storage):
             changed.add(shard.shard)
             text = "it is gone, or has another size or etag than when the run first started"
@@ -54,7 +55,7 @@ def prove(questions: Questions, units: dict[int, list[Unit]], errors: dict[int, 
 
 def not_planned(questions: Questions) -> list[str]:
     """Make a note if the source has files that the plan lacks."""
-    with questions.storage.reaching("source.path", questions.source_path):
+    with questions.reading.reaching("source.path", questions.source_path):
         new = new_files(questions.plan, questions.entries(), questions.storage)
         first = next(new, None)
         more = sum(1 for _ in new)
@@ -113,8 +114,8 @@ class _Reading:
 
     def _read(self) -> Iterator[Sample | None]:
         questions, shard = self._questions, self._shard
-        wanted = self._questions.task.wanted & Want.QUESTIONS  # nobody needs the image
-        items = questions.source.samples(questions.moved(shard), questions.storage, lambda _: wanted)
+        wanted = questions.task.wanted & Want.QUESTIONS  # nobody needs the image
+        items = questions.source.samples(questions.moved(shard), questions.reading, lambda _: wanted)
         count = 0
         try:
             for item in items:
@@ -128,7 +129,7 @@ class _Reading:
                     return
             self.error = self.census.nothing_taken() if count == 0 else None
         except ShardError as fault:
-            self.error = questions.storage.redact(str(fault))
+            self.error = questions.reading.redact(str(fault))
 
     def requests(self, samples: int) -> Requests:
         """Read the requests of the next samples: fewer, if the shard ends."""
@@ -136,7 +137,7 @@ class _Reading:
         requests: Requests = []
         for index, sample in islice(self._samples, samples):
             assert sample is not None, "all are wanted"
-            row = sample_row(sample, index, questions.task, questions.max_questions, questions.storage)
+            row = sample_row(sample, index, questions.task, questions.max_questions, questions.reading)
             key = {"sample_key": row["sample_key"]}
             for request in requests_of(self._shard.shard, row):
                 requests.append({**key, **{name: request[name] for name in _OF_REQUEST}})

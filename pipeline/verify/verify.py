@@ -4,6 +4,7 @@ import json
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 import pyarrow as pa
 
@@ -27,9 +28,9 @@ from pipeline.verify.tiling import doubled, overlapping, unclaimed
 
 @dataclass(frozen=True, kw_only=True)
 class Moved:
-    """Configures where the source lies now; None: where the plan has it."""
+    """Configures where the source lies now: as many paths as the run had; None: where the plan has it."""
 
-    path: str | None = free(None)
+    path: Any = free(None)  # as `source.path`
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,8 +54,12 @@ class Verification:
         require(bool(self.output), "output must not be empty")
 
 
-def verify(options: Verification, storage: Storage) -> list[Verified]:
+def verify(options: Verification, storage: Storage, reading: Storage | None = None) -> list[Verified]:
     """Verify an output, or the arms of a comparison one after the other; with `repair`, repair them.
+
+    Args:
+        storage: how to reach the output.
+        reading: how to reach the source; None: as the output.
 
     Raises:
         ConfigError: there is no output, it cannot be reached, or the source cannot.
@@ -62,7 +67,7 @@ def verify(options: Verification, storage: Storage) -> list[Verified]:
     outputs = []
     for folder in outputs_at(options.output, storage):
         with RepeatedNames() as repeated:
-            outputs.append(_verify_one(folder, options, storage, repeated))
+            outputs.append(_verify_one(folder, options, storage, reading or storage, repeated))
         if options.repair:
             repair(outputs[-1], storage)
     if options.json is not None:
@@ -72,7 +77,9 @@ def verify(options: Verification, storage: Storage) -> list[Verified]:
     return outputs
 
 
-def _verify_one(folder: str, options: Verification, storage: Storage, repeated: RepeatedNames) -> Verified:
+def _verify_one(
+    folder: str, options: Verification, storage: Storage, reading: Storage, repeated: RepeatedNames
+) -> Verified:
     verified = Verified(folder, options.deep)
     with storage.reaching("output", folder):
         units = sorted(_listed(folder, verified, storage))
@@ -96,7 +103,8 @@ def _verify_one(folder: str, options: Verification, storage: Storage, repeated: 
     with storage.reaching("output", folder):
         verified.findings += _marks(folder, verified, files, storage)
     if options.deep:
-        questions = questions_of(folder, manifest, plan, options.source.path, storage)
+        passing_over = reading.passing_over_outputs(storage, options.output, folder)
+        questions = questions_of(folder, manifest, plan, options.source.path, storage, passing_over)
         verified.findings += prove(questions, files.sound, files.errors)
         verified.notes += not_planned(questions)
     return verified

@@ -1,5 +1,6 @@
 """A real S3 server: SeaweedFS in a process of its own, with its data in a folder of its own."""
 
+import json
 import os
 import shutil
 import socket
@@ -19,9 +20,13 @@ _STARTS_WITHIN_S = 120
 
 
 class Server:
-    """SeaweedFS on free ports with an empty bucket BUCKET; `storage` says how to reach it."""
+    """SeaweedFS on free ports with an empty bucket BUCKET; `storage` says how to reach it.
 
-    def __init__(self, folder: Path) -> None:
+    Args:
+        public: everyone may read the bucket without credentials.
+    """
+
+    def __init__(self, folder: Path, *, public: bool = False) -> None:
         weed = shutil.which("weed") or str(Path(sys.executable).with_name("weed"))
         s3, *other_ports = _free_ports(6)
         names = ("master.port", "volume.port", "filer.port", "admin.port", "s3.port.grpc")
@@ -32,6 +37,13 @@ class Server:
             *("-master.telemetry=false", "-webdav=false", "-admin.ui=false"),
         ]
         self._folder = folder
+        if public:
+            folder.mkdir(parents=True, exist_ok=True)
+            config = folder.with_suffix(".json")
+            owner = {"credentials": [{"accessKey": KEY, "secretKey": SECRET}], "actions": ["Admin"]}
+            everyone = {"name": "anonymous", "actions": [f"Read:{BUCKET}", f"List:{BUCKET}"]}
+            config.write_text(json.dumps({"identities": [{"name": "owner", **owner}, everyone]}))
+            self._command.append(f"-s3.config={config}")
         self.storage = Storage(
             endpoint_url=f"http://127.0.0.1:{s3}", region="us-east-1", key=KEY, secret=SECRET
         )

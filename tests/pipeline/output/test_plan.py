@@ -10,7 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.output.plan import extend_plan, load_plan, make_plan, require_same, require_unchanged
+from pipeline.output.changed import require_same, require_unchanged
+from pipeline.output.plan import extend_plan, load_plan, make_plan
 from pipeline.output.units import Finished, Unit
 from pipeline.sources.base import Want, files_of
 from pipeline.sources.images import Images

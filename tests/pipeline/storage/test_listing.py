@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.storage.listing import File, list_entries, list_files
-from pipeline.storage.uris import Storage, list_names, read_bytes, s3_pages, write_atomic
+from pipeline.storage.listing import File, Rules, list_entries, list_files
+from pipeline.storage.pages import s3_pages
+from pipeline.storage.uris import Storage, list_names, read_bytes, write_atomic
 from pipeline.support.census import PassedOver, Reason
 from pipeline.support.errors import ConfigError
 
@@ -204,3 +205,36 @@ def test_the_error_of_wrong_credentials_does_not_show_them(s3):
     with pytest.raises(ConfigError, match=r"source\.path: ") as refusal:
         list(list_files("s3://bucket/listing", storage))
     assert "CANARY" not in str(refusal.value) and s3.key not in str(refusal.value)
+
+
+HIDDEN = [
+    *(
+        ".ipynb_checkpoints/a-checkpoint.jpg",
+        ".Trash-1000/files/a.jpg",
+        "._a.jpg",
+        "__MACOSX/a.jpg",
+        "Thumbs.db",
+    ),
+    *(
+        "@eaDir/a.jpg",
+        "x/_temporary/0/a.jpg",
+        "#recycle/a.jpg",
+        "Desktop.ini",
+        "x/lost+found/a.jpg",
+        ".DS_Store",
+    ),
+]
+OF_TABLES = ["_SUCCESS", "_metadata", "_delta_log/0.checkpoint.parquet", "x/_part-0.parquet"]
+
+
+def test_leftovers_are_passed_over_and_counted(tmp_path):
+    taken = ["a.jpg", "_b=1/c.parquet", "x/thumbs.jpg", "eaDir/a.jpg"]
+    for name in (*HIDDEN, *OF_TABLES, *taken):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+    for rules, hidden in ((Rules(), HIDDEN), (Rules(of_tables=True), HIDDEN + OF_TABLES)):
+        entries = list(list_entries(str(tmp_path), HERE, rules))
+        passed_over = [entry for entry in entries if isinstance(entry, PassedOver)]
+        assert sorted(entry.name for entry in passed_over) == sorted(hidden)
+        assert {entry.reason for entry in passed_over} == {Reason.HIDDEN}
+        assert len(entries) == len(HIDDEN + OF_TABLES + taken)
