@@ -2,12 +2,13 @@
 
 import dataclasses
 import logging
+import re
 from collections.abc import Collection
 from typing import Any, TypeVar
 
 from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import InterpolationToMissingValueError, OmegaConfBaseException
 
 from pipeline.support.errors import ConfigError
 
@@ -44,8 +45,16 @@ def _fields_at(config: DictConfig, key: str) -> Tree:
 
 
 def to_dict(config: DictConfig) -> Tree:
-    """Convert a node to plain data, with its references resolved; a missing value stays `???`."""
-    tree = OmegaConf.to_container(config, resolve=True, throw_on_missing=False)
+    """Convert a node to plain data, with its references resolved; a missing value stays `???`.
+
+    Raises:
+        ConfigError: a reference leads to a missing value.
+    """
+    try:
+        tree = OmegaConf.to_container(config, resolve=True, throw_on_missing=False)
+    except InterpolationToMissingValueError as error:
+        missing = re.search(r"value: (\S+)", str(error))
+        raise ConfigError(f"{missing[1]} must be given" if missing else str(error).splitlines()[0]) from None
     assert isinstance(tree, dict)
     return {str(name): value for name, value in tree.items()}
 
