@@ -23,9 +23,8 @@ _OBJECT = re.compile(r"\s*(?=\{)")
 _DELIMITERS = {".csv": ",", ".tsv": "\t"}
 SUFFIXES = (".jsonl", ".ndjson", ".json", *_DELIMITERS)
 
-Opening = Callable[
-    ..., BinaryIO
-]  # opens the file; takes fsspec's options for other stores than the local disk
+# Opens the file; takes fsspec's options for other stores than the local disk.
+Opening = Callable[..., BinaryIO]
 
 
 @dataclass(frozen=True)

@@ -126,7 +126,9 @@ BOMBS = {
 def test_a_cell_that_is_too_much_is_one_fault_and_never_a_python_object(tmp_path, name, monkeypatch):
     made = []
     to_pylist = pa.RecordBatch.to_pylist
-    monkeypatch.setattr("pipeline.sources.parquet._to_python", lambda row: made.append(row) or to_pylist(row))
+    monkeypatch.setattr(
+        "pipeline.sources.parquet_rows._to_python", lambda row: made.append(row) or to_pylist(row)
+    )
     columns = {"image": pa.array([jpeg(0)]), "question": pa.array(["?"]), **BOMBS[name]}
     (sample,) = read(tmp_path, pa.table(columns), key_column="key" if "key" in columns else None)
     fault = sample.fault or sample.question_fault

@@ -93,12 +93,13 @@ def test_records_read_from_any_record_on_are_the_rest(tmp_path_factory, rows, la
         text = {"lines": lines, "array": json.dumps(rows), "pretty": json.dumps(rows, indent=1)}[layout]
     file.write_bytes(text.encode())
     uri, size = f"file://{file}", file.stat().st_size
-    records = list(read_records(uri, 0, size, HERE))
+    opening = lambda **_: file.open("rb")  # noqa: E731
+    records = list(read_records(opening, uri, 0, size))
     assert [record.tree for record in records] == rows
     for number, record in enumerate(records):
-        rest = list(read_records(uri, record.stop, size, HERE)) if record.stop < size else []
+        rest = list(read_records(opening, uri, record.stop, size)) if record.stop < size else []
         assert [again.tree for again in rest] == rows[number + 1 :]
-        alone = list(read_records(uri, 0, record.stop, HERE))
+        alone = list(read_records(opening, uri, 0, record.stop))
         assert [again.tree for again in alone] == rows[: number + 1]
 
 
