@@ -5,7 +5,7 @@ import re
 from pipeline.stages.formats.opening import Data, Opening
 
 _EXIF = re.compile(rb"(infe[\x02\x03]\0\0.(?:..|....)\0\0)Exif", re.DOTALL)
-_OF_PIXEL = 24  # planes of up to 16 bits with transparency, twice, and RGBA
+_OF_PIXEL = 12  # planes, their copy in a grid, and RGB; what takes more meets the limit of memory
 
 
 def open_avif(data: Data, max_pixels: int) -> Opening:

@@ -8,7 +8,7 @@ from pipeline.support.errors import BadImage
 _FILE_HEADER = 14
 _OLD_HEADER = 12  # has no compression
 _RUN_LENGTHS = (1, 2)
-_MOST_RUN_LENGTHS = 8_000_000  # pixels, or bytes of runs
+_MOST_RUN_LENGTHS = 4_000_000  # pixels, or bytes of runs
 
 
 def open_bmp(data: Data, max_pixels: int) -> Opening:
