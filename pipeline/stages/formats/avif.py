@@ -11,7 +11,7 @@ _OF_PIXEL = 12  # planes, their copy in a grid, and RGB; what takes more meets t
 def open_avif(data: Data, max_pixels: int) -> Opening:
     """Hide the EXIF of an AVIF, whose entries Pillow would all read; its turn stands in the container."""
     return Opening(
-        data=_EXIF.sub(rb"\1none", data),
+        data=_EXIF.sub(rb"\1none", data.tobytes()),
         plugins=("AVIF",),
         scratch_of_pixel=_OF_PIXEL,
     )

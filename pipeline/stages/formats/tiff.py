@@ -136,11 +136,11 @@ def _first_page(data: Data) -> _Page:
     form = _Form(order, 43 in (data[2], data[3]))
     try:
         (start,) = struct.unpack_from(form.offset, data, 8 if form.big else 4)
+        if start < (16 if form.big else 8):
+            raise damaged("its directory lies in its header")
         (count,) = struct.unpack_from(form.count, data, start)
         if count > _MOST_ENTRIES:
             raise BadImage(f"the image has {count:,} tags, too many")
-        if start < (16 if form.big else 8):
-            raise damaged("its directory lies in its header")
         first = start + struct.calcsize(form.count)
         size = struct.calcsize(form.entry)
         entries: dict[int, tuple[int, int, bytes]] = {}
