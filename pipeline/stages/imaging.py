@@ -34,7 +34,7 @@ from pipeline.support.fields import counted, require
 # Exceptions that Pillow raises for damaged files.
 _DAMAGE = (
     *(OSError, ValueError, SyntaxError, EOFError, MemoryError),
-    *(struct.error, ArithmeticError, LookupError, TypeError, AttributeError),
+    *(struct.error, ArithmeticError, LookupError, TypeError, AttributeError, RuntimeError, AssertionError),
 )
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
