@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
+from pipeline.run.cluster.resources import TaskResources
 from pipeline.run.cluster.start import hardware
 from pipeline.run.guard.ledger import LedgerHandle, start_ledger
 from pipeline.run.guard.stage import Watch, watched_actor, watched_read, watched_task
@@ -113,7 +114,7 @@ def _read_and_decode(
         pending=pending,
     )
     read = watched_read(Watch("read", make, ledger), prepared.pending)
-    units = _through(shards, read, num_cpus=config.cluster.read.num_cpus, **_TASK_RETRIES)
+    units = _through(shards, read, **_booked(config.cluster.read), **_TASK_RETRIES)
     decode = partial(decode_unit, model=config.model, imaging=config.imaging)
     return _tasks(units, "decode", decode, config, ledger)
 
@@ -180,7 +181,13 @@ def _tasks(
     """Add a stage of tasks."""
     make = partial(partial, stage)  # calling it makes a copy of the stage
     watched = watched_task(Watch(name, make, ledger, can_fail=name != "write"))
-    return _through(units, watched, num_cpus=config.cluster.tasks(name).num_cpus, **_TASK_RETRIES)
+    return _through(units, watched, **_booked(config.cluster.tasks(name)), **_TASK_RETRIES)
+
+
+def _booked(resources: TaskResources) -> dict[str, Any]:
+    """Give Ray's options for what a task books."""
+    memory = {"memory": resources.memory} if resources.memory else {}
+    return {"num_cpus": resources.num_cpus, **memory}
 
 
 def _actors(units: "Dataset", watch: Watch, config: "RunConfig", at_once: int) -> "Dataset":

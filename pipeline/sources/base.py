@@ -13,7 +13,7 @@ from pipeline.storage.paths import SourcePath, listed_root, parts_of
 from pipeline.storage.uris import Storage, name_of
 from pipeline.support.census import Census, PassedOver, Reason
 from pipeline.support.errors import ConfigError, DataFault, ShardError
-from pipeline.support.fields import counted_unless, free
+from pipeline.support.fields import counted, free
 
 IMAGE_SUFFIXES = (
     *("jpg", "jpeg", "png", "webp"),  # of several images of one name, the first of these is told first
@@ -154,7 +154,7 @@ class Source(ABC):
 
     rules: ClassVar[int] = 1
     path: Any = free()  # text or a list of texts, which OmegaConf's unions cannot say
-    follow_links: bool = counted_unless(False)
+    follow_links: bool = counted(False, neutral=True)
 
     @abstractmethod
     def entries(self, storage: Storage) -> Iterator[File | PassedOver]:

@@ -30,7 +30,7 @@ from pipeline.storage.paths import key_root
 from pipeline.storage.uris import Storage, name_of
 from pipeline.support.census import Census, PassedOver, Reason
 from pipeline.support.errors import BadImage, BadSample, DataFault
-from pipeline.support.fields import counted, counted_unless, require
+from pipeline.support.fields import counted, require
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,9 +42,9 @@ class Images(Source):
     """
 
     slice_files: int = counted(4096)
-    question_key: str | None = counted_unless(None)
-    questions_key: str | None = counted_unless(None)
-    question_id_key: str | None = counted_unless(None)
+    question_key: str | None = counted(None, neutral=True)
+    questions_key: str | None = counted(None, neutral=True)
+    question_id_key: str | None = counted(None, neutral=True)
 
     def __post_init__(self) -> None:
         require(self.slice_files >= 1, "source.slice_files must be at least 1")

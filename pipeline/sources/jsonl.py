@@ -33,7 +33,7 @@ from pipeline.storage.listing import File
 from pipeline.storage.uris import BLOCK_BYTES, Storage, canonical
 from pipeline.support.census import PassedOver
 from pipeline.support.errors import BadSample, DataFault, ShardError
-from pipeline.support.fields import counted, counted_unless, free, require
+from pipeline.support.fields import counted, free, require
 
 _IMAGE_KEYS = ("image", "images", "file_name")
 
@@ -76,10 +76,10 @@ class Jsonl(Source):
 
     image_root: str | None = free(None)
     slice_files: int = counted(4096)
-    image_key: str | None = counted_unless(None)
-    question_key: str | None = counted_unless(None)
-    questions_key: str | None = counted_unless(None)
-    question_id_key: str | None = counted_unless(None)
+    image_key: str | None = counted(None, neutral=True)
+    question_key: str | None = counted(None, neutral=True)
+    questions_key: str | None = counted(None, neutral=True)
+    question_id_key: str | None = counted(None, neutral=True)
 
     def __post_init__(self) -> None:
         require(self.slice_files >= 1, "source.slice_files must be at least 1")

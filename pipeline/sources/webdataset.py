@@ -15,7 +15,7 @@ from pipeline.storage.listing import File
 from pipeline.storage.uris import Storage
 from pipeline.support.census import PassedOver
 from pipeline.support.errors import ShardError
-from pipeline.support.fields import counted_unless, free, require
+from pipeline.support.fields import counted, free, require
 
 _SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.zst", ".tzst")
 
@@ -30,9 +30,9 @@ class WebDataset(Source):
 
     rules: ClassVar[int] = 2
     read_bytes: int = free(8 << 20)  # of one ranged read from object storage
-    question_key: str | None = counted_unless(None)
-    questions_key: str | None = counted_unless(None)
-    question_id_key: str | None = counted_unless(None)
+    question_key: str | None = counted(None, neutral=True)
+    questions_key: str | None = counted(None, neutral=True)
+    question_id_key: str | None = counted(None, neutral=True)
 
     def __post_init__(self) -> None:
         require(self.read_bytes >= 1 << 16, "source.read_bytes must be at least 65536")

@@ -1,7 +1,8 @@
 """Declares fields of configuration dataclasses, and collects those that the fingerprint covers.
 
-Each field is `counted(...)`, or `counted_unless(...)`, if it can change a prediction or a unit's boundary,
-else `free(...)`. A test fails on a field that is neither.
+Each field is `counted(...)` if it can change a prediction or a unit's boundary, else `free(...)`. A test
+fails on a field that is neither. A field that is `counted(..., neutral=True)` is left out while it has its
+default, so that outputs made before there was such a field keep their fingerprint.
 """
 
 import dataclasses
@@ -17,30 +18,31 @@ if TYPE_CHECKING:
 
 # Like dataclasses.field, both return Any: the field's annotation says the type.
 def counted(
-    default: object = MISSING, *, default_factory: Callable[[], object] | None = None, repr: bool = True
+    default: object = MISSING,
+    *,
+    default_factory: Callable[[], object] | None = None,
+    repr: bool = True,
+    neutral: bool = False,
 ) -> Any:
-    """Declare a dataclass field that the fingerprint covers."""
-    return _field({"fingerprint": True}, default, default_factory, repr)
-
-
-def counted_unless(neutral: object) -> Any:
-    """Declare a field with the default `neutral`, which the fingerprint covers while it has another value.
-
-    Outputs that were begun before there was the field keep their fingerprints.
-    """
-    return _field({"fingerprint": True, "neutral": neutral}, neutral, None, True)
+    """Declare a dataclass field that the fingerprint covers; if `neutral`, only unless it has its default."""
+    return _field(True, default, default_factory, repr, neutral)
 
 
 def free(
     default: object = MISSING, *, default_factory: Callable[[], object] | None = None, repr: bool = True
 ) -> Any:
     """Declare a dataclass field that cannot change a prediction or a boundary."""
-    return _field({"fingerprint": False}, default, default_factory, repr)
+    return _field(False, default, default_factory, repr)
 
 
 def _field(
-    metadata: dict[str, object], default: object, factory: Callable[[], object] | None, repr: bool
+    counts: bool,
+    default: object,
+    factory: Callable[[], object] | None,
+    repr: bool,
+    neutral: bool = False,
 ) -> object:
+    metadata = {"fingerprint": counts, "neutral": neutral}
     if factory is not None:
         return field(default_factory=factory, repr=repr, metadata=metadata)
     if default is MISSING:
@@ -58,10 +60,12 @@ def fingerprint_fields(config: "DataclassInstance") -> dict[str, object]:
     """Collect the counted fields of a configuration dataclass, nested ones included."""
     fields: dict[str, object] = {}
     for item in dataclasses.fields(config):
-        if item.metadata["fingerprint"]:
-            value = getattr(config, item.name)
-            if "neutral" in item.metadata and value == item.metadata["neutral"]:
-                continue
+        value = getattr(config, item.name)
+        if item.metadata["fingerprint"] and not (item.metadata["neutral"] and value == _default(item)):
             nested = dataclasses.is_dataclass(value) and not isinstance(value, type)
             fields[item.name] = fingerprint_fields(value) if nested else value
     return fields
+
+
+def _default(item: "dataclasses.Field[Any]") -> object:
+    return item.default if item.default_factory is MISSING else item.default_factory()

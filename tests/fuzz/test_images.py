@@ -39,9 +39,15 @@ def test_damaged_images(folder, data):
     require_rows(data, folder)
 
 
-@cases(10)
+@cases(30)
 @given(
-    st.sampled_from([b"", b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"RIFF\x40\0\0\0WEBP"]),
+    st.sampled_from(
+        [
+            *(b"", b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"RIFF\x40\0\0\0WEBP", b"GIF89a", b"BM"),
+            *(b"(\0\0\0", b"II*\0\x08\0\0\0", b"MM\0*\0\0\0\x08", b"II+\0\x08\0\0\0\x10" + bytes(7)),
+            b"\0\0\0\x1cftypavif",
+        ]
+    ),
     st.binary(max_size=300),
 )
 def test_random_bytes(folder, magic, data):
@@ -174,3 +180,116 @@ def test_webp_chunks(folder, chunks, behind):
     sound = encoded(picture(1), "WEBP")[12:]
     body = sound + b"".join(chunks) if behind else b"".join(chunks) + sound
     require_rows(b"RIFF" + struct.pack("<I", len(body) + 4) + b"WEBP" + body, folder)
+
+
+@st.composite
+def gif_blocks(draw: st.DrawFn) -> bytes:
+    """Draw an extension, a picture or junk, with blocks of any lengths."""
+    blocks = b"".join(
+        bytes([len(part)]) + part for part in draw(st.lists(st.binary(max_size=40), max_size=4))
+    )
+    place = struct.pack("<HHHH", *(draw(NUMBERS) % 0x10000 for _ in range(4)))
+    extension = st.sampled_from([0xF9, 0xFE, 0xFF, 0x01]).map(lambda kind: b"!" + bytes([kind]) + blocks)
+    flags = st.tuples(st.sampled_from([0, 0x40, 0x80, 0xC0, 0x87]), st.integers(0, 12)).map(bytes)
+    pictures = flags.map(lambda both: b"," + place + both + blocks)
+    return draw(st.one_of(extension, pictures, st.binary(max_size=9))) + draw(st.sampled_from([b"\0", b""]))
+
+
+@cases(30)
+@given(st.lists(gif_blocks(), min_size=1, max_size=5), st.tuples(NUMBERS, NUMBERS), st.booleans())
+def test_gif_blocks(folder, blocks, size, sized):
+    """Extensions and pictures before the picture of a sound GIF, whose screen may have any size."""
+    sound = encoded(picture(1), "GIF")
+    at = 13 + (3 << (sound[10] & 7) + 1)
+    screen = struct.pack("<HH", *(side % 0x10000 for side in size)) if sized else sound[6:10]
+    require_rows(sound[:6] + screen + sound[10:at] + b"".join(blocks) + sound[at:], folder)
+
+
+@st.composite
+def bitmaps(draw: st.DrawFn) -> bytes:
+    """Draw a BMP or DIB of any size, depth and compression, with runs, jumps and pixels behind it."""
+    header = draw(st.sampled_from([12, 40, 52, 56, 64, 108, 124]))
+    width, height = (draw(st.one_of(st.integers(1, 40), NUMBERS)) % (1 << 32) for _ in range(2))
+    bits = draw(st.sampled_from([0, 1, 4, 8, 16, 24, 32, 64]))
+    if header == 12:
+        info = struct.pack("<LHHHH", 12, width % 0x10000, height % 0x10000, 1, bits)
+    else:
+        kind, colors = draw(st.sampled_from([0, 1, 2, 3, 4, 5, 9])), draw(NUMBERS)
+        info = struct.pack("<LLLHHLLLLLL", header, width, height, 1, bits, kind, 0, 0, 0, colors, 0)
+        info = info.ljust(header, draw(st.sampled_from([b"\0", b"\xff"])))
+    run = st.one_of(
+        st.binary(min_size=2, max_size=2), st.just(b"\0\0"), st.just(b"\0\2\xff\xff"), st.just(b"\0\3")
+    )
+    body = draw(st.one_of(st.binary(max_size=400), st.lists(run, max_size=60).map(b"".join)))
+    start = draw(st.sampled_from([14 + header, 14 + header + 1024, 0, 1 << 31]))
+    file = b"BM" + struct.pack("<LHHL", 0, 0, 0, start)
+    return (file if draw(st.booleans()) else b"") + info + draw(st.sampled_from([b"", bytes(1024)])) + body
+
+
+@cases(40)
+@given(bitmaps())
+def test_bitmaps(folder, data):
+    require_rows(data, folder)
+
+
+TAGS = [256, 257, 258, 259, 262, 266, 273, 274, 277, 278, 279, 284, 317, 320, 322, 323, 324, 325, 338, 339]
+TAGS += [330, 347, 529, 530, 532, 700, 34665, 34675, 34853]
+
+
+@st.composite
+def tiffs(draw: st.DrawFn) -> bytes:
+    """Draw a TIFF whose directory is near to that of a picture of 8 x 8 pixels, with some entries changed."""
+    order = draw(st.sampled_from("<>"))
+    sound = {256: 8, 257: 8, 258: 8, 259: 1, 262: 1, 273: 400, 277: 1, 278: 8, 279: 64}
+    entries = {tag: (3, 1, value) for tag, value in sound.items()}
+    entries[259] = (
+        3,
+        1,
+        draw(st.sampled_from([1, 1, 2, 3, 4, 5, 6, 7, 8, 32773, 32946, 34925, 50000, 50001])),
+    )
+    entries[262] = (3, 1, draw(st.sampled_from([0, 1, 2, 3, 5, 6, 8])))
+    number = st.one_of(st.integers(0, 8), NUMBERS)
+    changed = st.tuples(st.sampled_from(TAGS), st.integers(0, 18), number, number)
+    for tag, kind, count, value in draw(st.lists(changed, max_size=4)):
+        entries[tag] = (kind, count, value)
+    packed = b""
+    for tag, (kind, count, value) in sorted(entries.items()):
+        form = "HH" if kind == 3 else "L"
+        fields = (value % 0x10000, 0) if kind == 3 else (value % (1 << 32),)
+        packed += struct.pack(f"{order}HHL{form}", tag, kind, count % (1 << 32), *fields)
+    pages = struct.pack(f"{order}L", draw(st.sampled_from([0, 8, 1 << 31])))
+    head = (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(f"{order}LH", 8, len(entries))
+    body = draw(
+        st.one_of(st.just(bytes(500)), st.binary(max_size=500), st.just(zlib.compress(bytes(1 << 20))))
+    )
+    return (head + packed + pages).ljust(400, b"\1") + body
+
+
+@cases(60)
+@given(tiffs())
+def test_tiffs(folder, data):
+    require_rows(data, folder)
+
+
+AVIFS = [encoded(picture(1), "AVIF"), encoded(picture(1).convert("RGBA"), "AVIF")]
+AVIFS.append(encoded(picture(1), "AVIF", save_all=True, append_images=[picture(2)]))
+BOXES = b"meta pitm iloc iinf infe iprp ipco ispe pixi av1C ipma mdat colr irot imir auxC".split()
+BOXES += b"moov trak stsz stco".split()
+
+
+@st.composite
+def avif_boxes(draw: st.DrawFn) -> bytes:
+    """Draw an AVIF with a box's first numbers changed: sizes, counts, places, types."""
+    data = draw(st.sampled_from(AVIFS))
+    for name in draw(st.lists(st.sampled_from(BOXES), min_size=1, max_size=3)):
+        if (at := data.find(name)) >= 0:
+            at += draw(st.sampled_from([-4, 4, 5, 6, 8, 12, 16]))
+            number = draw(NUMBERS).to_bytes(8, "big")[-draw(st.sampled_from([1, 2, 4])) :]
+            data = data[:at] + number + data[at + len(number) :]
+    return data
+
+
+@cases(60)
+@given(avif_boxes())
+def test_avif_boxes(folder, data):
+    require_rows(data, folder)

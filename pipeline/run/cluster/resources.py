@@ -1,4 +1,4 @@
-"""Decides how many CPUs and GPUs each stage books in Ray, and how many actors it has."""
+"""Decides what each stage books in Ray (CPUs, GPUs, memory), and how many actors it has."""
 
 import math
 import os
@@ -12,6 +12,8 @@ from pipeline.support.fields import free, require
 # on a GPU, and even four of CLIP's beside one of the language model: however Ray packs them, all have room.
 GPU_SHARES = {"encode": 0.1, "generate": 0.6}
 _GENERATE_PER_ENCODE = 4
+# One image takes at most 896 MiB (stages/formats/opening.py), the unit that is made some tens more.
+DECODE_MEMORY = 1 << 30
 _TINY = 1e-9  # against rounding: 0.4 / 0.1 is 4
 _RESERVED = {"working_dir", "worker_process_setup_hook"}  # keys of a runtime environment that Trimline sets
 _POSITIVE = "cluster: num_cpus of a stage must be positive, or Ray starves it"
@@ -19,12 +21,18 @@ _POSITIVE = "cluster: num_cpus of a stage must be positive, or Ray starves it"
 
 @dataclass(frozen=True, kw_only=True)
 class TaskResources:
-    """Declares the CPUs that one task of a stage books. As many tasks run as fit beside the actors."""
+    """Declares the CPUs and bytes that one task of a stage books. As many run as fit beside the actors.
+
+    `memory` null: for decode what one image may take, 1 GiB, or all that the largest node has, if it has
+    less; for the others none.
+    """
 
     num_cpus: float = free()
+    memory: int | None = free(None)
 
     def __post_init__(self) -> None:
         require(self.num_cpus > 0, _POSITIVE)
+        require(self.memory is None or self.memory >= 0, "cluster: memory must not be negative")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,10 +64,14 @@ class ActorResources:
 
 @dataclass(frozen=True)
 class Hardware:
-    """Holds the CPUs of each node of a cluster, and its GPUs in all."""
+    """Holds the CPUs of each node of a cluster, its GPUs in all, and the bytes that the largest node has.
+
+    `memory` is what Ray lets tasks book on one node; None: unknown.
+    """
 
     node_cpus: tuple[float, ...]
     gpus: float = 0.0
+    memory: int | None = None
 
     @property
     def cpus(self) -> float:
@@ -124,12 +136,12 @@ class Cluster:
         return {"encode": self.encode, "generate": self.generate}[stage]
 
     def on(self, hardware: Hardware, device: str) -> "Cluster":
-        """Fill in the settings left open: each actor's share of a GPU and the numbers of actors.
+        """Fill in the settings left open: shares of a GPU, numbers of actors and the memory of decode.
 
         Raises:
             ConfigError: the cluster has no room for all actors; Ray would wait for it without a word.
         """
-        filled = self._with_shares(hardware, device)._with_actors(hardware)
+        filled = self._with_shares(hardware, device)._with_actors(hardware)._with_memory(hardware.memory)
         filled._require_cpus(hardware.cpus)
         filled._require_gpus(hardware.gpus)
         return filled
@@ -169,6 +181,17 @@ class Cluster:
             encode=replace(self.encode, num_actors=encode),
             generate=replace(self.generate, num_actors=generate),
         )
+
+    def _with_memory(self, most: int | None) -> "Cluster":
+        """Fill in the memory of decode; refuse a task that books more than any node has."""
+        for stage in ("read", "decode", "write"):
+            booked = self.tasks(stage).memory
+            if most is not None and booked is not None and booked > most:
+                raise ConfigError(f"cluster.{stage}.memory={booked}: no node has more than {most} bytes")
+        if self.decode.memory is not None:
+            return self
+        memory = DECODE_MEMORY if most is None else min(DECODE_MEMORY, most)
+        return replace(self, decode=replace(self.decode, memory=memory))
 
     @property
     def _largest_task(self) -> float:

@@ -72,10 +72,11 @@ def start_ray(cluster: Cluster, device: str, metrics_port: int | None = None) ->
 
 
 def hardware() -> Hardware:
-    """Count the CPUs and GPUs of the cluster that this process has joined."""
+    """Count the CPUs, GPUs and memory of the cluster that this process has joined."""
     nodes = alive_nodes()
     cpus = tuple(float(node["Resources"]["CPU"]) for node in nodes)
-    return Hardware(cpus, float(sum(node["Resources"].get("GPU", 0) for node in nodes)))
+    gpus = float(sum(node["Resources"].get("GPU", 0) for node in nodes))
+    return Hardware(cpus, gpus, int(max((node["Resources"].get("memory", 0) for node in nodes), default=0)))
 
 
 class Node(TypedDict):

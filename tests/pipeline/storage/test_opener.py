@@ -146,7 +146,8 @@ def test_a_sidecar_behind_a_link_never_becomes_a_question(tmp_path):
         texts = [question.text for sample in samples for question in sample.questions]
         assert not any("PATH=" in text for text in texts)
         assert any("root:" in text for text in texts) == follow_links
-        assert [sample.fault is not None for sample in samples] == [False, follow_links, False]
+        faults = [sample.fault or sample.question_fault for sample in samples]
+        assert [fault is not None for fault in faults] == [False, follow_links, False]
 
 
 def test_a_jsonl_with_a_pipe_among_its_images(tmp_path):

@@ -1,0 +1,1 @@
+"""Bounds image files format by format, before Pillow sees them."""
