@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from pipeline.models.checkpoints.fit import Geometry, check_fit
@@ -13,8 +12,15 @@ from pipeline.output.layout import MANIFEST
 from pipeline.output.manifest import RULES, Manifest, make_manifest, require_same_run
 from pipeline.output.own_folder import require_own_folder
 from pipeline.output.plan import Plan, extend_plan, load_plan, make_plan, share_plan
-from pipeline.output.units import MAX_UNIT_BYTES, Finished, finished_units
+from pipeline.output.units import Finished, finished_units
 from pipeline.run.fingerprint import counted_fields
+from pipeline.run.machine_checks import (
+    require_device,
+    require_engine,
+    require_memory,
+    require_metrics,
+    require_unit_fits,
+)
 from pipeline.run.retry import delete_failed_units
 from pipeline.sources.base import Source
 from pipeline.stages.arms import Arm, reduction_order, require_fields
@@ -129,14 +135,14 @@ def _check(config: "RunConfig") -> _Checked:
 
     output = canonical(config.options.output, config.storage)
     require_own_folder(output, config.storage, holds_arms=any(arm.folder for arm in config.arms))
-    _require_device(config)
-    _require_engine(config)
-    _require_metrics(config)
+    require_device(config)
+    require_engine(config)
+    require_metrics(config)
     reduction_order(config.arms)
     llava, clip = folders(config.model)
     geometry = check_fit(llava, clip)
     require_fields(config.arms, KINDS[geometry.kind])
-    _require_unit_fits(config, geometry)
+    require_unit_fits(config, geometry)
     outputs = [f"{output}/{arm.folder}".rstrip("/") for arm in config.arms]
     manifests = [
         make_manifest(arm_output, counted, {**config.settings, "reducer": arm.settings})
@@ -167,7 +173,7 @@ def _freeze_plan(config: "RunConfig", checked: _Checked, shared: Plan | None) ->
     prepared = Prepared(plan, checked.geometry, tuple(states))
     if prepared.pending:
         _require_same_rules(config, manifests)
-        _require_memory(config, checked.geometry)
+        require_memory(config, checked.geometry)
     if prepared.pending and checked.started:
         source = prepared.source_of(config)
         require_unchanged(plan, prepared.has_shard, source, storage, config.reading)
@@ -228,70 +234,6 @@ def _current_plan(config: "RunConfig", folders: Sequence[str]) -> Plan:
     if config.options.extend:
         return extend_plan(plan, config.source, config.storage, config.reading)
     return plan
-
-
-def _require_unit_fits(config: "RunConfig", geometry: Geometry) -> None:
-    """Refuse limits under which a unit could become too large for one Arrow row."""
-    limits = config.limits
-    pixels = limits.unit_samples * geometry.image_size**2 * 3
-    requests = limits.unit_requests + limits.max_questions - 1
-    element = 4 if config.model.encode_dtype == "float32" else 2
-    image = geometry.num_patches * geometry.vision_width * element
-    tokens = sum((requests if arm.reads_request else limits.unit_samples) * image for arm in config.arms)
-    for what, size in (("decoded images", pixels), ("visual tokens", tokens)):
-        if size > MAX_UNIT_BYTES:
-            raise ConfigError(
-                f"unit_samples, unit_requests, max_questions: a unit's {what} could take {size:,} bytes, "
-                f"more than {MAX_UNIT_BYTES:,}; lower them"
-            )
-
-
-def _require_memory(config: "RunConfig", geometry: Geometry) -> None:
-    """Refuse a model too large for this machine. On GPUs and other machines its actor checks that itself."""
-    from pipeline.models.devices import torch_device
-
-    on_this_cpu = config.cluster.address == "local" and torch_device(config.options.device).type == "cpu"
-    if not on_this_cpu or not config.model.check_memory:
-        return
-    from pipeline.models.checkpoints.folders import folders
-    from pipeline.models.footprint import of_run, require_room, room_of
-
-    needs = frozenset().union(*(arm.reducer.needs for arm in config.arms))
-    longest = geometry.num_patches + config.decoding.max_new_tokens
-    parts = of_run(
-        *folders(config.model),
-        needs=needs,
-        dtype=config.model.generate_dtype,
-        tokens=longest,
-        cache_gib=config.engine.kv_cache_gib,
-        actors={name: config.cluster.actors(name).num_actors or 1 for name in ("encode", "generate")},
-    )
-    require_room(config.model, parts, *room_of("cpu"))
-
-
-def _require_device(config: "RunConfig") -> None:
-    """Refuse device=cuda on a machine without a GPU."""
-    import torch
-
-    if (
-        config.options.device == "cuda"
-        and config.cluster.address == "local"
-        and not torch.cuda.is_available()
-    ):
-        raise ConfigError("device=cuda: torch sees no GPU on this machine")
-
-
-def _require_metrics(config: "RunConfig") -> None:
-    """Refuse metrics without Ray's extra `default`, without which Ray silently serves none."""
-    serves_metrics = config.options.metrics_port is not None and config.cluster.address == "local"
-    if serves_metrics and not (find_spec("opencensus") and find_spec("prometheus_client")):
-        raise ConfigError("metrics_port: Ray's metrics need its extra: pip install 'trimline[cluster]'")
-
-
-def _require_engine(config: "RunConfig") -> None:
-    """Check that the engine can run here; on a cluster it need not be installed on this machine."""
-    if config.cluster.address == "local":
-        config.engine.check(config.decoding)
 
 
 def _require_writable(config: "RunConfig", output: str) -> None:
