@@ -27,7 +27,7 @@ def require_unit_fits(config: "RunConfig", geometry: Geometry) -> None:
             )
 
 
-def require_memory(config: "RunConfig", geometry: Geometry) -> None:
+def require_model_room(config: "RunConfig", geometry: Geometry) -> None:
     """Refuse a model too large for this machine. On GPUs and other machines its actor checks that itself."""
     from pipeline.models.devices import torch_device
 

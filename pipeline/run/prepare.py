@@ -17,7 +17,7 @@ from pipeline.run.fingerprint import counted_fields
 from pipeline.run.machine_checks import (
     require_device,
     require_engine,
-    require_memory,
+    require_model_room,
     require_metrics,
     require_unit_fits,
 )
@@ -173,7 +173,7 @@ def _freeze_plan(config: "RunConfig", checked: _Checked, shared: Plan | None) ->
     prepared = Prepared(plan, checked.geometry, tuple(states))
     if prepared.pending:
         _require_same_rules(config, manifests)
-        require_memory(config, checked.geometry)
+        require_model_room(config, checked.geometry)
     if prepared.pending and checked.started:
         source = prepared.source_of(config)
         require_unchanged(plan, prepared.has_shard, source, storage, config.reading)

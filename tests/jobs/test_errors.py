@@ -22,7 +22,7 @@ GRAMMAR = "needs quotes inside quotes"
         (["source.path=nowhere"], "source.path: nothing at nowhere"),
         (
             ["source.path=pictures/*.png"],
-            "source.path: no image (.jpg, .jpeg, .png, .webp) at pictures/*.png",
+            "source.path: no image (.jpg, .jpeg, .png, ",
         ),
         (["source=webdataset", "source.path=pictures"], "source.path: no .tar at pictures"),
         (["source.path=nope://x"], "nope://x"),

@@ -99,9 +99,9 @@ def test_the_same_requests_get_the_same_rows(original, random_checkpoint, tmp_pa
     rows_of = {}
     for name, model in models.items():
         source = Images(path=str(tmp_path / "in"))
-        config = make_config(random_checkpoint, source, tmp_path / name, reducer="trim")
+        config = make_config(random_checkpoint, source, tmp_path / f"rows_{name}", reducer="trim")
         run_in_process(replace(config, model=model))
-        rows_of[name] = lasting(rows(tmp_path / name), "model")
+        rows_of[name] = lasting(rows(tmp_path / f"rows_{name}"), "model")
     assert len(rows_of["direct"]) == 4 and all(row["status"] == "ok" for row in rows_of["direct"])
     assert rows_of["direct"] == rows_of["converted"]
 
