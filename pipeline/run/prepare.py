@@ -17,8 +17,8 @@ from pipeline.run.fingerprint import counted_fields
 from pipeline.run.machine_checks import (
     require_device,
     require_engine,
-    require_model_room,
     require_metrics,
+    require_model_room,
     require_unit_fits,
 )
 from pipeline.run.retry import delete_failed_units
