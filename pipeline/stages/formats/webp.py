@@ -5,6 +5,7 @@ import struct
 from pipeline.stages.formats.opening import Data, Opening, damaged, require_memory, require_size
 
 _OF_PIXEL = 12  # two canvases of an animation, even for a still picture, and a copy
+_LOSSLESS = 4  # what its decoder takes besides
 
 
 def open_webp(data: Data, max_pixels: int) -> Opening:
@@ -17,8 +18,11 @@ def open_webp(data: Data, max_pixels: int) -> Opening:
     if size is None:
         raise damaged("it is truncated before its size")
     require_size(*size, max_pixels)
-    require_memory(len(data) + size[0] * size[1] * (_OF_PIXEL + 4), *size)
-    return Opening(data=data.tobytes(), plugins=("WEBP",), scratch_of_pixel=_OF_PIXEL)
+    of_pixel = _OF_PIXEL + (0 if bytes(data[12:16]) == b"VP8 " else _LOSSLESS)
+    require_memory(2 * len(data) + size[0] * size[1] * (of_pixel + 4), *size)
+    return Opening(
+        data=data.tobytes(), plugins=("WEBP",), scratch=len(data), scratch_of_pixel=of_pixel
+    )  # Pillow copies the data once
 
 
 def _size(data: Data) -> tuple[int, int] | None:

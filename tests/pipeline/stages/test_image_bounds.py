@@ -75,6 +75,17 @@ def ispe(width, height, data) -> bytes:
     return data[:at] + struct.pack(">LL", width, height) + data[at + 8 :]
 
 
+def frames(count) -> bytes:
+    """Repeat the frame of an AVIF's picture; a decoder works through those that are not shown."""
+    data = encoded(SMALL, "AVIF")
+    start = data.index(b"mdat") + 4
+    picture = data[start:]
+    frame = picture[picture.index(b"\x32") :]
+    longer = picture + frame * (count - 1)
+    places = (struct.pack(">LL", start, len(part)) for part in (picture, longer))
+    return data[:start].replace(*places) + longer
+
+
 AVIF = encoded(SMALL, "AVIF")
 WEBP = encoded(SMALL, "WEBP", lossless=True)
 SCANS = scans((2000, 2000), 990)
@@ -116,6 +127,8 @@ REFUSED = {
     "tiff of another compression": (page(9, 9, compression=34925, body=bytes(99)), "compression 34925"),
     "tiff of old jpeg": (page(9, 9, compression=6, body=bytes(99)), "compression 6"),
     "tiff of a jpeg of many scans": (page(2000, 2000, compression=7, body=SCANS), "scans"),
+    "avif of many frames": (frames(20), "20 frames"),
+    "avif of many bytes": (AVIF + bytes(24_000_000), "bytes"),
     "avif of a huge size": (ispe(65535, 65535, AVIF), "cannot be decoded"),
     "avif of a large size": (ispe(9999, 9999, AVIF), "MiB"),
     "avif of a long side": (ispe(65535, 1000, AVIF), "cannot be decoded"),
