@@ -8,7 +8,7 @@ from pipeline.support.errors import BadImage
 
 _EXIF = re.compile(rb"(infe[\x02\x03]\0\0.(?:..|....)\0\0)Exif", re.DOTALL)
 _OF_PIXEL = 12  # planes of up to 16 bits with transparency, and RGBA
-_MOST_BYTES = 24_000_000  # a tenth of a second each million
+_MOST_BYTES = 20_000_000  # a tenth of a second each million
 _MOST_FRAMES = 4  # layers of one picture
 
 

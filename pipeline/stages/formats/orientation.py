@@ -12,7 +12,7 @@ from typing import Any
 from pipeline.stages.formats.opening import Data
 
 _TAG = 0x0112
-_KINDS = {3: "H", 4: "L", 6: "b", 8: "h", 9: "l"}  # TIFF's types of integers
+_KINDS = {3: "H", 4: "L", 6: "b", 8: "h", 9: "l", 13: "L", 16: "Q"}  # TIFF's types of integers
 _PREFIXES = {b"II*\0": "<", b"MM\0*": ">", b"II\0*": "<", b"MM*\0": ">"}
 _XMP = re.compile(rb'tiff:Orientation(?:="|>)([0-9])')
 _HEAD = re.compile(rb"^(?:Exif\0\0){1,2}")

@@ -3,6 +3,7 @@
 import struct
 from dataclasses import dataclass
 
+from pipeline.stages.formats.jpeg import most_samples
 from pipeline.stages.formats.opening import Data, Opening, damaged, require_parts, require_size
 from pipeline.stages.formats.orientation import either
 from pipeline.support.errors import BadImage
@@ -31,7 +32,7 @@ _COMPRESSIONS = {
     **{_NONE: "none", 2: "CCITT", 3: "CCITT fax 3", 4: "CCITT fax 4", 5: "LZW", _JPEG: "JPEG"},
     **{8: "deflate", 32773: "PackBits", 32946: "deflate", 50000: "Zstandard"},
 }
-_KINDS = {1: "B", 2: "B", 3: "H", 4: "L", 6: "b", 7: "B", 8: "h", 9: "l", 16: "Q"}
+_KINDS = {1: "B", 2: "B", 3: "H", 4: "L", 6: "b", 7: "B", 8: "h", 9: "l", 13: "L", 16: "Q"}
 _SIZES = {
     1: 1,
     2: 1,
@@ -53,7 +54,6 @@ _SIZES = {
 _MOST_ENTRIES = 4096
 _MOST_SAMPLES = 6  # of a pixel; Pillow's limit
 _MOST_DECODED = 840_000_000  # bytes of all strips or tiles
-_MOST_PASSES = 2_500_000_000  # samples that all scans of JPEGs decode
 
 
 @dataclass(frozen=True)
@@ -213,5 +213,5 @@ def _require_apart(page: _Page, tiled: bool, parts: int, jpeg_samples: int) -> N
     whole = bytes(page.data)
     ends = [start + size for start, size in zip(starts, sizes, strict=False)] if parts > 1 else [len(whole)]
     scans = sum(max(1, whole.count(b"\xff\xda", *both)) for both in zip(starts, ends, strict=False))
-    if scans * jpeg_samples * 1 > _MOST_PASSES:
+    if scans * jpeg_samples > most_samples(len(whole) if scans > parts else 0):
         raise BadImage(f"the image has {scans} scans in its strips or tiles, more than it needs")
