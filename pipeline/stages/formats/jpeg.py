@@ -22,6 +22,9 @@ _EXIF, _XMP = b"Exif\0\0", b"http://ns.adobe.com/xap/1.0/\0"
 _EXIF_PARTS = 16  # EXIF of more than 64 KiB is continued in further segments
 # The most samples that all scans may decode: a progressive picture of 100 megapixels has some 15 passes.
 _MOST_SAMPLES = 2_500_000_000
+# The samples that take as long as a byte of a picture in several scans, and the most of both together.
+_SAMPLES_OF_BYTE = 70
+_MOST_WORK = 5_000_000_000
 _ARITHMETIC = 0xC9  # and frames of higher numbers
 _MOST_ARITHMETIC = 25_000_000  # pixels; this coding is many times slower
 
@@ -41,13 +44,14 @@ def open_jpeg(data: Data, max_pixels: int) -> Opening:
     require_size(width, height, max_pixels)
     slim = b"".join([b"\xff\xd8", *headers.needed, data[headers.scan :]])
     scan = len(slim) - len(data) + headers.scan
-    _require_few_passes(slim, scan, frame)
+    coefficients = _coefficients(slim, scan, frame)
+    _require_few_passes(slim, scan, frame, most_samples(len(slim) if coefficients else 0))
     exif = b"".join([part[6 * bool(index) :] for index, part in enumerate(headers.exif)])
     return Opening(
         data=slim,
         plugins=("JPEG",),
         orientation=either(memoryview(exif), headers.xmp),
-        scratch_of_pixel=_coefficients(slim, scan, frame),
+        scratch_of_pixel=coefficients,
     )
 
 
@@ -92,17 +96,25 @@ def _headers(data: Data) -> _Headers:
     raise damaged("it is truncated before its first scan")
 
 
-def _require_few_passes(data: bytes, scan: int, frame: Data) -> None:
-    """Refuse scans that decode more samples than any picture needs; a scan of a few bytes is a whole pass."""
+def most_samples(size: int) -> int:
+    """Return the samples that all scans may decode, if they have `size` bytes (0: there is one scan)."""
+    most = min(_MOST_SAMPLES, _MOST_WORK - _SAMPLES_OF_BYTE * size)
+    if most <= 0:
+        raise BadImage(f"the image has {size:,} bytes in several scans, too many")
+    return most
+
+
+def _require_few_passes(data: bytes, scan: int, frame: Data, most: int) -> None:
+    """Refuse scans that decode more than `most` samples; a scan of a few bytes is a whole pass."""
     height, width = struct.unpack_from(">HH", frame, 5)
     if frame[1] >= _ARITHMETIC and width * height > _MOST_ARITHMETIC:
         raise BadImage(f"the image has {width} x {height} pixels in arithmetic coding, too many")
-    if width * height * frame[9] * data.count(b"\xff\xda", scan) <= _MOST_SAMPLES:
+    if width * height * frame[9] * data.count(b"\xff\xda", scan) <= most:
         return  # as good as always, and much faster than to look at each scan
     scans = passes = 0
     for components in _scans(data, scan):
         scans, passes = scans + 1, passes + components
-        if width * height * passes > _MOST_SAMPLES:
+        if width * height * passes > most:
             raise BadImage(
                 f"the image has {width} x {height} pixels in {scans} or more scans, more than it needs"
             )

@@ -3,8 +3,9 @@
 import struct
 from dataclasses import dataclass
 
+from pipeline.stages.formats.jpeg import most_samples
 from pipeline.stages.formats.opening import Data, Opening, damaged, require_parts, require_size
-from pipeline.stages.formats.orientation import either
+from pipeline.stages.formats.orientation import SIZES, WHOLE, either
 from pipeline.support.errors import BadImage
 
 # By TIFF's numbers: sizes, bits, colours, strips, tiles, and what the compressions below need.
@@ -31,29 +32,10 @@ _COMPRESSIONS = {
     **{_NONE: "none", 2: "CCITT", 3: "CCITT fax 3", 4: "CCITT fax 4", 5: "LZW", _JPEG: "JPEG"},
     **{8: "deflate", 32773: "PackBits", 32946: "deflate", 50000: "Zstandard"},
 }
-_KINDS = {1: "B", 2: "B", 3: "H", 4: "L", 6: "b", 7: "B", 8: "h", 9: "l", 16: "Q"}
-_SIZES = {
-    1: 1,
-    2: 1,
-    3: 2,
-    4: 4,
-    5: 8,
-    6: 1,
-    7: 1,
-    8: 2,
-    9: 4,
-    10: 8,
-    11: 4,
-    12: 8,
-    13: 4,
-    16: 8,
-    17: 8,
-    18: 8,
-}
+_NUMBERS = {1: "B", 2: "B", 7: "B", **WHOLE}
 _MOST_ENTRIES = 4096
 _MOST_SAMPLES = 6  # of a pixel; Pillow's limit
 _MOST_DECODED = 840_000_000  # bytes of all strips or tiles
-_MOST_PASSES = 2_500_000_000  # samples that all scans of JPEGs decode
 
 
 @dataclass(frozen=True)
@@ -91,10 +73,10 @@ class _Page:
         if tag not in self.entries:
             return default
         kind, count, _ = self.entries[tag]
-        if kind not in _KINDS:
+        if kind not in _NUMBERS:
             raise damaged(f"tag {tag} holds no whole numbers")
         require_parts(count, "strips or tiles")
-        return struct.unpack(f"{self.form.order}{count}{_KINDS[kind]}", self.content(tag))
+        return struct.unpack(f"{self.form.order}{count}{_NUMBERS[kind]}", self.content(tag))
 
     def number(self, tag: int, default: int) -> int:
         """Return the first number of an entry."""
@@ -103,7 +85,7 @@ class _Page:
     def content(self, tag: int) -> Data:
         """Return the bytes of an entry's values, which may not lie in the directory: it is rewritten."""
         kind, count, value = self.entries[tag]
-        size = count * _SIZES[kind]
+        size = count * SIZES[kind]
         if size <= len(value):
             return memoryview(value)[:size]
         (at,) = struct.unpack(self.form.offset, value)
@@ -146,7 +128,7 @@ def _first_page(data: Data) -> _Page:
         entries: dict[int, tuple[int, int, bytes]] = {}
         for at in range(first, first + count * size, size):
             tag, kind, number, value = struct.unpack_from(form.entry, data, at)
-            if kind in _SIZES:
+            if kind in SIZES:
                 entries.setdefault(tag, (kind, number, value))
     except struct.error:
         raise damaged("it is truncated before its directory") from None
@@ -213,5 +195,5 @@ def _require_apart(page: _Page, tiled: bool, parts: int, jpeg_samples: int) -> N
     whole = bytes(page.data)
     ends = [start + size for start, size in zip(starts, sizes, strict=False)] if parts > 1 else [len(whole)]
     scans = sum(max(1, whole.count(b"\xff\xda", *both)) for both in zip(starts, ends, strict=False))
-    if scans * jpeg_samples * 1 > _MOST_PASSES:
+    if scans * jpeg_samples > most_samples(len(whole) if scans > parts else 0):
         raise BadImage(f"the image has {scans} scans in its strips or tiles, more than it needs")

@@ -75,6 +75,17 @@ def ispe(width, height, data) -> bytes:
     return data[:at] + struct.pack(">LL", width, height) + data[at + 8 :]
 
 
+def frames(count) -> bytes:
+    """Repeat the frame of an AVIF's picture; a decoder works through those that are not shown."""
+    data = encoded(SMALL, "AVIF")
+    start = data.index(b"mdat") + 4
+    picture = data[start:]
+    frame = picture[picture.index(b"\x32") :]
+    longer = picture + frame * (count - 1)
+    places = (struct.pack(">LL", start, len(part)) for part in (picture, longer))
+    return data[:start].replace(*places) + longer
+
+
 AVIF = encoded(SMALL, "AVIF")
 WEBP = encoded(SMALL, "WEBP", lossless=True)
 SCANS = scans((2000, 2000), 990)
@@ -84,6 +95,8 @@ REFUSED = {
     "jpeg of many tables": (JPEG[:2] + segment(0xDB, bytes(65 * 900)) * 30 + JPEG[2:], "headers"),
     "jpeg of many frames": (JPEG[:2] + segment(0xC0, bytes(60_000)) * 30 + JPEG[2:], "headers"),
     "jpeg of many scans": (scans((4000, 4000), 200), "scans"),
+    "jpeg of many bytes in scans": (scans((4000, 4000), 1) + bytes(75_000_000), "bytes"),
+    "webp of many bytes": (encoded(SMALL, "WEBP") + bytes(40_000_000), "bytes"),
     "png of many chunks": (PNG[:33] + chunk(b"abCd") * MANY + PNG[33:], "chunks"),
     "png of many pixel chunks": (PNG[:33] + chunk(b"IDAT") * MANY + PNG[33:], "chunks"),
     "png of many texts": (PNG[:33] + chunk(b"tEXt", b"a\0b") * MANY + PNG[33:], "chunks"),
@@ -116,6 +129,8 @@ REFUSED = {
     "tiff of another compression": (page(9, 9, compression=34925, body=bytes(99)), "compression 34925"),
     "tiff of old jpeg": (page(9, 9, compression=6, body=bytes(99)), "compression 6"),
     "tiff of a jpeg of many scans": (page(2000, 2000, compression=7, body=SCANS), "scans"),
+    "avif of many frames": (frames(20), "20 frames"),
+    "avif of many bytes": (AVIF + bytes(20_000_000), "bytes"),
     "avif of a huge size": (ispe(65535, 65535, AVIF), "cannot be decoded"),
     "avif of a large size": (ispe(9999, 9999, AVIF), "MiB"),
     "avif of a long side": (ispe(65535, 1000, AVIF), "cannot be decoded"),

@@ -4,7 +4,13 @@ from itertools import combinations_with_replacement
 
 import pytest
 
-from pipeline.run.cluster.resources import ActorResources, Cluster, Hardware
+from pipeline.run.cluster.resources import (
+    DECODE_MEMORY,
+    ActorResources,
+    Cluster,
+    Hardware,
+    TaskResources,
+)
 from pipeline.support.errors import ConfigError
 
 REMOTE = Cluster(address="auto")
@@ -108,3 +114,18 @@ def test_more_gpus_than_there_are_is_refused():
 def test_cuda_without_a_gpu_in_the_cluster_is_refused():
     with pytest.raises(ConfigError, match="but the cluster has 0"):
         REMOTE.on(Hardware((64.0,)), "cuda")
+
+
+def test_decoding_books_what_one_image_may_take_or_all_that_the_largest_node_has():
+    def booked(cluster, memory):
+        return cluster.on(Hardware((8.0,), memory=memory), "cpu").decode.memory
+
+    assert booked(REMOTE, None) == booked(REMOTE, 8 << 30) == DECODE_MEMORY == 1 << 30
+    assert booked(REMOTE, 700_000_000) == 700_000_000
+    assert REMOTE.on(Hardware((8.0,)), "cpu").read.memory is None
+    more = Cluster(address="auto", decode=TaskResources(num_cpus=0.3, memory=2 << 30))
+    assert booked(more, 4 << 30) == 2 << 30
+    with pytest.raises(
+        ConfigError, match=r"^cluster\.decode\.memory=2147483648: no node has more than 1073741824"
+    ):
+        booked(more, 1 << 30)
