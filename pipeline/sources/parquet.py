@@ -144,36 +144,35 @@ def _sample(
     follow_links: bool,
 ) -> Read | Sample:
     """Make a sample of a row, or its `Read` if the image is a file; `images` None: unwanted."""
-    sample = bare
+    key, image, fault = bare.key, None, None
+    questions: tuple[Question, ...] = ()
+    question_fault: DataFault | None = None
     try:
         values = texts.row(row)
-        sample = _with_texts(sample, values)
+        if (name := values.get("key")) is not None and name == name:  # NaN is none
+            key = id_text(name)
+        questions, question_fault = _questions(values)
         image = b"" if images is None else image_or_path(only_image(images.row(row)["image"], "row"))
-    except DataFault as fault:
-        return replace(sample, fault=fault)
-    if isinstance(image, bytes):
-        return replace(sample, image=image)
+    except DataFault as error:
+        fault = error
+    own = image if isinstance(image, bytes) else None
+    sample = Sample(key, bare.position, own, questions, fault, question_fault, bare.taken)
+    if not isinstance(image, str):
+        return sample
     return functools.partial(with_image, sample, root, image, storage, follow_links=follow_links)
 
 
-def _with_texts(sample: Sample, values: dict[str, object]) -> Sample:
-    """Add a row's key and questions, or what is wrong with the questions."""
-    key = values.get("key")
-    if key is not None and key == key:  # NaN is none
-        sample = replace(sample, key=id_text(key))
+def _questions(values: dict[str, object]) -> tuple[tuple[Question, ...], DataFault | None]:
+    """Return a row's questions, or what is wrong with them."""
     try:
-        return replace(sample, questions=_questions(values))
+        if values.get("questions") is not None:
+            return parse_questions(values["questions"]), None
+        if values.get("question") is not None:
+            name = values.get("question_id")
+            return parse_questions([{"question": values["question"], "question_id": name}]), None
     except DataFault as fault:
-        return replace(sample, question_fault=fault)
-
-
-def _questions(values: dict[str, object]) -> tuple[Question, ...]:
-    if values.get("questions") is not None:
-        return parse_questions(values["questions"])
-    if values.get("question") is not None:
-        name = values.get("question_id")
-        return parse_questions([{"question": values["question"], "question_id": name}])
-    return ()
+        return (), fault
+    return (), None
 
 
 def _as_json(rows: Rows, row: int) -> bytes | DataFault:

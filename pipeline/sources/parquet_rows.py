@@ -85,6 +85,7 @@ class Rows:
             file.iter_batches(max(1, min(_ROWS_AT_ONCE, rows_at_once)), **reading) if names else None
         )
         self._batch: pa.RecordBatch | None = None
+        self._is_small = False  # whether no row of the batch can be too large
         self._read = 0  # rows of the group up to the end of the current batch
         self._fault: DataFault | None = None
 
@@ -97,6 +98,7 @@ class Rows:
                 self._batch = None  # frees it before the next one is read
                 with at_most(_ROOM_BYTES):
                     self._batch = next(self._batches)
+                    self._is_small = _fits(self._batch, self._columns)
                 self._read += self._batch.num_rows
             except (*_DAMAGE, StopIteration) as error:
                 _reraise_outage(error)
@@ -107,27 +109,41 @@ class Rows:
             assert self._fault is not None
             raise self._fault
         # the batch ends with row `self._read - 1`
-        return _row(self._batch, self._batch.num_rows - self._read + number, self._columns)
+        return self._values(self._batch, self._batch.num_rows - self._read + number)
+
+    def _values(self, batch: pa.RecordBatch, index: int) -> dict[str, object]:
+        """Make Python values of a row's cells, by their roles, once they are known to be small enough."""
+        try:
+            if self._is_small:
+                return _to_python(batch, index, self._columns)
+            with at_most(_ROOM_BYTES):
+                row = batch.slice(index, 1)
+                _require_small(row, self._columns, rows=1)
+                return _to_python(row, 0, self._columns)
+        except _DAMAGE as error:
+            raise BadSample(f"the row cannot be read: {_line(error)}") from None
 
 
-def _row(batch: pa.RecordBatch, index: int, columns: Mapping[str, str]) -> dict[str, object]:
-    """Make Python values of a row's cells, by their roles, once they are known to be small enough."""
-    row = batch.slice(index, 1)
+def _fits(batch: pa.RecordBatch, columns: Mapping[str, str]) -> bool:
+    """Tell whether all rows of a batch together hold no more text than one row may."""
     try:
-        with at_most(_ROOM_BYTES):
-            for role, name in columns.items():
-                if role == "image":
-                    _require_one_image(row[name])
-                items, size = _LIMITS.get(role, _OTHERS)
-                require_small(row[name], name, most_items=items, most_bytes=size)
-            (values,) = _to_python(row)
-    except _DAMAGE as error:
-        raise BadSample(f"the row cannot be read: {_line(error)}") from None
-    return {role: values[name] for role, name in columns.items()}
+        _require_small(batch, columns, rows=batch.num_rows)
+    except (*_DAMAGE, BadSample):
+        return False
+    return True
 
 
-def _to_python(row: pa.RecordBatch) -> list[dict[str, object]]:
-    return list(row.to_pylist())
+def _require_small(batch: pa.RecordBatch, columns: Mapping[str, str], *, rows: int) -> None:
+    """Raise BadSample if a column holds more text than one row may, or longer lists than `rows` rows may."""
+    for role, name in columns.items():
+        if role == "image" and rows == 1:
+            _require_one_image(batch[name])
+        items, size = _LIMITS.get(role, _OTHERS)
+        require_small(batch[name], name, most_items=items * rows, most_bytes=size)
+
+
+def _to_python(batch: pa.RecordBatch, index: int, columns: Mapping[str, str]) -> dict[str, object]:
+    return {role: batch[name][index].as_py() for role, name in columns.items()}
 
 
 def _require_one_image(cell: pa.Array) -> None:

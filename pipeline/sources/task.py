@@ -1,7 +1,7 @@
 """Makes the requests of a sample: fixed prompts, the source's own questions, or both."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any  # a row's columns differ in type
 
 from pipeline.sources.base import Question, Sample, Want
@@ -62,28 +62,26 @@ class Task:
         if len(questions) > max_questions:
             raise BadSample(f"{len(questions)} questions are more than max_questions={max_questions}")
         return tuple(
-            replace(question, question_id=question.question_id or str(index))
+            question if question.question_id else Question(str(index), question.text, question.fault)
             for index, question in enumerate(questions)
         )
 
 
 def _asked(question: Question, suffix: str) -> Question:
-    """Return a question as it is asked: without its own `<image>` at one end, for the prompt brings one.
+    """Prepare a question: strip an `<image>` at its beginning or end, and add the suffix.
 
-    So does LLaVA (preprocess_multimodal in llava/train/train.py). Within the text the mark is no image;
-    the model is given a blank.
+    The prompt brings its own. So does LLaVA (preprocess_multimodal in llava/train/train.py). Within the text
+    the mark is no image; the model is given a blank.
     """
-    text = question.text.strip()
-    count = text.count(IMAGE_TOKEN)
-    if count > 1:
-        return replace(
-            question, fault=f"the question has {IMAGE_TOKEN} {count} times, and there is one image"
-        )
-    if text.startswith(IMAGE_TOKEN) or text.endswith(IMAGE_TOKEN):
-        text = text.removeprefix(IMAGE_TOKEN).removesuffix(IMAGE_TOKEN).strip()
-    else:
-        text = question.text
-    return replace(question, text=text + suffix if text.strip() else text)
+    text = question.text
+    if IMAGE_TOKEN in text:
+        if (count := text.count(IMAGE_TOKEN)) > 1:
+            fault = f"the question has {IMAGE_TOKEN} {count} times, and there is one image"
+            return Question(question.question_id, text, fault)
+        ends = text.strip()
+        if ends.startswith(IMAGE_TOKEN) or ends.endswith(IMAGE_TOKEN):
+            text = ends.removeprefix(IMAGE_TOKEN).removesuffix(IMAGE_TOKEN).strip()
+    return Question(question.question_id, text + suffix if text.strip() else text)
 
 
 def requests_of(shard: int, row: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -170,7 +170,7 @@ class _Cutter:
             self.current = self._open()
         unit = self.current
         self._census = unit.census
-        unit.census.add(Census(*sample.taken))
+        unit.census.take(*sample.taken)
         row = sample_row(sample, self.index, self._task, self._limits.max_questions, self._storage)
         unit.add(row, len(sample.image or b""), len(requests_of(self._shard.shard, row)))
         self.index += 1

@@ -84,6 +84,11 @@ class Census:
         if len(names) < _NAMES and (name := printable(entry.name)[:_NAME_CHARACTERS]) not in names:
             names.append(name)
 
+    def take(self, images: int, sidecars: int) -> None:
+        """Count entries of which a sample is made."""
+        self.images += images
+        self.sidecars += sidecars
+
     def add(self, other: "Census") -> None:
         """Add another census to this one."""
         self.images += other.images

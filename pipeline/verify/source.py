@@ -122,7 +122,8 @@ class _Reading:
                 if isinstance(item, PassedOver):
                     self.census.pass_over(item)
                     continue
-                self.census.add(Census(*item.taken) if item is not None else Census())
+                if item is not None:
+                    self.census.take(*item.taken)
                 yield item
                 count += 1
                 if count == shard.samples:

@@ -60,7 +60,7 @@ def require_all_taken(source, storage: Storage, files: list[File]) -> None:
     taken = Census()
     for shard in source.shards(iter(files), storage):
         for sample in samples_of(source, shard, storage, lambda _: Want.KEY):
-            taken.add(Census(*sample.taken))
+            taken.take(*sample.taken)
     assert taken.images + taken.sidecars == len(files)
 
 
