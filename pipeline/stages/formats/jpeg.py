@@ -16,6 +16,7 @@ _FRAMES = frozenset({*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC})
 # What decodes the pixels: frames, tables, the interval of restarts, JFIF's and Adobe's notes on colours.
 _NEEDED = _FRAMES | {0xC4, 0xCC, 0xDB, 0xDC, 0xDD, 0xE0, 0xEE}
 _METADATA = frozenset({*range(0xE1, 0xF0), 0xFE} - {0xEE})
+_KNOWN = _NEEDED | _METADATA
 _ALONE = frozenset({0x01, *range(0xD0, 0xD8)})  # markers without a segment
 _MOST_NEEDED = 1 << 20  # bytes of headers; tables have some hundreds
 _EXIF, _XMP = b"Exif\0\0", b"http://ns.adobe.com/xap/1.0/\0"
@@ -77,7 +78,7 @@ def _headers(data: Data) -> _Headers:
         require_parts(parts := parts + 1, "segments")
         if kind in _ALONE:
             continue
-        if kind not in _NEEDED | _METADATA:
+        if kind not in _KNOWN:
             raise damaged(f"marker {kind:02x} stands before its first scan")
         length = int.from_bytes(data[at : at + 2], "big")
         if length < 2 or at + length > len(data):
