@@ -109,9 +109,10 @@ class Grouping:
 
     def _add(self, member: tarfile.TarInfo, end: int) -> None:
         name = _split(member.name)
+        if member.isdir():  # folders are no entries
+            return
         if reason := _reason(member, name):
-            if not member.isdir():  # folders are no entries
-                self._ready.append(PassedOver(member.name, reason))
+            self._ready.append(PassedOver(member.name, reason))
             return
         key = (name.stem, name.suffix)
         same = self._sidecars.get(key) if name.group == self._group else None
@@ -162,10 +163,11 @@ class Grouping:
         self._let_go = True
         image = self._images.pop(0)
         self._ready.append(self._sample(image))
-        for key in [key for key in self._sidecars if key[0] != self._group and _is_own(key, image)]:
-            sidecar = self._forget(key)
-            if not sidecar.used:
-                self._ready.append(PassedOver(sidecar.member.name, Reason.SECOND_SIDECAR))
+        for key in [(stem, kind) for stem in (image.name.stem, image.name.whole) for kind in SIDECARS]:
+            if key[0] != self._group and key in self._sidecars:
+                sidecar = self._forget(key)
+                if not sidecar.used:
+                    self._ready.append(PassedOver(sidecar.member.name, Reason.SECOND_SIDECAR))
 
     def _add_sidecar(self, member: tarfile.TarInfo, key: Key) -> None:
         sidecar = self._sidecars[key] = _Sidecar(member)

@@ -5,6 +5,7 @@ import hashlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain, groupby
+from typing import ClassVar
 
 from fsspec.implementations.local import LocalFileSystem
 
@@ -41,6 +42,7 @@ class Images(Source):
     to the folder.
     """
 
+    rules: ClassVar[int] = 2
     slice_files: int = counted(4096)
     question_key: str | None = counted(None, neutral=True)
     questions_key: str | None = counted(None, neutral=True)

@@ -5,6 +5,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import chain, groupby
+from typing import ClassVar
 
 from pipeline.sources.base import (
     Question,
@@ -21,6 +22,7 @@ from pipeline.sources.questions import (
     MAX_QUESTION_CHARACTERS,
     MAX_QUESTIONS,
     Keys,
+    conversation_id,
     conversation_questions,
     id_text,
     one_question,
@@ -28,11 +30,18 @@ from pipeline.sources.questions import (
     several_questions,
 )
 from pipeline.sources.read_ahead import Read, read_ahead, with_image
-from pipeline.sources.records import SUFFIXES, Record, read_records, require_records
+from pipeline.sources.records import (
+    CSV_SUFFIXES,
+    JSON_SUFFIXES,
+    Record,
+    read_records,
+    require_records,
+)
 from pipeline.storage.listing import File
+from pipeline.storage.paths import parts_of
 from pipeline.storage.uris import BLOCK_BYTES, Storage, canonical
 from pipeline.support.census import PassedOver
-from pipeline.support.errors import BadSample, DataFault, ShardError
+from pipeline.support.errors import BadQuestion, BadSample, DataFault, ShardError
 from pipeline.support.fields import counted, free, require
 
 _IMAGE_KEYS = ("image", "images", "file_name")
@@ -48,20 +57,20 @@ class _Line:
     questions: tuple[Question, ...] = ()
     fault: DataFault | None = None
     question_fault: DataFault | None = None
+    is_alone: bool = False
 
     @property
     def group(self) -> tuple[str | bytes | int | None, ...]:
         """A key that consecutive lines of one sample share: the image that they name."""
-        return (
-            (self.image,) if self.image is not None and self.question_fault is None else (None, self.number)
-        )
+        return (None, self.number) if self.is_alone else (self.image,)
 
     @property
     def key(self) -> str:
-        """The sample's name: the path of its image, or the number of the line in the slice."""
-        image = self.image
-        is_path = isinstance(image, str) and not is_inline(image) and len(image) <= MAX_PATH_CHARACTERS
-        return str(image) if is_path else f"line {self.number}"
+        """The sample's name: the path of its image, or where the line is."""
+        if self.image is None:
+            return f"line {self.number}"
+        is_path = isinstance(self.image, str) and not is_inline(self.image)
+        return str(self.image) if is_path and len(self.image) <= MAX_PATH_CHARACTERS else f"byte {self.stop}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,6 +83,7 @@ class Jsonl(Source):
     is asked by itself; or names other keys, see the fields.
     """
 
+    rules: ClassVar[int] = 2
     image_root: str | None = free(None)
     slice_files: int = counted(4096)
     image_key: str | None = counted(None, neutral=True)
@@ -85,8 +95,10 @@ class Jsonl(Source):
         require(self.slice_files >= 1, "source.slice_files must be at least 1")
 
     def entries(self, storage: Storage) -> Iterator[File | PassedOver]:
-        """See `Source.entries`."""
-        return files_ending(self.path, SUFFIXES, storage, follow_links=self.follow_links)
+        """See `Source.entries`; CSVs only if `path` names them: many a folder has some beside its JSON."""
+        names_csv = any(part.lower().endswith((*CSV_SUFFIXES, "}")) for part in parts_of(self.path))
+        suffixes = (*JSON_SUFFIXES, *CSV_SUFFIXES) if names_csv else JSON_SUFFIXES
+        return files_ending(self.path, suffixes, storage, follow_links=self.follow_links)
 
     def shards(self, entries: Iterable[File], storage: Storage) -> Iterator[Shard]:
         """See `Source.shards`: slices that end where a sample does."""
@@ -193,15 +205,24 @@ def _gather_sample(lines: Iterator[_Line]) -> tuple[list[_Line], int]:
 def _line(record: Record, keys: Keys, image_key: str | None) -> _Line:
     number, stop, tree = record.number, record.stop, record.tree
     if tree is None:
-        return _Line(number, stop, fault=record.fault)
+        return _Line(number, stop, fault=record.fault, is_alone=True)
     try:
         image = only_image(_image_value(tree, image_key), "line")
     except DataFault as fault:
-        return _Line(number, stop, fault=fault)
+        return _Line(number, stop, fault=fault, is_alone=True)
+    is_alone = image_key is None and not isinstance(tree.get("image"), str)
     try:
-        return _Line(number, stop, image, _questions(tree, keys))
+        return _Line(number, stop, image, _questions(tree, keys), is_alone=is_alone)
     except DataFault as fault:
-        return _Line(number, stop, image, question_fault=fault)
+        if is_alone or (keys == Keys() and _is_malformed(tree)):
+            return _Line(number, stop, image, question_fault=fault, is_alone=True)
+        return _Line(number, stop, image, (Question("", "", str(fault)),))
+
+
+def _is_malformed(tree: dict[str, object]) -> bool:
+    """Tell whether a line's one question is no text, or its id no name: it is then a sample of its own."""
+    text = tree["text"] if "text" in tree else tree.get("question")
+    return not isinstance(text, str | None) or isinstance(tree.get("question_id"), list | dict)
 
 
 def _image_value(tree: dict[str, object], image_key: str | None) -> object:
@@ -218,8 +239,12 @@ def _questions(tree: dict[str, object], keys: Keys) -> tuple[Question, ...]:
         questions = several_questions(tree, "line", keys)
     turns = tree.get("conversations") or tree.get("messages")
     if questions is None and turns is not None and keys == Keys(question_id=keys.question_id):
-        return conversation_questions(turns, id_text(tree.get(keys.question_id or "id")))
-    return questions if questions is not None else (Question(id_text(tree.get("question_id")), ""),)
+        questions = conversation_questions(turns, conversation_id(tree, keys))
+    if questions is None:
+        return (Question(id_text(tree.get(keys.question_id or "question_id")), ""),)
+    if not questions:
+        raise BadQuestion("the line has no question")
+    return questions
 
 
 def _slice(ordinal: int, file: File, first: int, stop: int, samples: int | None) -> Shard:

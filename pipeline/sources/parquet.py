@@ -5,6 +5,7 @@ import functools
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import pyarrow as pa
 
@@ -43,6 +44,7 @@ class Parquet(Source):
     file's folder.
     """
 
+    rules: ClassVar[int] = 2
     image_column: str | None = counted(None)
     question_column: str | None = counted(None)
     questions_column: str | None = counted(None)
@@ -151,6 +153,8 @@ def _sample(
         values = texts.row(row)
         if (name := values.get("key")) is not None and name == name:  # NaN is none
             key = id_text(name)
+        elif "key" in values:
+            key = f"row {key}"
         questions, question_fault = _questions(values)
         image = b"" if images is None else image_or_path(only_image(images.row(row)["image"], "row"))
     except DataFault as error:

@@ -21,6 +21,7 @@ _ROOM_BYTES = 1 << 30
 _ROWS_A_BYTE = 64
 # Arrow raises these for damage, and Python for values that it cannot hold, such as text that is not UTF-8.
 _DAMAGE = (pa.ArrowException, OSError, ValueError, ArithmeticError, LookupError, TypeError, MemoryError)
+_MOST_BESIDE = 100_000  # values in lists within a struct, such as boxes beside an image's bytes
 _MAX_KEY_BYTES = 4 << 10  # of a key, which each row of the sample repeats
 
 
@@ -32,11 +33,11 @@ class _Limits(NamedTuple):
 
 
 _LIMITS = {
-    "image": _Limits(1, MAX_IMAGE_BYTES // 3 * 4 + 1024),  # perhaps in base64
-    "question": _Limits(1, 4 * MAX_QUESTION_CHARACTERS),
-    "questions": _Limits(MAX_QUESTIONS, 4 * MAX_QUESTION_CHARACTERS),
-    "question_id": _Limits(1, _MAX_KEY_BYTES),
-    "key": _Limits(1, _MAX_KEY_BYTES),
+    "image": _Limits(_MOST_BESIDE, MAX_IMAGE_BYTES // 3 * 4 + 1024),  # perhaps in base64
+    "question": _Limits(_MOST_BESIDE, 4 * MAX_QUESTION_CHARACTERS),
+    "questions": _Limits(MAX_QUESTIONS + _MOST_BESIDE, 4 * MAX_QUESTION_CHARACTERS),
+    "question_id": _Limits(_MOST_BESIDE, _MAX_KEY_BYTES),
+    "key": _Limits(_MOST_BESIDE, _MAX_KEY_BYTES),
 }
 _OTHERS = _Limits(100_000, 16 << 20)
 

@@ -74,7 +74,7 @@ def several_questions(tree: Mapping[str, object], name: str, keys: Keys) -> tupl
     if keys.questions is None and keys.question is not None:
         return None
     items = _value(tree, name, keys.questions, ("questions",))
-    return None if items is None else parse_questions(items, keys.question_id or "question_id")
+    return None if items is None else parse_questions(items, keys.question_id)
 
 
 def _value(tree: Mapping[str, object], name: str, key: str | None, usual: tuple[str, ...]) -> object:
@@ -86,13 +86,21 @@ def _value(tree: Mapping[str, object], name: str, key: str | None, usual: tuple[
     return tree[key]
 
 
-def parse_questions(items: object, id_key: str = "question_id") -> tuple[Question, ...]:
-    """Make questions of a list of texts or of `{question_id, question}`; BadSample if it is neither."""
+def parse_questions(items: object, id_key: str | None = None) -> tuple[Question, ...]:
+    """Make questions of a list of texts or of `{question_id, question}`; a null is absent.
+
+    Args:
+        id_key: what the user calls `question_id`.
+
+    Raises:
+        BadSample: it is neither.
+        BadQuestion: an object lacks `id_key`.
+    """
     if not isinstance(items, list):
         raise BadSample(f"the questions are not a list: {type(items).__name__}")
     if len(items) > MAX_QUESTIONS:
         raise BadSample(f"{len(items)} questions are more than {MAX_QUESTIONS}")
-    questions = tuple(_question(item, id_key) for item in items)
+    questions = tuple(_question(item, id_key) for item in items if item is not None)
     characters = sum(map(question_characters, questions))
     if characters > MAX_QUESTION_CHARACTERS:
         raise BadSample(f"the questions are too long: {characters} characters")
@@ -104,7 +112,7 @@ def question_characters(question: Question) -> int:
     return len(question.question_id) + len(question.text)
 
 
-def _question(item: object, id_key: str) -> Question:
+def _question(item: object, id_key: str | None) -> Question:
     if isinstance(item, str):
         return Question("", item)
     if not isinstance(item, dict):
@@ -112,7 +120,9 @@ def _question(item: object, id_key: str) -> Question:
     text = item.get("question")
     if text is not None and not isinstance(text, str):
         raise BadSample("a question is neither text nor an object with a text `question`")
-    name = item.get(id_key)
+    if id_key is not None and id_key not in item:
+        raise BadQuestion(f"a question has no {id_key!r}")
+    name = item.get(id_key or "question_id")
     if isinstance(name, list | dict):
         raise BadSample("a question_id is neither text nor a number")
     return Question(id_text(name), text or "")
@@ -125,6 +135,8 @@ def id_text(name: object) -> str:
     """
     if name is None or name != name:
         return ""
+    if isinstance(name, bytes):
+        return name.decode("utf-8", "backslashreplace")
     return str(int(name)) if isinstance(name, float) and name.is_integer() else str(name)
 
 
@@ -144,11 +156,11 @@ def conversation_questions(turns: object, name: str) -> tuple[Question, ...]:
         for turn in turns
         if turn.get("from", turn.get("role")) in ("human", "user")
     ]
-    if len(asked) == 1:
-        return parse_questions([{"question": asked[0], "question_id": name}])
-    return parse_questions(
-        [
-            {"question": text, "question_id": f"{name}-{number}" if name else None}
-            for number, text in enumerate(asked)
-        ]
-    )
+    names = [name] if len(asked) == 1 else [name and f"{name}-{number}" for number in range(len(asked))]
+    pairs = zip(asked, names, strict=True)
+    return parse_questions([{"question": text, "question_id": own or None} for text, own in pairs])
+
+
+def conversation_id(tree: Mapping[str, object], keys: Keys) -> str:
+    """Return the id of a conversation; BadQuestion if the user named its key and it has none."""
+    return id_text(_value(tree, "line", keys.question_id, ("id",)))

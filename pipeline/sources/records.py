@@ -5,6 +5,7 @@ import csv
 import io
 import json
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import BinaryIO, cast
@@ -17,11 +18,13 @@ MAX_RECORD_BYTES = 64 << 20  # with an image in base64
 _MOST_PARTS = 50_000  # of a record that is longer than a sidecar may be
 _HEAD_BYTES = 1 << 20
 _PARTS = re.compile(rb"[,:\[{]")
-_GAP = re.compile(rb"[\s,]*")
+_GAP = re.compile(r"[ \t\r\n,]*")
 _ARRAY = re.compile(rb"(?:\xef\xbb\xbf)?\s*\[\s*(?=[{\]])")
 _OBJECT = re.compile(r"\s*(?=\{)")
+_MOST_ROW_LINES = 1000  # of a CSV; in more, a quote is not closed
 _DELIMITERS = {".csv": ",", ".tsv": "\t"}
-SUFFIXES = (".jsonl", ".ndjson", ".json", *_DELIMITERS)
+CSV_SUFFIXES = tuple(_DELIMITERS)
+JSON_SUFFIXES = (".jsonl", ".ndjson", ".json")
 
 # Opens the file; takes fsspec's options for other stores than the local disk.
 Opening = Callable[..., BinaryIO]
@@ -144,104 +147,137 @@ def _rest_of_line(stream: BinaryIO, text: bytes) -> int:
     return size
 
 
+class _Array:
+    """Reads the elements of a JSON array one after another; a byte of the file is one character."""
+
+    def __init__(self, stream: BinaryIO, first: int) -> None:
+        stream.seek(first)
+        self._stream, self._start = stream, first  # `_start`: offset of the text's first character
+        self._text, self._at = "", 0
+
+    @property
+    def position(self) -> int:
+        """The offset of the next character."""
+        return self._start + self._at
+
+    def skip_gap(self) -> str:
+        """Go on to the next element or the array's end; returns its first character, "" if there is none."""
+        while True:
+            gap = _GAP.match(self._text, self._at)
+            assert gap is not None, "it matches the empty text"
+            self._at = gap.end()
+            if self._at < len(self._text) or not self._read_more():
+                return self._text[self._at : self._at + 1]
+
+    def element(self) -> bytes:
+        """Read the element that begins here; ShardError if it is damaged or too long."""
+        while True:
+            end = _end_of_value(self._text, self._at)
+            if end is not None and end < len(self._text):  # a number may go on
+                data = self._text[self._at : end].encode("latin-1")
+                self._at = end
+                return data
+            if is_too_long(self._text[self._at :].encode("latin-1")) or not self._read_more():
+                raise ShardError(
+                    f"the JSON array breaks off: its element at byte {self.position} is damaged or too long"
+                )
+
+    def require_end(self) -> None:
+        """Raise ShardError if something follows the array's bracket."""
+        self._at += 1
+        while True:
+            if self._text[self._at :].strip():
+                raise ShardError(f"something follows the end of the JSON array at byte {self.position}")
+            self._at = len(self._text)
+            if not self._read_more():
+                return
+
+    def _read_more(self) -> bool:
+        rest = self._text[self._at :]
+        more = self._stream.read(max(len(rest), _HEAD_BYTES))
+        self._start, self._at, self._text = self._start + self._at, 0, rest + more.decode("latin-1")
+        return bool(more)
+
+
 def _elements(stream: BinaryIO, first: int, stop: int) -> Iterator[tuple[int, int, bytes]]:
     """Yield the elements of a JSON array, from behind its bracket or behind an element."""
-    stream.seek(first)
-    data, start = b"", first  # bytes read and not yet used, and the offset of the first
-    number = 0
-    while True:
-        data = data or stream.read(_HEAD_BYTES)
-        gap = _GAP.match(data)
-        assert gap is not None, "it matches the empty text"
-        data, start = data[gap.end() :], start + gap.end()
-        if not data and (more := stream.read(_HEAD_BYTES)):
-            data = more
-            continue
-        if data and start >= stop:
+    array, number = _Array(stream, first), 0
+    while (character := array.skip_gap()) and array.position < stop:
+        if character == "]":
+            array.require_end()
             return
-        if not data:
-            raise ShardError(f"the JSON array breaks off at byte {start}: it has no end")
-        if data.startswith(b"]"):
-            _require_end(stream, data[1:], start + 1)
-            return
-        data, end = _whole_element(stream, data, start)
         number += 1
-        yield number, start + end, data[:end]
-        data, start = data[end:], start + end
-
-
-def _whole_element(stream: BinaryIO, data: bytes, start: int) -> tuple[bytes, int]:
-    """Read until the first element is whole; returns the bytes and where in them it ends."""
-    while True:
-        end = _end_of_value(data.decode("latin-1"), 0)
-        if end is not None and end < len(data):  # a number may go on
-            return data, end
-        more = b"" if is_too_long(data) else stream.read(max(len(data), _HEAD_BYTES))
-        if not more:
-            raise ShardError(f"the JSON array breaks off: its element at byte {start} is damaged or too long")
-        data += more
-
-
-def _require_end(stream: BinaryIO, rest: bytes, position: int) -> None:
-    """Raise ShardError if something follows an array."""
-    while rest:
-        if rest.strip():
-            raise ShardError(f"something follows the end of the JSON array at byte {position}")
-        rest, position = stream.read(_HEAD_BYTES), position + len(rest)
+        data = array.element()
+        yield number, array.position, data
+    if not character:
+        raise ShardError(f"the JSON array breaks off at byte {array.position}: it has no end")
 
 
 def _rows(stream: BinaryIO, first: int, stop: int, delimiter: str, head: bytes | None) -> Iterator[Record]:
     """Yield the rows of a CSV as objects by the names in its first row, which `head` has beyond it.
 
-    An empty cell is absent.
+    An empty cell is absent. A row that is no CSV, such as one with a quote that is not closed, is a fault,
+    and the next line begins another row.
     """
     csv.field_size_limit(MAX_RECORD_BYTES)
-    lines = _CsvLines(stream, first, stop)
-    reader = csv.reader(lines, delimiter=delimiter)
-    names = next(reader if head is None else csv.reader(_lines_of(head), delimiter=delimiter), [])
-    number = 0
-    while True:
-        number += 1
-        lines.row_bytes = 0
-        try:
-            cells = next(reader)
-        except StopIteration:
-            return
-        except csv.Error as error:
-            yield Record(number, lines.position, fault=BadSample(f"the row is no CSV: {error}"))
-            continue
-        if len(cells) > len(names):
+    rows = _CsvRows(stream, first, stop, delimiter)
+    beginning = rows if head is None else _CsvRows(io.BytesIO(head), 0, len(head), delimiter)
+    names = _names(beginning)
+    for number, cells in enumerate(rows, 1):
+        if isinstance(cells, DataFault):
+            yield Record(number, rows.position, fault=cells)
+        elif len(cells) > len(names):
             fault = BadSample(f"the row has {len(cells)} cells, and the first row {len(names)}")
-            yield Record(number, lines.position, fault=fault)
+            yield Record(number, rows.position, fault=fault)
         elif cells:
             tree: dict[str, object] = {name: cell for name, cell in zip(names, cells, strict=False) if cell}
-            yield Record(number, lines.position, tree)
+            yield Record(number, rows.position, tree)
 
 
-def _lines_of(head: bytes) -> io.StringIO:
-    whole = head[: head.rfind(b"\n") + 1] or head  # a cut character would make it no UTF-8
-    return io.StringIO(_decoded(whole), newline="")
+def _names(rows: Iterator[list[str] | DataFault]) -> list[str]:
+    """Read the names of the columns from the first row that is not blank."""
+    names = next((row for row in rows if row), [])
+    if isinstance(names, DataFault) or not all(map(str.isprintable, names)):
+        reason = names if isinstance(names, DataFault) else "it is no text"
+        raise ShardError(f"the first row does not name the columns: {reason}")
+    if twice := [name for name, times in Counter(names).items() if times > 1]:
+        raise ShardError(f"two columns have the name {twice[0]!r}")
+    return names
 
 
-class _CsvLines:
-    """Hands lines to csv's reader, which takes as many as a row has, and counts their bytes."""
+class _CsvRows:
+    """Reads rows through csv's reader, which takes as many lines as a row has; `position` is their end."""
 
-    def __init__(self, stream: BinaryIO, first: int, stop: int) -> None:
-        self._stream, self._stop = stream, stop
-        self.position, self.row_bytes = first, 0
+    def __init__(self, stream: BinaryIO, first: int, stop: int, delimiter: str) -> None:
+        self._stream, self._stop, self._delimiter = stream, stop, delimiter
+        self.position = first
+        stream.seek(first)
 
-    def __iter__(self) -> Iterator[str]:
+    def __iter__(self) -> Iterator[list[str] | DataFault]:
         return self
 
-    def __next__(self) -> str:
-        data = self._stream.readline(MAX_RECORD_BYTES + 1) if self.position < self._stop else b""
-        if not data:
-            raise StopIteration
-        self.position += len(data)
-        self.row_bytes += len(data)
-        if self.row_bytes > MAX_RECORD_BYTES:
-            raise ShardError(f"the row that ends behind byte {self.position} is too long: is a quote open?")
-        return _decoded(data)
+    def __next__(self) -> list[str] | DataFault:
+        """Read a row, [] if it is blank, or why it is none; then the row ends with its first line."""
+        start, lines = self.position, self._lines()
+        try:
+            row = next(csv.reader(lines, delimiter=self._delimiter, strict=True))
+        except csv.Error as error:
+            self.position = start
+            self._stream.seek(start)
+            next(self._lines())
+            return BadSample(f"the row is no CSV: {error}")
+        return row
+
+    def _lines(self) -> Iterator[str]:
+        for _ in range(_MOST_ROW_LINES):
+            size = MAX_RECORD_BYTES + 1
+            data = self._stream.readline(size) if self.position < self._stop else b""
+            if not data:
+                return
+            self.position += len(data)
+            if len(data) == size:
+                raise ShardError(f"the line that ends behind byte {self.position} is too long")
+            yield _decoded(data)
 
 
 def _decoded(data: bytes) -> str:

@@ -61,7 +61,7 @@ def test_each_deadly_sample_is_named_and_all_others_are_answered(reference, tmp_
     code = [str(tmp_path / "code"), str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]
     result = run(command, tmp_path, PYTHONPATH=os.pathsep.join(code))
     assert result.returncode == 1, result.stderr
-    assert "shard 1: reading it killed its worker: SIGABRT" in result.stdout + result.stderr
+    assert "/1.tar): reading it killed its worker: SIGABRT" in result.stdout + result.stderr
 
     answered = lasting(rows(output), "reducer")
     failed = {row["sample_key"]: row["error"] for row in answered if row["status"] != "ok"}

@@ -216,5 +216,5 @@ def test_broken_shards_are_status_1_and_the_others_are_answered(finished):
     failed = [names[failed.shard] for failed in run.summary.failed_shards_named]
     assert failed == ["cut.tar", "spoilt.tar"]
     assert run.status == 1, "not 3: samples were lost, not only failed"
-    assert run.line.startswith("2 shards could not be read whole; shard 1: ")
+    assert run.line.startswith("2 shards could not be read whole; shard 1 (file://")
     assert not (run.output / "_SUCCESS").exists()

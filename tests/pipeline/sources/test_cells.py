@@ -90,7 +90,7 @@ def read(folder, table: pa.Table, want=Want.ALL, **settings):
 def test_ids_that_pandas_made_floats_are_as_they_were(tmp_path):
     table = pa.table({"image": [jpeg(0)] * 4, "question": ["?"] * 4, "id": [1.0, 2.5, None, float("nan")]})
     samples = read(tmp_path, table, question_id_column="id", key_column="id")
-    assert [sample.key for sample in samples] == ["1", "2.5", "2", "3"]
+    assert [sample.key for sample in samples] == ["1", "2.5", "row 2", "row 3"]
     assert [sample.questions[0].question_id for sample in samples] == ["1", "2.5", "", ""]
 
 

@@ -62,6 +62,7 @@ LAYOUTS = {
     "rows.csv": as_csv(ASKED),
     "rows.TSV": as_csv(ASKED, "\t"),
     "mark.csv": "\ufeff" + as_csv(ASKED),
+    "blank_first.csv": "\n\r\n" + as_csv(ASKED),
 }
 
 
@@ -135,9 +136,15 @@ def test_human_turns_of_a_training_file_are_asked(tmp_path):
 )
 def test_an_unusable_line_says_why(tmp_path, line, fault):
     fine = {"image": "0.jpg", "text": "fine?"}
-    samples = read(tmp_path, "q.jsonl", "\n".join(map(json.dumps, [fine, line, fine])))
-    assert [sample.fault or sample.question_fault for sample in samples][::2] == [None, None]
-    assert fault in str(samples[1].fault or samples[1].question_fault)
+    rows = [fine, line, {**fine, "image": "1.jpg"}]
+    samples = read(tmp_path, "q.jsonl", "\n".join(map(json.dumps, rows)))
+    whole = [sample.fault or sample.question_fault for sample in samples]
+    faults = [fault for fault in whole if fault] + [
+        question.fault for sample in samples for question in sample.questions if question.fault
+    ]
+    assert [fault in str(told) for told in faults] == [True]
+    texts = [question.text for sample in samples for question in sample.questions if not question.fault]
+    assert texts.count("fine?") == 2
 
 
 def test_null_is_absent_and_lists_of_one_are_one(tmp_path):
@@ -156,7 +163,7 @@ def test_keys_can_be_named(tmp_path):
     named = {"image_key": "picture", "question_key": "caption", "question_id_key": "n"}
     samples = read(tmp_path, "q.json", json.dumps(rows), **named)
     assert samples[0].questions == (Question("3", "what?"),)
-    assert str(samples[1].question_fault) == "the line has no 'caption'"
+    assert [question.fault for question in samples[1].questions] == ["the line has no 'caption'"]
     samples = read(tmp_path, "q.json", json.dumps(rows))
     assert "the line names no image" in str(samples[0].fault)
 
@@ -173,7 +180,8 @@ def test_images_within_lines_are_decoded(tmp_path):
     samples = read(tmp_path, "q.jsonl", "\n".join(map(json.dumps, rows)))
     assert [sample.image for sample in samples[:2]] == [jpeg(3)] * 2
     assert [len(sample.questions) for sample in samples] == [2, 1, 1, 1]
-    assert [sample.key for sample in samples] == ["line 1", "line 3", "line 4", "line 5"]
+    keys = [sample.key for sample in samples]
+    assert all(key.startswith("byte ") for key in keys) and len(set(keys)) == 4
     assert str(samples[2].fault) == "the image's base64 is damaged"
     assert str(samples[3].fault) == "the image's data URI is damaged"
 
@@ -245,3 +253,64 @@ def test_a_plan_that_counts_other_samples_is_told(tmp_path):
     old = type(shard)(**{**vars(shard), "samples": 22})
     with pytest.raises(ShardError, match="it has 4 samples where the plan has 22"):
         list(samples_of(source, old, HERE, lambda _: Want.NOTHING))
+
+
+def test_a_quote_that_is_not_closed_is_a_fault_of_its_row_alone(tmp_path):
+    text = 'image,text\n0.jpg,"What?\n1.jpg,Why?\n0.jpg,"so "it" is"\n1.jpg,"two\nlines"\n0.jpg,"\n'
+    samples = read(tmp_path, "q.csv", text, slice_files=1)
+    assert [sample.fault is not None for sample in samples] == [True, False, True, False, True]
+    assert [question.text for sample in samples for question in sample.questions] == ["Why?", "two\nlines"]
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ('image,"text\n0.jpg,a\n', "does not name the columns"),
+        ("\0" * 50, "does not name the columns"),
+        ("image,text\r0.jpg,a\r", "does not name the columns"),
+        ("image,text,text\n0.jpg,a,b\n", "two columns have the name 'text'"),
+    ],
+)
+def test_a_csv_without_names_of_columns_is_a_broken_shard(tmp_path, content, reason):
+    (tmp_path / "q.csv").write_text(content)
+    source = Jsonl(path=str(tmp_path / "q.csv"))
+    (shard,) = source.shards(files_of(source, HERE), HERE)
+    with pytest.raises(ShardError, match=reason):
+        list(samples_of(source, shard, HERE, lambda _: Want.ALL))
+
+
+def test_csvs_are_read_only_if_the_path_names_them(tmp_path):
+    read(tmp_path, "q.jsonl", '{"image": "0.jpg", "text": "?"}')
+    (tmp_path / "notes.csv").write_text("a,b\n1,2\n")
+    assert [file.uri[-7:] for file in files_of(Jsonl(path=str(tmp_path)), HERE)] == ["q.jsonl"]
+    assert [file.uri[-9:] for file in files_of(Jsonl(path=f"{tmp_path}/*.csv"), HERE)] == ["notes.csv"]
+
+
+def test_every_line_leaves_a_question_or_says_why_it_has_none(tmp_path):
+    rows = [
+        {"image": "0.jpg", "text": "q?"},
+        {"image": "0.jpg", "questions": []},
+        {"image": "0.jpg", "conversations": [{"from": "someone", "value": "lost?"}]},
+        {"image": "0.jpg", "questions": [None, "b?"]},
+        {"image": "0.jpg", "questions": 7},
+    ]
+    (sample,) = read(tmp_path, "q.jsonl", "\n".join(map(json.dumps, rows)))
+    assert [(question.text, question.fault) for question in sample.questions] == [
+        ("q?", None),
+        ("", "the line has no question"),
+        ("", "the line has no question"),
+        ("b?", None),
+        ("", "the questions are not a list: int"),
+    ]
+
+
+def test_a_named_id_that_is_missing_is_told(tmp_path):
+    rows = [
+        {"image": "0.jpg", "questions": [{"question": "a?", "id": 3}]},
+        {"image": "1.jpg", "id": "x", "conversations": TOLD},
+    ]
+    samples = read(tmp_path, "q.jsonl", "\n".join(map(json.dumps, rows)), question_id_key="idd")
+    faults = [question.fault for sample in samples for question in sample.questions]
+    assert faults == ["a question has no 'idd'", "the line has no 'idd'"]
+    samples = read(tmp_path, "q.jsonl", "\n".join(map(json.dumps, rows)), question_id_key="id")
+    assert [question.question_id for sample in samples for question in sample.questions] == ["3", "x"]
