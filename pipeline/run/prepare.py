@@ -9,10 +9,11 @@ from pipeline.models.checkpoints.fit import Geometry, check_fit
 from pipeline.models.checkpoints.kinds import KINDS
 from pipeline.output.changed import require_unchanged
 from pipeline.output.layout import MANIFEST
-from pipeline.output.manifest import RULES, Manifest, make_manifest, require_same_run
+from pipeline.output.manifest import Manifest, make_manifest, require_same_run
 from pipeline.output.own_folder import require_own_folder
 from pipeline.output.plan import Plan, extend_plan, load_plan, make_plan, share_plan
 from pipeline.output.units import Finished, finished_units
+from pipeline.run.earlier_rules import require_same_rules
 from pipeline.run.fingerprint import counted_fields
 from pipeline.run.machine_checks import (
     require_device,
@@ -172,22 +173,12 @@ def _freeze_plan(config: "RunConfig", checked: _Checked, shared: Plan | None) ->
     ]
     prepared = Prepared(plan, checked.geometry, tuple(states))
     if prepared.pending:
-        _require_same_rules(config, manifests)
         require_model_room(config, checked.geometry)
     if prepared.pending and checked.started:
         source = prepared.source_of(config)
         require_unchanged(plan, prepared.has_shard, source, storage, config.reading)
+        require_same_rules(config, prepared, manifests)
     return prepared
-
-
-def _require_same_rules(config: "RunConfig", manifests: Sequence[Manifest]) -> None:
-    """Refuse to continue an output whose first units were read by other rules."""
-    if any(manifest.counted.get(RULES, 1) != config.source.rules for manifest in manifests):
-        raise ConfigError(
-            f"output {config.storage.redact(config.options.output)} was begun by a release that made samples "
-            f"of source={type(config.source).__name__.lower()} by other rules: finish it with that release, "
-            "or choose another output"
-        )
 
 
 def look_again(prepared: Prepared, storage: Storage) -> Prepared:

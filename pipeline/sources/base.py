@@ -148,8 +148,8 @@ class Source(ABC):
         follow_links: of local files; else links are passed over, and a path over one is a fault.
 
     Attributes:
-        rules: number of the rules by which files become samples. A change of the rules raises it: outputs
-            that were begun by other rules can be read, not continued.
+        rules: number of the rules by which files become samples. A change of the rules raises it: an output
+            that was begun by other rules is continued only if they make no difference to what it holds.
     """
 
     rules: ClassVar[int] = 1

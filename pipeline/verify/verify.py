@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from pipeline.output.failed_shards import not_read_whole
 from pipeline.output.layout import DATA, MANIFEST, PLAN, SUCCESS, SUMMARY
-from pipeline.output.manifest import Manifest, load_manifest
+from pipeline.output.manifest import RULES, Manifest, load_manifest
 from pipeline.output.opened import outputs_at, questions_of
 from pipeline.output.plan import Plan, load_plan
 from pipeline.output.repeated import RepeatedNames
@@ -105,8 +105,14 @@ def _verify_one(
     if options.deep:
         passing_over = reading.passing_over_outputs(storage, options.output, folder)
         questions = questions_of(folder, manifest, plan, options.source.path, storage, passing_over)
-        verified.findings += prove(questions, files.sound, files.errors)
+        differences = prove(questions, files.sound, files.errors)
+        verified.findings += differences
         verified.notes += not_planned(questions)
+        if differences and manifest.counted.get(RULES, 1) != questions.source.rules:
+            verified.notes.append(
+                "an earlier release made the samples by other rules, which may be all that differs from the "
+                "source; repair=true and a rerun do not change that"
+            )
     return verified
 
 

@@ -8,9 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.output.manifest import RULES
 from tests.support.commands import begin, trimline
-from tests.support.tars import jpeg, write_members, write_tar
+from tests.support.tars import write_tar
 
 GRAMMAR = "needs quotes inside quotes"
 
@@ -333,15 +332,3 @@ def test_the_installed_command_prints_one_error_line(folder):
     assert result.returncode == 2
     assert result.stdout == ""
     assert result.stderr == "trimline annotate: source.path: nothing at nowhere\n"
-
-
-def test_an_output_begun_by_other_rules_is_read_but_not_continued(folder, annotate):
-    """`folder` holds three pictures; run.json is changed to what a release before the rules wrote."""
-    write_members(folder / "a.tar", [("a.jpg", jpeg(0))])
-    overrides = ("source=webdataset", "source.path=a.tar", "output=out", "task=caption", "model=random")
-    begin(*overrides)
-    manifest = json.loads((folder / "out" / "run.json").read_text())
-    assert manifest["counted"].pop(RULES) == 2
-    manifest["fingerprint"] = "of an earlier release"
-    (folder / "out" / "run.json").write_text(json.dumps(manifest))
-    assert "made samples of source=webdataset by other rules" in annotate.refused(*overrides)
