@@ -78,7 +78,10 @@ class Archive:
 
     def _open(self) -> tarfile.TarFile:
         try:
-            return cast(tarfile.TarFile, tarfile.open(fileobj=self, mode="r:"))  # type: ignore[call-overload]
+            return cast(
+                tarfile.TarFile,
+                tarfile.open(fileobj=self, mode="r:", tarinfo=_Header),  # type: ignore[call-overload]
+            )
         except _ODD_HEADER as error:
             raise _bad_header(error) from None
 
@@ -103,6 +106,33 @@ class Archive:
                 return end + zeros - zeros % tarfile.BLOCKSIZE
             position += len(data)
         return None
+
+
+class _Header(tarfile.TarInfo):
+    """Parses what is needed of a plain file's header: name and size; tarfile parses all others.
+
+    Owners, times and device numbers take tarfile most of the time of reading a tar of small files.
+    """
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str | None, errors: str) -> "_Header":
+        """See tarfile; raises its errors."""
+        is_plain = len(buf) == tarfile.BLOCKSIZE and buf[156:157] in (tarfile.REGTYPE, tarfile.AREGTYPE)
+        name = bytes(buf[:100]).partition(b"\0")[0]
+        if not is_plain or buf[345] or name.endswith(b"/") or not _has_checksum(buf):
+            return super().frombuf(buf, encoding, errors)  # type: ignore[arg-type]
+        header = cls(name.decode(encoding or "utf-8", errors))
+        header.type = bytes(buf[156:157])
+        header.size = tarfile.nti(buf[124:136])  # type: ignore[attr-defined]
+        return header
+
+
+def _has_checksum(buf: bytes | bytearray) -> bool:
+    """Tell whether a header's sum of bytes is the one that it says."""
+    try:
+        return sum(buf) - sum(buf[148:156]) + 8 * ord(" ") == int(buf[148:156].rstrip(b"\0 "), 8)
+    except ValueError:
+        return False
 
 
 class _Plain:

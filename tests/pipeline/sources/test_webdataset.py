@@ -1,5 +1,6 @@
 """Every member of a tar becomes an image or a sidecar of a sample, or is passed over with a reason."""
 
+import contextlib
 import gzip
 import io
 import tarfile
@@ -11,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipeline.sources.archive import Archive
 from pipeline.sources.base import Sample, Want, files_of
 from pipeline.sources.webdataset import WebDataset
 from pipeline.storage.uris import Storage
@@ -224,3 +226,28 @@ def test_no_member_is_unaccounted_for(tmp_path_factory, names, finished, compres
             assert left == right or str(left.fault) == str(right.fault)
         else:
             assert same is None
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.text(max_size=120).filter(lambda name: name and "\0" not in name),
+            st.sampled_from([tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.DIRTYPE, tarfile.SYMTYPE]),
+            st.integers(0, 2000),
+        ),
+        max_size=8,
+    ),
+    st.sampled_from([tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT]),
+)
+def test_members_are_those_that_tarfile_finds(members, kind):
+    sink = io.BytesIO()
+    with tarfile.open(fileobj=sink, mode="w", format=kind) as tar:
+        for name, member_type, size in members:
+            info = tarfile.TarInfo(name)
+            info.type, info.size = member_type, size if member_type in (b"0", b"\0") else 0
+            with contextlib.suppress(ValueError):  # a name that the format cannot hold
+                tar.addfile(info, io.BytesIO(bytes(info.size)))
+    with tarfile.open(fileobj=io.BytesIO(sink.getvalue())) as tar:
+        expected = [(member.name, member.type, member.size, member.offset_data) for member in tar]
+    found = Archive(io.BytesIO(sink.getvalue()), len(sink.getvalue())).members()
+    assert [(member.name, member.type, member.size, member.offset_data) for member, _ in found] == expected
