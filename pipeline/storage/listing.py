@@ -45,7 +45,7 @@ _Placed = tuple[str, Entry]  # with its URI
 
 
 @dataclass(frozen=True)
-class Rules:
+class Selection:
     """Says what a listing takes.
 
     Args:
@@ -62,11 +62,11 @@ class Rules:
 def list_files(uri: str, storage: Storage) -> Iterator[File]:
     """List the files at a place, over links too, without what `list_entries` passes over."""
     return (
-        entry for entry in list_entries(uri, storage, Rules(follow_links=True)) if isinstance(entry, File)
+        entry for entry in list_entries(uri, storage, Selection(follow_links=True)) if isinstance(entry, File)
     )
 
 
-def list_entries(path: object, storage: Storage, rules: Rules = Rules()) -> Iterator[Entry]:
+def list_entries(path: object, storage: Storage, selection: Selection = Selection()) -> Iterator[Entry]:
     """List a file, the files below a folder, or those that match a glob, sorted by URI, each once.
 
     Hidden files, outputs of Trimline and what is no file are passed over, by their paths below the folder
@@ -81,11 +81,11 @@ def list_entries(path: object, storage: Storage, rules: Rules = Rules()) -> Iter
     with naming_key(storage):
         places = list(_places_of(path, storage))
     if len(places) == 1:
-        yield from (entry for _, entry in _entries(places[0], storage, rules))
+        yield from (entry for _, entry in _entries(places[0], storage, selection))
         return
     last = ""
     for group in _overlapping(places):
-        streams = [_required(place, _entries(place, storage, rules), rules) for place in group]
+        streams = [_required(place, _entries(place, storage, selection), selection) for place in group]
         for uri, entry in heapq.merge(*streams, key=itemgetter(0)):
             if uri != last:
                 yield entry
@@ -156,17 +156,17 @@ def _overlapping(places: list[_Place]) -> Iterator[list[_Place]]:
     yield group
 
 
-def _required(place: _Place, entries: Iterator[_Placed], rules: Rules) -> Iterator[_Placed]:
+def _required(place: _Place, entries: Iterator[_Placed], selection: Selection) -> Iterator[_Placed]:
     """Yield the entries of one of several places; ConfigError if none of them is read."""
     empty = True
     for uri, entry in entries:
-        empty = empty and not (isinstance(entry, File) and rules.reads(uri))
+        empty = empty and not (isinstance(entry, File) and selection.reads(uri))
         yield uri, entry
     if empty:
         raise ConfigError(f"source.path: {place.text} has nothing that the source reads")
 
 
-def _entries(place: _Place, storage: Storage, rules: Rules) -> Iterator[_Placed]:
+def _entries(place: _Place, storage: Storage, selection: Selection) -> Iterator[_Placed]:
     fs, prefix = place.fs, place.prefix
     with storage.reaching("source.path", place.text):
         if place.info is not None and place.info["type"] == "file":
@@ -176,9 +176,9 @@ def _entries(place: _Place, storage: Storage, rules: Rules) -> Iterator[_Placed]
         folder = place.path if prefix is None else prefix[: prefix.rfind("/") + 1]
         root = as_text(str(fs.unstrip_protocol(folder))).rstrip("/") + "/"
         outputs = OutputFiles(fs, root, storage.outputs)
-        for uri, entry in _below(place, rules):
+        for uri, entry in _list_place(place, selection):
             name = uri.removeprefix(root)
-            if is_hidden(name, of_tables=rules.of_tables):
+            if is_hidden(name, of_tables=selection.of_tables):
                 yield uri, PassedOver(name, Reason.HIDDEN)
             elif outputs.holds(name):
                 yield uri, PassedOver(name, Reason.OUTPUT)
@@ -186,11 +186,11 @@ def _entries(place: _Place, storage: Storage, rules: Rules) -> Iterator[_Placed]
                 yield uri, entry if isinstance(entry, File) else PassedOver(name, entry)
 
 
-def _below(place: _Place, rules: Rules) -> Iterator[tuple[str, File | Reason]]:
+def _list_place(place: _Place, selection: Selection) -> Iterator[tuple[str, File | Reason]]:
     """List what is below a folder or matches a glob, each with its URI; what is no file by its reason."""
     fs, path, prefix = place.fs, place.path, place.prefix
     if isinstance(fs, LocalFileSystem):
-        yield from _local(place, rules)
+        yield from _local(place, selection)
     elif "s3" in fs.protocol:
         yield from ((file.uri, file) for file in _in_order(_objects(fs, path, prefix)))
     else:
@@ -205,7 +205,7 @@ def _below(place: _Place, rules: Rules) -> Iterator[tuple[str, File | Reason]]:
                 yield str(fs.unstrip_protocol(entry["name"])), Reason.SPECIAL
 
 
-def _local(place: _Place, rules: Rules) -> Iterator[tuple[str, File | Reason]]:
+def _local(place: _Place, selection: Selection) -> Iterator[tuple[str, File | Reason]]:
     path, prefix = place.path, place.prefix
     if prefix is None and place.info is None:
         raise FileNotFoundError(path)
@@ -215,7 +215,7 @@ def _local(place: _Place, rules: Rules) -> Iterator[tuple[str, File | Reason]]:
     if prefix is not None and not Path(folder).is_dir():
         return
     glob = glob_of(path) if prefix is not None else None
-    for name, found in walk(folder, follow_links=rules.follow_links, glob=glob):
+    for name, found in walk(folder, follow_links=selection.follow_links, glob=glob):
         uri = as_text(f"file://{name}")
         if isinstance(found, Reason):
             yield uri, found
