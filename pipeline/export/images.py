@@ -98,7 +98,7 @@ def _of_source(answers: Answers, folder: str, written: Written) -> Named:
         own = questions.source.image_folder(questions.moved(shard), questions.reading)
         assert own is not None
         for _, rows in answers.samples(shard.shard):
-            name = own.removeprefix(folder) + _below(own, rows[0]["sample_key"], questions.reading)
+            name = own.removeprefix(folder) + _path_in_folder(own, rows[0]["sample_key"], questions.reading)
             images += 1
             if isinstance(fs, LocalFileSystem) and not _is_file(Path(place) / name):
                 missing += 1
@@ -114,7 +114,7 @@ def _of_source(answers: Answers, folder: str, written: Written) -> Named:
         )
 
 
-def _below(folder: str, name: str, storage: Storage) -> str:
+def _path_in_folder(folder: str, name: str, storage: Storage) -> str:
     """Return a file's path relative to its folder; the source may name it by its whole path or URI."""
     _, place = storage.open(folder)
     for start in (folder, f"{place.rstrip('/')}/"):

@@ -1,25 +1,64 @@
 """Finds the files of a plan that have changed in the source since the plan was made."""
 
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 
 from pipeline.output.plan import Plan
 from pipeline.sources.base import Shard, Source, files_of
-from pipeline.storage.listing import File, list_files
-from pipeline.storage.opener import is_over_link
+from pipeline.storage.listing import File, file_at, list_files
+from pipeline.storage.opener import is_over_link, open_file
 from pipeline.storage.uris import Storage
 from pipeline.support.errors import ConfigError, RunError
 from pipeline.support.hashes import hashes_of, holds
+from pipeline.support.parallel import THREADS, each
+
+
+def file_now(source: Source, uri: str, storage: Storage) -> File | None:
+    """Look up a file that a plan names, whether or not the source lists it now.
+
+    None: it is gone, or a link leads to it that the source does not follow.
+    """
+    file = file_at(uri, storage)
+    if file is not None and is_over_link(uri):
+        try:
+            root = source.root_of(uri, storage)
+            open_file(uri, root, storage, follow_links=source.follow_links).close()
+        except OSError:
+            return None
+    return file
 
 
 def changed_files(
-    plan: Plan, passed_over: Callable[[int], bool], entries: Iterable[File], storage: Storage
+    plan: Plan,
+    passed_over: Callable[[int], bool],
+    entries: Iterable[File],
+    file_at: Callable[[str], File | None],
+    storage: Storage,
 ) -> Iterator[tuple[Shard, File]]:
-    """Yield the plan's files that the entries lack or hold changed; skips the shards `passed_over`."""
+    """Yield the plan's files that have changed or are gone; skips the shards `passed_over`.
+
+    A file that the entries lack may be one that the source no longer lists, such as a hidden one, which
+    0.1.0 read. So it is looked up by its name before it counts as changed.
+
+    Args:
+        entries: the source's files as listed now.
+        file_at: looks up one file by its URI.
+    """
     present = hashes_of(entries)
-    for shard in plan.shards(storage):
-        for file in () if passed_over(shard.shard) else shard.own_files:
-            if not holds(present, file):
-                yield shard, file
+    missing = (
+        (shard, file)
+        for shard in plan.shards(storage)
+        if not passed_over(shard.shard)
+        for file in shard.own_files
+        if not holds(present, file)
+    )
+
+    def found(item: tuple[Shard, File]) -> tuple[Shard, File, File | None]:
+        return *item, file_at(item[1].uri)
+
+    for shard, file, now in each(found, missing, THREADS):
+        if now != file:
+            yield shard, file
 
 
 def require_unchanged(
@@ -30,8 +69,9 @@ def require_unchanged(
     reading: Storage | None = None,
 ) -> None:
     """Raise ConfigError, naming the file, if an unfinished shard's files no longer equal the plan's."""
-    entries = files_of(source, reading or storage)
-    for shard, file in changed_files(plan, is_finished, entries, storage):
+    reading = reading or storage
+    entries, look = files_of(source, reading), partial(file_now, source, storage=reading)
+    for shard, file in changed_files(plan, is_finished, entries, look, storage):
         raise has_changed(shard, file, storage)
 
 

@@ -7,6 +7,7 @@ from typing import Self
 
 import pyarrow.compute as pc
 
+from pipeline.output.changed import file_now
 from pipeline.output.failed_shards import place_of
 from pipeline.output.footers import Footer, read_footers
 from pipeline.output.layout import COMPARISON, DATA, MANIFEST, PLAN
@@ -16,7 +17,8 @@ from pipeline.output.units import Finished, finished_units
 from pipeline.sources.base import Shard, Source, files_of
 from pipeline.sources.task import Task
 from pipeline.storage.listing import File
-from pipeline.storage.paths import fixed_part, is_below, parts_of, path_of_text, source_text
+from pipeline.storage.paths import fixed_part, is_below, literal_part, parts_of, path_of_text, source_text
+from pipeline.storage.places import is_folder
 from pipeline.storage.uris import Storage, list_names, read_bytes
 from pipeline.support.errors import ConfigError
 
@@ -121,6 +123,11 @@ class Questions:
         for file in files_of(self.source, self.reading):
             yield replace(file, uri=_moved(file.uri, back))
 
+    def file_at(self, uri: str) -> File | None:
+        """Look up, as it is now, a file that the plan names; see `changed_files`."""
+        file = file_now(self.source, self._now(uri), self.reading)
+        return None if file is None else replace(file, uri=uri)
+
     def moved(self, shard: Shard) -> Shard:
         """Return a shard of the plan with the URIs that its files have now."""
         files = tuple(replace(file, uri=self._now(file.uri)) for file in shard.files)
@@ -184,10 +191,14 @@ def _root_in(plan: Plan, path: str) -> str:
     fixed = fixed_part(path)
     if fixed == path.rstrip("/"):
         return fixed
-    is_named = pc.or_(
-        pc.starts_with(plan.table["uri"], f"{path}/"), pc.starts_with(plan.table["uri"], f"{path}#")
-    )
-    return path if pc.any(is_named).as_py() or path in plan.table["uri"].to_pylist() else fixed
+    uris = plan.table["uri"]
+
+    def is_named(start: str) -> bool:
+        return bool(pc.any(pc.starts_with(uris, start)).as_py())
+
+    if is_named(f"{path}/") or is_named(f"{path}#") or path in uris.to_pylist():
+        return path
+    return fixed_part(path, len(literal_part(path, lambda folder: is_named(f"{folder}/"))))
 
 
 def _root_now(path: str, storage: Storage) -> str:
@@ -197,7 +208,9 @@ def _root_now(path: str, storage: Storage) -> str:
         return fixed
     with storage.reaching("source.path", path):
         fs, place = storage.open(path)
-        return path if fs.exists(place) else fixed
+        if fs.exists(place):
+            return path
+        return fixed_part(path, len(literal_part(path, lambda folder: is_folder(folder, storage))))
 
 
 def _moved(uri: str, roots: Iterable[tuple[str, str]]) -> str:

@@ -12,8 +12,9 @@ A shard that changed in the source is made again as a whole, since its units may
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
-from pipeline.output.changed import changed_files, has_changed
+from pipeline.output.changed import changed_files, file_now, has_changed
 from pipeline.output.footers import read_footers
 from pipeline.output.layout import DATA
 from pipeline.output.plan import Plan, load_plan
@@ -117,17 +118,21 @@ def _changed_shards(
     def is_passed_over(shard: int) -> bool:
         return shard not in retried and all(units.has_shard(shard) for units in finished.values())
 
+    look = partial(file_now, source, storage=reading)
     planned: dict[int, Shard] = {}
     for number, plan in enumerate(plans):
         # plans differ if an earlier retry was killed while it renewed them
         if number and plan.table.equals(plans[0].table):
             continue
-        for shard, file in changed_files(plan, is_passed_over, files_of(source, reading), storage):
+        entries = files_of(source, reading)
+        for shard, file in changed_files(plan, is_passed_over, entries, look, storage):
             if shard.shard not in retried:
                 raise has_changed(shard, file, storage)
             planned[shard.shard] = shard
     uris = {file.uri for shard in planned.values() for file in shard.own_files}
     files = {file.uri: file for file in files_of(source, reading) if file.uri in uris} if uris else {}
+    unlisted = (look(uri) for uri in sorted(uris - files.keys()))
+    files |= {file.uri: file for file in unlisted if file is not None}
     return {number: _as_now(shard, files, source, limit, reading) for number, shard in planned.items()}
 
 

@@ -81,7 +81,7 @@ def read_image(
             MAX_IMAGE_BYTES.
     """
     shown = storage.redact(path[:200])
-    name = _below(canonical(root, storage).rstrip("/"), path)
+    name = _path_below_root(canonical(root, storage).rstrip("/"), path)
     if name is None:
         raise BadSample(f"the image {shown} is not below {storage.redact(root)}")
     fs, folder = storage.open(root)
@@ -116,7 +116,7 @@ def _first_bytes(
     return bytes(fs.cat_file(path, start=0, end=most))
 
 
-def _below(root: str, path: str) -> str | None:
+def _path_below_root(root: str, path: str) -> str | None:
     """Return an image's path relative to the URI `root`; None if it leads out of it.
 
     `path` may be relative, absolute or a URI. fsspec must not parse it: `a::b` and `x://y` mean more to it.

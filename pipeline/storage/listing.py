@@ -20,12 +20,11 @@ from fsspec.utils import glob_translate
 from pipeline.storage.names import as_text
 from pipeline.storage.outputs import OutputFiles
 from pipeline.storage.pages import s3_pages
-from pipeline.storage.paths import before_wildcard, expanded, has_braces, parts_of
+from pipeline.storage.places import Place, info_of, overlapping, places_of
 from pipeline.storage.uris import Storage
 from pipeline.storage.walk import glob_of, walk
 from pipeline.support.census import PassedOver, Reason, is_hidden
 from pipeline.support.errors import ConfigError
-from pipeline.support.parallel import THREADS, each
 
 # The most files of a store's listing that are sorted in memory: some 50 MiB.
 _RUN_FILES = 100_000
@@ -45,7 +44,7 @@ _Placed = tuple[str, Entry]  # with its URI
 
 
 @dataclass(frozen=True)
-class Rules:
+class Selection:
     """Says what a listing takes.
 
     Args:
@@ -62,11 +61,11 @@ class Rules:
 def list_files(uri: str, storage: Storage) -> Iterator[File]:
     """List the files at a place, over links too, without what `list_entries` passes over."""
     return (
-        entry for entry in list_entries(uri, storage, Rules(follow_links=True)) if isinstance(entry, File)
+        entry for entry in list_entries(uri, storage, Selection(follow_links=True)) if isinstance(entry, File)
     )
 
 
-def list_entries(path: object, storage: Storage, rules: Rules = Rules()) -> Iterator[Entry]:
+def list_entries(path: object, storage: Storage, selection: Selection = Selection()) -> Iterator[Entry]:
     """List a file, the files below a folder, or those that match a glob, sorted by URI, each once.
 
     Hidden files, outputs of Trimline and what is no file are passed over, by their paths below the folder
@@ -79,36 +78,17 @@ def list_entries(path: object, storage: Storage, rules: Rules = Rules()) -> Iter
         ConfigError: nothing exists at the path, or at one of several, or it may not be listed.
     """
     with naming_key(storage):
-        places = list(_places_of(path, storage))
+        places = list(places_of(path, storage))
     if len(places) == 1:
-        yield from (entry for _, entry in _entries(places[0], storage, rules))
+        yield from (entry for _, entry in _entries(places[0], storage, selection))
         return
     last = ""
-    for group in _overlapping(places):
-        streams = [_required(place, _entries(place, storage, rules), rules) for place in group]
+    for group in overlapping(places):
+        streams = [_required(place, _entries(place, storage, selection), selection) for place in group]
         for uri, entry in heapq.merge(*streams, key=itemgetter(0)):
             if uri != last:
                 yield entry
             last = uri
-
-
-@dataclass(frozen=True)
-class _Place:
-    """Holds one path of a listing: with `prefix`, the part before its first wildcard, it is a glob."""
-
-    text: str  # as the user wrote it
-    fs: fsspec.AbstractFileSystem
-    path: str
-    info: dict[str, Any] | None  # fsspec's; None: there is nothing of exactly this name
-    prefix: str | None
-
-    @property
-    def start(self) -> str:
-        """What the URIs of all its files begin with."""
-        if self.prefix is not None:
-            return as_text(str(self.fs.unstrip_protocol(self.prefix)))
-        uri = as_text(str(self.fs.unstrip_protocol(self.path)))
-        return uri if self.info is not None and self.info["type"] == "file" else uri.rstrip("/") + "/"
 
 
 @contextmanager
@@ -121,52 +101,17 @@ def naming_key(storage: Storage) -> Iterator[None]:
         raise ConfigError(text if text.startswith("source.path") else f"source.path: {text}") from None
 
 
-def _places_of(path: object, storage: Storage) -> Iterator[_Place]:
-    """Look up the places that a path names; a place of exactly this name wins over braces and wildcards."""
-    parts = parts_of(path)
-    for part, place in zip(parts, each(lambda part: _place(part, storage), parts, THREADS), strict=True):
-        if place.info is not None or not has_braces(part):
-            yield place
-        else:
-            yield from each(lambda text: _place(text, storage), expanded(part), THREADS)
-
-
-def _place(text: str, storage: Storage) -> _Place:
-    with storage.reaching("source.path", text):
-        fs, path = storage.open(text)
-        info = _info(fs, path)
-    prefix = before_wildcard(path) if info is None else None
-    if prefix is not None:
-        try:
-            glob_translate(path)
-        except ValueError as error:
-            raise ConfigError(f"source.path: {storage.redact(f'{text}: {error}')}") from None
-    return _Place(text, fs, path, info, prefix)
-
-
-def _overlapping(places: list[_Place]) -> Iterator[list[_Place]]:
-    """Group the places whose files may stand between one another's in the order of URIs."""
-    ordered = sorted({place.path: place for place in places}.values(), key=attrgetter("start"))
-    group: list[_Place] = []
-    for place in ordered:
-        if group and not place.start.startswith(group[0].start):
-            yield group
-            group = []
-        group.append(place)
-    yield group
-
-
-def _required(place: _Place, entries: Iterator[_Placed], rules: Rules) -> Iterator[_Placed]:
+def _required(place: Place, entries: Iterator[_Placed], selection: Selection) -> Iterator[_Placed]:
     """Yield the entries of one of several places; ConfigError if none of them is read."""
     empty = True
     for uri, entry in entries:
-        empty = empty and not (isinstance(entry, File) and rules.reads(uri))
+        empty = empty and not (isinstance(entry, File) and selection.reads(uri))
         yield uri, entry
     if empty:
         raise ConfigError(f"source.path: {place.text} has nothing that the source reads")
 
 
-def _entries(place: _Place, storage: Storage, rules: Rules) -> Iterator[_Placed]:
+def _entries(place: Place, storage: Storage, selection: Selection) -> Iterator[_Placed]:
     fs, prefix = place.fs, place.prefix
     with storage.reaching("source.path", place.text):
         if place.info is not None and place.info["type"] == "file":
@@ -176,9 +121,9 @@ def _entries(place: _Place, storage: Storage, rules: Rules) -> Iterator[_Placed]
         folder = place.path if prefix is None else prefix[: prefix.rfind("/") + 1]
         root = as_text(str(fs.unstrip_protocol(folder))).rstrip("/") + "/"
         outputs = OutputFiles(fs, root, storage.outputs)
-        for uri, entry in _below(place, rules):
+        for uri, entry in _list_place(place, selection):
             name = uri.removeprefix(root)
-            if is_hidden(name, of_tables=rules.of_tables):
+            if is_hidden(name, of_tables=selection.of_tables):
                 yield uri, PassedOver(name, Reason.HIDDEN)
             elif outputs.holds(name):
                 yield uri, PassedOver(name, Reason.OUTPUT)
@@ -186,15 +131,15 @@ def _entries(place: _Place, storage: Storage, rules: Rules) -> Iterator[_Placed]
                 yield uri, entry if isinstance(entry, File) else PassedOver(name, entry)
 
 
-def _below(place: _Place, rules: Rules) -> Iterator[tuple[str, File | Reason]]:
+def _list_place(place: Place, selection: Selection) -> Iterator[tuple[str, File | Reason]]:
     """List what is below a folder or matches a glob, each with its URI; what is no file by its reason."""
     fs, path, prefix = place.fs, place.path, place.prefix
     if isinstance(fs, LocalFileSystem):
-        yield from _local(place, rules)
+        yield from _local(place, selection)
     elif "s3" in fs.protocol:
-        yield from ((file.uri, file) for file in _in_order(_objects(fs, path, prefix)))
+        yield from ((file.uri, file) for file in _in_order(_objects(place)))
     else:
-        infos = fs.find(path, detail=True) if prefix is None else fs.glob(path, detail=True)
+        infos = fs.find(path, detail=True) if prefix is None else fs.glob(place.glob, detail=True)
         if not infos and prefix is None:
             raise FileNotFoundError(path)
         for _, entry in sorted(infos.items()):
@@ -205,7 +150,7 @@ def _below(place: _Place, rules: Rules) -> Iterator[tuple[str, File | Reason]]:
                 yield str(fs.unstrip_protocol(entry["name"])), Reason.SPECIAL
 
 
-def _local(place: _Place, rules: Rules) -> Iterator[tuple[str, File | Reason]]:
+def _local(place: Place, selection: Selection) -> Iterator[tuple[str, File | Reason]]:
     path, prefix = place.path, place.prefix
     if prefix is None and place.info is None:
         raise FileNotFoundError(path)
@@ -214,8 +159,8 @@ def _local(place: _Place, rules: Rules) -> Iterator[tuple[str, File | Reason]]:
     folder = path if prefix is None else prefix[: prefix.rfind("/")] or "/"
     if prefix is not None and not Path(folder).is_dir():
         return
-    glob = glob_of(path) if prefix is not None else None
-    for name, found in walk(folder, follow_links=rules.follow_links, glob=glob):
+    glob = glob_of(place.glob) if prefix is not None else None
+    for name, found in walk(folder, follow_links=selection.follow_links, glob=glob):
         uri = as_text(f"file://{name}")
         if isinstance(found, Reason):
             yield uri, found
@@ -223,24 +168,28 @@ def _local(place: _Place, rules: Rules) -> Iterator[tuple[str, File | Reason]]:
             yield uri, File(uri, found.st_size, f"{found.st_mtime_ns:x}")
 
 
-def _info(fs: fsspec.AbstractFileSystem, path: str) -> dict[str, Any] | None:
-    """Return fsspec's info of a path, or None. Unlike `isfile` it raises if the store cannot be reached."""
-    try:
-        return dict(fs.info(path))
-    except (FileNotFoundError, PermissionError):  # a folder or a glob may still be listed
-        return None
+def file_at(uri: str, storage: Storage) -> File | None:
+    """Look a file up by its name alone; None if there is none.
+
+    Raises:
+        ConfigError: the store cannot be reached.
+    """
+    with storage.reaching("source.path", uri):
+        fs, path = storage.open(uri)
+        info = info_of(fs, path)
+        return _file(fs, info) if info is not None and info["type"] == "file" else None
 
 
-def _objects(fs: fsspec.AbstractFileSystem, path: str, prefix: str | None) -> Iterator[File]:
+def _objects(place: Place) -> Iterator[File]:
     """Yield the objects below an S3 path, or that match it as a glob, in the store's own order.
 
-    Args:
-        prefix: of a glob, the part before its first wildcard: the store lists everything that begins so.
+    Of a glob the store lists everything that begins with the part before its first wildcard.
 
     Raises:
         FileNotFoundError: a folder has no objects.
     """
-    matches = re.compile(glob_translate(path)).match if prefix is not None else lambda _: True
+    fs, path, prefix = place.fs, place.path, place.prefix
+    matches = re.compile(glob_translate(place.glob)).match if prefix is not None else lambda _: True
     bucket = path.partition("/")[0]
     empty = True
     for page in s3_pages(fs, f"{path}/" if prefix is None else prefix):

@@ -52,7 +52,7 @@ def open_file(uri: str, root: str, storage: Storage, *, follow_links: bool, **ca
 
 def open_local(path: str, root: str, *, follow_links: bool) -> BinaryIO:
     """Open a local file, as `open_file` does, by its path."""
-    return os.fdopen(_regular(path) if follow_links else _below(root, path), "rb")
+    return os.fdopen(_open_regular(path) if follow_links else _open_below(root, path), "rb")
 
 
 def read_local(path: str, root: str, most: int, *, follow_links: bool) -> bytes:
@@ -77,10 +77,10 @@ def is_over_link(uri: str) -> bool:
     return path.exists() and path.resolve() != path
 
 
-def _below(root: str, path: str) -> int:
+def _open_below(root: str, path: str) -> int:
     """Open a regular file below a folder without following a link in between."""
     if path == root:
-        return _regular(path)
+        return _open_regular(path)
     name = path.removeprefix(f"{root.rstrip('/')}/")
     if name == path:
         raise RefusedFileError("it is not below the folder of the source")
@@ -88,14 +88,14 @@ def _below(root: str, path: str) -> int:
     below = os.open(root, _FOLDER)
     try:
         for folder in folders:
-            above, below = below, _subfolder(folder, below)
+            above, below = below, _open_subfolder(folder, below)
             os.close(above)
-        return _regular(last, below)
+        return _open_regular(last, below)
     finally:
         os.close(below)
 
 
-def _subfolder(name: str, above: int) -> int:
+def _open_subfolder(name: str, above: int) -> int:
     try:
         return os.open(name, _FOLDER | os.O_NOFOLLOW, dir_fd=above)
     except OSError as error:
@@ -104,7 +104,7 @@ def _subfolder(name: str, above: int) -> int:
         raise
 
 
-def _regular(name: str, above: int | None = None) -> int:
+def _open_regular(name: str, above: int | None = None) -> int:
     """Open a regular file; with `above`, the folder that has it, `name` itself must not be a link."""
     follows = above is None
     _require_regular(os.stat(name, dir_fd=above, follow_symlinks=follows))

@@ -3,9 +3,9 @@
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import lru_cache
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 
 from fsspec.implementations.local import LocalFileSystem
@@ -16,6 +16,9 @@ from pipeline.support.errors import ConfigError
 
 MOST_PATHS = 100_000
 _WILDCARD = re.compile(r"[*?\[]")
+_PATTERN = re.compile(r"[*?\[{]")
+# What names no place, and would be read as the working directory or as all buckets.
+_NOWHERE = re.compile(r"(?:(?:file|local):(?://)?|s3a?:///*)?")
 _NUMBERS = re.compile(r"(-?\d+)\.\.(-?\d+)(?:\.\.(-?\d+))?")
 _LETTERS = re.compile(r"([A-Za-z])\.\.([A-Za-z])(?:\.\.(-?\d+))?")
 
@@ -27,7 +30,7 @@ def parts_of(path: object) -> tuple[str, ...]:
     """Return the paths of a `source.path` in their order, each once.
 
     Raises:
-        ConfigError: it is neither text nor a list of texts.
+        ConfigError: it is neither text nor a list of texts, or one of them names nothing.
     """
     items = list(path) if isinstance(path, list | tuple) else [path]
     for item in items:
@@ -35,7 +38,17 @@ def parts_of(path: object) -> tuple[str, ...]:
             raise ConfigError(f"source.path: {item!r} is no path; give one path or a list of paths")
     if not items:
         raise ConfigError("source.path: the list is empty")
-    return tuple(dict.fromkeys(map(str, items)))
+    return tuple(dict.fromkeys(_named(str(item)) for item in items))
+
+
+def _named(path: str) -> str:
+    """Return a path; ConfigError if it is empty or only a protocol, or if no file can have it."""
+    if "\0" in path:
+        raise ConfigError(f"source.path: {path!r} holds a NUL character, which no path can")
+    if _NOWHERE.fullmatch(path):
+        thing = "bucket" if path.startswith("s3") else "file or folder"
+        raise ConfigError(f"source.path: {path!r} names no {thing}")
+    return path
 
 
 def source_text(path: object, storage: Storage) -> str:
@@ -71,28 +84,60 @@ def expand_braces(text: str) -> Iterator[str]:
                 yield f"{text[:start]}{begin}{rest}"
 
 
-def expanded(part: str) -> list[str]:
-    """Return what a path with braces stands for; ConfigError if these are more than MOST_PATHS."""
-    paths = list(islice(expand_braces(part), MOST_PATHS + 1))
+def expanded(part: str, start: int = 0) -> list[str]:
+    """Return what a path with braces from `start` on stands for; ConfigError if more than MOST_PATHS."""
+    paths = [part[:start] + rest for rest in islice(expand_braces(part[start:]), MOST_PATHS + 1)]
     if len(paths) > MOST_PATHS:
         raise ConfigError(f"source.path: {part} stands for more than {MOST_PATHS:,} paths; use a wildcard")
-    return paths
+    return list(map(_named, paths))
 
 
-def has_braces(text: str) -> bool:
-    """Tell whether a text has braces that stand for something."""
-    return _group(text) is not None
+def has_braces(text: str, start: int = 0) -> bool:
+    """Tell whether a text has braces, from `start` on, that stand for something."""
+    return _group(text, start) is not None
 
 
-def before_wildcard(path: str) -> str | None:
-    """Return the part of a path or URI before its first wildcard; None if it has no wildcard."""
-    wildcard = _WILDCARD.search(path)
+def literal_part(path: str, exists: Callable[[str], bool]) -> str:
+    """Return the leading folders of a path that exist by exactly these names, though they look like patterns.
+
+    Wildcards and braces begin behind it. It ends in such a folder, or is empty.
+
+    Args:
+        exists: tells whether there is a folder of exactly this path.
+    """
+    literal = ""
+    for end in _pattern_folders(path):
+        braces = _group(path, len(literal))
+        crosses = braces is not None and braces[0] < end < braces[1]
+        if crosses or not exists(path[:end]):
+            break
+        literal = path[:end]
+    return literal
+
+
+def _pattern_folders(path: str) -> Iterator[int]:
+    """Yield where those folders of a path end whose names look like patterns."""
+    start = 0
+    while (end := path.find("/", start)) >= 0:
+        if _PATTERN.search(path, start, end):
+            yield end
+        start = end + 1
+
+
+def escaped(literal: str) -> str:
+    """Return the pattern that matches a path by its name alone."""
+    return _WILDCARD.sub(r"[\g<0>]", literal)
+
+
+def before_wildcard(path: str, start: int = 0) -> str | None:
+    """Return the part of a path or URI before its first wildcard from `start` on; None if there is none."""
+    wildcard = _WILDCARD.search(path, start)
     return path[: wildcard.start()] if wildcard else None
 
 
-def fixed_part(uri: str) -> str:
-    """Return the folder above a path's first wildcard or braces; of a path without any, the path itself."""
-    group, prefix = _group(uri), before_wildcard(uri)
+def fixed_part(uri: str, start: int = 0) -> str:
+    """Return the folder above the first wildcard or braces from `start` on; without any, the path itself."""
+    group, prefix = _group(uri, start), before_wildcard(uri, start)
     stops = [len(prefix)] if prefix is not None else []
     stops += [group[0]] if group is not None else []
     return uri[: uri.rindex("/", 0, min(stops))] if stops else uri.rstrip("/")
@@ -107,7 +152,8 @@ def listed_root(uri: str, path: object, storage: Storage) -> str | None:
     """Return the place of a `source.path` that a listed file lies below; None if it lies below none.
 
     A path without wildcards and braces is a place itself, and so is each that braces stand for. Of a path
-    with a wildcard it is the folder above that. Of several places the deepest counts.
+    with a wildcard it is the folder above that. Of several places the deepest counts, also of a folder that
+    looks like a pattern and of what it would match.
     """
     roots = _roots(parts_of(path), storage, str(Path.cwd()))
     while uri and uri not in roots:
@@ -118,17 +164,19 @@ def listed_root(uri: str, path: object, storage: Storage) -> str | None:
 def key_root(uri: str, path: object, storage: Storage) -> str:
     """Return the folder that a listed file's key is relative to, with a slash; "" if there is none.
 
-    That is the folder of the path that lists it, or what stands before the path's wildcards and braces.
+    That is the folder of the path that lists it, or what stands before the path's wildcards and braces. A
+    folder of the path that holds the file exists, so that it is no pattern, whatever it is called.
     """
-    bases = _bases(parts_of(path), storage, str(Path.cwd()))
-    found = [
-        part if is_below(uri, part) else fixed
-        for part, fixed in bases
-        if is_below(uri, part) or is_below(uri, fixed)
-    ]
-    if not found:
+    found = []
+    for part, fixed in _bases(parts_of(path), storage, str(Path.cwd())):
+        if is_below(uri, part):
+            found.append(part)
+        elif is_below(uri, fixed):
+            literal = literal_part(part, lambda folder: is_below(uri, folder))
+            found.append(fixed_part(part, len(literal)))
+    root = max((root for root in found if is_below(uri, root)), key=len, default="")
+    if not root:
         return ""
-    root = max(found, key=len)
     return uri[: uri.rindex("/") + 1] if root == uri else f"{root}/"
 
 
@@ -143,20 +191,23 @@ def _roots(parts: tuple[str, ...], storage: Storage, folder: str) -> frozenset[s
     roots: set[str] = set()
     for part in parts:
         uri = canonical(part, storage).rstrip("/")
-        roots |= {uri, *(fixed_part(place) for place in _places(part, uri, storage))}
+        roots.add(uri)
+        for place in _places(part, uri, storage):
+            roots |= {fixed_part(place, literal) for literal in (0, *_pattern_folders(place))}
     return frozenset(roots)
 
 
 def _places(part: str, uri: str, storage: Storage) -> Iterator[str]:
     fs, _ = storage.open(part)
-    for place in expanded(uri):
+    literals = (0, *_pattern_folders(uri))
+    for place in chain.from_iterable(expanded(uri, literal) for literal in literals):
         path = os.path.normpath(fs._strip_protocol(place)) if isinstance(fs, LocalFileSystem) else place
         yield as_text(f"file://{path}") if isinstance(fs, LocalFileSystem) else place
 
 
-def _group(text: str) -> tuple[int, int, Iterator[str] | list[str]] | None:
+def _group(text: str, start: int = 0) -> tuple[int, int, Iterator[str] | list[str]] | None:
     """Find the first braces that stand for something: where they begin and end, and what they stand for."""
-    start = text.find("{")
+    start = text.find("{", start)
     while start >= 0:
         depth, item, items = 0, start + 1, []
         for index in range(start, len(text)):

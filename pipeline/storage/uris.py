@@ -1,4 +1,4 @@
-"""Opens, reads and writes files by URI through fsspec, and hides credentials in texts."""
+"""Opens, reads and writes files by URI through fsspec."""
 
 import io
 import os
@@ -11,7 +11,7 @@ from dataclasses import dataclass, fields
 from datetime import datetime
 from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO  # Any: pages of S3 listings, which have no types
+from typing import Any, BinaryIO  # fsspec's infos are dictionaries with any keys
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem

@@ -47,7 +47,7 @@ def walk(folder: str, *, follow_links: bool, glob: Glob | None = None) -> Iterat
     over if it leads into the folder itself, or to where another link has led. So loops end.
 
     Args:
-        glob: of what is below the folder, only what matches.
+        glob: of what is below the folder, only what matches, and links to folders that may hold some.
     """
     real = os.path.realpath(folder)
     listed = {real}
@@ -61,13 +61,12 @@ def walk(folder: str, *, follow_links: bool, glob: Glob | None = None) -> Iterat
         path = entry.path
         is_link, is_folder = entry.is_symlink(), _is_folder(entry, follow_links)
         if not is_folder:
-            if glob is None or glob.takes(path):
+            if glob is None or glob.takes(path) or (is_link and glob.enters(path) and _leads_to_folder(path)):
                 yield path, _file_of(entry, follow_links)
         elif glob is None or glob.enters(path):
             target = os.path.realpath(path) if is_link else f"{real.rstrip('/')}/{entry.name}"
-            if (_is_inside(target, listed) if is_link else target in listed) or _too_many_links(
-                path, is_link
-            ):
+            is_listed = _is_inside(target, listed) if is_link else target in listed
+            if is_listed:
                 yield f"{path}/", Reason.LISTED_ELSEWHERE
                 continue
             if is_link:
@@ -99,6 +98,8 @@ def _file_of(entry: "os.DirEntry[str]", follow_links: bool) -> os.stat_result | 
         status = entry.stat()
         is_file = entry.is_file()
     except OSError as error:
+        if is_link and error.errno == errno.ELOOP and Path(os.path.realpath(entry.path)).exists():
+            return Reason.TOO_MANY_LINKS
         if is_link and error.errno in _NOWHERE:
             return Reason.DANGLING
         if is_link and not follow_links:
@@ -116,9 +117,9 @@ def _is_inside(target: str, folders: set[str]) -> bool:
     return target in folders or any(str(above) in folders for above in Path(target).parents)
 
 
-def _too_many_links(path: str, is_link: bool) -> bool:
-    """Tell whether the system refuses a path since it leads over too many links (40 on Linux)."""
+def _leads_to_folder(link: str) -> bool:
+    """Tell whether a link leads to a folder, over however many links."""
     try:
-        return is_link and not Path(path).stat()
-    except OSError:
-        return True
+        return Path(os.path.realpath(link)).is_dir()
+    except OSError:  # it may not be looked at
+        return False

@@ -21,6 +21,7 @@ class Reason(StrEnum):
     ARCHIVE = "archive that is not read"
     DANGLING = "link that leads nowhere"
     LINK = "link (source.follow_links=true follows it)"
+    TOO_MANY_LINKS = "link over more links than the system follows"
     LISTED_ELSEWHERE = "link to a folder that is listed elsewhere"
     OUTPUT = "output of Trimline"
     SPECIAL = "not a file"

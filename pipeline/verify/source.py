@@ -38,7 +38,9 @@ def prove(questions: Questions, units: dict[int, list[Unit]], errors: dict[int, 
     plan, storage = questions.plan, questions.storage
     changed: set[int] = set()
     with questions.reading.reaching("source.path", questions.source_path):
-        for shard, file in changed_files(plan, lambda _: False, questions.entries(), storage):
+        for shard, file in changed_files(
+            plan, lambda _: False, questions.entries(), questions.file_at, storage
+        ):
             changed.add(shard.shard)
             text = "it is gone, or has another size or etag than when the run first started"
             yield Finding("changed", text, shard.shard, file=storage.redact(file.uri))

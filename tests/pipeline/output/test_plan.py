@@ -1,6 +1,7 @@
 """Test the plan: written once, read back, extended at its end, compared with the source's present files."""
 
 import os
+import re
 import shutil
 import sys
 from collections.abc import Callable
@@ -10,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.output.changed import require_same, require_unchanged
+from pipeline.output.changed import file_now, require_same, require_unchanged
 from pipeline.output.plan import extend_plan, load_plan, make_plan
 from pipeline.output.units import Finished, Unit
 from pipeline.sources.base import Want, files_of
@@ -18,6 +19,7 @@ from pipeline.sources.images import Images
 from pipeline.sources.jsonl import Jsonl
 from pipeline.sources.parquet import Parquet
 from pipeline.sources.webdataset import WebDataset
+from pipeline.storage.listing import file_at
 from pipeline.storage.uris import Storage, canonical
 from pipeline.support.errors import ConfigError, RunError
 from tests.support.s3 import BUCKET
@@ -253,6 +255,58 @@ def test_a_changed_file_of_a_slice_is_refused_by_name(tmp_path, pictures, change
     ):
         require_unchanged(plan, finished(1, 2).has_shard, pictures, HERE)
     require_unchanged(plan, finished(0).has_shard, pictures, HERE)
+
+
+class EarlierImages(Images):
+    """Lists what 0.1.0 listed: hidden files, and files of outputs, too."""
+
+    def entries(self, storage):
+        fs, root = storage.open(str(self.path))
+        for path in sorted(fs.find(root)):
+            yield file_at(fs.unstrip_protocol(path), storage)
+
+
+UNLISTED = [".h/c.jpg", "._a.jpg", "a/.hid*.jpg", "_temporary/x[1].jpg", "done/y.jpg"]
+
+
+@pytest.mark.parametrize("place", ["local", "s3"])
+def test_files_that_are_no_longer_listed_have_not_changed(tmp_path, s3, place):
+    storage = s3 if place == "s3" else HERE
+    root = f"s3://{BUCKET}/unlisted" if place == "s3" else str(tmp_path / "in")
+    fs, path = storage.open(root)
+    for index, name in enumerate(["a/0.jpg", *UNLISTED]):
+        fs.makedirs(f"{path}/{name}".rpartition("/")[0], exist_ok=True)
+        fs.pipe_file(f"{path}/{name}", jpeg(index, 24))
+    plan = make_plan(out(tmp_path), EarlierImages(path=root), None, storage)
+    fs.pipe_file(f"{path}/done/run.json", b'{"fingerprint": "", "run_id": ""}')
+    now = Images(path=root)
+    assert [file.uri for file in files_of(now, storage)] == [canonical(f"{root}/a/0.jpg", storage)]
+    require_unchanged(plan, finished().has_shard, now, storage)
+    for name in ("a/.hid*.jpg", ".h/c.jpg"):
+        fs.pipe_file(f"{path}/{name}", b"another")
+        fs.pipe_file(f"{path}/a/.hidden.jpg", b"what a pattern would find")
+        with pytest.raises(ConfigError, match=rf"has changed or is gone .*{re.escape(name)};"):
+            require_unchanged(plan, finished().has_shard, now, storage)
+        fs.rm_file(f"{path}/{name}")
+        with pytest.raises(ConfigError, match=rf"has changed or is gone .*{re.escape(name)};"):
+            require_unchanged(plan, finished().has_shard, now, storage)
+
+
+@pytest.mark.parametrize("through", ["root", "folder", "file"])
+def test_a_file_over_a_link_is_unchanged_only_if_links_are_followed(tmp_path, through):
+    (tmp_path / "real/h").mkdir(parents=True)
+    (tmp_path / "real/.h.jpg").write_bytes(b"x")
+    (tmp_path / "real/h/.h.jpg").write_bytes(b"x")
+    (tmp_path / "in").symlink_to("real")
+    (tmp_path / "real/.folder").symlink_to("h")
+    (tmp_path / "real/.file.jpg").symlink_to("h/.h.jpg")
+    name = {"root": ".h.jpg", "folder": ".folder/.h.jpg", "file": ".file.jpg"}[through]
+    uri = f"file://{tmp_path}/in/{name}"
+    for follow_links in (False, True):
+        source = Images(path=str(tmp_path / "in"), follow_links=follow_links)
+        found = file_now(source, uri, HERE)
+        assert (found == file_at(uri, HERE)) == (follow_links or through == "root")
+        assert found is None or found.uri == uri
 
 
 def test_a_new_tar_is_not_a_change(tmp_path, tars):

@@ -1,9 +1,10 @@
 """Test what a source's path names: braces, lists, names that look like patterns, and where keys begin."""
 
+import tempfile
 from pathlib import Path
 
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from pipeline.output.changed import require_unchanged
@@ -14,7 +15,7 @@ from pipeline.sources.images import Images
 from pipeline.sources.webdataset import WebDataset
 from pipeline.storage.listing import File, list_entries
 from pipeline.storage.paths import expand_braces, expanded, fixed_part, parts_of, path_of_text, source_text
-from pipeline.storage.uris import Storage
+from pipeline.storage.uris import Storage, canonical
 from pipeline.support.errors import ConfigError
 from pipeline.support.fields import fingerprint_fields
 from tests.support.tars import write_tar
@@ -55,10 +56,29 @@ def test_too_many_paths_are_refused():
         expanded("a{0..999999999999}")
 
 
-@pytest.mark.parametrize("path", [None, {}, [], ["a", None], True])
+NOWHERE = ["", "file://", "file:", "local://", "s3://", "s3:///", "s3a://", "a\0b", "s3://b/\0"]
+
+
+@pytest.mark.parametrize(
+    "path", [None, {}, [], ["a", None], True, *NOWHERE, *(["a", path] for path in NOWHERE)]
+)
 def test_what_is_no_path_is_refused(path):
     with pytest.raises(ConfigError, match=r"source\.path"):
         parts_of(path)
+
+
+@pytest.mark.parametrize("path", ["{,a}", "{x,}", "s3://{,b}", ["a", "file://{,b}"]])
+def test_braces_that_stand_for_nothing_are_refused(tmp_path, monkeypatch, path):
+    for name in "axb":
+        (tmp_path / name).write_bytes(b"")
+    monkeypatch.chdir(tmp_path)
+    for part in path if isinstance(path, list) else [path]:
+        if "{" in part:
+            with pytest.raises(ConfigError, match=r"source\.path: .* names no"):
+                expanded(part)
+    if "s3" not in path:
+        with pytest.raises(ConfigError, match=r"source\.path: .* names no"):
+            list(list_entries(path, HERE))
 
 
 def tars(folder: Path, *names: str) -> list[str]:
@@ -122,6 +142,75 @@ def test_a_name_that_looks_like_a_pattern_is_found_and_keys_are_relative_to_it(t
     assert keys(f"{tmp_path}/x{{b,a}}/*.jpg") == ["xa/e.jpg", "xb/f.jpg"]
     assert keys([f"{tmp_path}/q?", f"{tmp_path}/z*"]) == ["g.jpg", "h.jpg"]
     assert keys(f"{tmp_path}/set[1]/b.jpg") == ["b.jpg"]
+
+
+LOOKING_LIKE_PATTERNS = ["set[1]", "q?", "z*", "x{a,b}", "[!a]", "k[", "{1..2}", "a[b]{c,d}"]
+ODD = st.lists(st.sampled_from(LOOKING_LIKE_PATTERNS), min_size=1, max_size=3).map("/".join)
+ENDS = ["*.jpg", "[ab].jpg", "{a,b}.jpg", "?.jpg", "{a,[b]}.*", "**/*.jpg", "**"]
+
+
+def decoys(name: str) -> list[str]:
+    """Name folders that `name` would mean as a pattern."""
+    matches = {"set[1]": "set1", "q?": "qq", "z*": "zz", "[!a]": "b", "a[b]{c,d}": "abc"}
+    return [matches[name]] if name in matches else list(expand_braces(name))
+
+
+def check_folder_by_its_name(root: str, folder: str, end: str, storage: Storage) -> None:
+    """Check that a pattern below a folder of an odd name lists that folder, with keys relative to it."""
+    source = Images(path=f"{root}/{folder}/{end}")
+    files = list(files_of(source, storage))
+    assert [file.uri.rpartition("/")[0] for file in files] == [canonical(f"{root}/{folder}", storage)] * 2
+    (shard,) = source.shards(files, storage)
+    samples = [sample for sample in source.samples(shard, storage, lambda _: Want.ALL) if sample]
+    assert [(sample.key, sample.image, sample.fault) for sample in samples] == [
+        ("a.jpg", b"own", None),
+        ("b.jpg", b"own", None),
+    ]
+
+
+@settings(max_examples=60, deadline=None)
+@given(ODD, st.sampled_from(ENDS))
+def test_a_folder_that_exists_is_no_pattern(folder, end):
+    with tempfile.TemporaryDirectory() as root:
+        first, _, rest = folder.partition("/")
+        for name, content in [(first, b"own"), *((decoy, b"other") for decoy in decoys(first))]:
+            for file in ("a.jpg", "b.jpg"):
+                path = Path(root, name, rest, file)
+                if not path.exists():
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    path.write_bytes(content)
+        check_folder_by_its_name(root, folder, end, HERE)
+
+
+def test_a_folder_of_a_bucket_that_exists_is_no_pattern(s3):
+    fs, path = s3.open("s3://bucket/odd")
+    for number, folder in enumerate(LOOKING_LIKE_PATTERNS[:4]):
+        for name, content in [(folder, b"own"), *((decoy, b"other") for decoy in decoys(folder))]:
+            for file in ("a.jpg", "b.jpg"):
+                fs.pipe_file(f"{path}/{number}/{name}/{file}", content)
+        for end in ("*.jpg", "{b,a}.jpg"):
+            check_folder_by_its_name(f"s3://bucket/odd/{number}", folder, end, s3)
+
+
+def test_braces_over_folders_still_stand_for_several(tmp_path):
+    tars(tmp_path, "{a/1.tar", "a/x.tar", "b/y.tar", "c[1]/z.tar", "c1/no.tar")
+    assert listed(f"{tmp_path}/{{a/x,b/y}}.tar", tmp_path) == ["a/x.tar", "b/y.tar"]
+    assert listed(f"{tmp_path}/{{a,c[1]}}/*.tar", tmp_path) == ["a/x.tar", "c[1]/z.tar"]
+    assert listed(f"{tmp_path}/{{a,c[1-2]}}/*.tar", tmp_path) == ["a/x.tar", "c1/no.tar"]
+    long = ",".join(f"{number:06d}" for number in range(100))
+    assert listed(f"{tmp_path}/{{a,b}}/[xy{long}].tar", tmp_path) == ["a/x.tar", "b/y.tar"]
+    with pytest.raises(ConfigError, match=r"nothing at .*/a/000000\.tar"):
+        listed(f"{tmp_path}/a/{{x,{long}}}.tar", tmp_path)
+
+
+def test_a_link_that_looks_like_a_pattern_is_the_users_own_word(tmp_path):
+    (tmp_path / "real").mkdir()
+    (tmp_path / "real/a.jpg").write_bytes(b"own")
+    (tmp_path / "l[1]").symlink_to("real")
+    source = Images(path=f"{tmp_path}/l[1]/*.jpg")
+    (shard,) = source.shards(files_of(source, HERE), HERE)
+    (sample,) = source.samples(shard, HERE, lambda _: Want.ALL)
+    assert sample is not None and (sample.key, sample.image, sample.fault) == ("a.jpg", b"own", None)
 
 
 def test_the_plan_of_several_paths_is_continued_extended_and_moved(tmp_path):

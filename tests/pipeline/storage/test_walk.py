@@ -12,13 +12,13 @@ from hypothesis import strategies as st
 
 from pipeline.sources.base import Want, files_of, samples_of
 from pipeline.sources.images import Images
-from pipeline.storage.listing import File, Rules, list_entries
+from pipeline.storage.listing import File, Selection, list_entries
 from pipeline.storage.uris import Storage
 from pipeline.support.census import Census, PassedOver, Reason
 from pipeline.support.errors import ConfigError
 
 HERE = Storage()
-FOLLOWING = Rules(follow_links=True)
+FOLLOWING = Selection(follow_links=True)
 
 FOLDERS = st.sampled_from(["", "d", "d/e", "set[1]", "x{a,b}", "é\n"])
 NAMES = st.sampled_from(["a.jpg", "b.jpg", "c.txt", ".h.jpg", "k*.jpg", "l", "d", "m.JPG"])
@@ -78,7 +78,7 @@ def test_a_listing_ends_counts_everything_and_reads_nothing_outside(entries, fol
             ):
                 path.parent.mkdir(parents=True, exist_ok=True)
                 make(path, kind, outside)
-        listed = list(list_entries(str(root), HERE, Rules(follow_links=follow_links)))
+        listed = list(list_entries(str(root), HERE, Selection(follow_links=follow_links)))
         names = [
             entry.uri.removeprefix(f"file://{root}/") if isinstance(entry, File) else entry.name.rstrip("/")
             for entry in listed
@@ -133,7 +133,7 @@ def test_a_ladder_of_links_ends(tmp_path, steps):
     files = [entry for entry in entries if isinstance(entry, File)]
     assert len(files) == min(steps, 40) + 1, "each folder once; the system follows 40 links"
     reasons = {entry.reason for entry in entries if isinstance(entry, PassedOver)}
-    assert reasons == {Reason.LISTED_ELSEWHERE} | ({Reason.DANGLING} if steps > 40 else set())
+    assert reasons == {Reason.LISTED_ELSEWHERE} | ({Reason.TOO_MANY_LINKS} if steps > 40 else set())
     assert len(entries) <= 3 * steps + 2
 
 
@@ -172,7 +172,9 @@ def test_globs_over_links(tmp_path):
         (tmp_path / name).write_bytes(b"")
     (tmp_path / "root/linked").symlink_to("../real")
     pattern = f"{tmp_path}/root/*/*.tar"
-    assert [str(entry.uri).rpartition("/")[2] for entry in list_entries(pattern, HERE)] == ["2.tar"]
+    linked, own = list_entries(pattern, HERE)
+    assert linked == PassedOver("linked", Reason.LINK)
+    assert isinstance(own, File) and own.uri.endswith("/2.tar")
     assert [str(entry.uri).rpartition("/")[2] for entry in list_entries(pattern, HERE, FOLLOWING)] == [
         "1.tar",
         "2.tar",
@@ -181,3 +183,31 @@ def test_globs_over_links(tmp_path):
     assert len(list(list_entries(f"{tmp_path}/named/*.tar", HERE))) == 1, "the folder is the user's own word"
     with pytest.raises(ConfigError, match=r"source\.path: .*\*\*"):
         list(list_entries(f"{tmp_path}/a**b/*.tar", HERE))
+
+
+@pytest.mark.parametrize("pattern", ["*/*.jpg", "l*/*.jpg", "[l]*/x/*.jpg", "**/*.jpg", "r/*/*.jpg"])
+def test_links_to_folders_that_a_glob_would_enter_are_told(tmp_path, pattern):
+    for name in ("r/a.jpg", "r/x/b.jpg", "other/c.jpg"):
+        (tmp_path / "d" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "d" / name).write_bytes(b"")
+    (tmp_path / "d/lnk").symlink_to("r")
+    (tmp_path / "d/r/lnk").symlink_to("x")
+    (tmp_path / "d/lfile").symlink_to("r/a.jpg")
+    (tmp_path / "d/ldangling").symlink_to("nowhere")
+    wanted = {"r/*/*.jpg": {"lnk"}, "**/*.jpg": {"lnk", "r/lnk"}}.get(pattern, {"lnk"})
+    passed_over = {
+        entry.name: entry.reason
+        for entry in list_entries(f"{tmp_path}/d/{pattern}", HERE)
+        if isinstance(entry, PassedOver)
+    }
+    assert passed_over == dict.fromkeys(wanted, Reason.LINK)
+
+
+def test_a_glob_that_only_links_match_names_the_setting(tmp_path):
+    (tmp_path / "r").mkdir()
+    (tmp_path / "r/a.jpg").write_bytes(b"")
+    (tmp_path / "lnk").symlink_to("r")
+    with pytest.raises(ConfigError, match=r"no image .*link \(source\.follow_links=true.*lnk"):
+        list(Images(path=f"{tmp_path}/ln*/*.jpg").entries(HERE))
+    followed = files_of(Images(path=f"{tmp_path}/ln*/*.jpg", follow_links=True), HERE)
+    assert [file.uri for file in followed] == [f"file://{tmp_path}/lnk/a.jpg"]
