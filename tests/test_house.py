@@ -89,6 +89,7 @@ def test_the_folders_of_pipeline_are_the_rooms():
 def test_the_map_of_contributing_has_every_room_in_its_order():
     lines = re.findall(r"^\W*((?:pipeline|jobs|trim)[/\w]*?)/?(?:\.py)?`?\s*[| ]", _map(), re.MULTILINE)
     listed = [line for line in lines if line.startswith("pipeline/")]
+    assert len(listed) == len(set(listed))
     rooms = [line for line in listed if line.count("/") == 1]
     assert rooms == [f"pipeline/{room}" for room in ROOMS]
     assert {"trim", "jobs", "jobs/common"} <= set(lines)

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.table import Table
 
+from pipeline.output.failed_shards import MOST_NAMED, broken_lines
 from pipeline.support import log
 from pipeline.support.census import Census
 from pipeline.support.plain_text import printable
@@ -13,8 +14,6 @@ from pipeline.support.schema import SECONDS
 if TYPE_CHECKING:
     from pipeline.output.summary import Summary
     from pipeline.run.config import Outcome
-
-_MOST_NAMED = 10  # of the shards that could not be read whole
 
 
 def show_outcome(outcome: "Outcome", output: str) -> None:
@@ -28,9 +27,10 @@ def show_outcome(outcome: "Outcome", output: str) -> None:
     console.print(_table(outcome.summary, census.passed_over.total()))
     if census.passed_over:
         console.print(printable(f"passed over: {census.description()}"))
-    broken = outcome.summary.failed_shards_named[:_MOST_NAMED]
-    for failed in broken if len(broken) > 1 else ():  # the message names the first
-        console.print(printable(f"not read whole: {failed.line}"))
+    broken = outcome.summary.failed_shards
+    if broken > 1:  # of one the message tells
+        for line in broken_lines(outcome.summary.failed_shards_named[:MOST_NAMED], broken):
+            console.print(printable(line))
     for note in outcome.notes:
         console.print(printable(f"note: {note}"))
     console.print(printable(f"output: {output} (run {outcome.run_id})"))

@@ -56,7 +56,9 @@ class Answers:
         for unit in self.output.finished.units(shard):
             with fs.open(f"{path}/{DATA}/{unit.file_name}", "rb") as file:
                 table = pq.read_table(file, columns=names, use_threads=False)
-            yield table.filter(pa.compute.is_in(table["status"], pa.array(self.options.statuses)))
+            yield table.filter(
+                pa.compute.is_in(table["status"], pa.array(self.options.statuses, pa.string()))
+            )
 
     def samples(self, shard: int) -> Iterator[tuple[int, Rows]]:
         """Read each sample's number with its chosen rows."""

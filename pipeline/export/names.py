@@ -6,6 +6,7 @@ import unicodedata
 
 from pipeline.storage.names import shown
 from pipeline.support.census import is_hidden
+from pipeline.support.image_formats import IMAGE_FORMATS, format_of
 
 # Of one part of a path, of a suffix, and of a whole path. File systems take 255 of a part and 4,096 in all.
 _PART_BYTES, _SUFFIX_BYTES, _PATH_BYTES = 160, 30, 1000
@@ -42,7 +43,7 @@ def _folded(name: str) -> str:
 
 
 def safe_name(name: str) -> str:
-    """Make a relative path of a name: below the folder that it is put in, and as its first dot ends it.
+    """Make a relative path that is safe to unpack anywhere.
 
     webdataset takes what is before the first dot of the last part as a sample's key, and passes over parts
     such as `__a__`; we pass over hidden ones. So the last part has no dot, and no part is hidden, is empty,
@@ -92,26 +93,6 @@ def _digest(text: str) -> str:
 
 
 def image_suffix(data: bytes) -> str:
-    """Name an image's format by its first bytes, as a suffix; "jpg" if it is none that is known."""
-    head = bytes(data[:64])
-    for magic, suffix in _MAGIC:
-        if head.startswith(magic):
-            return suffix
-    if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
-        return "webp"
-    # ISO media: a box `ftyp` that names brands
-    if head[4:8] == b"ftyp" and (b"avif" in head[8:] or b"avis" in head[8:]):
-        return "avif"
-    return "jpg"
-
-
-_MAGIC = (
-    (b"\x89PNG", "png"),
-    (b"GIF87a", "gif"),
-    (b"GIF89a", "gif"),
-    (b"BM", "bmp"),
-    (b"II*\0", "tif"),
-    (b"MM\0*", "tif"),
-    (b"II+\0", "tif"),  # of more than 4 GB
-    (b"MM\0+", "tif"),
-)
+    """Return the suffix of an image's format; "jpg" if it has none that is read."""
+    format = format_of(data)
+    return "jpg" if format is None else IMAGE_FORMATS[format].suffix

@@ -42,9 +42,10 @@ class Export:
     source: Any = free(None)  # as `source.path`
 
     def __post_init__(self) -> None:
-        require(self.format in FORMATS, f"format: {self.format!r} is none of {FORMATS}")
+        require(self.format in FORMATS, f"format: {self.format!r} is none of {', '.join(FORMATS)}")
+        require(bool(self.statuses), f"statuses: name at least one of {', '.join(STATUSES)}")
         for status in self.statuses:
-            require(status in STATUSES, f"statuses: {status!r} is none of {STATUSES}")
+            require(status in STATUSES, f"statuses: {status!r} is none of {', '.join(STATUSES)}")
         for name in self.partition_by:
             require(name in PREDICTIONS.names, f"partition_by: there is no column {name!r}")
             require(
@@ -53,9 +54,9 @@ class Export:
             )
         require(
             self.question_ids in QUESTION_IDS,
-            f"question_ids: {self.question_ids!r} is none of {QUESTION_IDS}",
+            f"question_ids: {self.question_ids!r} is none of {', '.join(QUESTION_IDS)}",
         )
-        require(self.members in MEMBERS, f"members: {self.members!r} is none of {MEMBERS}")
+        require(self.members in MEMBERS, f"members: {self.members!r} is none of {', '.join(MEMBERS)}")
         for name, value, format in (
             ("partition_by", self.partition_by, "parquet"),
             ("images", self.images is not None, "llava"),

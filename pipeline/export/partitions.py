@@ -66,6 +66,9 @@ def _require_names(answers: Answers) -> None:
 
 
 def _is_name(column: str, value: str) -> bool:
-    """Tell whether a value can be a folder's name: Arrow cuts it at a NUL, a file system limits its bytes."""
+    """Tell whether a value can name a folder.
+
+    Arrow cuts it at a NUL, and a file system limits its bytes.
+    """
     length = len(column) + 1 + len(quote(value, safe=""))
     return "\0" not in value and value != _NULL and length <= _NAME_BYTES

@@ -82,12 +82,12 @@ def _members(sample: Sample, rows: Rows, others: Members | None, left_out: "_Lef
             left_out.add(f"{shown(sample.key)}.{suffix}", data)
         else:
             members[_free_suffix(safe_suffix(suffix), members)] = data
-    answers = "answers." if with_others else ""
+    prefix = "answers." if with_others else ""
     if sample.image is not None:
         members[_free_suffix(image_suffix(sample.image), members)] = bytes(sample.image)
-    members[_free_suffix(f"{answers}json", members)] = _json(sample, rows)
+    members[_free_suffix(f"{prefix}json", members)] = _json(sample, rows)
     if len(rows) == 1:
-        members[_free_suffix(f"{answers}txt", members)] = (rows[0]["prediction"] or "").encode()
+        members[_free_suffix(f"{prefix}txt", members)] = (rows[0]["prediction"] or "").encode()
     return members
 
 

@@ -31,7 +31,10 @@ def write_card(folder: str, manifest: Manifest, summary: Summary, storage: Stora
 
 
 def _is_own(card: bytes) -> bool:
-    """Tell whether a card is as it was written; those of 0.1.0 have no seal and are known by their head."""
+    """Tell whether a card is unedited.
+
+    Cards of 0.1.0 have no seal and are known by their head.
+    """
     text = card.decode("utf-8", "replace")
     body, _, seal = text.rstrip("\n").rpartition("\n\n")
     if _SEAL.partition("{")[0] in text:

@@ -1,10 +1,13 @@
 """Names shards, and those that could not be read whole, for people."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 from pipeline.output.plan import Plan
 from pipeline.storage.names import shown
+
+MOST_NAMED = 10  # of the shards that could not be read whole, where people read them
 
 
 @dataclass(frozen=True)
@@ -29,11 +32,15 @@ def failed_shard(plan: Plan, shard: int, error: str) -> FailedShard:
     return FailedShard(shard, error, _uri(plan, shard))
 
 
-def not_read_whole(plan: Plan, errors: Mapping[int, str], most: int = 10) -> list[str]:
+def not_read_whole(plan: Plan, errors: Mapping[int, str], most: int = MOST_NAMED) -> list[str]:
     """Describe the first shards that could not be read completely, by number, in a line each."""
-    lines = [failed_shard(plan, *item).line for item in list(errors.items())[:most]]
-    more = [f"{len(errors) - most:,} more shards"] if len(errors) > most else []
-    return [f"not read whole: {line}" for line in lines + more]
+    return broken_lines([failed_shard(plan, *item) for item in islice(errors.items(), most)], len(errors))
+
+
+def broken_lines(first: Sequence[FailedShard], count: int) -> list[str]:
+    """Describe the first of `count` broken shards in a line each, and tell how many more there are."""
+    more = [f"{count - len(first):,} more shards"] if count > len(first) else []
+    return [f"not read whole: {line}" for line in [*(failed.line for failed in first), *more]]
 
 
 def place_of(plan: Plan, shard: int) -> str:

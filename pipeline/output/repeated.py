@@ -110,7 +110,7 @@ def repeated_lines(counts: Json | None) -> Iterator[str]:
     for column, where in (("sample_key", ""), ("question_id", " within one sample")):
         repeated = Repeated(**(counts or {}).get(column, {}))
         if repeated.count:
-            yield f"repeated {column}{where}: {repeated.text}; the column key has no name twice"
+            yield f"repeated {column}{where}: {repeated.text}; use the column `key`, which is unique"
 
 
 def _first_rows(table: pa.Table) -> NDArray[np.int64]:

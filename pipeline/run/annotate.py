@@ -8,7 +8,7 @@ from dataclasses import replace
 import pyarrow.compute as pc
 
 from pipeline.output.dataset_card import write_card
-from pipeline.output.failed_shards import place_of
+from pipeline.output.failed_shards import MOST_NAMED, place_of
 from pipeline.output.layout import CARD, MANIFEST
 from pipeline.output.plan import Plan
 from pipeline.output.repeated import repeated_lines
@@ -27,8 +27,6 @@ from pipeline.run.progress import Progress
 from pipeline.storage.uris import canonical, store_errors
 from pipeline.support import log
 from pipeline.support.errors import ConfigError, RunError
-
-_MOST_LOGGED = 10  # of the shards that could not be read whole
 
 
 def annotate(config: RunConfig) -> Outcome:
@@ -123,7 +121,7 @@ def _conclude(config: RunConfig, plan: Plan, state: ArmState, message: str) -> O
     counts = ("units", "samples", "rows", "status", "tokens", "samples_per_s", "failed_shards")
     summary = outcome.summary.to_json()
     counted = {name: summary[name] for name in counts}
-    counted["failed_shards_named"] = summary["failed_shards_named"][:_MOST_LOGGED]
+    counted["failed_shards_named"] = summary["failed_shards_named"][:MOST_NAMED]
     level = logging.ERROR if outcome.status else logging.INFO
     log.event(
         "end",

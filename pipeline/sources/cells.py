@@ -1,4 +1,4 @@
-"""Reads what a table or a line holds in the place of an image: bytes, a path, base64, or a list of one."""
+"""Reads an image cell: bytes, a path, base64, or a list of one."""
 
 import base64
 import binascii
@@ -7,11 +7,8 @@ import urllib.parse
 
 from pipeline.sources.base import MAX_IMAGE_BYTES
 from pipeline.support.errors import BadImage, BadSample
+from pipeline.support.image_formats import is_surely_image
 
-# The first bytes of JPEG, PNG, GIF, BMP, TIFF and WebP files, and the fifth to eighth of an AVIF.
-_MAGIC = re.compile(
-    rb"\xff\xd8\xff|\x89PNG|GIF8|BM....\0\0\0\0|II\*\0|MM\0\*|RIFF....WEBP|....ftyp", re.DOTALL
-)
 MAX_PATH_CHARACTERS = 4096
 _LEAST_BASE64 = 64  # characters; a shorter text is a path
 _BASE64 = re.compile(r"[A-Za-z0-9+/_\-\s]+=*\s*")
@@ -76,7 +73,7 @@ def is_inline(value: str | bytes) -> bool:
         first = base64.b64decode(plain[: len(plain) // 4 * 4])
     except (binascii.Error, ValueError):
         return False
-    return _MAGIC.match(first) is not None
+    return is_surely_image(first) or first[4:8] == b"ftyp"  # HEIC: no path either, though it is not read
 
 
 def _decoded(text: str) -> bytes:

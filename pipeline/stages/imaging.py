@@ -23,13 +23,14 @@ from PIL import (
     WebPImagePlugin,  # noqa: F401
 )
 
-from pipeline.stages.formats.kinds import FORMATS, format_of
+from pipeline.stages.formats.openers import OPENERS
 from pipeline.stages.formats.opening import MEMORY, MIB, Opening, damaged, require_memory, require_size
 from pipeline.stages.formats.orientation import orientation_of
 from pipeline.stages.to_rgb import to_rgb
 from pipeline.support import memory
 from pipeline.support.errors import BadImage
 from pipeline.support.fields import counted, require
+from pipeline.support.image_formats import IMAGE_FORMATS, format_of
 
 # Exceptions that Pillow raises for damaged files.
 _DAMAGE = (
@@ -69,7 +70,7 @@ class Imaging:
 
     max_pixels: int = counted(100_000_000)
     draft_gap: float = counted(3.0)
-    formats: list[str] = counted(default_factory=lambda: list(FORMATS), neutral=True)
+    formats: list[str] = counted(default_factory=lambda: list(IMAGE_FORMATS), neutral=True)
     allow_truncated: bool = counted(False, neutral=True)
 
     def __post_init__(self) -> None:
@@ -78,10 +79,10 @@ class Imaging:
             self.draft_gap == 0 or self.draft_gap >= 1,
             "image.draft_gap must be 0, or at least 1: no side gets longer",
         )
-        unknown = [str(name) for name in self.formats if name not in FORMATS]
-        require(not unknown, f"image.formats: {', '.join(unknown)} is none of {', '.join(FORMATS)}")
-        require(bool(self.formats), f"image.formats must name at least one of {', '.join(FORMATS)}")
-        in_order = [name for name in FORMATS if name in self.formats]
+        unknown = [str(name) for name in self.formats if name not in IMAGE_FORMATS]
+        require(not unknown, f"image.formats: {', '.join(unknown)} is none of {', '.join(IMAGE_FORMATS)}")
+        require(bool(self.formats), f"image.formats must name at least one of {', '.join(IMAGE_FORMATS)}")
+        in_order = [name for name in IMAGE_FORMATS if name in self.formats]
         object.__setattr__(self, "formats", in_order)  # another order is not another setting
 
 
@@ -114,7 +115,7 @@ def decode(data: bytes, imaging: Imaging, side: int | None = None) -> tuple[Imag
             with _as_far_as_it_goes():
                 return _decoded(view, kind, imaging, side)
     except UnidentifiedImageError:  # its text has a memory address, which differs in every run
-        raise damaged(f"its {FORMATS[kind].name} header is damaged or of an unknown kind") from None
+        raise damaged(f"its {IMAGE_FORMATS[kind].name} header is damaged or of an unknown kind") from None
     except MemoryError:
         raise damaged(f"it takes more than {_CEILING // MIB} MiB") from None
     except _DAMAGE as error:
@@ -126,18 +127,18 @@ def _require_format(data: memoryview, imaging: Imaging) -> str:
     """Return the file's format, unless it is unknown, switched off or missing in Pillow."""
     kind = format_of(data)
     if kind is None:
-        *names, last = (FORMATS[name].name for name in imaging.formats)
+        *names, last = (IMAGE_FORMATS[name].name for name in imaging.formats)
         raise damaged(f"it is no {', '.join(names)}{' or ' if names else ''}{last}")
     if kind not in imaging.formats:
-        raise BadImage(f"the image is a {FORMATS[kind].name}, which image.formats leaves out")
-    if not FORMATS[kind].can_be_read:
-        raise BadImage(f"the image is a {FORMATS[kind].name}, which the installed Pillow cannot read")
+        raise BadImage(f"the image is a {IMAGE_FORMATS[kind].name}, which image.formats leaves out")
+    if not OPENERS[kind].can_be_read:
+        raise BadImage(f"the image is a {IMAGE_FORMATS[kind].name}, which the installed Pillow cannot read")
     return kind
 
 
 def _decoded(data: memoryview, kind: str, imaging: Imaging, side: int | None) -> tuple[Image.Image, int, int]:
     """Decode what a format's module leaves of a file; what is no longer needed is freed at each step."""
-    opening = FORMATS[kind].open(data, imaging.max_pixels)
+    opening = OPENERS[kind].open(data, imaging.max_pixels)
     stream = io.BytesIO(opening.data)
     opened = Image.open(stream, formats=opening.plugins)
     width, height = opened.size

@@ -52,9 +52,9 @@ class Status:
     failed, or the run is at its summary), `running` or `stopped` (concluded from when the newest units came)
     or `empty` (no unit yet). `quiet_s`: since the newest unit came. `counted_units` is how many units `rows`,
     `status`, `tokens`, `failed_shards` and `passed_over` are of; `failed_shards` has why shards could not be
-    read whole, and `failed_shard_uris` where these are; `passed_over` has number and first names of the
-    source's entries of which no sample was made, by reason; `repeated` is that of summary.json, None without
-    one; the rates are of the newest units.
+    read whole, the first of `failed_shard_count`, and `failed_shard_uris` where these are; `passed_over` has
+    number and first names of the source's entries of which no sample was made, by reason; `repeated` is that
+    of summary.json, None without one; the rates are of the newest units.
     """
 
     output: str
@@ -69,6 +69,7 @@ class Status:
     rows: int
     status: dict[str, int]
     tokens: dict[str, int]
+    failed_shard_count: int
     failed_shards: dict[int, str]
     failed_shard_uris: dict[int, str]
     passed_over: dict[str, str]
@@ -82,7 +83,11 @@ class Status:
         names += ["samples_in_all", "samples_left"] if self.extent.estimated else []
         names += ["left_s"] if self.left_s else []
         partial = self.counted_units < self.extent.units
-        return names + (["rows", "status", "tokens", "failed_shards", "passed_over"] if partial else [])
+        return names + (
+            ["rows", "status", "tokens", "failed_shard_count", "failed_shards", "passed_over"]
+            if partial
+            else []
+        )
 
     def to_json(self) -> dict[str, object]:
         """Return everything as data."""
@@ -122,7 +127,7 @@ def _look(folder: str, options: Look, storage: Storage) -> Status:
     quiet_s = max(0.0, time.time() - max(times.values())) if times else None
     state = _state(marked, extent, quiet_s, sampled)
     sampled.census.add(plan.census)
-    counted = _of_sample(sampled, options.shards) if summary is None else _of_summary(summary)
+    counted = _of_sample(sampled, options.shards) if summary is None else _of_summary(summary, options.shards)
     return Status(
         output=folder,
         run_id=manifest.run_id,
@@ -152,7 +157,7 @@ def _left_s(extent: Extent, samples_per_s: float | None) -> float | None:
     return samples / samples_per_s if samples_per_s and samples is not None else None
 
 
-def _of_summary(summary: Summary) -> dict[str, Any]:
+def _of_summary(summary: Summary, most_shards: int) -> dict[str, Any]:
     """Take the counts of summary.json, which are of all units."""
     return {
         "samples_per_s": summary.samples_per_s,
@@ -161,7 +166,8 @@ def _of_summary(summary: Summary) -> dict[str, Any]:
         "rows": summary.rows,
         "status": summary.status,
         "tokens": summary.tokens,
-        "failed_shards": {failed.shard: failed.error for failed in summary.failed_shards_named},
+        "failed_shard_count": summary.failed_shards,
+        "failed_shards": {failed.shard: failed.error for failed in summary.failed_shards_named[:most_shards]},
         "passed_over": Census.from_json(summary.census).reasons() if summary.census else {},
         "repeated": summary.repeated,
         "damaged": 0,
@@ -178,6 +184,7 @@ def _of_sample(sampled: Sampled, most_shards: int) -> dict[str, Any]:
         "rows": sampled.rows,
         "status": dict(sorted(sampled.status.items())),
         "tokens": dict(sampled.tokens),
+        "failed_shard_count": len(sampled.shard_errors),
         "failed_shards": dict(sorted(sampled.shard_errors.items())[:most_shards]),
         "passed_over": sampled.census.reasons(),
         "repeated": None,

@@ -57,6 +57,8 @@ def _outcome(status: Status) -> Iterator[str]:
             yield f"{'tokens':10}{kept / full:.1%} of the visual tokens kept"
     for shard, error in status.failed_shards.items():
         yield f"{'broken':10}{FailedShard(shard, error, status.failed_shard_uris.get(shard)).line}"
+    if more := status.failed_shard_count - len(status.failed_shards):
+        yield f"{'broken':10}{more:,} more shards"
     for reason, text in status.passed_over.items():
         yield f"{'skipped':10}{reason}: {text}"
     for line in repeated_lines(status.repeated):

@@ -1,4 +1,4 @@
-"""Opens the files of a source: on a local disk regular files alone, and over no unasked link."""
+"""Opens a source's files: regular ones only, and through links only if asked."""
 
 import errno
 import os

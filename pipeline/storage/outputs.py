@@ -26,7 +26,7 @@ _TELLING = re.compile(
 
 
 class OutputFiles:
-    """Tells of each file below a folder whether an output wrote it.
+    """Finds the files below a folder that a Trimline output wrote.
 
     Of an output below the folder these are all files. Of one whose folder is the listed one, or lies above
     it, these are the files that Trimline writes.

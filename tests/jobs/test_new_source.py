@@ -31,16 +31,15 @@ class Zips(Source):
     folder: str = counted("")
 
     def entries(self, storage):
-        return files_ending(self.path, (".zip",), storage)
+        return files_ending(self.path, (".zip",), storage, follow_links=self.follow_links)
 
     def shards(self, entries, storage):
         for number, file in enumerate(entries):
             yield Shard(number, file.uri, file.size, file.etag)
 
     def samples(self, shard, storage, wanted):
-        fs, path = storage.open(shard.uri)
         try:
-            with fs.open(path, "rb") as stream, zipfile.ZipFile(stream) as archive:
+            with self.open_shard(shard, storage) as stream, zipfile.ZipFile(stream) as archive:
                 names = sorted(name for name in archive.namelist() if name.endswith(".jpg"))
                 for index, name in enumerate(name for name in names if name.startswith(self.folder)):
                     yield self._sample(archive, name, wanted(index))
@@ -64,7 +63,9 @@ def project(tmp_path, monkeypatch):
     (tmp_path / "code" / "zips.py").write_text(ZIPS)
     monkeypatch.syspath_prepend(tmp_path / "code")
     (tmp_path / "conf" / "source").mkdir(parents=True)
-    (tmp_path / "conf" / "source" / "zips.yaml").write_text("_target_: zips.Zips\npath: ???\nfolder: ''\n")
+    (tmp_path / "conf" / "source" / "zips.yaml").write_text(
+        "_target_: zips.Zips\npath: ???\nfolder: ''\nfollow_links: false\n"
+    )
     (tmp_path / "in").mkdir()
     for number, count in enumerate((3, 2)):
         with zipfile.ZipFile(tmp_path / "in" / f"{number}.zip", "w") as archive:

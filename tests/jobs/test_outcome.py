@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 
 from jobs.common.outcome import show_outcome
+from pipeline.output.failed_shards import MOST_NAMED, FailedShard
 from pipeline.output.summary import Summary
 from pipeline.run.config import Outcome
 from pipeline.support.census import Census, PassedOver, Reason
@@ -45,3 +46,16 @@ def test_a_name_is_printed_as_it_is_in_one_line(capsys, name):
         f"output: out/{shown} (run run)",
         f"shard 0: no image column among {shown}, c",
     ]
+
+
+@pytest.mark.parametrize("count", [2, MOST_NAMED, MOST_NAMED + 1, 5000])
+def test_broken_shards_that_are_not_named_are_counted(capsys, count):
+    named = [FailedShard(number, "broken") for number in range(min(count, 1000))]
+    summary = replace(SUMMARY, failed_shards=count, failed_shards_named=named)
+    show_outcome(Outcome(1, summary, "many", "run"), "out")
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("not read whole: ")]
+    more = [f"not read whole: {count - MOST_NAMED:,} more shards"] if count > MOST_NAMED else []
+    assert (
+        lines
+        == [f"not read whole: shard {number}: broken" for number in range(min(count, MOST_NAMED))] + more
+    )

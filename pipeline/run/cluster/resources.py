@@ -64,9 +64,9 @@ class ActorResources:
 
 @dataclass(frozen=True)
 class Hardware:
-    """Holds the CPUs of each node of a cluster, its GPUs in all, and the bytes that the largest node has.
+    """Holds what a cluster has: CPUs of each node, GPUs, and the largest node's memory.
 
-    `memory` is what Ray lets tasks book on one node; None: unknown.
+    `memory` is the bytes that Ray lets tasks book on one node; None: unknown.
     """
 
     node_cpus: tuple[float, ...]

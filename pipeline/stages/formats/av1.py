@@ -1,4 +1,7 @@
-"""Counts the frames that a decoder works through for the picture of an AVIF, of which it shows only one."""
+"""Counts the AV1 frames of an AVIF's pictures before they are decoded.
+
+A decoder works through all frames of a picture, and shows only one.
+"""
 
 import struct
 from collections.abc import Iterator

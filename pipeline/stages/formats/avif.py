@@ -13,7 +13,9 @@ _MOST_FRAMES = 4  # layers of one picture
 
 
 def open_avif(data: Data, max_pixels: int) -> Opening:
-    """Hide the EXIF of an AVIF, whose entries Pillow would all read; its turn stands in the container.
+    """Hide an AVIF's EXIF from Pillow; the container tells the orientation.
+
+    Pillow would read all of its entries.
 
     Raises:
         BadImage: it has more bytes or frames than a picture needs, or its boxes are damaged.
@@ -21,7 +23,7 @@ def open_avif(data: Data, max_pixels: int) -> Opening:
     if len(data) > _MOST_BYTES:
         raise BadImage(f"the image is an AVIF of {len(data):,} bytes, more than {_MOST_BYTES:,}")
     if (frames := count_frames(data)) > _MOST_FRAMES:
-        raise BadImage(f"the image has {frames} frames in one picture, more than it needs")
+        raise BadImage(f"the image has {frames} frames in one picture, more than {_MOST_FRAMES}")
     return Opening(
         data=_EXIF.sub(rb"\1none", data.tobytes()),
         plugins=("AVIF",),

@@ -32,6 +32,9 @@ def open_bmp(data: Data, max_pixels: int) -> Opening:
     height = abs(height)
     require_size(width, height, max_pixels)
     if compression in _RUN_LENGTHS and max(width * height, len(data)) > _MOST_RUN_LENGTHS:
-        raise BadImage(f"the image has {width} x {height} pixels in run lengths, too many")
+        raise BadImage(
+            f"the image has {width} x {height} pixels in {len(data):,} bytes of run lengths, "
+            f"more than {_MOST_RUN_LENGTHS:,} of either"
+        )
     scratch = 3 * width * height if compression in _RUN_LENGTHS else 0
     return Opening(data=data.tobytes(), plugins=plugins, scratch=scratch)

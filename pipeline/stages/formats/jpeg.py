@@ -45,9 +45,9 @@ def open_jpeg(data: Data, max_pixels: int) -> Opening:
     require_size(width, height, max_pixels)
     slim = b"".join([b"\xff\xd8", *headers.needed, data[headers.scan :]])
     scan = len(slim) - len(data) + headers.scan
-    coefficients = _coefficients(slim, scan, frame)
+    coefficients = _coefficient_bytes_of_pixel(slim, scan, frame)
     _require_few_passes(slim, scan, frame, most_samples(len(slim) if coefficients else 0))
-    exif = b"".join([part[6 * bool(index) :] for index, part in enumerate(headers.exif)])
+    exif = b"".join([part[len(_EXIF) :] for part in headers.exif])  # each segment has the mark again
     return Opening(
         data=slim,
         plugins=("JPEG",),
@@ -93,7 +93,7 @@ def _headers(data: Data) -> _Headers:
         elif kind == _APP1 and content[: len(_XMP)] == _XMP:
             headers.xmp = content
         if size > _MOST_NEEDED:
-            raise BadImage("the image has more headers than it needs")
+            raise BadImage(f"the image has {size:,} bytes of headers, more than {_MOST_NEEDED:,}")
     raise damaged("it is truncated before its first scan")
 
 
@@ -101,7 +101,8 @@ def most_samples(size: int) -> int:
     """Return the samples that all scans may decode, if they have `size` bytes (0: there is one scan)."""
     most = min(_MOST_SAMPLES, _MOST_WORK - _SAMPLES_OF_BYTE * size)
     if most <= 0:
-        raise BadImage(f"the image has {size:,} bytes in several scans, too many")
+        limit = _MOST_WORK // _SAMPLES_OF_BYTE
+        raise BadImage(f"the image has {size:,} bytes in several scans, more than {limit:,}")
     return most
 
 
@@ -109,7 +110,9 @@ def _require_few_passes(data: bytes, scan: int, frame: Data, most: int) -> None:
     """Refuse scans that decode more than `most` samples; a scan of a few bytes is a whole pass."""
     height, width = struct.unpack_from(">HH", frame, 5)
     if frame[1] >= _ARITHMETIC and width * height > _MOST_ARITHMETIC:
-        raise BadImage(f"the image has {width} x {height} pixels in arithmetic coding, too many")
+        raise BadImage(
+            f"the image has {width} x {height} pixels in arithmetic coding, more than {_MOST_ARITHMETIC:,}"
+        )
     if width * height * frame[9] * data.count(b"\xff\xda", scan) <= most:
         return  # as good as always, and much faster than to look at each scan
     scans = passes = 0
@@ -117,7 +120,8 @@ def _require_few_passes(data: bytes, scan: int, frame: Data, most: int) -> None:
         scans, passes = scans + 1, passes + components
         if width * height * passes > most:
             raise BadImage(
-                f"the image has {width} x {height} pixels in {scans} or more scans, more than it needs"
+                f"the image has {width} x {height} pixels and decodes {width * height * passes:,} samples in "
+                f"its first {scans} scans, more than {most:,}"
             )
 
 
@@ -132,11 +136,12 @@ def _scans(data: bytes, scan: int) -> Iterator[int]:
         at += int.from_bytes(data[at : at + 2], "big")
 
 
-def _coefficients(data: bytes, scan: int, frame: Data) -> float:
+def _coefficient_bytes_of_pixel(data: bytes, scan: int, frame: Data) -> float:
     """Count the bytes a pixel that the decoder keeps until the last scan; 0 if there is only one."""
     components = frame[9]
     sampling = [divmod(value, 16) for value in frame[11 : 11 + 3 * components : 3]]
-    if frame[1] in (0xC0, 0xC1, 0xC9) and data[scan + 4 : scan + 5] == bytes([components]):
+    in_scan = data[scan + 4 : scan + 5]  # the number of components, behind the marker and a length
+    if frame[1] in (0xC0, 0xC1, 0xC9) and in_scan == bytes([components]):
         return 0.0
     across, down = (max((factors[side] for factors in sampling), default=1) for side in (0, 1))
     return 2.0 * sum(wide * high for wide, high in sampling) / max(1, across * down)

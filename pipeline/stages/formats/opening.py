@@ -36,7 +36,7 @@ class Opening:
 def require_size(width: int, height: int, max_pixels: int) -> None:
     """Refuse a picture of more than `max_pixels`."""
     if width * height > max_pixels:
-        raise BadImage(f"the image has {width} x {height} pixels, more than image.max_pixels")
+        raise BadImage(f"the image has {width} x {height} pixels, more than image.max_pixels={max_pixels}")
 
 
 def require_parts(count: int, what: str) -> None:

@@ -1,4 +1,4 @@
-"""Reads a picture's orientation from EXIF or XMP, at a cost that its metadata cannot raise.
+"""Reads a picture's orientation from EXIF or XMP, in bounded time.
 
 Pillow reads every entry of an EXIF directory with its data. Thousands of entries that share megabytes take it
 minutes, so that only the one entry wanted here is read.

@@ -1,4 +1,4 @@
-"""Bounds PNG files: drops text, profiles and all else but the pixels, so that nothing else is inflated."""
+"""Bounds PNG files: keeps the pixels' chunks, and of the texts reads only the orientation."""
 
 import struct
 import zlib
@@ -44,8 +44,9 @@ def open_png(data: Data, max_pixels: int) -> Opening:
     width, height, depth, color, interlaced = struct.unpack_from(">LLBBxxB", data, 16)
     require_size(width, height, max_pixels)
     rows = height * (1 + (width * depth * _CHANNELS.get(color, 1) + 7) // 8)
-    if rows * (4 / 3 if interlaced else 1) > _MOST_ROWS:
-        raise BadImage(f"the image has {width} x {height} pixels of {rows:,} bytes, too many")
+    limit = _MOST_ROWS * 3 // 4 if interlaced else _MOST_ROWS
+    if rows > limit:
+        raise BadImage(f"the image has {width} x {height} pixels of {rows:,} bytes, more than {limit:,}")
     pixels = data[chunks.start : chunks.stop]
     return Opening(
         data=b"".join([data[:8], *chunks.needed, pixels, _END if chunks.ended else b""]),

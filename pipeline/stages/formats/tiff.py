@@ -3,30 +3,49 @@
 import struct
 from dataclasses import dataclass
 
+from PIL.TiffImagePlugin import (
+    BITSPERSAMPLE,
+    COLORMAP,
+    COMPRESSION,
+    EXTRASAMPLES,
+    FILLORDER,
+    IMAGELENGTH,
+    IMAGEWIDTH,
+    JPEGTABLES,
+    PHOTOMETRIC_INTERPRETATION,
+    PLANAR_CONFIGURATION,
+    PREDICTOR,
+    REFERENCEBLACKWHITE,
+    ROWSPERSTRIP,
+    SAMPLEFORMAT,
+    SAMPLESPERPIXEL,
+    STRIPBYTECOUNTS,
+    STRIPOFFSETS,
+    TILEBYTECOUNTS,
+    TILELENGTH,
+    TILEOFFSETS,
+    TILEWIDTH,
+    XMP,
+    YCBCRSUBSAMPLING,
+)
+
 from pipeline.stages.formats.jpeg import most_samples
 from pipeline.stages.formats.opening import Data, Opening, damaged, require_parts, require_size
 from pipeline.stages.formats.orientation import SIZES, WHOLE, either
 from pipeline.support.errors import BadImage
 
-# By TIFF's numbers: sizes, bits, colours, strips, tiles, and what the compressions below need.
+_ORIENTATION, _T4_OPTIONS, _T6_OPTIONS, _INK_SET = 274, 292, 293, 332
+_YCBCR_COEFFICIENTS, _YCBCR_POSITIONING = 529, 531
+# Sizes, bits, colours, strips, tiles, and what the compressions below need.
 _NEEDED = frozenset(
     [
-        *(256, 257, 258, 259, 262, 266, 273, 277, 278, 279, 284, 292, 293, 317, 320),
-        *(322, 323, 324, 325, 332, 338, 339, 347, 529, 530, 531, 532),
+        *(IMAGEWIDTH, IMAGELENGTH, BITSPERSAMPLE, COMPRESSION, PHOTOMETRIC_INTERPRETATION, FILLORDER),
+        *(STRIPOFFSETS, SAMPLESPERPIXEL, ROWSPERSTRIP, STRIPBYTECOUNTS, PLANAR_CONFIGURATION),
+        *(_T4_OPTIONS, _T6_OPTIONS, PREDICTOR, COLORMAP, TILEWIDTH, TILELENGTH, TILEOFFSETS, TILEBYTECOUNTS),
+        *(_INK_SET, EXTRASAMPLES, SAMPLEFORMAT, JPEGTABLES),
+        *(_YCBCR_COEFFICIENTS, YCBCRSUBSAMPLING, _YCBCR_POSITIONING, REFERENCEBLACKWHITE),
     ]
 )
-_WIDTH, _HEIGHT, _BITS, _COMPRESSION, _STRIPS, _SAMPLES, _ROWS, _COUNTS = (
-    256,
-    257,
-    258,
-    259,
-    273,
-    277,
-    278,
-    279,
-)
-_PLANAR, _TILE_WIDTH, _TILE_HEIGHT, _TILES, _TILE_COUNTS = 284, 322, 323, 324, 325
-_ORIENTATION, _XMP = 274, 700
 _NONE, _JPEG = 1, 7
 _COMPRESSIONS = {
     **{_NONE: "none", 2: "CCITT", 3: "CCITT fax 3", 4: "CCITT fax 4", 5: "LZW", _JPEG: "JPEG"},
@@ -101,9 +120,9 @@ def open_tiff(data: Data, max_pixels: int) -> Opening:
         BadImage: the page is damaged, or costly to decode, or its compression is not read.
     """
     page = _first_page(data)
-    width, height = page.number(_WIDTH, 0), page.number(_HEIGHT, 0)
+    width, height = page.number(IMAGEWIDTH, 0), page.number(IMAGELENGTH, 0)
     require_size(width, height, max_pixels)
-    bits = page.number(_BITS, 1)
+    bits = page.number(BITSPERSAMPLE, 1)
     return Opening(
         data=_rewritten(page),
         plugins=("TIFF",),
@@ -122,7 +141,7 @@ def _first_page(data: Data) -> _Page:
             raise damaged("its directory lies in its header")
         (count,) = struct.unpack_from(form.count, data, start)
         if count > _MOST_ENTRIES:
-            raise BadImage(f"the image has {count:,} tags, too many")
+            raise BadImage(f"the image has {count:,} tags, more than {_MOST_ENTRIES:,}")
         first = start + struct.calcsize(form.count)
         size = struct.calcsize(form.entry)
         entries: dict[int, tuple[int, int, bytes]] = {}
@@ -149,29 +168,35 @@ def _rewritten(page: _Page) -> bytes:
 
 def _orientation(page: _Page) -> int | None:
     found = page.numbers(_ORIENTATION) if _ORIENTATION in page.entries else ()
-    return found[0] if found else either(None, page.content(_XMP) if _XMP in page.entries else None)
+    return found[0] if found else either(None, page.content(XMP) if XMP in page.entries else None)
 
 
 def _scratch(page: _Page, width: int, height: int) -> int:
     """Refuse parts that are costly to decode; return the bytes that the largest takes beside the picture."""
-    compression = page.number(_COMPRESSION, _NONE)
+    compression = page.number(COMPRESSION, _NONE)
     if compression not in _COMPRESSIONS:
         raise BadImage(f"the image is a TIFF of compression {compression}, which is not read")
-    samples = page.number(_SAMPLES, 1)
-    bits = page.numbers(_BITS, (1,))
+    samples = page.number(SAMPLESPERPIXEL, 1)
+    bits = page.numbers(BITSPERSAMPLE, (1,))
     if not 0 < samples <= _MOST_SAMPLES or width < 1 or height < 1:
         raise damaged("its size or number of samples is no picture's")
-    tiled = _TILES in page.entries and _STRIPS not in page.entries
-    across = page.number(_TILE_WIDTH, 0) if tiled else width
-    down = page.number(_TILE_HEIGHT, 0) if tiled else min(height, page.number(_ROWS, height))
+    tiled = TILEOFFSETS in page.entries and STRIPOFFSETS not in page.entries
+    across = page.number(TILEWIDTH, 0) if tiled else width
+    down = page.number(TILELENGTH, 0) if tiled else min(height, page.number(ROWSPERSTRIP, height))
     if across < 1 or down < 1:
         raise damaged("its strips or tiles have no size")
-    planes = samples if page.number(_PLANAR, 1) == 2 else 1
+    planes = samples if page.number(PLANAR_CONFIGURATION, 1) == 2 else 1
     parts = -(-width // across) * -(-height // down) * planes
-    require_parts(max(parts, len(page.numbers(_TILES if tiled else _STRIPS))), "strips or tiles")
+    require_parts(
+        max(parts, len(page.numbers(TILEOFFSETS if tiled else STRIPOFFSETS))),
+        "strips or tiles",
+    )
     row = -(-across * max(bits, default=1) * samples // planes // 8)
     if parts * row * down > _MOST_DECODED:
-        raise BadImage(f"the image has {width} x {height} pixels of {parts * row * down:,} bytes, too many")
+        raise BadImage(
+            f"the image has {width} x {height} pixels of {parts * row * down:,} bytes, "
+            f"more than {_MOST_DECODED:,}"
+        )
     if compression == _NONE:
         return 0
     _require_apart(page, tiled, parts, (across * down * samples // planes) if compression == _JPEG else 0)
@@ -186,8 +211,8 @@ def _require_apart(page: _Page, tiled: bool, parts: int, jpeg_samples: int) -> N
     Args:
         jpeg_samples: of each part, if it is a JPEG: each of its scans is a pass over them.
     """
-    starts = page.numbers(_TILES if tiled else _STRIPS)
-    sizes = page.numbers(_TILE_COUNTS if tiled else _COUNTS)
+    starts = page.numbers(TILEOFFSETS if tiled else STRIPOFFSETS)
+    sizes = page.numbers(TILEBYTECOUNTS if tiled else STRIPBYTECOUNTS)
     if parts > 1 and (len(sizes) < parts or sum(sizes) > len(page.data)):
         raise BadImage("the image has strips or tiles that share bytes, or do not say how many they have")
     if not jpeg_samples:
@@ -195,5 +220,9 @@ def _require_apart(page: _Page, tiled: bool, parts: int, jpeg_samples: int) -> N
     whole = bytes(page.data)
     ends = [start + size for start, size in zip(starts, sizes, strict=False)] if parts > 1 else [len(whole)]
     scans = sum(max(1, whole.count(b"\xff\xda", *both)) for both in zip(starts, ends, strict=False))
-    if scans * jpeg_samples > most_samples(len(whole) if scans > parts else 0):
-        raise BadImage(f"the image has {scans} scans in its strips or tiles, more than it needs")
+    most = most_samples(len(whole) if scans > parts else 0)
+    if scans * jpeg_samples > most:
+        raise BadImage(
+            f"the image decodes {scans * jpeg_samples:,} samples in {scans} scans of its strips or tiles, "
+            f"more than {most:,}"
+        )

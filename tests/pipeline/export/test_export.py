@@ -134,6 +134,22 @@ def test_values_that_cannot_be_folders_are_refused_before_anything_is_written(tm
     assert not (tmp_path / "rows").exists()
 
 
+@pytest.mark.parametrize("images", ["to.json", "to.json/", "./to.json", "to.json/a/b", "x/../to.json"])
+def test_images_may_not_lie_where_the_file_is_written(output, tmp_path, monkeypatch, images):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match=r"^images: .* lies at `to`, which is a file"):
+        export(Export(output=str(output), to=str(tmp_path / "to.json"), images=images), HERE)
+    assert not (tmp_path / "to.json").exists()
+
+
+def test_the_file_may_lie_beside_and_among_the_images(output, tmp_path):
+    for to, images in (("a.json", "a.json.images"), ("all/a.json", "all")):
+        assert export(
+            Export(output=str(output), to=str(tmp_path / to), images=str(tmp_path / images)), HERE
+        ).rows
+        assert json.loads((tmp_path / to).read_text())
+
+
 def test_wrong_options_are_refused(output, tmp_path):
     def refused(reason, error=ConfigError, **fields):
         with pytest.raises(error, match=reason):
@@ -141,6 +157,8 @@ def test_wrong_options_are_refused(output, tmp_path):
 
     refused("'coco' is none of", format="coco")
     refused("statuses: 'fine' is none of", statuses=["fine"])
+    refused("^statuses: name at least one of ok, ", statuses=[])
+    refused("^format: 'coco' is none of llava, llava_answers, webdataset, parquet$", format="coco")
     refused("there is no column 'colour'", format="parquet", partition_by=["colour"])
     refused("partition_by needs format=parquet", partition_by=["status"])
     refused("partition_by: kept_patches holds bytes", format="parquet", partition_by=["kept_patches"])

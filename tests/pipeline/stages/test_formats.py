@@ -10,11 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageFile, ImageOps, PngImagePlugin, features
 
-from pipeline.stages.formats.kinds import FORMATS
+from pipeline.stages.formats.openers import OPENERS
 from pipeline.stages.formats.orientation import of_exif
 from pipeline.stages.imaging import Imaging, decode
 from pipeline.support.errors import BadImage, ConfigError
 from pipeline.support.fields import fingerprint_fields
+from pipeline.support.image_formats import IMAGE_FORMATS
 from tests.support.corpus import encoded, picture
 
 PICTURE = picture(3, 75, 50)
@@ -283,11 +284,11 @@ def test_the_orientation_is_that_which_pillow_reads(order, entries, start, rest,
     assert of_exif(memoryview(data)) == (expected if isinstance(expected, int) else None)
 
 
-@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("name", IMAGE_FORMATS)
 def test_a_format_that_is_switched_off_is_named(name):
-    others = [other for other in FORMATS if other != name]
+    others = [other for other in IMAGE_FORMATS if other != name]
     data = encoded(PICTURE, name)
-    with pytest.raises(BadImage, match=rf"is a {FORMATS[name].name}, which image\.formats leaves out"):
+    with pytest.raises(BadImage, match=rf"is a {IMAGE_FORMATS[name].name}, which image\.formats leaves out"):
         decode(data, Imaging(formats=others))
     assert decode(data, Imaging(formats=[name]))[0].size == (75, 50)
 
@@ -301,13 +302,13 @@ def test_an_unknown_format_is_one_line(formats):
 def test_default_settings_are_not_in_the_fingerprint():
     """Outputs made before there were these settings are continued."""
     assert fingerprint_fields(Imaging()) == {"max_pixels": 100_000_000, "draft_gap": 3.0}
-    assert fingerprint_fields(Imaging(formats=list(reversed(FORMATS)))) == fingerprint_fields(Imaging())
+    assert fingerprint_fields(Imaging(formats=list(reversed(IMAGE_FORMATS)))) == fingerprint_fields(Imaging())
     fewer = fingerprint_fields(Imaging(formats=["png", "jpeg", "png"], allow_truncated=True))
     assert (fewer["formats"], fewer["allow_truncated"]) == (["jpeg", "png"], True)
 
 
 def test_the_installed_pillow_reads_every_format():
-    assert features.check("avif") and all(kind.can_be_read for kind in FORMATS.values())
+    assert features.check("avif") and all(opener.can_be_read for opener in OPENERS.values())
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "BMP", "GIF", "TIFF"])

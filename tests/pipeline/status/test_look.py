@@ -110,7 +110,7 @@ def test_a_limited_number_of_footers_is_read_and_reported(output, monkeypatch):
     monkeypatch.setattr(sample, "read_footer", lambda *args: (files.append(args[1]), read(*args))[1])
     status = state_of(output, footers=4)
     assert len(files) == len(set(files)) == 4 == status.counted_units
-    assert status.estimated[-4:] == ["status", "tokens", "failed_shards", "passed_over"]
+    assert status.estimated[-4:] == ["tokens", "failed_shard_count", "failed_shards", "passed_over"]
     assert "in 4 of 7 units" in "\n".join(lines(status))
 
 
@@ -123,6 +123,10 @@ def test_shards_that_broke_off_and_files_that_cannot_be_read(tmp_path):
         status = state_of(tmp_path / "out")
         assert status.state == "ended" and set(status.failed_shards) == {0, 1}, origin
         assert "broken    shard 1 (" in "\n".join(lines(status))
+        assert "more shards" not in "\n".join(lines(status))
+        status = state_of(tmp_path / "out", shards=1)
+        assert set(status.failed_shards) == {0} and status.failed_shard_count == 2, origin
+        assert "broken    1 more shards" in lines(status)
         (tmp_path / "out" / "summary.json").unlink(missing_ok=True)
     next((tmp_path / "out" / "data").iterdir()).write_bytes(b"PAR1")
     status = state_of(tmp_path / "out")
