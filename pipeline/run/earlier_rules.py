@@ -12,7 +12,8 @@ import pyarrow.parquet as pq
 
 from pipeline.output.layout import DATA
 from pipeline.output.manifest import RULES, Manifest
-from pipeline.output.units import Unit
+from pipeline.output.plan import Plan
+from pipeline.output.units import Finished, Unit
 from pipeline.sources.base import Sample, Shard, Source, Want, files_of, samples_of
 from pipeline.sources.jsonl import Jsonl
 from pipeline.sources.task import requests_of
@@ -21,25 +22,29 @@ from pipeline.support.errors import ConfigError, ShardError
 
 if TYPE_CHECKING:
     from pipeline.run.config import RunConfig
-    from pipeline.run.prepare import ArmState, Prepared
 
 _COLUMNS = ["key", "sample_key", "question_id", "question"]
 Rows = list[tuple[str, ...]]
 
 
-def require_same_rules(config: "RunConfig", prepared: "Prepared", manifests: list[Manifest]) -> None:
+def require_same_rules(
+    config: "RunConfig", source: Source, plan: Plan, finished: Finished, manifests: list[Manifest]
+) -> None:
     """Refuse to continue an output whose finished units, or plan, today's rules would make otherwise.
 
     Reads the questions of all finished units once more, not the images; only for outputs of other rules.
+
+    Args:
+        source: of the whole plan.
+        plan, finished: of one arm; all answer the same requests.
 
     Raises:
         ConfigError: they differ; it names the first shard.
     """
     if all(manifest.counted.get(RULES, 1) == config.source.rules for manifest in manifests):
         return
-    source = prepared.source_of(config)
-    differing = _shard_of_other_count(config, source, prepared)
-    differing = differing or _shard_of_other_rows(config, source, prepared)
+    differing = _shard_of_other_count(config, source, plan)
+    differing = differing or _shard_of_other_rows(config, source, plan, finished)
     if differing is not None:
         raise ConfigError(
             f"output {config.storage.redact(config.options.output)} was begun by a release that made samples "
@@ -48,35 +53,35 @@ def require_same_rules(config: "RunConfig", prepared: "Prepared", manifests: lis
         )
 
 
-def _shard_of_other_count(config: "RunConfig", source: Source, prepared: "Prepared") -> str | None:
+def _shard_of_other_count(config: "RunConfig", source: Source, plan: Plan) -> str | None:
     """Find a slice of JSONL that holds another number of samples today; other plans do not count contents."""
     if not isinstance(source, Jsonl) or config.options.limit is not None:
         return None
     reading = config.reading
     today = {shard.uri: shard.samples for shard in source.shards(files_of(source, reading), reading)}
-    for shard in prepared.plan.shards(config.storage):
+    for shard in plan.shards(config.storage):
         if today.get(shard.uri, shard.samples) != shard.samples:
             return shard.uri
     return None
 
 
-def _shard_of_other_rows(config: "RunConfig", source: Source, prepared: "Prepared") -> str | None:
+def _shard_of_other_rows(config: "RunConfig", source: Source, plan: Plan, finished: Finished) -> str | None:
     """Find a shard of which a finished unit has other requests than today's rules make."""
-    for state in prepared.states[:1]:  # all arms answer the same requests
-        for shard in prepared.plan.shards(config.storage):
-            if any(written != made for written, made in _pairs(config, source, state, shard)):
-                return shard.uri
+    for shard in plan.shards(config.storage):
+        pairs = _pairs(config, source, shard, plan.folder, finished.units(shard.shard))
+        if any(written != made for written, made in pairs):
+            return shard.uri
     return None
 
 
 def _pairs(
-    config: "RunConfig", source: Source, state: "ArmState", shard: Shard
+    config: "RunConfig", source: Source, shard: Shard, folder: str, units: list[Unit]
 ) -> Iterator[tuple[Rows, Rows]]:
     """Yield the requests of each finished unit as they were written, and as they would be made."""
     wanted = config.task.wanted & Want.QUESTIONS
     samples = enumerate(samples_of(source, shard, config.reading, lambda _: wanted))
     position = 0
-    for unit in state.finished.units(shard.shard):
+    for unit in units:
         made: Rows = []
         try:
             for index, sample in islice(samples, unit.first - position, unit.stop - position):
@@ -84,7 +89,7 @@ def _pairs(
         except (ShardError, OSError):
             return  # damage is told by the run; a finished shard's file may be gone
         position = unit.stop
-        yield _written(config, state.folder, unit), made
+        yield _written(config, folder, unit), made
 
 
 def _requests(config: "RunConfig", shard: Shard, index: int, sample: Sample | None) -> Rows:

@@ -177,7 +177,7 @@ def _freeze_plan(config: "RunConfig", checked: _Checked, shared: Plan | None) ->
     if prepared.pending and checked.started:
         source = prepared.source_of(config)
         require_unchanged(plan, prepared.has_shard, source, storage, config.reading)
-        require_same_rules(config, prepared, manifests)
+        require_same_rules(config, source, plan, states[0].finished, manifests)
     return prepared
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from enum import IntFlag
 from typing import Any, BinaryIO, ClassVar, Self
 
-from pipeline.storage.listing import File, Selection, list_entries
+from pipeline.storage.listing import File, ListingRules, list_entries
 from pipeline.storage.opener import RefusedFileError, open_file
 from pipeline.storage.paths import SourcePath, listed_root, parts_of
 from pipeline.storage.uris import Storage, name_of
@@ -268,13 +268,13 @@ def files_ending(
     """List the files at `path` whose names end in one of the suffixes, in any letter case.
 
     Args:
-        follow_links, of_tables: see `storage/listing.py:Selection`.
+        follow_links, of_tables: see `storage/listing.py:ListingRules`.
 
     Raises:
         ConfigError: there are none; it names what is there.
     """
     empty, census = True, Census()
-    selection = Selection(follow_links, of_tables, lambda uri: uri.lower().endswith(suffixes))
+    selection = ListingRules(follow_links, of_tables, lambda uri: uri.lower().endswith(suffixes))
     for entry in list_entries(path, storage, selection):
         if isinstance(entry, File) and not entry.uri.lower().endswith(suffixes):
             entry = PassedOver(name_of(entry.uri), other_type(entry.uri))

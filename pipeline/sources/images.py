@@ -25,7 +25,7 @@ from pipeline.sources.base import (
 from pipeline.sources.questions import MAX_SIDECAR_BYTES, Keys
 from pipeline.sources.read_ahead import Read, read_ahead
 from pipeline.sources.sidecars import SIDECARS, assemble
-from pipeline.storage.listing import File, Selection, list_entries
+from pipeline.storage.listing import File, ListingRules, list_entries
 from pipeline.storage.opener import RefusedFileError, read_local
 from pipeline.storage.paths import key_root
 from pipeline.storage.uris import Storage, name_of
@@ -57,7 +57,7 @@ class Images(Source):
         passed_over: list[PassedOver] = []  # since the last group
 
         def files() -> Iterator[File]:
-            selection = Selection(self.follow_links, reads=lambda uri: _suffix(uri) in IMAGE_SUFFIXES)
+            selection = ListingRules(self.follow_links, reads=lambda uri: _suffix(uri) in IMAGE_SUFFIXES)
             for entry in list_entries(self.path, storage, selection):
                 if isinstance(entry, File):
                     yield entry

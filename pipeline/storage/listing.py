@@ -20,7 +20,7 @@ from fsspec.utils import glob_translate
 from pipeline.storage.names import as_text
 from pipeline.storage.outputs import OutputFiles
 from pipeline.storage.pages import s3_pages
-from pipeline.storage.places import Place, info_of, overlapping, places_of
+from pipeline.storage.places import Place, info_of, look_up_places, overlapping_places
 from pipeline.storage.uris import Storage
 from pipeline.storage.walk import glob_of, walk
 from pipeline.support.census import PassedOver, Reason, is_hidden
@@ -44,7 +44,7 @@ _Placed = tuple[str, Entry]  # with its URI
 
 
 @dataclass(frozen=True)
-class Selection:
+class ListingRules:
     """Says what a listing takes.
 
     Args:
@@ -61,11 +61,13 @@ class Selection:
 def list_files(uri: str, storage: Storage) -> Iterator[File]:
     """List the files at a place, over links too, without what `list_entries` passes over."""
     return (
-        entry for entry in list_entries(uri, storage, Selection(follow_links=True)) if isinstance(entry, File)
+        entry
+        for entry in list_entries(uri, storage, ListingRules(follow_links=True))
+        if isinstance(entry, File)
     )
 
 
-def list_entries(path: object, storage: Storage, selection: Selection = Selection()) -> Iterator[Entry]:
+def list_entries(path: object, storage: Storage, selection: ListingRules = ListingRules()) -> Iterator[Entry]:
     """List a file, the files below a folder, or those that match a glob, sorted by URI, each once.
 
     Hidden files, outputs of Trimline and what is no file are passed over, by their paths below the folder
@@ -78,12 +80,12 @@ def list_entries(path: object, storage: Storage, selection: Selection = Selectio
         ConfigError: nothing exists at the path, or at one of several, or it may not be listed.
     """
     with naming_key(storage):
-        places = list(places_of(path, storage))
+        places = list(look_up_places(path, storage))
     if len(places) == 1:
         yield from (entry for _, entry in _entries(places[0], storage, selection))
         return
     last = ""
-    for group in overlapping(places):
+    for group in overlapping_places(places):
         streams = [_required(place, _entries(place, storage, selection), selection) for place in group]
         for uri, entry in heapq.merge(*streams, key=itemgetter(0)):
             if uri != last:
@@ -101,7 +103,7 @@ def naming_key(storage: Storage) -> Iterator[None]:
         raise ConfigError(text if text.startswith("source.path") else f"source.path: {text}") from None
 
 
-def _required(place: Place, entries: Iterator[_Placed], selection: Selection) -> Iterator[_Placed]:
+def _required(place: Place, entries: Iterator[_Placed], selection: ListingRules) -> Iterator[_Placed]:
     """Yield the entries of one of several places; ConfigError if none of them is read."""
     empty = True
     for uri, entry in entries:
@@ -111,7 +113,7 @@ def _required(place: Place, entries: Iterator[_Placed], selection: Selection) ->
         raise ConfigError(f"source.path: {place.text} has nothing that the source reads")
 
 
-def _entries(place: Place, storage: Storage, selection: Selection) -> Iterator[_Placed]:
+def _entries(place: Place, storage: Storage, selection: ListingRules) -> Iterator[_Placed]:
     fs, prefix = place.fs, place.prefix
     with storage.reaching("source.path", place.text):
         if place.info is not None and place.info["type"] == "file":
@@ -131,7 +133,7 @@ def _entries(place: Place, storage: Storage, selection: Selection) -> Iterator[_
                 yield uri, entry if isinstance(entry, File) else PassedOver(name, entry)
 
 
-def _list_place(place: Place, selection: Selection) -> Iterator[tuple[str, File | Reason]]:
+def _list_place(place: Place, selection: ListingRules) -> Iterator[tuple[str, File | Reason]]:
     """List what is below a folder or matches a glob, each with its URI; what is no file by its reason."""
     fs, path, prefix = place.fs, place.path, place.prefix
     if isinstance(fs, LocalFileSystem):
@@ -150,7 +152,7 @@ def _list_place(place: Place, selection: Selection) -> Iterator[tuple[str, File 
                 yield str(fs.unstrip_protocol(entry["name"])), Reason.SPECIAL
 
 
-def _local(place: Place, selection: Selection) -> Iterator[tuple[str, File | Reason]]:
+def _local(place: Place, selection: ListingRules) -> Iterator[tuple[str, File | Reason]]:
     path, prefix = place.path, place.prefix
     if prefix is None and place.info is None:
         raise FileNotFoundError(path)

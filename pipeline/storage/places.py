@@ -36,7 +36,7 @@ class Place:
         return uri if self.info is not None and self.info["type"] == "file" else uri.rstrip("/") + "/"
 
 
-def places_of(path: object, storage: Storage) -> Iterator[Place]:
+def look_up_places(path: object, storage: Storage) -> Iterator[Place]:
     """Look up the places that a path names.
 
     A place of exactly this name wins over braces and wildcards, and so does each of its folders.
@@ -67,7 +67,7 @@ def _place(text: str, storage: Storage) -> Place:
     return Place(text, fs, path, info, prefix, glob)
 
 
-def overlapping(places: list[Place]) -> Iterator[list[Place]]:
+def overlapping_places(places: list[Place]) -> Iterator[list[Place]]:
     """Group the places whose files may stand between one another's in the order of URIs."""
     ordered = sorted({place.path: place for place in places}.values(), key=attrgetter("start"))
     group: list[Place] = []

@@ -105,7 +105,7 @@ def _verify_one(
     if options.deep:
         passing_over = reading.passing_over_outputs(storage, options.output, folder)
         questions = questions_of(folder, manifest, plan, options.source.path, storage, passing_over)
-        differences = prove(questions, files.sound, files.errors)
+        differences = list(prove(questions, files.sound, files.errors))
         verified.findings += differences
         verified.notes += not_planned(questions)
         if differences and manifest.counted.get(RULES, 1) != questions.source.rules:

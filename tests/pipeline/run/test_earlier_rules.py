@@ -57,7 +57,7 @@ def check(path: Path, source, rules: int) -> None:
         for state in prepared.states
     ]
     config = make_config(path, source, path / "out", unit_samples=2)
-    require_same_rules(config, prepared, earlier)
+    require_same_rules(config, source, prepared.plan, prepared.states[0].finished, earlier)
 
 
 def change(unit: Path, column: str, value: str) -> None:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.storage.listing import File, Selection, list_entries, list_files
+from pipeline.storage.listing import File, ListingRules, list_entries, list_files
 from pipeline.storage.pages import s3_pages
 from pipeline.storage.uris import Storage, list_names, read_bytes, write_atomic
 from pipeline.support.census import PassedOver, Reason
@@ -232,7 +232,7 @@ def test_leftovers_are_passed_over_and_counted(tmp_path):
     for name in (*HIDDEN, *OF_TABLES, *taken):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(b"")
-    for selection, hidden in ((Selection(), HIDDEN), (Selection(of_tables=True), HIDDEN + OF_TABLES)):
+    for selection, hidden in ((ListingRules(), HIDDEN), (ListingRules(of_tables=True), HIDDEN + OF_TABLES)):
         entries = list(list_entries(str(tmp_path), HERE, selection))
         passed_over = [entry for entry in entries if isinstance(entry, PassedOver)]
         assert sorted(entry.name for entry in passed_over) == sorted(hidden)

@@ -12,13 +12,13 @@ from hypothesis import strategies as st
 
 from pipeline.sources.base import Want, files_of, samples_of
 from pipeline.sources.images import Images
-from pipeline.storage.listing import File, Selection, list_entries
+from pipeline.storage.listing import File, ListingRules, list_entries
 from pipeline.storage.uris import Storage
 from pipeline.support.census import Census, PassedOver, Reason
 from pipeline.support.errors import ConfigError
 
 HERE = Storage()
-FOLLOWING = Selection(follow_links=True)
+FOLLOWING = ListingRules(follow_links=True)
 
 FOLDERS = st.sampled_from(["", "d", "d/e", "set[1]", "x{a,b}", "é\n"])
 NAMES = st.sampled_from(["a.jpg", "b.jpg", "c.txt", ".h.jpg", "k*.jpg", "l", "d", "m.JPG"])
@@ -78,7 +78,7 @@ def test_a_listing_ends_counts_everything_and_reads_nothing_outside(entries, fol
             ):
                 path.parent.mkdir(parents=True, exist_ok=True)
                 make(path, kind, outside)
-        listed = list(list_entries(str(root), HERE, Selection(follow_links=follow_links)))
+        listed = list(list_entries(str(root), HERE, ListingRules(follow_links=follow_links)))
         names = [
             entry.uri.removeprefix(f"file://{root}/") if isinstance(entry, File) else entry.name.rstrip("/")
             for entry in listed
