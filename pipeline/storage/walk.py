@@ -44,12 +44,12 @@ def walk(folder: str, *, follow_links: bool, glob: Glob | None = None) -> Iterat
     """Yield what is below a folder, with one folder at each depth in memory.
 
     Links to folders are walked if `follow_links`, but no folder's content is listed twice: a link is passed
-    over if it leads into the folder itself, or to where another link has led. So loops end.
+    over if it leads to where the walk comes by itself, or where another link has led. So loops end.
 
     Args:
         glob: of what is below the folder, only what matches, and links to folders that may hold some.
     """
-    real = os.path.realpath(folder)
+    root = real = os.path.realpath(folder)
     listed = {real}
     stack = [(real, _ordered(folder, follow_links))]
     while stack:
@@ -65,7 +65,10 @@ def walk(folder: str, *, follow_links: bool, glob: Glob | None = None) -> Iterat
                 yield path, _file_of(entry, follow_links)
         elif glob is None or glob.enters(path):
             target = os.path.realpath(path) if is_link else f"{real.rstrip('/')}/{entry.name}"
-            is_listed = _is_inside(target, listed) if is_link else target in listed
+            if is_link:
+                is_listed = _is_inside(target, listed - {root}) or _is_walked(target, root, folder, glob)
+            else:
+                is_listed = target in listed
             if is_listed:
                 yield f"{path}/", Reason.LISTED_ELSEWHERE
                 continue
@@ -115,6 +118,15 @@ def _file_of(entry: "os.DirEntry[str]", follow_links: bool) -> os.stat_result | 
 def _is_inside(target: str, folders: set[str]) -> bool:
     """Tell whether a real path is one of some folders, or lies below one."""
     return target in folders or any(str(above) in folders for above in Path(target).parents)
+
+
+def _is_walked(target: str, root: str, folder: str, glob: Glob | None) -> bool:
+    """Tell whether the walk itself comes to a real path: it lies below its root, and the glob enters it."""
+    if not _is_inside(target, {root}):
+        return False
+    names = Path(target).relative_to(root).parts
+    paths = ("/".join([folder.rstrip("/"), *names[: depth + 1]]) for depth in range(len(names)))
+    return glob is None or all(glob.enters(path) for path in paths)
 
 
 def _leads_to_folder(link: str) -> bool:
