@@ -50,7 +50,7 @@ def walk(folder: str, *, follow_links: bool, glob: Glob | None = None) -> Iterat
         glob: of what is below the folder, only what matches, and links to folders that may hold some.
     """
     root = real = os.path.realpath(folder)
-    listed: set[str] = set()  # where links have led
+    listed = {real}
     stack = [(real, _ordered(folder, follow_links))]
     while stack:
         real, entries = stack[-1]
@@ -66,7 +66,7 @@ def walk(folder: str, *, follow_links: bool, glob: Glob | None = None) -> Iterat
         elif glob is None or glob.enters(path):
             target = os.path.realpath(path) if is_link else f"{real.rstrip('/')}/{entry.name}"
             if is_link:
-                is_listed = _is_inside(target, listed) or _is_walked(target, root, folder, glob)
+                is_listed = _is_inside(target, listed - {root}) or _is_walked(target, root, folder, glob)
             else:
                 is_listed = target in listed
             if is_listed:
