@@ -59,7 +59,7 @@ def quick_prepare(source: Any, output: Path, *arms: str, **limits: int) -> Prepa
     states = []
     for folder in folders:
         share_plan(plan, folder, HERE)
-        manifest = make_manifest(folder, {"limits": limits}, settings)
+        manifest = make_manifest(folder, {"limits": limits, "source": {"rules": source.rules}}, settings)
         require_same_run(folder, manifest, HERE)
         names = list_names(*HERE.open(f"{folder}/data"))
         states.append(ArmState(SimpleNamespace(), folder, manifest, Finished(names)))

@@ -7,6 +7,7 @@ import tarfile
 
 import pytest
 
+from pipeline.output.manifest import RULES
 from pipeline.sources.images import Images
 from pipeline.sources.jsonl import Jsonl
 from pipeline.sources.webdataset import WebDataset
@@ -110,6 +111,24 @@ def test_changed_deleted_and_new_files_of_the_source(tmp_path, check):
     assert findings.keys() == {("changed", f"{uri}/1.tar"), ("changed", f"{uri}/2.tar")}
     assert [finding.shard for finding in result.findings] == [1, 2]
     assert result.notes == [f"1 files of the source are not in the plan: {uri}/9.tar"]
+
+
+@pytest.mark.parametrize("rules", [1, 2])
+def test_rows_that_another_release_made_otherwise_are_told_as_such(tmp_path, check, rules):
+    quick_answer(WebDataset(path=str(write_tar(tmp_path / "0.tar", 2, width=24))), tmp_path / "out")
+    run = json.loads((tmp_path / "out" / "run.json").read_text())
+    (tmp_path / "out" / "run.json").write_text(
+        json.dumps({**run, "counted": {**run["counted"], RULES: rules}})
+    )
+    with tarfile.open(tmp_path / "0.tar") as tar:
+        names = [(member.name, tar.extractfile(member).read()) for member in tar]
+    stat = (tmp_path / "0.tar").stat()
+    changed = [(name, data.replace(b"what", b"then")) for name, data in names]
+    write_members(tmp_path / "0.tar", changed)
+    os.utime(tmp_path / "0.tar", ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    findings, result = check(tmp_path / "out", deep=True)
+    assert {kind for kind, _ in findings} == {"changed"}
+    assert any("by other rules" in note for note in result.notes) == (rules == 1)
 
 
 def cut(path, size):
