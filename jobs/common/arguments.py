@@ -2,10 +2,12 @@
 
 import re
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NoReturn
 
 from pipeline.support.errors import ConfigError
 
+CONF = Path(__file__).resolve().parents[2] / "conf"
 _QUOTES = "a value with braces, spaces or '=' needs quotes inside quotes: 'source.path=\"a b.tar\"'"
 _FLAGS = re.compile(
     "-[hcprmi]|-sc|-cp|-cn|-cd|--help|--hydra-help|--version|--cfg|--resolve|--package|--run|--multirun"
@@ -65,9 +67,12 @@ def _require_grammar(arguments: Sequence[str]) -> None:
     for argument in arguments:
         if "=" in argument and not argument.startswith("-"):
             try:
-                OverridesParser.create().parse_override(argument)
+                override = OverridesParser.create().parse_override(argument)
             except HydraException as error:
                 raise ConfigError(f"{argument}: {error}; {_QUOTES}") from None
+            key = override.key_or_group
+            if isinstance(override.value(), list | dict) and (CONF / key).is_dir():
+                raise ConfigError(f"{argument}: {key} takes the name of one option")
 
 
 def _require_varying_output(arguments: Sequence[str]) -> None:

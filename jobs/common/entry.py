@@ -11,18 +11,15 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from jobs.common.arguments import is_sweep, require_valid, with_log_key
+from jobs.common.arguments import CONF, is_sweep, require_valid, with_log_key
 from jobs.common.credentials import restart_without_credentials
 from jobs.common.error_lines import ErrorLines
 from pipeline.support.errors import ConfigError, RunError, TrimlineError
 from pipeline.support.signals import interrupt_on_sigterm
-
-CONF = Path(__file__).resolve().parents[2] / "conf"
 
 
 def command_line(command: str, arguments: Sequence[str]) -> int:

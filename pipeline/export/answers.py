@@ -81,7 +81,10 @@ class Answers:
             return
         questions = self.questions
         moved = questions.moved(shard)
-        wanted = lambda number: Want.ALL if number in rows else others  # noqa: E731
+
+        def wanted(number: int) -> Want:
+            return Want.ALL if number in rows else others
+
         samples = samples_of(questions.source, moved, questions.reading, wanted)
         count = 0
         try:

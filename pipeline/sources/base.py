@@ -31,7 +31,7 @@ class Want(IntFlag):
     """Says how much of a sample to read. What is left out changes nothing else of it.
 
     Without QUESTIONS a source need not read what holds them alone, such as sidecars. Without IMAGE a source
-    that can skip the image leaves it empty.
+    that can skip the image leaves it empty. Each of both includes KEY: the sample's key alone.
     """
 
     NOTHING = 0
@@ -274,8 +274,8 @@ def files_ending(
         ConfigError: there are none; it names what is there.
     """
     empty, census = True, Census()
-    selection = ListingRules(follow_links, of_tables, lambda uri: uri.lower().endswith(suffixes))
-    for entry in list_entries(path, storage, selection):
+    rules = ListingRules(follow_links, of_tables, lambda uri: uri.lower().endswith(suffixes))
+    for entry in list_entries(path, storage, rules):
         if isinstance(entry, File) and not entry.uri.lower().endswith(suffixes):
             entry = PassedOver(name_of(entry.uri), other_type(entry.uri))
         if isinstance(entry, File):

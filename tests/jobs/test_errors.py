@@ -90,6 +90,10 @@ GRAMMAR = "needs quotes inside quotes"
         (["source.path=[a"], GRAMMAR),
         (["source.path='a"], GRAMMAR),
         (["source.path"], "source.path"),
+        # groups
+        (["storage=[1,2]"], "storage=[1,2]: storage takes the name of one option"),
+        (["source_storage=[null]"], "source_storage=[null]: source_storage takes the name of one option"),
+        (["reducer={a:1}"], "reducer={a:1}: reducer takes the name of one option"),
         # flags
         (["--nope"], "unknown option --nope"),
         (["--multir", "seed=0,1"], "unknown option --multir"),

@@ -60,8 +60,8 @@ def compose(*overrides: str):
     from hydra import initialize_config_dir
     from hydra.core.hydra_config import HydraConfig
 
+    from jobs.common.arguments import CONF
     from jobs.common.configs import make_config
-    from jobs.common.entry import CONF
 
     with initialize_config_dir(str(CONF), version_base="1.3"):
         tree = hydra_compose("annotate", list(overrides), return_hydra_config=True)

@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 from PIL import Image
 from transformers import AutoProcessor, AutoTokenizer, CLIPModel, LlavaForConditionalGeneration
 
-from jobs.common.entry import CONF
+from jobs.common.arguments import CONF
 from pipeline.benchmark import demo
 from pipeline.demo.scenes import make_sample, write_shards
 from pipeline.engines.transformers import Transformers

@@ -94,7 +94,10 @@ def test_records_read_from_any_record_on_are_the_rest(tmp_path_factory, rows, la
         text = {"lines": lines, "array": json.dumps(rows), "pretty": json.dumps(rows, indent=1)}[layout]
     file.write_bytes(text.encode())
     uri, size = f"file://{file}", file.stat().st_size
-    opening = lambda **_: file.open("rb")  # noqa: E731
+
+    def opening(**_options):
+        return file.open("rb")
+
     records = list(read_records(opening, uri, 0, size))
     assert [record.tree for record in records] == rows
     for number, record in enumerate(records):
