@@ -60,6 +60,7 @@ def run(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch):
     return run
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("limit", "failing"), [("CPU_S", "test_busy"), ("WALL_S", "test_waiting")])
 def test_a_slow_test_without_a_mark_fails(run, monkeypatch, limit, failing):
     monkeypatch.setattr(marks, limit, 0.3)

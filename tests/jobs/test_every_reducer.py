@@ -64,6 +64,7 @@ def test_every_request_is_answered_from_the_stated_number_of_tokens(unit, togeth
         assert row["prediction"] is not None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["cdpruner", "prumerge_plus", "trim", "visionzip"])
 def test_a_reducer_keeps_the_same_patches_alone(unit, together, name):
     decoded, _, arms, shared = unit

@@ -49,3 +49,10 @@ def write_tar(path: Path, samples: int, *, seed: int = 0, questions: int = 1, **
             add(tar, f"{seed:03d}/{index:06d}.jpg", jpeg(seed * 100_000 + index, **picture))
             add(tar, f"{seed:03d}/{index:06d}.json", json.dumps({"questions": sample_questions}).encode())
     return path
+
+
+def extract_all(path: Path, folder: Path) -> None:
+    """Extract every member as its name says, as Pythons before 3.11.4 do."""
+    with tarfile.open(path) as tar:
+        tar.extraction_filter = lambda member, _: member
+        tar.extractall(folder)

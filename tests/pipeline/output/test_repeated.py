@@ -54,6 +54,7 @@ def repeated_of(output):
     return read_summary(str(output), HERE).repeated
 
 
+@pytest.mark.slow
 @settings(max_examples=20, deadline=None)
 @given(
     st.lists(

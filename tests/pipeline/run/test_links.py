@@ -41,6 +41,7 @@ def make_older(output) -> None:
     (output / "run.json").write_text(json.dumps(tree))
 
 
+@pytest.mark.slow
 def test_the_setting_counts_only_where_it_is_set(start, tmp_path):
     assert planned(start()) == ["a.jpg"]
     tree = json.loads((tmp_path / "output/run.json").read_text())
@@ -74,6 +75,7 @@ def test_an_older_output_without_links_is_continued_as_it_is(start, tmp_path):
         assert start(*overrides).states[0].manifest.fingerprint == first.states[0].manifest.fingerprint
 
 
+@pytest.mark.slow
 def test_an_output_below_its_source_is_never_listed(start, tmp_path):
     for _ in range(2):
         prepared = start("extend=true", output="source/out")

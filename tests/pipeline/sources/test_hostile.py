@@ -109,6 +109,7 @@ def write_lines(tmp_path, lines):
 LINE = b'{"image": "1.jpg", "text": "what?"}'
 
 
+@pytest.mark.slow
 def test_an_endless_line_is_skipped_in_pieces(tmp_path):
     endless = b'{"image": "' + b"x" * (2 * MAX_RECORD_BYTES)
     source = write_lines(tmp_path, [LINE, endless, LINE])

@@ -85,6 +85,7 @@ def table(path: Path, rows: int = 40) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_a_parquet_file_damaged_anywhere(tmp_path):
     path = table(tmp_path / "a.parquet")
     source, data = Parquet(path=str(path), key_column="name"), path.read_bytes()

@@ -163,6 +163,7 @@ def test_compressed_tars_are_read(tmp_path, name):
             read(tmp_path / name)
 
 
+@pytest.mark.slow
 def test_a_compressed_tar_does_not_expand_without_end(tmp_path):
     (tmp_path / "bomb.tgz").write_bytes(gzip.compress(bytes(200 << 20), 9))
     with pytest.raises(ShardError, match="expands to more than 64 times its size"):
@@ -192,6 +193,7 @@ NAMES = st.builds(
 ).filter(lambda name: name.rpartition("/")[2] not in ("", "."))
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=300)
 @given(names=st.lists(NAMES, max_size=25), finished=st.sets(st.integers(0, 25)), compressed=st.booleans())
 def test_no_member_is_unaccounted_for(tmp_path_factory, names, finished, compressed):
@@ -228,6 +230,7 @@ def test_no_member_is_unaccounted_for(tmp_path_factory, names, finished, compres
             assert same is None
 
 
+@pytest.mark.slow
 @given(
     st.lists(
         st.tuples(
@@ -244,7 +247,9 @@ def test_members_are_those_that_tarfile_finds(members, kind):
     with tarfile.open(fileobj=sink, mode="w", format=kind) as tar:
         for name, member_type, size in members:
             info = tarfile.TarInfo(name)
-            info.type, info.size = member_type, size if member_type in (b"0", b"\0") else 0
+            info.type = member_type
+            if info.isreg() and not name.endswith("/"):  # a folder has no bytes, and tarfile skips none
+                info.size = size
             with contextlib.suppress(ValueError):  # a name that the format cannot hold
                 tar.addfile(info, io.BytesIO(bytes(info.size)))
     with tarfile.open(fileobj=io.BytesIO(sink.getvalue())) as tar:

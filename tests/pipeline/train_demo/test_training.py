@@ -54,6 +54,7 @@ def test_patches_are_laid_out_as_the_convolution_reads_them(corpus, clip):
     torch.testing.assert_close(cls, output.hidden_states[-1][:, 0], rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_the_untrained_tower_looks_around_each_patch(clip):
     model, _ = clip
     waves_ND = model.vision_model.embeddings.position_embedding.weight[1:]
@@ -76,6 +77,7 @@ def test_a_patch_and_its_place_lead_to_the_objects_middle():
     assert place[3, 5] == pytest.approx([(100 - middles[5]) / 41, (60 - middles[3]) / 41, 0.5])
 
 
+@pytest.mark.slow
 def test_texts_are_encoded_as_clip_does(clip):
     model, tokenizer = clip
     with torch.no_grad():
@@ -86,6 +88,7 @@ def test_texts_are_encoded_as_clip_does(clip):
     assert (ours[0] == ours[2]).all()
 
 
+@pytest.mark.slow
 def test_objects_of_a_text_are_visible_and_marked_as_relevant(corpus):
     batch = sample_batch(corpus, np.random.default_rng(0), 8)
     assert batch.patches_BNF.shape == (8, 576, 588)
@@ -97,6 +100,7 @@ def test_objects_of_a_text_are_visible_and_marked_as_relevant(corpus):
     assert again.texts == batch.texts and (again.patches_BNF == batch.patches_BNF).all()
 
 
+@pytest.mark.slow
 def test_turns_packed_into_one_row_have_the_losses_of_separate_rows(corpus, clip, talk):
     conversation, tokenizer = talk
     parts = make_parts(llava_config(tokenizer, clip[0].vision_model.config), 0).eval()
@@ -115,6 +119,7 @@ def test_turns_packed_into_one_row_have_the_losses_of_separate_rows(corpus, clip
     assert judged.tolist() == [bool(right[turn_of == n].all()) for n in range(2 * len(turns))]
 
 
+@pytest.mark.slow
 def test_a_turn_is_the_prompt_that_a_run_sends_and_its_answer(talk):
     conversation, tokenizer = talk
     turn = conversation.turn(SceneQuestion("color", "What color is the ring?", ("red", "crimson"), ()))

@@ -73,6 +73,7 @@ def test_a_file_that_was_cut(output, check, size):
     assert "cannot be read" in findings[("damaged", f"data/{SECOND}")]
 
 
+@pytest.mark.slow
 def test_a_byte_that_was_flipped_anywhere(output, check):
     file = output / "data" / SECOND
     data = file.read_bytes()
