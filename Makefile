@@ -7,6 +7,9 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 VLLM_VENV ?= .venv-vllm
 
+# Commands and Ray's workers are new processes: without kept bytecode each compiles every file again.
+unexport PYTHONDONTWRITEBYTECODE
+
 # Tests that share a costly fixture run in one worker: tests/support/marks.py.
 PARALLEL := -n 2 --dist loadgroup --no-loadscope-reorder
 QUICK := not ray and not process and not nodes and not chaos and not fuzz and not browser and not demo and not slow

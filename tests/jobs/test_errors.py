@@ -14,6 +14,7 @@ from tests.support.tars import write_tar
 GRAMMAR = "needs quotes inside quotes"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
