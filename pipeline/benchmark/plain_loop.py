@@ -11,12 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers import (
-    AutoConfig,
     AutoProcessor,
     LlavaForConditionalGeneration,
 )
 
 from pipeline.models.checkpoints.kinds import kind_of
+from pipeline.models.checkpoints.loading import load_config
+from pipeline.models.checkpoints.vision_tower import tower_folder
 from pipeline.models.encoder import encoder_class
 from pipeline.models.llava import LanguageModel
 
@@ -27,11 +28,15 @@ class PlainLoop:
     Its vision tower is loaded a second time, since the library runs all of its layers.
     """
 
-    def __init__(self, folder: Path, clip: Path, language_model: LanguageModel, encode_dtype: torch.dtype):
-        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    def __init__(
+        self, folder: Path, clip: Path | None, language_model: LanguageModel, encode_dtype: torch.dtype
+    ):
+        config = load_config(folder)
         with torch.device("meta"):
             model = LlavaForConditionalGeneration(config)
-        tower = encoder_class(kind_of(config.to_dict())).library_tower(folder, clip, encode_dtype)
+        tower = encoder_class(kind_of(config.to_dict())).library_tower(
+            tower_folder(folder, clip), encode_dtype
+        )
         model.model.vision_tower = tower
         model.model.multi_modal_projector = language_model.projector
         model.model.language_model = language_model.model.model

@@ -3,18 +3,20 @@
 Legend: B images or texts, S pixels a side, C channels, N patches, D vision width, P joint CLIP width.
 """
 
-import copy
 from pathlib import Path
-from typing import Self, Unpack
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoTokenizer, CLIPTextModelWithProjection, CLIPVisionModelWithProjection
+from transformers import AutoTokenizer, CLIPTextModelWithProjection, CLIPVisionModel
 
 from pipeline.models.attention import LastLayer, Tap, single_head_attention
-from pipeline.models.checkpoints.loading import load_part
+from pipeline.models.checkpoints.kinds import JOINT_FIELDS
+from pipeline.models.checkpoints.layouts import TOWER_KEYS, tower_name
+from pipeline.models.checkpoints.loading import fill, load_config, load_part
+from pipeline.models.checkpoints.parts import Part, make_part
 from pipeline.models.preprocess import Normalization
-from pipeline.models.towers import TowerOptions, Towers
+from pipeline.models.towers import Towers
 
 OWN_LAYER = frozenset({"cls_attention", "head_mean_keys"})
 LAST_LAYER = frozenset({"last_cls_attention", "last_keys"})
@@ -22,59 +24,69 @@ IMAGE_FIELDS = frozenset({"patches", "metric", "cls"}) | OWN_LAYER | LAST_LAYER
 
 
 class ClipEncoder(Towers):
-    """Holds both towers of a CLIPModel checkpoint; the vision tower ends at the layer that LLaVA reads.
+    """Holds a CLIP vision tower up to the layer that LLaVA reads, with a CLIPModel's projections and texts.
 
     Args:
-        folder: a CLIPModel checkpoint.
+        tower: the checkpoint whose vision tower runs: a LLaVA, or a CLIPModel.
+        clip: a CLIPModel checkpoint; None if `needs` holds none of JOINT_FIELDS.
         feature_layer: vision layers to run (`Geometry.feature_layer`); those after it are dropped.
         normalization: makes pixel_values of pixels (`Preprocessor.normalization`).
         needs: the fields of VisualTokens that will be read; without "text" no text tower is loaded.
         device, dtype: of the towers. The projections into the joint space are float32 whatever the dtype:
             outlier rules read them, and bfloat16's rounding would decide which patches are kept.
 
-    Raises ConfigError if the folder lacks weights of a tower.
+    Raises ConfigError if a folder lacks weights.
     """
 
     def __init__(
         self,
-        folder: Path,
+        tower: Path,
+        clip: Path | None,
         *,
         feature_layer: int,
         normalization: Normalization,
-        needs: frozenset[str] = frozenset({"metric", "text"}),
+        needs: frozenset[str] = JOINT_FIELDS,
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
     ):
-        vision = load_part(CLIPVisionModelWithProjection, "vision tower", folder, torch.float32)
-        super().__init__(normalization, vision.config.projection_dim, device)
-        tower = vision.vision_model
-        layers = tower.encoder.layers
-        tower.encoder.layers = layers[:feature_layer]
-        head = nn.Sequential(copy.deepcopy(tower.post_layernorm), vision.visual_projection)
-        self._vision_head = head.to(self.device)
-        self._vision_tower = tower.to(self.device, dtype)
+        super().__init__(normalization, device)
+        vision = self.library_tower(tower, torch.float32)
+        vision.post_layernorm = nn.Identity()  # LLaVA reads the layers before this norm
+        layers = vision.encoder.layers
+        vision.encoder.layers = layers[:feature_layer]
+        self._vision_tower = vision.to(self.device, dtype)
         after = layers[feature_layer:].to(self.device, dtype)
         tapped = OWN_LAYER if len(after) else OWN_LAYER | LAST_LAYER
         self._tap = Tap(layers[feature_layer - 1].self_attn) if needs & tapped else None
         self._last = LastLayer(after) if needs & LAST_LAYER and len(after) else None
-        if "text" in needs:
-            text = load_part(CLIPTextModelWithProjection, "text tower", folder, torch.float32)
+        if clip is not None and "metric" in needs:
+            self._vision_head = fill(_projection(clip), torch.float32).to(self.device)
+        if clip is not None and "text" in needs:
+            text = load_part(CLIPTextModelWithProjection, "text tower", clip, torch.float32)
             self._text_head = text.text_projection.to(self.device)
             self._text_tower = text.text_model.to(self.device, dtype)
-            tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+            tokenizer = AutoTokenizer.from_pretrained(clip, trust_remote_code=False)
             ends = [tokenizer.bos_token_id], [tokenizer.eos_token_id]
             self._set_tokenizer(tokenizer, text.config.max_position_embeddings, *ends)
 
-    @classmethod
-    def of_model(cls, llava: Path, clip: Path, **options: Unpack[TowerOptions]) -> Self:
-        """See `Towers.of_model`: both towers are the CLIP's."""
-        return cls(clip, **options)
+    @staticmethod
+    def parts(tower: Path, clip: Path | None) -> list[Part]:
+        """See `Towers.parts`."""
+        vision = load_config(tower).vision_config
+        parts = [make_part("vision tower", tower, lambda: CLIPVisionModel(vision), tower_name)]
+        if clip is not None:
+            text = load_config(clip).text_config
+            parts.append(make_part("text tower", clip, lambda: CLIPTextModelWithProjection(text), _text_name))
+            parts.append(_projection(clip))
+        return parts
 
     @staticmethod
-    def library_tower(llava: Path, clip: Path, dtype: torch.dtype) -> nn.Module:
+    def library_tower(folder: Path, dtype: torch.dtype) -> Any:  # see load_part
         """See `Towers.library_tower`."""
-        tower: nn.Module = load_part(CLIPVisionModelWithProjection, "vision tower", clip, dtype).vision_model
-        return tower
+        config = load_config(folder).vision_config
+        return load_part(
+            CLIPVisionModel, "vision tower", folder, dtype, config=config, key_mapping=TOWER_KEYS
+        )
 
     @torch.inference_mode()
     def encode_images(self, pixels_BSSC: Tensor, needs: frozenset[str]) -> dict[str, Tensor]:
@@ -119,3 +131,25 @@ class ClipEncoder(Towers):
         pooled = self._text_tower(tokens.input_ids, attention_mask=tokens.attention_mask).pooler_output
         embeds_BP: Tensor = self._text_head(pooled.float())
         return embeds_BP
+
+
+def _projection(clip: Path) -> Part:
+    """Describe a CLIP's last norm and the projection of patches into the joint space."""
+    config = load_config(clip)
+    width, eps = config.vision_config.hidden_size, config.vision_config.layer_norm_eps
+
+    def make() -> nn.Module:
+        return nn.Sequential(
+            nn.LayerNorm(width, eps=eps), nn.Linear(width, config.projection_dim, bias=False)
+        )
+
+    def short(name: str) -> str | None:
+        part, _, rest = name.removeprefix("vision_model.").partition(".")
+        number = {"post_layernorm": "0", "visual_projection": "1"}.get(part)
+        return number and f"{number}.{rest}"
+
+    return make_part("projection", clip, make, short)
+
+
+def _text_name(name: str) -> str | None:
+    return name if name.startswith(("text_model.", "text_projection.")) else None

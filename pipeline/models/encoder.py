@@ -1,12 +1,14 @@
 """Loads the encoder that a model's family of vision towers names."""
 
 import importlib
+from typing import Any
 
 import torch
 
 from pipeline.models.checkpoints.fit import Geometry
 from pipeline.models.checkpoints.folders import folders
 from pipeline.models.checkpoints.kinds import KINDS, Kind
+from pipeline.models.checkpoints.vision_tower import tower_folder
 from pipeline.models.config import Model
 from pipeline.models.preprocess import preprocessor_of
 from pipeline.models.towers import Towers
@@ -25,8 +27,8 @@ def load_encoder(
     `needs`: the fields of VisualTokens that will be read. Raises ConfigError if weights are missing.
     """
     llava, clip = folders(model)
-    return encoder_class(KINDS[geometry.kind]).of_model(
-        llava,
+    encoder: Towers = encoder_class(KINDS[geometry.kind])(
+        tower_folder(llava, clip),
         clip,
         feature_layer=geometry.feature_layer,
         normalization=preprocessor_of(model).normalization,
@@ -34,10 +36,11 @@ def load_encoder(
         device=device,
         dtype=dtype or getattr(torch, model.encode_dtype),
     )
-
-
-def encoder_class(kind: Kind) -> type[Towers]:
-    """Import the encoder that a family names."""
-    module, _, name = kind.encoder.rpartition(".")
-    encoder: type[Towers] = getattr(importlib.import_module(module), name)
     return encoder
+
+
+# Any: each family's class has a constructor of its own, with the arguments above.
+def encoder_class(kind: Kind) -> Any:
+    """Import the encoder that a family names, a subclass of Towers."""
+    module, _, name = kind.encoder.rpartition(".")
+    return getattr(importlib.import_module(module), name)

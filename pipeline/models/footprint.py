@@ -4,9 +4,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipeline.models.checkpoints.files import read_config
 from pipeline.models.checkpoints.kinds import kind_of
 from pipeline.models.checkpoints.layouts import language_name, projector_name, tower_name
-from pipeline.models.checkpoints.tensors import locate, read_config
+from pipeline.models.checkpoints.tensors import locate
+from pipeline.models.checkpoints.vision_tower import tower_folder
 from pipeline.models.config import Model
 from pipeline.models.sizes import BYTES_OF, shape_of_config
 from pipeline.support.errors import ConfigError
@@ -35,12 +37,13 @@ def of_generate(llava: Path, dtype: str, cache_bytes: int = 0) -> Footprint:
     return Footprint(count * BYTES_OF[dtype], cache_bytes)
 
 
-def of_encode(llava: Path, clip: Path, needs: frozenset[str]) -> Footprint:
+def of_encode(llava: Path, clip: Path | None, needs: frozenset[str]) -> Footprint:
     """Estimate the towers in float32, as they are loaded, and the projector if a reducer reads embeddings."""
     kind = kind_of(read_config(llava))
-    count = _count(llava if kind.tuned else clip, lambda name: tower_name(name) is not None)
-    count += _count(clip, lambda name: name.startswith(kind.head))
-    if "text" in needs:
+    count = _count(tower_folder(llava, clip), lambda name: tower_name(name) is not None)
+    if clip is not None and "metric" in needs:
+        count += _count(clip, lambda name: name.startswith(kind.head))
+    if clip is not None and "text" in needs:
         count += _count(clip, lambda name: name.startswith("text_"))
     if "embeddings" in needs:
         count += _count(llava, lambda name: projector_name(name) is not None)
@@ -49,7 +52,7 @@ def of_encode(llava: Path, clip: Path, needs: frozenset[str]) -> Footprint:
 
 def of_run(
     llava: Path,
-    clip: Path,
+    clip: Path | None,
     *,
     needs: frozenset[str],
     dtype: str,

@@ -4,13 +4,15 @@ Legend: K visual tokens kept, L tokens of a prompt (visual ones included), D vis
 """
 
 from pathlib import Path
+from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, Cache, GenerationConfig
+from transformers import AutoModelForCausalLM, Cache, GenerationConfig
 
-from pipeline.models.checkpoints.layouts import LANGUAGE_KEYS
-from pipeline.models.checkpoints.loading import load_part
-from pipeline.models.prompts import Prompts
+from pipeline.models.checkpoints.layouts import LANGUAGE_KEYS, language_name
+from pipeline.models.checkpoints.loading import load_config, load_part
+from pipeline.models.checkpoints.parts import Part, make_part
+from pipeline.models.prompts import Prompts, projector_part
 
 
 class LanguageModel(Prompts):
@@ -26,7 +28,7 @@ class LanguageModel(Prompts):
     def __init__(
         self, folder: Path, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
     ):
-        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        config = load_config(folder)
         self.model = load_part(
             AutoModelForCausalLM,
             "language model",
@@ -47,6 +49,18 @@ class LanguageModel(Prompts):
         cache = self.model(input_ids=ids_1L, use_cache=True, logits_to_keep=1).past_key_values
         assert isinstance(cache, Cache)
         return cache
+
+
+def language_parts(folder: Path) -> list[Part]:
+    """Describe the parts of a LLaVA that `LanguageModel` reads."""
+    text = load_config(folder).text_config
+    language = make_part("language model", folder, lambda: _without_weights(text), language_name)
+    return [language, projector_part(folder)]
+
+
+def _without_weights(text_config: Any) -> torch.nn.Module:
+    model: torch.nn.Module = AutoModelForCausalLM.from_config(text_config)  # type: ignore[no-untyped-call]
+    return model
 
 
 def _contiguous(_: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:

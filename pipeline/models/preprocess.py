@@ -3,7 +3,6 @@
 Legend: S pixels a side.
 """
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from pipeline.models.checkpoints.files import Json, read_json
 from pipeline.models.checkpoints.kinds import CLIP, KINDS, Squares, is_original
-from pipeline.models.checkpoints.tensors import Json
 from pipeline.models.config import Model
 from pipeline.support.errors import ConfigError
 
@@ -94,28 +93,32 @@ def preprocessor_of(model: Model) -> Preprocessor:
     A LLaVA in the original layout has no image processor of its own: it uses its CLIP's, and its config.json
     (`image_aspect_ratio`) says whether images are padded first.
     """
+    from pipeline.models.checkpoints.files import read_config
     from pipeline.models.checkpoints.folders import clip_of, resolve
     from pipeline.models.checkpoints.original import pads
-    from pipeline.models.checkpoints.tensors import read_config
 
     llava = resolve(model.path)
     config = read_config(llava)
     if not is_original(config):
         return Preprocessor(llava)
-    return Preprocessor(resolve(clip_of(model, llava)), pad=pads(llava, config))
+    return Preprocessor(resolve(str(clip_of(model, llava))), pad=pads(llava, config))
 
 
 def settings_of(folder: Path) -> Json:
-    """Read the image processor's settings from a checkpoint's files; empty if there are none."""
-    for name in ("preprocessor_config.json", "processor_config.json"):
-        if (folder / name).is_file():
-            content = json.loads((folder / name).read_bytes())
-            settings = content.get("image_processor", content)
-            if isinstance(settings, dict) and (
-                "image_processor_type" in settings or "feature_extractor_type" in settings
-            ):
-                return settings
-    return {}
+    """Read the image processor's settings as transformers finds them; empty if there are none.
+
+    Those within processor_config.json, where transformers 5 saves them, come before an older
+    preprocessor_config.json (get_image_processor_dict of transformers/image_processing_base.py, 5.23).
+    """
+    newer, older = (folder / name for name in ("processor_config.json", "preprocessor_config.json"))
+    settings = read_json(newer).get("image_processor") if newer.exists() else None
+    if settings is None and older.exists():
+        settings = read_json(older)
+        if not _kind(settings):
+            settings = {}
+    if not isinstance(settings or {}, dict):
+        raise ConfigError(f"{newer}: image_processor is no object")
+    return settings or {}
 
 
 def _squares_of(settings: Json) -> Squares | None:

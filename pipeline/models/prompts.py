@@ -3,7 +3,6 @@
 Legend: K visual tokens kept, L tokens of a prompt (visual ones included), D vision width, H language width.
 """
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,13 +10,14 @@ from typing import TYPE_CHECKING
 import torch
 from safetensors import safe_open
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoTokenizer
+from transformers import AutoTokenizer
 from transformers.models.llava.modeling_llava import LlavaMultiModalProjector
 
+from pipeline.models.checkpoints.files import read_json, weight_files
 from pipeline.models.checkpoints.fit import IMAGE_TOKEN
 from pipeline.models.checkpoints.layouts import projector_name
-from pipeline.models.checkpoints.loading import fill
-from pipeline.models.checkpoints.tensors import weight_files
+from pipeline.models.checkpoints.loading import fill, load_config
+from pipeline.models.checkpoints.parts import Part, make_part
 from pipeline.support.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ class Prompts:
     def __init__(
         self, folder: Path, table: nn.Module, *, device: torch.device | str, dtype: torch.dtype
     ) -> None:
-        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        config = load_config(folder)
         self.device = torch.device(device)
         self.dtype = dtype
         self.table = table.to(self.device, dtype)
@@ -94,12 +94,15 @@ class Prompts:
         return torch.cat([text_LH[:at], self.project(tokens_KD), text_LH[at:]])
 
 
+def projector_part(folder: Path) -> Part:
+    """Describe the projector of a LLaVA."""
+    config = load_config(folder)
+    return make_part("projector", folder, lambda: LlavaMultiModalProjector(config), projector_name)
+
+
 def load_projector(folder: Path, dtype: torch.dtype) -> nn.Module:
     """Load the projector of visual tokens [..., D] to embeddings [..., H]; reads nothing else."""
-    config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-    with torch.device("meta"):
-        projector = LlavaMultiModalProjector(config)
-    return fill(projector, "projector", folder, projector_name, dtype)
+    return fill(projector_part(folder), dtype)
 
 
 def load_table(folder: Path) -> nn.Embedding:
@@ -121,7 +124,7 @@ def load_table(folder: Path) -> nn.Embedding:
 def _eos_token_ids(folder: Path, config: "PretrainedConfig") -> tuple[int, ...]:
     """Read the end tokens from the generation config, else from the language model's."""
     file = folder / "generation_config.json"
-    eos = json.loads(file.read_bytes()).get("eos_token_id") if file.is_file() else None
+    eos = read_json(file).get("eos_token_id") if file.is_file() else None
     eos = config.eos_token_id if eos is None else eos
     if eos is None:
         raise ConfigError(f"{folder}: neither generation_config.json nor config.json names an eos_token_id")

@@ -7,33 +7,34 @@ Legend: B images or texts, N patches, D vision width, P joint width, L positions
 """
 
 from pathlib import Path
-from typing import Any, Self, Unpack
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import (
-    AutoConfig,
     AutoTokenizer,
     SiglipTextModel,
-    SiglipVisionConfig,
     SiglipVisionModel,
 )
 from transformers.models.siglip.modeling_siglip import SiglipMultiheadAttentionPoolingHead
 
-from pipeline.models.checkpoints.layouts import TOWER_KEYS
-from pipeline.models.checkpoints.loading import fill, load_part
+from pipeline.models.checkpoints.kinds import JOINT_FIELDS
+from pipeline.models.checkpoints.layouts import TOWER_KEYS, tower_name
+from pipeline.models.checkpoints.loading import fill, load_config, load_part
+from pipeline.models.checkpoints.parts import Part, make_part
 from pipeline.models.preprocess import Normalization
-from pipeline.models.towers import TowerOptions, Towers
+from pipeline.models.towers import Towers
 
-_PREFIX = "vision_model."  # of the head and of the norm before it, in a SiglipModel
+_PREFIX = "vision_model."
+_HEAD = (f"{_PREFIX}post_layernorm.", f"{_PREFIX}head.")  # in a SiglipModel
 
 
 class SiglipEncoder(Towers):
     """Holds a LLaVA's own vision tower, with the pooling head and text tower of its SigLIP.
 
     Args:
-        folder: a SiglipModel checkpoint.
         tower: the LLaVA checkpoint, whose training may have changed its vision tower.
+        clip: a SiglipModel checkpoint; None if `needs` holds none of JOINT_FIELDS.
         feature_layer: vision layers to run (`Geometry.feature_layer`); those after it are dropped.
         normalization: makes pixel_values of pixels (`Preprocessor.normalization`).
         needs: the fields of VisualTokens that will be read; without "text" no text tower is loaded.
@@ -45,41 +46,49 @@ class SiglipEncoder(Towers):
 
     def __init__(
         self,
-        folder: Path,
-        *,
         tower: Path,
+        clip: Path | None,
+        *,
         feature_layer: int,
         normalization: Normalization,
-        needs: frozenset[str] = frozenset({"metric", "text"}),
+        needs: frozenset[str] = JOINT_FIELDS,
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
     ):
-        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-        super().__init__(normalization, config.vision_config.hidden_size, device)
-        vision = _load_tower(tower, torch.float32)
+        super().__init__(normalization, device)
+        vision = self.library_tower(tower, torch.float32)
         vision.encoder.layers = vision.encoder.layers[:feature_layer]
         vision.post_layernorm = nn.Identity()  # LLaVA reads the layers before this norm
         self._vision_tower = vision.to(self.device, dtype)
-        self._head = _load_head(folder, config.vision_config).to(self.device)
-        if "text" in needs:
-            text = load_part(SiglipTextModel, "text tower", folder, torch.float32)
+        if clip is not None and "metric" in needs:
+            self._head: Any = fill(_head(clip), torch.float32).to(self.device)  # its parts have no types
+        if clip is not None and "text" in needs:
+            text = load_part(SiglipTextModel, "text tower", clip, torch.float32)
             self._text_head = text.head.to(self.device)
             text.head = nn.Identity()
             self._text_tower = text.to(self.device, dtype)
-            tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+            tokenizer = AutoTokenizer.from_pretrained(clip, trust_remote_code=False)
             self._max_tokens: int = text.config.max_position_embeddings
             self._set_tokenizer(tokenizer, self._max_tokens, [], [tokenizer.eos_token_id])
 
-    @classmethod
-    def of_model(cls, llava: Path, clip: Path, **options: Unpack[TowerOptions]) -> Self:
-        """See `Towers.of_model`: the vision tower is the LLaVA's, head and text tower are the SigLIP's."""
-        return cls(clip, tower=llava, **options)
+    @staticmethod
+    def parts(tower: Path, clip: Path | None) -> list[Part]:
+        """See `Towers.parts`."""
+        vision = _tower_config(tower)
+        parts = [make_part("vision tower", tower, lambda: SiglipVisionModel(vision), tower_name)]
+        if clip is not None:
+            text = load_config(clip).text_config
+            parts.append(make_part("text tower", clip, lambda: SiglipTextModel(text), _text_name))
+            parts.append(_head(clip))
+        return parts
 
     @staticmethod
-    def library_tower(llava: Path, clip: Path, dtype: torch.dtype) -> nn.Module:
+    def library_tower(folder: Path, dtype: torch.dtype) -> Any:  # see load_part
         """See `Towers.library_tower`."""
-        tower: nn.Module = _load_tower(llava, dtype)
-        return tower
+        config = _tower_config(folder)
+        return load_part(
+            SiglipVisionModel, "vision tower", folder, dtype, config=config, key_mapping=TOWER_KEYS
+        )
 
     @torch.inference_mode()
     def encode_images(self, pixels_BSSC: Tensor, needs: frozenset[str]) -> dict[str, Tensor]:
@@ -114,22 +123,26 @@ class SiglipEncoder(Towers):
         return embeds_BP
 
 
-def _load_tower(llava: Path, dtype: torch.dtype) -> Any:  # see load_part
-    """Load a LLaVA's vision tower, without a head."""
-    config = AutoConfig.from_pretrained(llava, trust_remote_code=False).vision_config
+def _tower_config(folder: Path) -> Any:  # a vision configuration of transformers
+    """Load the configuration of a vision tower without a head, which LLaVA does not read."""
+    config = load_config(folder).vision_config
     config.vision_use_head = False
-    return load_part(SiglipVisionModel, "vision tower", llava, dtype, config=config, key_mapping=TOWER_KEYS)
+    return config
 
 
-# Any: the attributes of a module within a ModuleDict have no types.
-def _load_head(folder: Path, config: SiglipVisionConfig) -> Any:
-    """Load a SigLIP's norm and pooling head in float32; its layers are not read."""
-    with torch.device("meta"):
+def _head(clip: Path) -> Part:
+    """Describe a SigLIP's norm and pooling head."""
+    config = load_config(clip).vision_config
+
+    def make() -> nn.Module:
         norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        parts = nn.ModuleDict({"post_layernorm": norm, "head": SiglipMultiheadAttentionPoolingHead(config)})
-    named = tuple(f"{_PREFIX}{part}." for part in parts)
+        return nn.ModuleDict({"post_layernorm": norm, "head": SiglipMultiheadAttentionPoolingHead(config)})
 
     def short(name: str) -> str | None:
-        return name.removeprefix(_PREFIX) if name.startswith(named) else None
+        return name.removeprefix(_PREFIX) if name.startswith(_HEAD) else None
 
-    return fill(parts, "pooling head", folder, short, torch.float32)
+    return make_part("pooling head", clip, make, short)
+
+
+def _text_name(name: str) -> str | None:
+    return name.removeprefix("text_model.") if name.startswith("text_model.") else None

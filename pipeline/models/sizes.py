@@ -1,12 +1,11 @@
 """Computes the bytes of a request's tokens from the sizes in a checkpoint's config.json."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipeline.models.checkpoints.files import Json, read_json
 from pipeline.models.checkpoints.folders import HUB_ID, resolve
 from pipeline.models.checkpoints.kinds import is_original, language_sizes, vision_sizes
-from pipeline.models.checkpoints.tensors import Json
 from pipeline.support.errors import ConfigError
 
 BYTES_OF = {"float32": 4, "bfloat16": 2, "float16": 2}
@@ -49,12 +48,11 @@ def read_shape(path: str) -> Shape:
         ConfigError: there is no config.json, or it is not that of a LLaVA.
     """
     file = _config_file(path)
+    if not file.exists():
+        raise ConfigError(f"{path} holds no config.json")
     try:
-        config = json.loads(file.read_bytes())
-        return shape_of_config(config)
-    except OSError:
-        raise ConfigError(f"{path} holds no config.json") from None
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        return shape_of_config(read_json(file))
+    except (ValueError, TypeError, KeyError, AttributeError, ZeroDivisionError) as error:
         raise ConfigError(f"{file} is no configuration of a LLaVA: {error}") from None
 
 

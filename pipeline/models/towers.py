@@ -6,11 +6,12 @@ Legend: B images or texts, S pixels a side, C channels, N patches, D vision widt
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Self, TypedDict, Unpack
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
+from pipeline.models.checkpoints.parts import Part
 from pipeline.models.preprocess import Normalization
 
 if TYPE_CHECKING:
@@ -19,44 +20,36 @@ if TYPE_CHECKING:
 TEXTS_AT_ONCE = 256
 
 
-class TowerOptions(TypedDict):
-    """Configures how to load an encoder; see `Towers`."""
-
-    feature_layer: int
-    normalization: Normalization
-    needs: frozenset[str]
-    device: torch.device | str
-    dtype: torch.dtype
-
-
 class Towers(ABC):
     """Holds a vision tower up to the layer that LLaVA reads, and the text tower of the same joint space.
 
     A subclass is the encoder of one family (pipeline/models/checkpoints/kinds.py). It loads its towers, calls
-    `_set_tokenizer` if it loads a text tower, and implements the abstract methods.
+    `_set_tokenizer` if it loads a text tower, and implements the abstract methods. It is made as
+    `Subclass(tower, clip, **TowerOptions)`, and raises ConfigError if weights are missing.
 
     Args:
         normalization: makes pixel_values of pixels (`Preprocessor.normalization`).
-        joint_width: P.
         device: of the towers.
     """
 
-    def __init__(self, normalization: Normalization, joint_width: int, device: torch.device | str) -> None:
+    def __init__(self, normalization: Normalization, device: torch.device | str) -> None:
         self.device = torch.device(device)
         self.normalization = normalization
-        self.joint_width = joint_width
         self._mean_C = torch.tensor(normalization.mean, device=self.device)
         self._std_C = torch.tensor(normalization.std, device=self.device)
 
-    @classmethod
+    @staticmethod
     @abstractmethod
-    def of_model(cls, llava: Path, clip: Path, **options: Unpack[TowerOptions]) -> Self:
-        """Load the encoder of a LLaVA and its CLIP (or SigLIP); ConfigError if weights are missing."""
+    def library_tower(folder: Path, dtype: torch.dtype) -> nn.Module:
+        """Load a checkpoint's whole vision tower as transformers' LLaVA has it.
+
+        Raises ConfigError if weights are missing.
+        """
 
     @staticmethod
     @abstractmethod
-    def library_tower(llava: Path, clip: Path, dtype: torch.dtype) -> nn.Module:
-        """Load the vision tower as transformers' LLaVA has it, to compare with."""
+    def parts(tower: Path, clip: Path | None) -> list[Part]:
+        """Describe the parts that an encoder reads of two checkpoints, as its constructor takes them."""
 
     def _set_tokenizer(
         self, tokenizer: "PreTrainedTokenizerBase", max_tokens: int, before: list[int], after: list[int]
@@ -91,10 +84,8 @@ class Towers(ABC):
         """
         pieces = [self._pieces(text, windows) for text in texts]
         flat = [piece for of_text in pieces for piece in of_text]
-        chunks = [torch.empty(0, self.joint_width, device=self.device)]
-        for first in range(0, len(flat), TEXTS_AT_ONCE):
-            chunks.append(self._embed(flat[first : first + TEXTS_AT_ONCE]))
-        embeds_BP = torch.cat(chunks)
+        starts = range(0, len(flat), TEXTS_AT_ONCE)
+        embeds_BP = torch.cat([self._embed(flat[first : first + TEXTS_AT_ONCE]) for first in starts])
         if len(flat) == len(texts):
             return embeds_BP
         parts = torch.split(embeds_BP, [len(of_text) for of_text in pieces])

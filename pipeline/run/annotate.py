@@ -60,7 +60,7 @@ def _finish(config: RunConfig, prepared: Prepared) -> list[Outcome]:
     log.event("start", source=prepared.plan.source, shards=len(prepared.plan), pending=len(prepared.pending))
     if not prepared.pending:
         message = "nothing to do: every shard was finished before"
-        return [_conclude(config, prepared.plan, state, message) for state in prepared.states]
+        return [_conclude(config, prepared, state, message) for state in prepared.states]
     for state in prepared.states:
         take_back_success(state.folder, config.storage)
     _run_units(config, prepared)
@@ -70,7 +70,7 @@ def _finish(config: RunConfig, prepared: Prepared) -> list[Outcome]:
             f"{len(done.pending)} shards are not finished, the first is "
             f"{place_of(done.plan, done.pending[0])}; `trimline verify output=...` tells why"
         )
-    return [_conclude(config, done.plan, state, "done") for state in done.states]
+    return [_conclude(config, done, state, "done") for state in done.states]
 
 
 def _run_units(config: RunConfig, prepared: Prepared) -> None:
@@ -115,9 +115,11 @@ def _known_samples(prepared: Prepared) -> int | None:
     return samples
 
 
-def _conclude(config: RunConfig, plan: Plan, state: ArmState, message: str) -> Outcome:
+def _conclude(config: RunConfig, prepared: Prepared, state: ArmState, message: str) -> Outcome:
     """Conclude an arm's output, and log how its run ended."""
-    outcome = replace(_conclude_output(config, plan, state, message), run_id=state.manifest.run_id)
+    outcome = _conclude_output(config, prepared.plan, state, message)
+    notes = (*prepared.notes, *outcome.notes)
+    outcome = replace(outcome, run_id=state.manifest.run_id, notes=notes)
     counts = ("units", "samples", "rows", "status", "tokens", "samples_per_s", "failed_shards")
     summary = outcome.summary.to_json()
     counted = {name: summary[name] for name in counts}

@@ -26,27 +26,34 @@ if TYPE_CHECKING:
 Json = dict[str, Any]  # nested: section, field, and a value of any type that JSON has
 
 
-def counted_fields(config: "RunConfig", llava: Path, clip: Path) -> list[Json]:
+def counted_fields(config: "RunConfig", weights: Json) -> list[Json]:
     """Collect what the fingerprint of each arm covers, in the order of `config.arms`.
 
-    Args:
-        llava, clip: the folders of the model's checkpoints, whose weights count by their digest.
+    `weights` are `weights_fields`.
     """
-    shared = shared_fields(config, llava, clip)
+    shared = shared_fields(config, weights)
     return [{**shared, **arm_fields(config, arm)} for arm in config.arms]
 
 
-def shared_fields(config: "RunConfig", llava: Path, clip: Path) -> Json:
+def weights_fields(llava: Path, clip: Path | None, *, is_tuned: bool) -> Json:
+    """Collect what counts of a model's checkpoints: digests, and whose vision tower runs.
+
+    `is_tuned` says that the LLaVA's tower is not the CLIP's. Outputs made with the CLIP's tower lack the
+    field `tower`: they are continued only where the two are equal.
+    """
+    fields = {"weights": weights_digest(llava)}
+    if clip is not None:
+        fields["clip_weights"] = weights_digest(clip)
+    return fields | ({"tower": "llava"} if is_tuned else {})
+
+
+def shared_fields(config: "RunConfig", weights: Json) -> Json:
     """Collect what counts for every arm."""
     rules = {"rules": config.source.rules} if config.source.rules > 1 else {}
     return {
         "source": {"kind": type(config.source).__name__, **rules, **fingerprint_fields(config.source)},
         "task": fingerprint_fields(config.task),
-        "model": {
-            **fingerprint_fields(config.model),
-            "weights": weights_digest(llava),
-            "clip_weights": weights_digest(clip),
-        },
+        "model": {**fingerprint_fields(config.model), **weights},
         "engine": {"kind": type(config.engine).__name__, **fingerprint_fields(config.engine)},
         "decoding": fingerprint_fields(config.decoding),
         "image": fingerprint_fields(config.imaging),

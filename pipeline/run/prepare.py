@@ -5,8 +5,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from pipeline.models.checkpoints.fit import Geometry, check_fit
-from pipeline.models.checkpoints.kinds import KINDS
+from pipeline.models.checkpoints.fit import Geometry
 from pipeline.output.changed import require_unchanged
 from pipeline.output.layout import MANIFEST
 from pipeline.output.manifest import Manifest, make_manifest, require_same_run
@@ -22,9 +21,10 @@ from pipeline.run.machine_checks import (
     require_model_room,
     require_unit_fits,
 )
+from pipeline.run.model_checks import CheckedModel, check_model
 from pipeline.run.retry import delete_failed_units
 from pipeline.sources.base import Source
-from pipeline.stages.arms import Arm, reduction_order, require_fields
+from pipeline.stages.arms import Arm, reduction_order
 from pipeline.stages.read import PendingShard
 from pipeline.storage.paths import parts_of, path_of_text, source_text
 from pipeline.storage.uris import Storage, canonical, write_atomic
@@ -46,11 +46,15 @@ class ArmState:
 
 @dataclass(frozen=True)
 class Prepared:
-    """Holds a run that is ready to start, or has ended. The arms' outputs have equal plans."""
+    """Holds a run that is ready to start, or has ended. The arms' outputs have equal plans.
+
+    `notes` say what a user should know of the model, one line each.
+    """
 
     plan: Plan
     geometry: Geometry
     states: tuple[ArmState, ...]
+    notes: tuple[str, ...] = ()
 
     @cached_property
     def pending(self) -> list[int]:
@@ -94,7 +98,7 @@ class Prepared:
 class _Checked:
     """Holds the results of checking a configuration; `started` says that some output exists already."""
 
-    geometry: Geometry
+    model: CheckedModel
     folders: list[str]
     manifests: list[Manifest]
     started: bool
@@ -132,27 +136,23 @@ def prepare_all(groups: Sequence["RunConfig"]) -> list[Prepared]:
 
 
 def _check(config: "RunConfig") -> _Checked:
-    from pipeline.models.checkpoints.folders import folders
-
     output = canonical(config.options.output, config.storage)
     require_own_folder(output, config.storage, holds_arms=any(arm.folder for arm in config.arms))
     require_device(config)
     require_engine(config)
     require_metrics(config)
     reduction_order(config.arms)
-    llava, clip = folders(config.model)
-    geometry = check_fit(llava, clip)
-    require_fields(config.arms, KINDS[geometry.kind])
-    require_unit_fits(config, geometry)
+    model = check_model(config)
+    require_unit_fits(config, model.geometry)
     outputs = [f"{output}/{arm.folder}".rstrip("/") for arm in config.arms]
     manifests = [
         make_manifest(arm_output, counted, {**config.settings, "reducer": arm.settings})
         for arm_output, arm, counted in zip(
-            outputs, config.arms, counted_fields(config, llava, clip), strict=True
+            outputs, config.arms, counted_fields(config, model.weights), strict=True
         )
     ]
     started = [_is_started(config, *both) for both in zip(outputs, manifests, strict=True)]
-    return _Checked(geometry, outputs, manifests, any(started))
+    return _Checked(model, outputs, manifests, any(started))
 
 
 def _freeze_plan(config: "RunConfig", checked: _Checked, shared: Plan | None) -> Prepared:
@@ -171,9 +171,9 @@ def _freeze_plan(config: "RunConfig", checked: _Checked, shared: Plan | None) ->
         ArmState(arm, folder, manifest, finished_units(folder, storage))
         for arm, folder, manifest in zip(config.arms, folders, manifests, strict=True)
     ]
-    prepared = Prepared(plan, checked.geometry, tuple(states))
+    prepared = Prepared(plan, checked.model.geometry, tuple(states), checked.model.notes)
     if prepared.pending:
-        require_model_room(config, checked.geometry)
+        require_model_room(config, prepared.geometry)
     if prepared.pending and checked.started:
         source = prepared.source_of(config)
         require_unchanged(plan, prepared.has_shard, source, storage, config.reading)

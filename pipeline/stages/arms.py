@@ -4,7 +4,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from pipeline.models.checkpoints.kinds import Kind
+from pipeline.models.checkpoints.kinds import JOINT_FIELDS, Kind
 from pipeline.support.errors import ConfigError
 from pipeline.support.fields import require
 
@@ -32,15 +32,14 @@ class Arm:
         return self.budget_of is not None or bool(self.reducer.needs & {"text", "identity", "budget"})
 
 
-def require_fields(arms: Sequence[Arm], kind: Kind) -> None:
-    """Raise ConfigError for a reducer that reads fields which the vision tower does not have."""
+def require_fields(arms: Sequence[Arm], kind: Kind, *, has_clip: bool) -> None:
+    """Raise ConfigError for a reducer that reads fields which the model's towers do not have."""
     for arm in arms:
-        lacking = sorted(arm.reducer.needs & kind.lacks)
-        require(
-            not lacking,
-            f"reducer {type(arm.reducer).__name__} (arm {arm.name}) reads {', '.join(lacking)}, which the "
-            f"vision tower of a {kind.name} model does not have",
-        )
+        who = f"reducer {type(arm.reducer).__name__} (arm {arm.name}) reads"
+        lacking = ", ".join(sorted(arm.reducer.needs & kind.lacks))
+        require(not lacking, f"{who} {lacking}, which the vision tower of a {kind.name} model does not have")
+        joint = ", ".join(sorted(arm.reducer.needs & JOINT_FIELDS))
+        require(has_clip or not joint, f"model.clip must be given: {who} {joint}")
 
 
 def reduction_order(arms: Sequence[Arm]) -> list[int]:

@@ -84,9 +84,10 @@ def encode(clip: Path, feature_layer: int, corpus: Corpus, device: torch.device)
     needs = IMAGE_FIELDS - {"metric"}  # it would double the memory, and is quickly computed from the patches
     encoder = ClipEncoder(
         clip,
+        clip,
         feature_layer=feature_layer,
         normalization=Preprocessor(clip).normalization,
-        needs=needs | {"text"},
+        needs=IMAGE_FIELDS | {"text"},
         device=device,
     )
     fields: dict[str, Tensor] = {}

@@ -15,6 +15,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
+from pipeline.models.checkpoints.files import read_config, weight_files
 from pipeline.models.checkpoints.fit import IMAGE_TOKEN
 from pipeline.models.checkpoints.folders import resolve
 from pipeline.models.checkpoints.kinds import is_original
@@ -22,7 +23,6 @@ from pipeline.models.checkpoints.layouts import language_name, projector_name, t
 from pipeline.models.checkpoints.llama_tokenizer import write_tokenizer
 from pipeline.models.checkpoints.original import pads, translated
 from pipeline.models.checkpoints.sharded import ShardWriter
-from pipeline.models.checkpoints.tensors import read_config, weight_files
 from pipeline.models.preprocess import settings_of
 from pipeline.support.cache import make_once
 from pipeline.support.errors import ConfigError

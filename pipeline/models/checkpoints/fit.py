@@ -6,26 +6,23 @@ It reads JSON and the headers of safetensors files, without torch, in a few mill
 import hashlib
 import struct
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.models.checkpoints.kinds import CLIP, Kind, kind_of, language_sizes, vision_sizes
-from pipeline.models.checkpoints.layouts import projector_name, tower_name
-from pipeline.models.checkpoints.tensors import (
+from pipeline.models.checkpoints.files import (
     SMALL_FILES,
     Json,
-    Located,
-    locate,
     read_config,
-    read_header,
     read_json,
-    read_tensor,
-    tensors_of,
+    require_inside,
     weight_files,
 )
+from pipeline.models.checkpoints.kinds import CLIP, Kind, kind_of, language_sizes, vision_sizes
+from pipeline.models.checkpoints.layouts import projector_name
+from pipeline.models.checkpoints.tensors import locate, read_header, read_tensor, tensors_of
+from pipeline.models.checkpoints.vision_tower import tower_of
 from pipeline.models.sizes import Shape, shape_of_config
 from pipeline.support.errors import ConfigError
 
@@ -37,12 +34,11 @@ _NEAR = 0.9  # least cosine of two tensors if training made one of the other
 
 @dataclass(frozen=True, kw_only=True)
 class Geometry(Shape):
-    """Holds the shape of a LLaVA, and the sizes that follow from its CLIP or SigLIP.
+    """Holds the shape of a LLaVA and of its vision tower.
 
     Args:
         patch_size: pixels a side.
         num_patches: N.
-        joint_width: P, of CLIP's image-text space.
         language_width: H.
         feature_layer: vision layers to run to get what LLaVA projects.
         max_positions: of the language model.
@@ -51,7 +47,6 @@ class Geometry(Shape):
 
     patch_size: int
     num_patches: int
-    joint_width: int
     language_width: int
     feature_layer: int
     max_positions: int
@@ -75,39 +70,37 @@ def weights_digest(folder: Path) -> str:
         header = read_header(file)
         add(file.name.encode(), str(file.stat().st_size).encode(), header)
         with file.open("rb") as stream:
-            for _, entry in tensors_of(header):
-                first, stop = entry["data_offsets"]
-                stream.seek(8 + len(header) + first)
-                add(stream.read(min(64, stop - first)))
+            for where in tensors_of(header, file).values():
+                stream.seek(where.start)
+                add(stream.read(min(64, where.size)))
     for name in SMALL_FILES:
         if (folder / name).is_file():
+            require_inside(folder / name)
             add(name.encode(), (folder / name).read_bytes())
     return digest.hexdigest()
 
 
-def check_fit(llava: Path, clip: Path) -> Geometry:
-    """Return the geometry of a LLaVA and the CLIP or SigLIP whose vision tower it has.
+def check_fit(llava: Path, clip: Path | None) -> Geometry:
+    """Return the geometry of a LLaVA, and check it against the CLIP or SigLIP that it was built on.
 
-    Raises ConfigError, naming what is wrong, if either is not what it should be, if they have different
-    vision towers, or if the LLaVA reads its tower in a way that is not supported.
+    Raises ConfigError, naming what is wrong, if either is not what it should be, if their vision towers have
+    other sizes or nothing in common, or if the LLaVA reads its tower in a way that is not supported.
     """
-    llava_config, clip_config = read_config(llava), read_config(clip)
-    kind = _check_kinds(llava, llava_config, clip, clip_config)
-    vision, clip_vision = vision_sizes(llava_config), kind.vision | clip_config.get("vision_config", {})
-    for key in kind.vision:
-        cut = kind.tuned and key == "num_hidden_layers" and vision[key] < clip_vision[key]
-        if vision[key] != clip_vision[key] and not cut:
-            raise ConfigError(
-                f"vision towers differ: {key} is {vision[key]} in {llava} and {clip_vision[key]} in {clip}"
-            )
+    llava_config = read_config(llava)
+    kind = _check_llava(llava, llava_config)
+    vision = vision_sizes(llava_config)
     feature_layer = _feature_layer(llava, llava_config, kind, vision["num_hidden_layers"])
-    _check_weights(llava, clip, kind, feature_layer)
+    if not any(projector_name(name) for name in locate(llava)):
+        raise ConfigError(f"{llava} holds no projector weights (multi_modal_projector or mm_projector)")
+    if clip is not None:
+        _check_clip(clip, kind)
+        _check_sizes(llava, vision, clip, kind)
+        _check_towers(llava, clip, kind, feature_layer)
     language = language_sizes(llava_config.get("text_config"))
     return Geometry(
         **vars(shape_of_config(llava_config)),
         patch_size=vision["patch_size"],
         num_patches=(vision["image_size"] // vision["patch_size"]) ** 2,
-        joint_width=kind.joint_width(clip_config),
         language_width=language["hidden_size"],
         feature_layer=feature_layer,
         max_positions=language["max_position_embeddings"],
@@ -115,23 +108,37 @@ def check_fit(llava: Path, clip: Path) -> Geometry:
     )
 
 
-def _check_kinds(llava: Path, llava_config: Json, clip: Path, clip_config: Json) -> Kind:
-    """Check types and files of both checkpoints; returns the family of the vision tower."""
-    if "mm_vision_tower" in llava_config and "vision_config" not in llava_config:
+def _check_llava(llava: Path, config: Json) -> Kind:
+    """Check type and files of a LLaVA; returns the family of its vision tower."""
+    if "mm_vision_tower" in config and "vision_config" not in config:
         raise ConfigError(f"{llava} is in the original LLaVA layout, not in that of Hugging Face")
-    if (model_type := llava_config.get("model_type")) != "llava":
-        blind = not any("vision" in key for key in llava_config)
+    if (model_type := config.get("model_type")) != "llava":
+        blind = not any("vision" in key for key in config)
         more = ", and there is nothing of a vision tower in its config.json: text alone" if blind else ""
         raise ConfigError(f"{llava} is no llava checkpoint: its model_type is {model_type!r}{more}")
-    kind = kind_of(llava_config, llava)
-    if (model_type := clip_config.get("model_type")) != kind.name:
-        raise ConfigError(f"{clip} is no {kind.name} checkpoint: its model_type is {model_type!r}")
+    kind = kind_of(config, llava)
     if not any((llava / name).is_file() for name in ("tokenizer.json", "tokenizer.model")):
         raise ConfigError(f"{llava} lacks a tokenizer (tokenizer.json or tokenizer.model)")
+    _check_image_token(llava, config)
+    return kind
+
+
+def _check_clip(clip: Path, kind: Kind) -> None:
+    """Check type and files of a CLIP or SigLIP."""
+    if (model_type := read_config(clip).get("model_type")) != kind.name:
+        raise ConfigError(f"{clip} is no {kind.name} checkpoint: its model_type is {model_type!r}")
     if not any((clip / name).is_file() for name in kind.tokenizers):
         raise ConfigError(f"{clip} lacks a tokenizer ({' or '.join(kind.tokenizers)})")
-    _check_image_token(llava, llava_config)
-    return kind
+
+
+def _check_sizes(llava: Path, vision: Json, clip: Path, kind: Kind) -> None:
+    clip_vision = kind.vision | read_config(clip).get("vision_config", {})
+    for key in kind.vision:
+        cut = kind.may_be_cut and key == "num_hidden_layers" and vision[key] < clip_vision[key]
+        if vision[key] != clip_vision[key] and not cut:
+            raise ConfigError(
+                f"vision towers differ: {key} is {vision[key]} in {llava} and {clip_vision[key]} in {clip}"
+            )
 
 
 def _check_image_token(folder: Path, config: Json) -> None:
@@ -181,39 +188,24 @@ def _feature_layer(folder: Path, config: Json, kind: Kind, num_layers: int) -> i
     return resolved
 
 
-def _check_weights(llava: Path, clip: Path, kind: Kind, feature_layer: int) -> None:
-    """Compare two tiny tensors of the towers: one at their start, one in the last layer that is read.
+def _check_towers(llava: Path, clip: Path, kind: Kind, feature_layer: int) -> None:
+    """Require that training may have made the LLaVA's tower of the CLIP's, or that the LLaVA has none.
 
-    They must be equal but for rounding or, where towers are tuned, near each other. A LLaVA in the original
-    layout may have no tower: its tower is then the CLIP's.
+    Two tensors are compared: one at the towers' start, one in the last layer that is read.
     """
-    tensors = locate(llava)
-    if not any(projector_name(name) for name in tensors):
-        raise ConfigError(f"{llava} holds no projector weights (multi_modal_projector or mm_projector)")
-    llava_tower, clip_tower = _tower(tensors), _tower(locate(clip))
-    if not llava_tower and "mm_vision_tower" in read_config(llava):
-        llava_tower = clip_tower
-    for name in (kind.landmark, f"encoder.layers.{feature_layer - 1}.mlp.fc2.bias"):
-        for folder, tower in ((llava, llava_tower), (clip, clip_tower)):
+    ours, theirs = tower_of(llava), tower_of(clip)
+    if not ours and "mm_vision_tower" in read_config(llava):
+        ours = theirs
+    for name in (kind.landmark, f"encoder.layers.{feature_layer - 1}.mlp.fc1.weight"):
+        for folder, tower in ((llava, ours), (clip, theirs)):
             if name not in tower:
                 raise ConfigError(f"{folder} holds no vision tower weights ({name} is missing)")
-        ours, our_rounding = read_tensor(llava_tower[name])
-        theirs, their_rounding = read_tensor(clip_tower[name])
-        alike = _near if kind.tuned else partial(_equal, rounding=max(our_rounding, their_rounding))
-        if ours.shape != theirs.shape or not alike(ours, theirs):
+        left, right = read_tensor(ours[name])[0], read_tensor(theirs[name])[0]
+        if left.shape != right.shape or not _near(left, right):
             raise ConfigError(f"the vision tower in {llava} is not that of {clip}: {name} differs")
-
-
-def _equal(ours: NDArray[np.float32], theirs: NDArray[np.float32], rounding: float) -> bool:
-    allowed = rounding * np.abs(theirs) + 1e-7  # the smallest steps of float16
-    return bool((np.abs(ours - theirs) <= allowed).all())
 
 
 def _near(ours: NDArray[np.float32], theirs: NDArray[np.float32]) -> bool:
     """Tell whether one tensor may be trained from the other: unrelated ones are about orthogonal."""
     lengths = float(np.linalg.norm(ours) * np.linalg.norm(theirs))
     return float(np.vdot(ours, theirs)) >= _NEAR * lengths
-
-
-def _tower(tensors: dict[str, Located]) -> dict[str, Located]:
-    return {short: where for name, where in tensors.items() if (short := tower_name(name)) is not None}

@@ -3,8 +3,8 @@
 import re
 from pathlib import Path
 
+from pipeline.models.checkpoints.files import WEIGHTS, read_config
 from pipeline.models.checkpoints.kinds import is_original
-from pipeline.models.checkpoints.tensors import WEIGHTS, read_config
 from pipeline.models.config import Model
 from pipeline.models.demo.names import resolve_checkpoint
 from pipeline.support.errors import ConfigError
@@ -13,23 +13,33 @@ HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 HUB_FILES = ["*.json", "*.safetensors", "*.txt", "tokenizer.model", "spiece.model"]
 
 
-def folders(model: Model) -> tuple[Path, Path]:
+def folders(model: Model) -> tuple[Path, Path | None]:
     """Return the folders of a model's LLaVA and its CLIP, both in the Hugging Face layout.
 
-    For a LLaVA in the original layout it is a folder in the cache (original.py).
+    For a LLaVA in the original layout it is a folder in the cache (original.py). The CLIP is None if the
+    model names none: such a LLaVA runs with reducers that need neither texts nor the joint space.
     Raises ConfigError if one of them cannot be found or downloaded.
     """
     llava = resolve(model.path, model.allow_pickle)
-    clip = resolve(clip_of(model, llava), model.allow_pickle)
+    name = clip_of(model, llava)
+    clip = None if name is None else resolve(name, model.allow_pickle)
+    if clip is None or not is_original(read_config(llava)):
+        return llava, clip
     from pipeline.models.checkpoints.original import as_hugging_face
+    from pipeline.models.checkpoints.supported import require_supported
 
-    return (as_hugging_face(llava, clip) if is_original(read_config(llava)) else llava), clip
+    require_supported(llava)  # here: the translated configuration has not all of its keys
+    return as_hugging_face(llava, clip), clip
 
 
-def clip_of(model: Model, llava: Path) -> str:
-    """Return the name of a model's CLIP: `model.clip`, or the one in an original LLaVA's config.json."""
-    name = model.clip or read_config(llava).get("mm_vision_tower")
-    if not isinstance(name, str):
+def clip_of(model: Model, llava: Path) -> str | None:
+    """Return the name of a model's CLIP: `model.clip`, or the one in a LLaVA's config.json; None without one.
+
+    Raises ConfigError for a LLaVA in the original layout without one: it has no vision tower of its own.
+    """
+    config = read_config(llava)
+    name = model.clip or config.get("mm_vision_tower")
+    if not isinstance(name, str) and (name is not None or is_original(config)):
         raise ConfigError(f"model.clip must be given: {llava} does not say on which CLIP it was built")
     return name
 

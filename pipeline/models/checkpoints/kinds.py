@@ -7,8 +7,11 @@ names. The sizes are the library's defaults, for what a config.json leaves out.
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.models.checkpoints.tensors import Json
+from pipeline.models.checkpoints.files import Json
 from pipeline.support.errors import ConfigError
+
+# Fields of trim.VisualTokens that a vision tower alone cannot fill.
+JOINT_FIELDS = frozenset({"metric", "text"})
 
 
 @dataclass(frozen=True)
@@ -42,8 +45,7 @@ class Kind:
         strategy: the `vision_feature_select_strategy` under which LLaVA reads each patch and nothing else.
         landmark: a small tensor at the start of the vision tower, by which two towers are compared.
         lacks: fields of VisualTokens that the tower cannot fill.
-        tuned: LLaVAs are trained with this tower: each has its own, perhaps without the last layers.
-        projects: into a joint space of its own width; else that is as wide as the vision tower.
+        may_be_cut: LLaVAs are saved without the tower's last layers, which they do not read.
     """
 
     name: str
@@ -56,14 +58,7 @@ class Kind:
     strategy: str
     landmark: str
     lacks: frozenset[str] = frozenset()
-    tuned: bool = False
-    projects: bool = True
-
-    def joint_width(self, config: Json) -> int:
-        """Return P, the width of the space that a checkpoint's towers share, from its config.json."""
-        if self.projects:
-            return int(config.get("projection_dim", 512))
-        return int((self.vision | config.get("vision_config", {}))["hidden_size"])
+    may_be_cut: bool = False
 
 
 _BASE = {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12}
@@ -95,8 +90,7 @@ SIGLIP = Kind(  # arXiv 2303.15343: a pooling head instead of a CLS token
     strategy="full",
     landmark="embeddings.patch_embedding.bias",
     lacks=frozenset({"cls", "cls_attention", "head_mean_keys", "last_cls_attention", "last_keys"}),
-    tuned=True,
-    projects=False,
+    may_be_cut=True,
 )
 KINDS = {kind.name: kind for kind in (CLIP, SIGLIP)}
 

@@ -3,11 +3,11 @@
 import hashlib
 from pathlib import Path
 
-from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
+from transformers import AutoModelForCausalLM, GenerationConfig
 
+from pipeline.models.checkpoints.files import SMALL_FILES, weight_files
 from pipeline.models.checkpoints.layouts import LANGUAGE_KEYS
-from pipeline.models.checkpoints.loading import load_part, quiet
-from pipeline.models.checkpoints.tensors import SMALL_FILES, weight_files
+from pipeline.models.checkpoints.loading import load_config, load_part, quiet
 from pipeline.models.prompts import load_table
 from pipeline.support.cache import cache_folder, make_once
 
@@ -40,7 +40,7 @@ def _identity(folder: Path) -> str:
 
 def _write(folder: Path, target: Path) -> None:
     stored = load_table(folder).weight.dtype  # config.json may name another dtype
-    config = AutoConfig.from_pretrained(folder, trust_remote_code=False).text_config
+    config = load_config(folder).text_config
     model = load_part(
         AutoModelForCausalLM, "language model", folder, stored, config=config, key_mapping=LANGUAGE_KEYS
     )

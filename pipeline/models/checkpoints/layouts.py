@@ -21,8 +21,8 @@ LANGUAGE_KEYS = {
     r"^model\.language_model\.": "model.",
 }
 _LANGUAGE = re.compile(r"(?:model\.(?:embed_tokens|layers|norm)|lm_head)\.")
-# The same for its vision tower.
-TOWER_KEYS = {r"^(?:model\.)?(?:vision_tower\.){1,2}(?:vision_model\.)?": ""}
+# The same for its vision tower, and for that of a CLIP or SigLIP.
+TOWER_KEYS = {r"^(?:model\.)?(?:(?:vision_tower\.){1,2}(?:vision_model\.)?|vision_model\.)": ""}
 _TOWER = re.compile(
     r"^(?:model\.)?(?:(?:vision_tower\.){1,2}(?:vision_model\.)?|vision_model\.)"
     + f"(?={'|'.join(sorted({re.escape(part) for kind in KINDS.values() for part in kind.tower_parts}))})"

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, processors
 
-from pipeline.models.checkpoints.tensors import Json
+from pipeline.models.checkpoints.files import Json, read_json
 from pipeline.support.errors import ConfigError
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json")
@@ -35,7 +35,7 @@ def write_tokenizer(folder: Path, target: Path, config: Json, added: Sequence[st
     tokenizer.add_special_tokens([AddedToken(token, normalized=False, special=True) for token in added])
     tokenizer.save(str(target / "tokenizer.json"))
     settings = folder / "tokenizer_config.json"
-    length = json.loads(settings.read_bytes()).get("model_max_length") if settings.is_file() else None
+    length = read_json(settings).get("model_max_length") if settings.is_file() else None
     special = {
         f"{name}_token": tokenizer.id_to_token(config[f"{name}_token_id"])
         for name in ("bos", "eos")

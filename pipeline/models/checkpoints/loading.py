@@ -1,19 +1,19 @@
 """Loads part of a checkpoint with transformers, and refuses missing weights instead of inventing them."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from safetensors import safe_open
 from torch import nn
+from transformers import AutoConfig
 from transformers.utils import logging
 
-from pipeline.models.checkpoints.tensors import weight_files
+from pipeline.models.checkpoints.files import weight_files
+from pipeline.models.checkpoints.parts import Part, refuse_gaps
 from pipeline.support.errors import ConfigError
-
-Module = TypeVar("Module", bound=nn.Module)
 
 
 # `kind` is a model class of transformers or one of its Auto classes, which share no type.
@@ -33,40 +33,40 @@ def load_part(kind: Any, part: str, folder: Path, dtype: torch.dtype, **options:
             trust_remote_code=False,
             **options,
         )
-    refuse_gaps(folder, part, report["missing_keys"], report["mismatched_keys"])
+    refuse_gaps(folder, part, [*report["missing_keys"], *report["mismatched_keys"]])
     return model.eval().requires_grad_(False)
 
 
-def fill(
-    module: Module, part: str, folder: Path, short: Callable[[str], str | None], dtype: torch.dtype
-) -> Module:
-    """Fill a module that was made on the meta device with tensors of a checkpoint; no others are read.
-
-    `short` maps a tensor's name to its name in the module, or to None. Raises ConfigError as `load_part`.
-    """
+def fill(part: Part, dtype: torch.dtype) -> nn.Module:
+    """Fill a part's module with its tensors; no others are read. Raises ConfigError as `load_part`."""
     weights = {}
-    for file in weight_files(folder):
+    for file in weight_files(part.folder):
         with safe_open(file, framework="pt") as tensors:
             for name in tensors.keys():  # noqa: SIM118 - not a dict
-                if (short_name := short(name)) is not None:
+                if (short_name := part.short(name)) is not None:
                     weights[short_name] = tensors.get_tensor(name).to(dtype)
-    expected = module.state_dict()
-    mismatched = {
-        name for name in expected if name in weights and weights[name].shape != expected[name].shape
-    }
-    refuse_gaps(folder, part, set(expected) - set(weights), mismatched)
-    module.load_state_dict({name: weights[name] for name in expected}, assign=True)
-    return module.eval().requires_grad_(False)
+    expected = part.module.state_dict()
+    wrong = [name for name in expected if name in weights and weights[name].shape != expected[name].shape]
+    refuse_gaps(part.folder, part.name, [*(set(expected) - set(weights)), *wrong])
+    part.module.load_state_dict({name: weights[name] for name in expected}, assign=True)
+    return part.module.eval().requires_grad_(False)
 
 
-def refuse_gaps(folder: Path, part: str, missing: Iterable[object], mismatched: Iterable[object]) -> None:
-    """Raise ConfigError if weights are missing or mismatched."""
-    names = sorted(map(str, [*missing, *mismatched]))
-    if names:
-        listed = ", ".join(names[:3])
-        raise ConfigError(
-            f"{folder}: weights of the {part} are missing or misshapen: {listed} ({len(names)})"
-        )
+# Any: the class of the configuration depends on the checkpoint.
+def load_config(folder: Path) -> Any:
+    """Load a checkpoint's config.json as transformers reads it, without the code that it may name.
+
+    A LLaVA's language model shares its embeddings with its output layer if either configuration says so, as
+    in LlavaConfig (transformers 5.23). Raises ConfigError if transformers cannot read it.
+    """
+    try:
+        config: Any = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    except Exception as error:  # noqa: BLE001 - its values can make transformers raise anything
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ConfigError(f"{folder}: transformers cannot read config.json: {reason}") from None
+    if hasattr(config, "text_config") and getattr(config, "tie_word_embeddings", False):
+        config.text_config.tie_word_embeddings = True
+    return config
 
 
 @contextmanager

@@ -12,9 +12,9 @@ import json
 import re
 from pathlib import Path
 
+from pipeline.models.checkpoints.files import INDEX, Json, read_config, weight_files
 from pipeline.models.checkpoints.kinds import CLIP
 from pipeline.models.checkpoints.llama_tokenizer import TOKENIZER_FILES, write_tokenizer
-from pipeline.models.checkpoints.tensors import INDEX, Json, read_config, weight_files
 from pipeline.support.cache import cache_folder, make_once
 from pipeline.support.errors import ConfigError
 

@@ -5,13 +5,12 @@ once: everything else reads a copy as safetensors. Making it takes the memory of
 """
 
 import hashlib
-import json
 import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pipeline.models.checkpoints.files import SMALL_FILES, require_inside, shards_of
 from pipeline.models.checkpoints.sharded import ShardWriter
-from pipeline.models.checkpoints.tensors import SMALL_FILES
 from pipeline.support.cache import cache_folder, make_once
 from pipeline.support.errors import ConfigError
 
@@ -47,10 +46,11 @@ def _files(folder: Path) -> list[Path]:
     index = folder / PICKLES[1]
     names = [PICKLES[0]]
     if not (folder / PICKLES[0]).is_file():
-        names = sorted(set(json.loads(index.read_bytes())["weight_map"].values()))
+        names = shards_of(index)
     for name in names:
         if not (folder / name).is_file():
             raise ConfigError(f"{folder} lacks {name}, which its index names")
+        require_inside(folder / name)
     return [folder / name for name in names]
 
 

@@ -1,36 +1,24 @@
-"""Reads a checkpoint's safetensors files without torch: headers, and one small tensor at a time."""
+"""Reads a checkpoint's safetensors files without torch: headers, and one small tensor at a time.
 
-import json
+The format: 8 bytes with the length of a JSON header, the header, and the tensors' bytes
+(https://github.com/huggingface/safetensors, "Format").
+"""
+
+import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TypeGuard
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.models.checkpoints.files import Json, parse_object, weight_files
 from pipeline.support.errors import ConfigError
-
-Json = dict[str, Any]  # a JSON object of a checkpoint: its keys vary between versions and families
-WHOLE, INDEX = "model.safetensors", "model.safetensors.index.json"
-WEIGHTS = (WHOLE, INDEX)
-# The configuration and tokenizer files of a checkpoint.
-SMALL_FILES = (
-    "config.json",
-    "generation_config.json",
-    "preprocessor_config.json",
-    "processor_config.json",
-    "tokenizer.json",
-    "tokenizer.model",
-    "spiece.model",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "merges.txt",
-)
 
 # dtype in a safetensors header -> (how its bytes are read, relative rounding)
 FLOATS = {"F32": ("<f4", 2.0**-23), "F16": ("<f2", 2.0**-10), "BF16": ("<u2", 2.0**-7)}
+_MOST_HEADER_BYTES = 100_000_000  # the library's own limit
+_BYTES = {"F64": 8, "I64": 8, "U64": 8, "F32": 4, "I32": 4, "U32": 4, "F16": 2, "BF16": 2, "I16": 2, "U16": 2}
 
 
 @dataclass(frozen=True)
@@ -46,35 +34,22 @@ class Located:
     @property
     def count(self) -> int:
         """The number of the tensor's elements."""
-        return int(np.prod(self.shape, dtype=np.int64))
-
-
-def weight_files(folder: Path) -> list[Path]:
-    """List the safetensors files of a checkpoint, sorted; ConfigError if there are none or one is missing."""
-    if (folder / WHOLE).is_file():
-        files = [folder / WHOLE]
-    elif (folder / INDEX).is_file():
-        files = [folder / name for name in sorted(set(read_json(folder / INDEX)["weight_map"].values()))]
-    else:
-        raise ConfigError(
-            f"{folder} holds no *.safetensors weights (model.safetensors or its shards' index); those of a "
-            "pickle (pytorch_model.bin) are read with model.allow_pickle=true alone"
-        )
-    for file in files:
-        if not file.is_file():
-            raise ConfigError(f"{folder} lacks {file.name}, which its index names")
-    return files
+        return math.prod(self.shape)
 
 
 def locate(folder: Path) -> dict[str, Located]:
-    """Find every tensor of a checkpoint by its name."""
-    located = {}
+    """Find every tensor of a checkpoint by its name.
+
+    Raises:
+        ConfigError: a file is no safetensors file, or two files hold a tensor of one name.
+    """
+    located: dict[str, Located] = {}
     for file in weight_files(folder):
         header = read_header(file)
-        for name, entry in tensors_of(header):
-            first, stop = entry["data_offsets"]
-            start = 8 + len(header) + first
-            located[name] = Located(file, start, stop - first, entry["dtype"], tuple(entry["shape"]))
+        for name, where in tensors_of(header, file).items():
+            if name in located:
+                raise ConfigError(f"{folder}: {located[name].file.name} and {file.name} both hold {name}")
+            located[name] = where
     return located
 
 
@@ -83,14 +58,40 @@ def read_header(file: Path) -> bytes:
     size = file.stat().st_size
     with file.open("rb") as stream:
         length = int.from_bytes(stream.read(8), "little")
-        if not 2 <= length <= size - 8:
+        if not 2 <= length <= min(size - 8, _MOST_HEADER_BYTES):
             raise ConfigError(f"{file} is not a safetensors file, or was cut short")
         return stream.read(length)
 
 
-def tensors_of(header: bytes) -> list[tuple[str, Json]]:
-    """Parse a header into names and entries, sorted."""
-    return sorted((name, entry) for name, entry in json.loads(header).items() if name != "__metadata__")
+def tensors_of(header: bytes, file: Path) -> dict[str, Located]:
+    """Parse a header into the places of its tensors, sorted by name; ConfigError where they cannot be."""
+    first, stop = 8 + len(header), file.stat().st_size
+    entries = parse_object(header, file)
+    return {
+        name: _located(file, first, stop, name, entry)
+        for name, entry in sorted(entries.items())
+        if name != "__metadata__"
+    }
+
+
+def _located(file: Path, first: int, stop: int, name: str, entry: Json) -> Located:
+    """Make the place of one tensor, which must lie within the file and have the bytes of its shape."""
+    wrong = ConfigError(f"{file} is not a safetensors file: its header has no place for {name}")
+    if not isinstance(entry, dict):
+        raise wrong
+    dtype, shape, offsets = (entry.get(key) for key in ("dtype", "shape", "data_offsets"))
+    if not isinstance(dtype, str) or not _are_sizes(shape) or not _are_sizes(offsets) or len(offsets) != 2:
+        raise wrong
+    begin, end = offsets
+    if not 0 <= begin <= end <= stop - first:
+        raise wrong
+    if dtype in _BYTES and _BYTES[dtype] * math.prod(shape) != end - begin:
+        raise wrong
+    return Located(file, first + begin, end - begin, dtype, tuple(shape))
+
+
+def _are_sizes(values: object) -> TypeGuard[list[int]]:
+    return isinstance(values, list) and all(type(value) is int and value >= 0 for value in values)
 
 
 def read_tensor(where: Located) -> tuple[NDArray[np.float32], float]:
@@ -104,21 +105,3 @@ def read_tensor(where: Located) -> tuple[NDArray[np.float32], float]:
     if where.dtype == "BF16":
         values = (values.astype(np.uint32) << 16).view(np.float32)
     return values.astype(np.float32).reshape(where.shape), rounding
-
-
-def read_config(folder: Path) -> Json:
-    """Read a checkpoint's config.json; ConfigError if there is none."""
-    if not (folder / "config.json").is_file():
-        raise ConfigError(f"{folder} holds no config.json")
-    return read_json(folder / "config.json")
-
-
-def read_json(file: Path) -> Json:
-    """Read a JSON object; ConfigError if the file holds something else."""
-    try:
-        content = json.loads(file.read_bytes())
-    except ValueError as error:
-        raise ConfigError(f"{file} is not JSON: {error}") from error
-    if not isinstance(content, dict):
-        raise ConfigError(f"{file} is not a JSON object")
-    return content

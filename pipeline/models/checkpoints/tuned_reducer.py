@@ -16,9 +16,9 @@ Other names of that fork's experiments (PCA, KMEANS, Pooling, ...) have no count
 
 import re
 
+from pipeline.models.checkpoints.files import Json, read_config
 from pipeline.models.checkpoints.folders import resolve
 from pipeline.models.checkpoints.original import REDUCE_FUNC
-from pipeline.models.checkpoints.tensors import Json, read_config
 from pipeline.models.config import Model
 from pipeline.support.errors import ConfigError
 

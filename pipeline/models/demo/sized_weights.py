@@ -20,8 +20,8 @@ from transformers import (
     PreTrainedModel,
 )
 
+from pipeline.models.checkpoints.files import Json
 from pipeline.models.checkpoints.sharded import SHARD_BYTES, ShardWriter
-from pipeline.models.checkpoints.tensors import Json
 from pipeline.models.demo.random_weights import SENTENCES
 from pipeline.models.demo.tokenizers import (
     IMAGE_PX,

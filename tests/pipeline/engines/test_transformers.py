@@ -43,7 +43,10 @@ def reference(random_checkpoint, photographs):
     processor = AutoProcessor.from_pretrained(folder)
     preprocess = Preprocessor(folder)
     encoder = ClipEncoder(
-        random_checkpoint / "clip", feature_layer=3, normalization=preprocess.normalization, needs=frozenset()
+        *[random_checkpoint / "clip"] * 2,
+        feature_layer=3,
+        normalization=preprocess.normalization,
+        needs=frozenset(),
     )
     images = [ImageOps.mirror(image) if i % 3 == 2 else image for i, image in enumerate(photographs[:12])]
     requests, expected, gaps = [], [], []

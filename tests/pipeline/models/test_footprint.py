@@ -39,12 +39,16 @@ def test_the_estimate_equals_the_loaded_weights(random_checkpoint, dtype):
 def test_clip_is_loaded_in_float32_and_its_text_tower_only_if_read(random_checkpoint):
     llava, clip = random_checkpoint / "llava", random_checkpoint / "clip"
     model = CLIPModel.from_pretrained(clip)
-    vision = size_of(model.vision_model, model.visual_projection)
+    tower, projection = size_of(model.vision_model), size_of(model.visual_projection)
+    vision = tower + projection
     text = size_of(model.text_model, model.text_projection)
     assert of_encode(llava, clip, frozenset({"metric"})).weights == vision
     assert of_encode(llava, clip, frozenset({"metric", "text"})).weights == vision + text
     projector = LanguageModel(llava).projector
-    assert of_encode(llava, clip, frozenset({"embeddings"})).weights == vision + size_of(projector)
+    assert of_encode(llava, clip, frozenset({"embeddings"})).weights == tower + size_of(projector)
+    assert of_encode(llava, None, frozenset({"embeddings"})) == of_encode(
+        llava, clip, frozenset({"embeddings"})
+    )
 
 
 def test_a_run_counts_its_actors_and_its_cache(random_checkpoint):

@@ -21,7 +21,6 @@ SMALL = geometry.RandomLlava(
     text_width=24,
     text_layers=2,
     text_heads=2,
-    joint_width=16,
 )
 
 

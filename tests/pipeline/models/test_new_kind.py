@@ -7,6 +7,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from transformers import AutoConfig, CLIPConfig, CLIPVisionConfig
 
 from pipeline.models.checkpoints.fit import check_fit
 from pipeline.models.checkpoints.kinds import CLIP, KINDS
@@ -16,6 +17,14 @@ from pipeline.models.encoder import encoder_class, load_encoder
 from pipeline.models.footprint import of_encode
 from pipeline.models.preprocess import Preprocessor
 from pipeline.support.errors import ConfigError
+
+
+class OwnVisionConfig(CLIPVisionConfig):
+    model_type = "own_vision_model"
+
+
+class OwnConfig(CLIPConfig):
+    model_type = "own"
 
 
 class OwnEncoder(ClipEncoder):
@@ -45,6 +54,8 @@ def own_family(random_checkpoint, tmp_path_factory):
     folder = tmp_path_factory.mktemp("own")
     for part in ("llava", "clip"):
         shutil.copytree(random_checkpoint / part, folder / part)
+    for config in (OwnVisionConfig, OwnConfig):  # as transformers has it for the families that it knows
+        AutoConfig.register(config.model_type, config, exist_ok=True)
     edit(folder / "llava" / "config.json", vision_config__model_type="own_vision_model")
     edit(folder / "clip" / "config.json", model_type="own")
     (settings,) = (
@@ -84,7 +95,7 @@ def test_a_row_adds_a_family(own_family, random_checkpoint, photographs, monkeyp
     assert type(encoder).__name__ == "OwnEncoder"
     ours = encoder.encode_images(torch.from_numpy(pixels[0])[None], needs)
     clip = ClipEncoder(
-        random_checkpoint / "clip",
+        *[random_checkpoint / "clip"] * 2,
         feature_layer=geometry.feature_layer,
         normalization=images[1].normalization,
     )

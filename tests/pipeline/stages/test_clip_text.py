@@ -50,7 +50,7 @@ def test_the_fingerprint_counts_both_choices():
 @pytest.fixture(scope="module")
 def encoder(random_checkpoint):
     normalization = Preprocessor(random_checkpoint / "llava").normalization
-    return ClipEncoder(random_checkpoint / "clip", feature_layer=3, normalization=normalization)
+    return ClipEncoder(*[random_checkpoint / "clip"] * 2, feature_layer=3, normalization=normalization)
 
 
 def test_long_texts_average_their_windows_and_short_texts_stay_the_same(encoder):
