@@ -93,10 +93,10 @@ def read_json(file: Path) -> Json:
     size = file.stat().st_size
     if size > _MOST_BYTES:
         raise ConfigError(f"{file} has {size:,} bytes, more than the {_MOST_BYTES:,} that are read")
-    return parse_object(file.read_bytes(), file)
+    return config_object(file.read_bytes(), file)
 
 
-def parse_object(data: bytes, file: Path) -> Json:
+def config_object(data: bytes, file: Path) -> Json:
     """Parse the JSON object that was read from a file; ConfigError if it is something else."""
     try:
         content = json.loads(data)

@@ -12,7 +12,7 @@ from typing import TypeGuard
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.models.checkpoints.files import Json, parse_object, weight_files
+from pipeline.models.checkpoints.files import Json, config_object, weight_files
 from pipeline.support.errors import ConfigError
 
 # dtype in a safetensors header -> (how its bytes are read, relative rounding)
@@ -66,7 +66,7 @@ def read_header(file: Path) -> bytes:
 def tensors_of(header: bytes, file: Path) -> dict[str, Located]:
     """Parse a header into the places of its tensors, sorted by name; ConfigError where they cannot be."""
     first, stop = 8 + len(header), file.stat().st_size
-    entries = parse_object(header, file)
+    entries = config_object(header, file)
     return {
         name: _located(file, first, stop, name, entry)
         for name, entry in sorted(entries.items())
