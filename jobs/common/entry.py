@@ -18,6 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 from jobs.common.arguments import CONF, is_sweep, require_valid, with_log_key
 from jobs.common.credentials import restart_without_credentials
 from jobs.common.error_lines import ErrorLines
+from jobs.common.escapes import decoded
 from pipeline.support.errors import ConfigError, RunError, TrimlineError
 from pipeline.support.signals import interrupt_on_sigterm
 
@@ -42,6 +43,7 @@ def run_command(command: str, arguments: Sequence[str]) -> int:
     errors = ErrorLines(command, arguments)
     try:
         require_valid(command, arguments)
+        arguments = [decoded(argument) for argument in arguments]
         with _hydra_arguments(command, arguments):
             return _run_hydra(command, job, errors)
     # Hydra raises ValueError for a group set to null. The job's own errors end in `_guard`.
