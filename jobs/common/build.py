@@ -103,7 +103,7 @@ def _require_lists(kind: type, fields: Tree, prefix: str) -> None:
         if isinstance(value, list) and not any(isinstance(item, list | dict) for item in value):
             continue
         if value is not None and value != "???":
-            raise ConfigError(f"{key}: {value!r} is no list of texts, as in '{key}=[\"one\",\"two\"]'")
+            raise ConfigError(f'{key}: {value!r} is no list of texts, as in \'{key}=["one","two"]\'')
 
 
 def class_of(target: str | None, key: str) -> type:
