@@ -9,8 +9,8 @@ from pipeline.support.errors import ConfigError
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
 _QUOTES = (
-    "a value with braces, spaces, '=' or signs such as '#' needs quotes inside quotes: 'source.path=\"a b.tar\"'"
-    ", in a list around each item: 'decoding.stop=[\"###\"]'"
+    "a value with braces, spaces, '=' or signs such as '#' needs quotes inside quotes: "
+    "'source.path=\"a b.tar\"', 'decoding.stop=[\"###\"]'"
 )
 _FLAGS = re.compile(
     "-[hcprmi]|-sc|-cp|-cn|-cd|--help|--hydra-help|--version|--cfg|--resolve|--package|--run|--multirun"

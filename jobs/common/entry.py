@@ -20,13 +20,12 @@ from jobs.common.credentials import restart_without_credentials
 from jobs.common.error_lines import ErrorLines
 from jobs.common.escapes import decoded
 from pipeline.support.errors import ConfigError, RunError, TrimlineError
-from pipeline.support.signals import interrupt_on_sigterm
+from pipeline.support.signals import INTERRUPTED
 
 
 def command_line(command: str, arguments: Sequence[str]) -> int:
     """Run a command as the whole of this process; returns its exit status."""
     restart_without_credentials()
-    interrupt_on_sigterm()
     return run_command(command, arguments)
 
 
@@ -49,6 +48,8 @@ def run_command(command: str, arguments: Sequence[str]) -> int:
     # Hydra raises ValueError for a group set to null. The job's own errors end in `_guard`.
     except (ConfigError, HydraException, OmegaConfBaseException, ValueError) as error:
         return errors.fail(error, 2)
+    except KeyboardInterrupt:  # before or after the job
+        return errors.fail(RunError(INTERRUPTED), 1)
     except SystemExit as stop:  # argparse, or an interrupted job
         return stop.code if isinstance(stop.code, int) else 2
 
@@ -75,7 +76,7 @@ def _guard(job: Callable[[DictConfig], int], config: DictConfig, errors: ErrorLi
     except TrimlineError as error:
         return errors.fail(error, 1)
     except KeyboardInterrupt:  # Ctrl-C or SIGTERM; SystemExit ends a sweep, too
-        sys.exit(errors.fail(RunError("interrupted; run the same command again to go on"), 1))
+        sys.exit(errors.fail(RunError(INTERRUPTED), 1))
     except Exception as error:  # noqa: BLE001 - the outermost frame: every error is printed, without credentials
         return errors.crash(error)
 

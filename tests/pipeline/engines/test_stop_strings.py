@@ -66,7 +66,7 @@ def answer_all(language_model, *, max_batch=64, **decoding):
 @pytest.mark.parametrize("max_batch", [1, 64])
 @pytest.mark.parametrize("max_new_tokens", [1, NEW_TOKENS])
 def test_a_blank_that_ends_an_answer_is_the_reason(language_model, max_batch, max_new_tokens):
-    """The random model says words alone, each with a blank before it, so the first token ends every answer."""
+    """The random model says words, each with a blank before it: the first token ends every answer."""
     answers = answer_all(language_model, max_batch=max_batch, max_new_tokens=max_new_tokens, stop=[" "])
     assert [answer.finish_reason for answer in answers] == ["stop"] * 3
     assert [answer.generated_tokens for answer in answers] == [1] * 3
