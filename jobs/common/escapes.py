@@ -5,6 +5,7 @@ command line is rewritten, once, before Hydra reads it: all that follows (`--cfg
 the arms of a comparison, run.json) has the text itself.
 """
 
+import random
 import re
 from collections.abc import Callable
 from typing import Any
@@ -23,19 +24,19 @@ _PATHS = tuple(tuple(key.split(".")) for key in TEXTS)
 _ESCAPES = {r"\n": "\n", r"\t": "\t", r"\\": "\\"}
 _ESCAPED = {text: escape for escape, text in _ESCAPES.items()}
 # backslashes right before a reference, `${...}`, belong to OmegaConf
-_BEFORE_REFERENCE = r"\\+(?=\$\{)"
-_DECODE = re.compile(rf"{_BEFORE_REFERENCE}|\\[nt\\]")
-_ENCODE = re.compile(rf"{_BEFORE_REFERENCE}|[\\\n\t]")
+_KEPT = r"(?P<kept>\\+)(?=\$\{)"
+_DECODE = re.compile(rf"{_KEPT}|\\[nt\\]")
+_ENCODE = re.compile(rf"{_KEPT}|[\\\n\t]")
 
 
 def decode(text: str) -> str:
     """Replace the escapes in a text; another backslash stays as it is."""
-    return _DECODE.sub(lambda found: _ESCAPES.get(found[0], found[0]), text)
+    return _DECODE.sub(lambda found: found["kept"] or _ESCAPES[found[0]], text)
 
 
 def encode(text: str) -> str:
     """Write a text so that `decode` returns it."""
-    return _ENCODE.sub(lambda found: _ESCAPED.get(found[0], found[0]), text)
+    return _ENCODE.sub(lambda found: found["kept"] or _ESCAPED[found[0]], text)
 
 
 def decoded(argument: str) -> str:
@@ -71,9 +72,18 @@ def _rewritten(argument: str, change: Callable[[str], str]) -> str:
     points = [_changed(point, path, change) for point in value.list]
     if points == value.list:
         return argument
-    function = "shuffle" if value.shuffle else "" if value.simple_form else "choice"
-    several = ",".join(map(text_of, points))
-    return f"{key}={function}({several})" if function else f"{key}={several}"
+    if value.shuffle:
+        random.shuffle(points)
+    # texts in choice(...) and shuffle(...) have lost their quotes, and Hydra cannot write all texts without
+    return f"{key}={','.join(text_of(_quoted(point)) for point in points)}"
+
+
+def _quoted(value: Any) -> Any:  # any value of Hydra's
+    from hydra.core.override_parser.types import Quote, QuotedString
+
+    if isinstance(value, list):
+        return [_quoted(part) for part in value]
+    return QuotedString(value, Quote.double) if isinstance(value, str) else value
 
 
 def _agree(path: tuple[str, ...], pattern: tuple[str, ...]) -> bool:

@@ -6,6 +6,7 @@ import socket
 import subprocess
 import time
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
@@ -41,12 +42,7 @@ def wait_until(condition, process: subprocess.Popen) -> None:
 
 def has_imported_hydra(process: subprocess.Popen):
     """Tell when a command composes its configuration: compiled packages follow, Hydra has none of its own."""
-    return lambda: "yaml" in maps_of(process.pid)
-
-
-def maps_of(pid: int) -> str:
-    with open(f"/proc/{pid}/maps") as file:
-        return file.read()
+    return lambda: "yaml" in Path(f"/proc/{process.pid}/maps").read_text()
 
 
 def units_of(folder) -> dict[str, int]:

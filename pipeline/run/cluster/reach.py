@@ -21,6 +21,7 @@ from pipeline.support.plain_text import printable
 
 _SAY_AFTER_S = 4.0  # a cluster that is there answers sooner, so nothing is said
 _TRY_EVERY_S = 0.5
+_NO_RAY = "what listens there does not answer as Ray does"
 _HEALTH_CHECK = (sys.executable, "-m", "ray.scripts.scripts", "health-check", "--skip-version-check")
 
 
@@ -52,7 +53,7 @@ def wait_for_cluster(address: str, connect_s: float) -> None:
             time.sleep(_TRY_EVERY_S)
     raise RunError(
         f"cluster.address={address}: no Ray cluster answers at {place}{origin}; waited {waited}: "
-        f"{reason or 'something listens there and says nothing'}"
+        f"{reason or _NO_RAY}"
     )
 
 
@@ -80,7 +81,7 @@ def _tries(place: str, until: float) -> Iterator[str | None]:
             f"the Ray cluster at {place} refuses this process: set its RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH"
         )
     else:
-        yield "what listens there does not answer as Ray does"
+        yield _NO_RAY
 
 
 def _find(address: str) -> tuple[str | None, str]:

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast, StopStringCriteria
@@ -16,6 +16,7 @@ from pipeline.models.demo.tokenizers import llama_tokenizer
 from pipeline.models.llava import LanguageModel
 
 NEW_TOKENS = 8
+cases = settings(max_examples=60, deadline=None, derandomize=True)
 TEXTS = ["a cat", "\n", "\n\n", " ###", "é漢", "</s>", " ", "USER: ", "  ", "catalogue", "Answer\n"]
 
 
@@ -33,6 +34,7 @@ TOKENIZERS = {"sentencepiece": llama_tokenizer(SENTENCES, 1200), "byte_level": b
 
 
 @pytest.mark.parametrize("kind", TOKENIZERS)
+@cases
 @given(
     texts=st.lists(st.sampled_from(TEXTS), min_size=1, max_size=5),
     stop=st.lists(st.sampled_from([*TEXTS, "t", "\n#", "s> ", "a c", ": "]), min_size=1, max_size=3),

@@ -52,7 +52,7 @@ def lines_of_wait(address, connect_s, **environment):
 
 @pytest.mark.parametrize(
     ("there", "connect_s", "reason"),
-    [(nobody, 2, "connection refused"), (silent_server, 8, "something listens there and says nothing")],
+    [(nobody, 2, "connection refused"), (silent_server, 8, "what listens there does not answer as Ray does")],
 )
 @pytest.mark.parametrize("by", ["cluster.address", "RAY_ADDRESS"])
 def test_one_line_says_what_is_waited_for_and_one_that_it_was_in_vain(there, connect_s, reason, by):
