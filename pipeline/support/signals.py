@@ -4,7 +4,6 @@ A command installs the handlers (jobs/main.py), and reports the KeyboardInterrup
 status 1. Ray would replace that of SIGTERM; pipeline/run/cluster/start.py puts it back.
 """
 
-import _thread
 import os
 import signal
 import sys
@@ -55,7 +54,8 @@ class _Interrupts:
             sys.__unraisablehook__(raised)
         elif self._status is None:
             self._last = -PATIENCE_S
-            threading.Timer(0.1, _thread.interrupt_main, [signal.SIGTERM]).start()
+            main = threading.main_thread().ident
+            threading.Timer(0.1, signal.pthread_kill, [main, signal.SIGTERM]).start()
 
 
 _interrupts = _Interrupts()
