@@ -25,31 +25,31 @@ _ESCAPES = {r"\n": "\n", r"\t": "\t", r"\\": "\\"}
 _ESCAPED = {text: escape for escape, text in _ESCAPES.items()}
 # backslashes right before a reference, `${...}`, belong to OmegaConf
 _KEPT = r"(?P<kept>\\+)(?=\$\{)"
-_DECODE = re.compile(rf"{_KEPT}|\\[nt\\]")
-_ENCODE = re.compile(rf"{_KEPT}|[\\\n\t]")
+_UNESCAPE = re.compile(rf"{_KEPT}|\\[nt\\]")
+_ESCAPE = re.compile(rf"{_KEPT}|[\\\n\t]")
 
 
-def decode(text: str) -> str:
+def unescape(text: str) -> str:
     """Replace the escapes in a text; another backslash stays as it is."""
-    return _DECODE.sub(lambda found: found["kept"] or _ESCAPES[found[0]], text)
+    return _UNESCAPE.sub(lambda found: found["kept"] or _ESCAPES[found[0]], text)
 
 
-def encode(text: str) -> str:
-    """Write a text so that `decode` returns it."""
-    return _ENCODE.sub(lambda found: found["kept"] or _ESCAPED[found[0]], text)
+def escape(text: str) -> str:
+    """Write a text so that `unescape` returns it."""
+    return _ESCAPE.sub(lambda found: found["kept"] or _ESCAPED[found[0]], text)
 
 
 def decoded(argument: str) -> str:
     """Replace the escapes in an argument's prompt texts; an argument without any is returned as it is."""
-    return _rewritten(argument, decode)
+    return _rewritten(argument, unescape)
 
 
 def encoded(argument: str) -> str:
     """Write an argument so that `decoded` returns its meaning: for a command line that is read again."""
-    return _rewritten(argument, encode)
+    return _rewritten(argument, escape)
 
 
-def one_line(text: str) -> str:
+def without_breaks(text: str) -> str:
     """Write line breaks and tabs as escapes: a folder's name has none."""
     return text.replace("\n", r"\n").replace("\t", r"\t")
 

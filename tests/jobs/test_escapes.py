@@ -14,7 +14,7 @@ from jobs.common.arguments import CONF
 from jobs.common.arms import arm_specs
 from jobs.common.configs import make_config
 from jobs.common.entry import run_command
-from jobs.common.escapes import TEXTS, decode, decoded, encode, encoded
+from jobs.common.escapes import TEXTS, decoded, encoded, escape, unescape
 from jobs.compare import _arms, _groups
 from pipeline.models.config import Decoding, Model
 from pipeline.sources.task import Task
@@ -35,7 +35,7 @@ def value_of(argument: str):
 @given(WRITTEN)
 @example("\\" * 3 + "${x}")
 def test_decode_undoes_encode(text):
-    assert decode(encode(text)) == text
+    assert unescape(escape(text)) == text
 
 
 @pytest.mark.parametrize(
@@ -50,14 +50,14 @@ def test_decode_undoes_encode(text):
     ],
 )
 def test_what_escapes_mean(written, text):
-    assert decode(written) == text
+    assert unescape(written) == text
 
 
 @settings(cases, max_examples=20)
 @given(st.lists(WRITTEN, min_size=1, max_size=3), QUOTES)
 @example(["a\\"], Quote.double)
 def test_an_override_holds_the_text_and_so_does_one_that_is_read_again(texts, quote):
-    written = [QuotedString(encode(text), quote).with_quotes() for text in texts]
+    written = [QuotedString(escape(text), quote).with_quotes() for text in texts]
     for argument, value in (
         (f"decoding.stop=[{','.join(written)}]", texts),
         (f"+decoding={{stop: [{','.join(written)}], top_p: 0.5}}", {"stop": texts, "top_p": 0.5}),
