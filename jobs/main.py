@@ -6,6 +6,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from pipeline.support.signals import INTERRUPTED, conclude, interrupt_on_signals
+
 COMMANDS = {
     "annotate": "answer every question about every image of a source",
     "compare": "answer the same requests under several arms; compare what each saves and costs",
@@ -45,11 +47,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
         return
     if arguments[0] not in COMMANDS:
         sys.exit(_unknown(arguments[0]))
+    interrupt_on_signals()
     statuses: list[int] = []
     atexit.register(_exit_now, statuses)  # registered first, so it runs last
-    from jobs.common.entry import command_line
+    command, overrides = spelled_out(arguments)
+    try:
+        from jobs.common.entry import command_line
 
-    statuses.append(command_line(*spelled_out(arguments)))
+        statuses.append(command_line(command, overrides))
+    except KeyboardInterrupt:  # while it imported
+        print(f"trimline {command}: {INTERRUPTED}", file=sys.stderr)
+        statuses.append(1)
+    conclude(statuses[0])
     sys.exit(statuses[0])
 
 

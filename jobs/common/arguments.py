@@ -8,7 +8,10 @@ from typing import NoReturn
 from pipeline.support.errors import ConfigError
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
-_QUOTES = "a value with braces, spaces or '=' needs quotes inside quotes: 'source.path=\"a b.tar\"'"
+_QUOTES = (
+    "a value with braces, spaces, '=' or signs such as '#' needs quotes inside quotes: "
+    "'source.path=\"a b.tar\"', 'decoding.stop=[\"###\"]'"
+)
 _FLAGS = re.compile(
     "-[hcprmi]|-sc|-cp|-cn|-cd|--help|--hydra-help|--version|--cfg|--resolve|--package|--run|--multirun"
     "|--shell-completion|--config-path|--config-name|--config-dir|--info"

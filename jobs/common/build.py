@@ -4,7 +4,7 @@ import dataclasses
 import logging
 import re
 from collections.abc import Collection
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_type_hints
 
 from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf
@@ -79,6 +79,7 @@ def build_fields(fields: Tree, kind: type[Built], key: str) -> Built:
     schema = OmegaConf.structured(kind)
     _make_writable(schema)
     try:
+        _require_lists(kind, fields, prefix)
         merged = OmegaConf.merge(schema, fields)
         # `???` in the YAML means required, even if the class has a default
         missing = sorted(OmegaConf.missing_keys(merged) | OmegaConf.missing_keys(OmegaConf.create(fields)))
@@ -93,6 +94,16 @@ def build_fields(fields: Tree, kind: type[Built], key: str) -> Built:
         raise ConfigError(f"{key}: {error}") from None
     assert isinstance(built, kind)
     return built
+
+
+def _require_lists(kind: type, fields: Tree, prefix: str) -> None:
+    """Refuse a value that is no list of texts where one is wanted; OmegaConf takes lists of lists."""
+    for name in (name for name, hint in get_type_hints(kind).items() if hint == list[str] and name in fields):
+        value, key = fields[name], prefix + name
+        if isinstance(value, list) and not any(isinstance(item, list | dict) for item in value):
+            continue
+        if value is not None and value != "???":
+            raise ConfigError(f'{key}: {value!r} is no list of texts, as in \'{key}=["one","two"]\'')
 
 
 def class_of(target: str | None, key: str) -> type:

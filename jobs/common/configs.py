@@ -11,6 +11,7 @@ from omegaconf import DictConfig
 
 from jobs.common.build import Tree, build, build_fields, build_target, to_dict
 from jobs.common.credentials import STORAGES, without_credentials
+from jobs.common.escapes import without_breaks
 from jobs.common.storages import source_storage
 from pipeline.support.errors import ConfigError
 
@@ -84,7 +85,7 @@ def _with_sweep_folder(options: "RunOptions") -> "RunOptions":
     overrides = hydra.overrides.task
     if hydra.mode != RunMode.MULTIRUN or any(item.lstrip("+").startswith("output=") for item in overrides):
         return options
-    point = PurePosixPath(hydra.job.override_dirname or "default")
+    point = PurePosixPath(without_breaks(hydra.job.override_dirname) or "default")
     return dataclasses.replace(options, output=f"{options.output.rstrip('/')}/{point}")
 
 

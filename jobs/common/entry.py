@@ -18,14 +18,14 @@ from omegaconf.errors import OmegaConfBaseException
 from jobs.common.arguments import CONF, is_sweep, require_valid, with_log_key
 from jobs.common.credentials import restart_without_credentials
 from jobs.common.error_lines import ErrorLines
+from jobs.common.escapes import decoded
 from pipeline.support.errors import ConfigError, RunError, TrimlineError
-from pipeline.support.signals import interrupt_on_sigterm
+from pipeline.support.signals import INTERRUPTED
 
 
 def command_line(command: str, arguments: Sequence[str]) -> int:
     """Run a command as the whole of this process; returns its exit status."""
     restart_without_credentials()
-    interrupt_on_sigterm()
     return run_command(command, arguments)
 
 
@@ -42,11 +42,14 @@ def run_command(command: str, arguments: Sequence[str]) -> int:
     errors = ErrorLines(command, arguments)
     try:
         require_valid(command, arguments)
+        arguments = [decoded(argument) for argument in arguments]
         with _hydra_arguments(command, arguments):
             return _run_hydra(command, job, errors)
     # Hydra raises ValueError for a group set to null. The job's own errors end in `_guard`.
     except (ConfigError, HydraException, OmegaConfBaseException, ValueError) as error:
         return errors.fail(error, 2)
+    except KeyboardInterrupt:  # before or after the job
+        return errors.fail(RunError(INTERRUPTED), 1)
     except SystemExit as stop:  # argparse, or an interrupted job
         return stop.code if isinstance(stop.code, int) else 2
 
@@ -73,7 +76,7 @@ def _guard(job: Callable[[DictConfig], int], config: DictConfig, errors: ErrorLi
     except TrimlineError as error:
         return errors.fail(error, 1)
     except KeyboardInterrupt:  # Ctrl-C or SIGTERM; SystemExit ends a sweep, too
-        sys.exit(errors.fail(RunError("interrupted; run the same command again to go on"), 1))
+        sys.exit(errors.fail(RunError(INTERRUPTED), 1))
     except Exception as error:  # noqa: BLE001 - the outermost frame: every error is printed, without credentials
         return errors.crash(error)
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from hydra.core.hydra_config import HydraConfig
 
 from jobs.common.credentials import written_out_keys
+from jobs.common.escapes import encoded
 from pipeline.run.cluster.job_server import run_job
 from pipeline.run.cluster.ship import packages
 from pipeline.storage.paths import parts_of
@@ -71,6 +72,7 @@ def _user_conf() -> dict[str, str]:
 
 
 def _without_placement(overrides: Sequence[str]) -> list[str]:
-    """Return the overrides without those that `submit` sets itself."""
+    """Return the overrides without those that `submit` sets itself, as a command line has them."""
     placement = ("cluster.submit=", "cluster.ship=", "cluster.address=", "cluster.dashboard=", "output=")
-    return [override for override in overrides if not override.lstrip("+").startswith(placement)]
+    kept = [override for override in overrides if not override.lstrip("+").startswith(placement)]
+    return [encoded(override) for override in kept]

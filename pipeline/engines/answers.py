@@ -1,11 +1,15 @@
 """Provides what the engines share: check prompt lengths, cut answers, divide seconds among requests."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from pipeline.engines.base import Answer, Request
 from pipeline.models.config import Decoding
 from pipeline.models.prompts import Prompts
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 @dataclass(frozen=True)
@@ -59,23 +63,52 @@ def make_answer(
     prompts: Prompts,
     decoding: Decoding,
     *,
+    stopped: bool,
     prefill_s: float,
     decode_s: float,
 ) -> Answer:
-    """Make the answer from generated token ids: the text before the first EOS and before any stop string."""
+    """Make the answer from generated token ids: the text before the first EOS and before any stop string.
+
+    Args:
+        stopped: a stop string ended the answer. It need not be in the text, which lacks special tokens and
+            the blank with which SentencePiece begins.
+    """
     ids = tuple(generated_ids[: tokens_before_eos(generated_ids, prompts)])
     text = prompts.tokenizer.decode(list(ids), skip_special_tokens=True)
     assert isinstance(text, str), "one row of ids is one text"
     cut = min((position for position in map(text.find, decoding.stop) if position >= 0), default=None)
     return Answer(
         text=text[:cut].strip(),
-        finish_reason="length" if len(ids) == len(generated_ids) and cut is None else "stop",
+        finish_reason="stop" if stopped or cut is not None or len(ids) < len(generated_ids) else "length",
         prompt_tokens=encoded.prompt_tokens,
         generated_tokens=len(ids),
         prefill_s=prefill_s,
         generate_s=prefill_s + decode_s,
         token_ids=ids,
     )
+
+
+def stop_test(tokenizer: "PreTrainedTokenizerBase", stop: Sequence[str]) -> Callable[[Sequence[int]], bool]:
+    """Make a function that tells whether token ids hold a stop string, as transformers' criterion does.
+
+    It looks at all that was generated: the blank before the first word and the text of special tokens, too.
+    """
+
+    # decoding drops the blank that a text begins with: let it begin with another word
+    before = tokenizer("a", add_special_tokens=False)["input_ids"]
+
+    def decoded(ids: Sequence[int]) -> str:
+        text = tokenizer.decode([*before, *ids], clean_up_tokenization_spaces=False)
+        assert isinstance(text, str), "one row of ids is one text"
+        return text
+
+    begin = len(decoded([]))
+
+    def stopped(ids: Sequence[int]) -> bool:
+        text = decoded(ids)[begin:] if stop else ""
+        return any(string in text for string in stop)
+
+    return stopped
 
 
 def tokens_before_eos(ids: Sequence[int], prompts: Prompts) -> int:

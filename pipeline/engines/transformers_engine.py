@@ -14,7 +14,13 @@ from time import perf_counter
 
 import torch
 from torch import Tensor
-from transformers import Cache, GenerationConfig, StoppingCriteria, StoppingCriteriaList
+from transformers import (
+    Cache,
+    GenerationConfig,
+    StoppingCriteria,
+    StoppingCriteriaList,
+    StopStringCriteria,
+)
 
 from pipeline.engines.answers import EncodedRequest, admit, make_answer, share, tokens_before_eos
 from pipeline.engines.base import Answer, Request
@@ -52,9 +58,9 @@ class TransformersEngine:
             eos_token_id=list(language_model.eos_token_ids),
             # Rows that ended early are filled with EOS, so that a row always ends at its first EOS.
             pad_token_id=language_model.eos_token_ids[0],
-            stop_strings=list(decoding.stop) or None,
             **sampling,
         )
+        self._stop_strings = _stop_strings(language_model, decoding)
 
     def generate(self, requests: Sequence[Request]) -> list[Answer]:
         """Return one answer for each request, in order; a request too long for the model gets an error."""
@@ -78,22 +84,32 @@ class TransformersEngine:
         head = self._lm.head([encoded.token_ids for encoded in batch]) if self.prefix_cache else []
         inputs_BLH, mask_BL = pad_behind(embeds, len(head))
         prefill = _PrefillClock(self._lm.device)
+        stops = _Stops(self._stop_strings, len(batch))
         with self._seeded([encoded.request for encoded in batch]):
             tokens_BG = self._lm.model.generate(
                 inputs_embeds=inputs_BLH,
                 attention_mask=mask_BL,
                 past_key_values=self._head_keys_and_values(head, len(batch)),
                 generation_config=self._generation,
-                stopping_criteria=StoppingCriteriaList([prefill]),
-                tokenizer=self._lm.tokenizer,
+                stopping_criteria=StoppingCriteriaList([prefill, stops]),
             )
         rows = tokens_BG.tolist()
         ended = perf_counter()
         prefill_s = share(prefill.ended - started, [encoded.length - len(head) for encoded in batch])
         decode_s = share(ended - prefill.ended, [tokens_before_eos(row, self._lm) for row in rows])
         return [
-            make_answer(encoded, row, self._lm, self.decoding, prefill_s=of_prefill, decode_s=of_decode)
-            for encoded, row, of_prefill, of_decode in zip(batch, rows, prefill_s, decode_s, strict=True)
+            make_answer(
+                encoded,
+                row,
+                self._lm,
+                self.decoding,
+                stopped=stopped,
+                prefill_s=of_prefill,
+                decode_s=of_decode,
+            )
+            for encoded, row, stopped, of_prefill, of_decode in zip(
+                batch, rows, stops.rows.tolist(), prefill_s, decode_s, strict=True
+            )
         ]
 
     def _head_keys_and_values(self, head: list[int], count: int) -> Cache | None:
@@ -171,3 +187,27 @@ class _PrefillClock(StoppingCriteria):
                 torch.accelerator.synchronize(self._device)  # once a batch
             self.ended = perf_counter()
         return torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
+
+
+class _Stops(StoppingCriteria):
+    """Ends a row at a stop string, and records in `rows` which rows have had one."""
+
+    def __init__(self, strings: StopStringCriteria | None, count: int) -> None:
+        self.rows = torch.zeros(count, dtype=torch.bool)
+        self._strings = strings
+
+    def __call__(self, input_ids: Tensor, scores: Tensor, **kwargs: object) -> Tensor:
+        self.rows = self.rows.to(input_ids.device)
+        if self._strings is not None:
+            self.rows |= self._strings(input_ids, scores)
+        return self.rows
+
+
+def _stop_strings(language_model: LanguageModel, decoding: Decoding) -> StopStringCriteria | None:
+    """Make the test of stop strings; None if there are none, or no token can end one."""
+    if not decoding.stop:
+        return None
+    try:
+        return StopStringCriteria(language_model.tokenizer, list(decoding.stop))
+    except ValueError:
+        return None

@@ -8,7 +8,7 @@ import json
 import os
 import threading
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import count
 from pathlib import Path
 from time import perf_counter
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from pipeline.engines.answers import EncodedRequest, admit, make_answer
+from pipeline.engines.answers import EncodedRequest, admit, make_answer, stop_test
 from pipeline.engines.base import Answer, Request
 from pipeline.engines.vllm_steps import Generation, Steps
 from pipeline.models.checkpoints.language_only import language_only
@@ -25,7 +25,6 @@ from pipeline.models.prompts import Prompts, load_table
 from pipeline.support.errors import ConfigError
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
     from vllm import LLMEngine, SamplingParams
 
 # vLLM reads these when it is imported. A variable that is already set is kept.
@@ -80,7 +79,7 @@ class VllmEngine:
             "max_model_len": self.positions,
         }
         threads = torch.get_num_threads()
-        stopped = _stop_test(self._prompts.tokenizer, decoding.stop)
+        stopped = stop_test(self._prompts.tokenizer, decoding.stop)
         every: dict[str, object] = {**_ALWAYS, **of_model, **arguments, "max_num_seqs": max_num_seqs}
         self._steps = Steps(lambda: _make_engine(every, threads), stopped, _clean_up)
         self.close = weakref.finalize(self, self._steps.close)
@@ -104,6 +103,7 @@ class VllmEngine:
                 generation.ids,
                 self._prompts,
                 self.decoding,
+                stopped=generation.stopped,
                 prefill_s=embed_s + generation.prefill_s,
                 decode_s=generation.decode_s,
             )
@@ -140,16 +140,6 @@ class VllmEngine:
             top_p=top_p,
             seed=seed,
         )
-
-
-def _stop_test(tokenizer: "PreTrainedTokenizerBase", stop: Sequence[str]) -> Callable[[Sequence[int]], bool]:
-    """Make a function that checks whether token ids contain one of the stop strings."""
-
-    def stopped(ids: Sequence[int]) -> bool:
-        text = tokenizer.decode(list(ids), skip_special_tokens=True) if stop else ""
-        return any(string in text for string in stop)
-
-    return stopped
 
 
 def _require_platform(device: str) -> None:

@@ -34,6 +34,7 @@ class Generation:
     sampling: "SamplingParams"
     caller: int  # the number of the `generate` call that it belongs to
     ids: list[int] = field(default_factory=list)
+    stopped: bool = False  # a stop string ended it
     cached_tokens: int = 0  # tokens of the prompt that the prefix cache held
     prefill_s: float = 0.0
     decode_s: float = 0.0
@@ -127,7 +128,8 @@ class Steps:
         self._share_seconds(pairs)
         for output, generation in pairs:
             generation.ids += output.outputs[0].token_ids
-            if output.finished or self._stopped(generation.ids):
+            generation.stopped = self._stopped(generation.ids)
+            if output.finished or generation.stopped:
                 if not output.finished:
                     engine.abort_request([output.request_id])
                 del self._open[output.request_id]

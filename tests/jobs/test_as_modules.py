@@ -13,11 +13,13 @@ from jobs.main import COMMANDS
 
 @pytest.fixture
 def same_process(monkeypatch):
-    """Run modules in this process: without the exit hook that ends it, and restore its signal handler."""
+    """Run modules in this process: without the exit hook that ends it, and restore its signal handlers."""
     monkeypatch.setattr(atexit, "register", lambda hook, *_: hook)
-    handler = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     yield
-    signal.signal(signal.SIGTERM, handler)
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
 
 
 @pytest.mark.slow

@@ -87,6 +87,7 @@ class Cluster:
 
     Args:
         address: `local` starts a cluster on this machine; `auto` or host:port joins a running one.
+        connect_s: seconds to wait for a running cluster that does not answer.
         num_cpus, num_gpus, object_store_bytes: of a local cluster; null: all cores (at least 2), all GPUs.
         stall_s: seconds without progress after which a run ends, saying where it is stuck.
         ship: copy this installation's packages to the nodes, which then need not have Trimline installed.
@@ -95,6 +96,7 @@ class Cluster:
     """
 
     address: str = free("local")
+    connect_s: float = free(60.0)
     num_cpus: int | None = free(None)
     num_gpus: int | None = free(None)
     object_store_bytes: int | None = free(None)
@@ -110,6 +112,7 @@ class Cluster:
     write: TaskResources = free(default_factory=lambda: TaskResources(num_cpus=0.1))
 
     def __post_init__(self) -> None:
+        require(0 < self.connect_s < math.inf, "cluster.connect_s must be a positive number of seconds")
         require(self.stall_s > 0, "cluster.stall_s must be positive")
         reserved = sorted(_RESERVED & (self.runtime_env or {}).keys())
         require(not reserved, f"cluster.runtime_env.{', '.join(reserved)}: Trimline itself sets it")

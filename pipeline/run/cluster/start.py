@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any, TypedDict
 
+from pipeline.run.cluster.reach import wait_for_cluster
 from pipeline.run.cluster.resources import Cluster, Hardware
 from pipeline.run.cluster.ship import NAMES, ROOT, packages
 from pipeline.support.errors import RunError
@@ -35,6 +36,8 @@ def start_ray(cluster: Cluster, device: str, metrics_port: int | None = None) ->
 
     if ray.is_initialized():
         return
+    if cluster.address != "local":
+        wait_for_cluster(cluster.address, cluster.connect_s)
     # If two actors' threads spin at OpenMP's barriers on the same cores, they slow each other down tenfold.
     variables = {"OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "PASSIVE")}
     environment = {**(cluster.runtime_env or {}), "worker_process_setup_hook": _our_packages_first()}
@@ -103,6 +106,8 @@ def _secure(cluster: Cluster) -> None:
     everyone who reaches the cluster's ports, other users of this machine included, can run code in it. A
     RAY_AUTH_MODE that is already set is kept.
     """
+    # else a thread that outlives an interrupted run would join any other cluster that it finds
+    os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")
     os.environ.pop(_EXPORT, None)
     exported = os.environ.get(f"{_EXPORT}_config", "").split(",")
     kept = [name for name in exported if name and not name.startswith("EXPORT_DATASET")]
@@ -118,13 +123,13 @@ def _secure(cluster: Cluster) -> None:
 
 @contextmanager
 def _without_stderr() -> Iterator[None]:
-    """Hide what C++ code writes to stderr; show it if the block raises."""
+    """Hide what C++ code writes to stderr; show it if the block raises, but for Ctrl-C."""
     with tempfile.TemporaryFile() as kept:
         stderr = os.dup(2)
         os.dup2(kept.fileno(), 2)
         try:
             yield
-        except BaseException:
+        except Exception:
             kept.seek(0)
             os.write(stderr, kept.read())
             raise
