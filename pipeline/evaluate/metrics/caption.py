@@ -8,13 +8,13 @@ Deviations:
 """
 
 import math
-import re
 from collections.abc import Collection, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
 from pipeline.evaluate.base import Figures, Metric, Numbers, Reference, ratio
 from pipeline.evaluate.metrics.cider import CiderD
+from pipeline.evaluate.metrics.ptb import tokenize
 
 if TYPE_CHECKING:
     from sacrebleu.metrics.bleu import BLEU
@@ -25,22 +25,6 @@ NOTES = (
     "METEOR is nltk's, without synonyms: not METEOR 1.5, comparable with itself alone.",
     "Tokens are not Stanford's (Java): figures may differ from COCO's in the third digit.",
 )
-_CLITIC = re.compile(r"(n't|'(?:s|re|ve|ll|d|m))\b")
-_TOKEN = re.compile(
-    r"""n't\b | '(?:s|re|ve|ll|d|m)\b      # clitics, which stand apart by now
-      | (?:[^\W\d_]\.){2,}                 # u.s.
-      | \d+(?:[.,:]\d+)*                   # 3.5, 10:30
-      | [^\W_]+(?:['-][^\W_]+)*            # t-shirt, o'clock
-      | [^\w\s]                            # symbols""",
-    re.VERBOSE,
-)
-_DROPPED = frozenset("'`\".?!,:;-()[]{}…“”‘’")
-
-
-def tokenize(caption: str) -> list[str]:
-    """Split a caption into lower-case words and symbols, clitics apart, without punctuation."""
-    apart = _CLITIC.sub(r" \1", caption.lower()).replace("cannot", "can not")
-    return [token for token in _TOKEN.findall(apart) if token not in _DROPPED]
 
 
 def coco_rouge_l(candidate: Sequence[str], references: Sequence[Sequence[str]]) -> float:
