@@ -10,35 +10,42 @@ import re
 # Their full stop belongs to them, before a blank too. Those that are words in lower case need a capital.
 _ABBREVIATIONS = """
 jan feb mar apr jun jul aug sep sept oct nov dec mon tue tues wed thu thurs fri
-ala ariz calif colo conn ct dak fla ga ind kan kans ky md mich minn mo mont neb nev okla penn tenn va vt wis
-wisc wyo jr sr bros esq mr mrs ms dr drs prof profs sen sens rep reps atty attys lt col gen messrs gov govs adm
-rev maj sgt cpl pvt mt capt st ste ave pres lieut hon brig cmdr comdr pfc spc supt det insp treas msgr
-inc co cos corp pty ltd plc bancorp dept bhd assn univ intl sys ph rd blvd ft bldg sq tel est ext mfg
+ala ariz calif colo conn ct dak fla ga ind kan kans ky md mich minn mo mont neb nev okla penn tenn va vt
+wis wisc wyo jr sr bros esq mr mrs ms dr drs prof profs sen sens rep reps atty attys lt col gen messrs gov
+govs adm rev maj sgt cpl pvt mt capt st ste ave pres lieut hon brig cmdr comdr pfc spc supt det insp treas
+msgr inc co cos corp pty ltd plc bancorp dept bhd assn univ intl sys ph rd blvd ft bldg sq tel est ext mfg
 alex wm jos cie vs etc al cf
-""".split()
-_CAPITAL_ABBREVIATIONS = "Ark Del Ill La Mass Miss Pa Tex Wash".split()
+"""
+_CAPITAL_ABBREVIATIONS = "Ark Del Ill La Mass Miss Pa Tex Wash"
+# A single letter before one of these ends its sentence, and so does one at the end: the published tokenizer
+# reads on into the next caption, and most captions begin with "A".
+_BEGINNINGS = """
+A An The There This These That It In At He She They We You Her Their Some Many One But If When While As
+"""
+
+
+def _one_of(words: str) -> str:
+    return f"(?:{'|'.join(words.split())})"
+
+
 _CLITIC = re.compile(r"(n['’]t|['’](?:s|re|ve|ll|d|m))\b", re.IGNORECASE)
 _PAIRS = re.compile(  # written as one word, two tokens
     r"(?<![\w/-])(?:(gon|wan)(na)|(got)(ta)|(gim|lem)(me)|(can)(not)|('t)(is|was)|(more)('n))(?![\w/-])",
     re.IGNORECASE,
 )
 _LETTER, _ALNUM = r"[^\W\d_]", r"[^\W_]"
-# A single letter before one of these ends its sentence, and so does one at the end: the published tokenizer
-# reads on into the next caption, and most captions begin with "A".
-_SENTENCE = (
-    r"(?:A|An|The|There|This|These|That|It|In|At|He|She|They|We|You|Her|Their|Some|Many|One|But|If|When|While|As)\b"
-)
 _TOKEN = re.compile(
     rf"""(?:https?://|www\.)\S*\w
       | (?i:n't|'(?:s|re|ve|ll|d|m))(?!\w)                    # clitics, which stand apart by now
       | '[Nn](?:'|(?!\w)) | (?<!\w)'(?i:t|em|till?|cause|\d0s)(?!\w)
       | [+-]?\d*+(?:[.:,]\d++)++(?:-{_LETTER}+)*               # 3.5, 10:30, 1,000-pound
       | (?:{_LETTER}\.)+{_LETTER}(?!{_ALNUM})\.?(?:-{_ALNUM}+)*   # u.s.a, p.m.
-      | {_LETTER}\.(?![\w.] | \s*$ | \s+{_SENTENCE})          # w. of "w. 5th"
-      | (?:(?i:{"|".join(_ABBREVIATIONS)})|{"|".join(_CAPITAL_ABBREVIATIONS)})\.(?!\w)(?:-{_ALNUM}+)*
+      | {_LETTER}\.(?![\w.] | \s*$ | \s+{_one_of(_BEGINNINGS)}\b)          # w. of "w. 5th"
+      | (?:(?i:{_one_of(_ABBREVIATIONS)})|{_one_of(_CAPITAL_ABBREVIATIONS)})\.(?!\w)(?:-{_ALNUM}+)*
       | [Nn][Oo]s?\.(?=\s*\d)
       | [A-Z]+(?:[&+][A-Z]+)+                                 # R&B
-      | (?i:[dol]'{_LETTER}{{2,}}|{_LETTER}+[aeiouy]'[aeiou]{_LETTER}*|o['’]clock|nat'l|li'l|ev'ry|c'mon|s'mores)
+      | (?i:[dol]'{_LETTER}{{2,}} | {_LETTER}+[aeiouy]'[aeiou]{_LETTER}*)    # o'brien, ma'am
+      | (?i:o['’]clock | nat'l | li'l | ev'ry | c'mon | s'mores)
       | {_LETTER}+(?:[.!?]{_LETTER}+)+(?:-{_ALNUM}+)*         # grass.The, without a blank
       | {_ALNUM}+(?:[/_@-]{_ALNUM}+)*                         # t-shirt, 21st, and/or, 10-29-2011
       | --+ | [+-]\d+ | [#@]{_LETTER}\w*
