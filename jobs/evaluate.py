@@ -11,7 +11,7 @@ _GROUPS = ("dataset", "storage", "source_storage")
 
 def run(config: DictConfig) -> int:
     """Score, print and write the figures; returns the exit status."""
-    from pipeline.evaluate.evaluate import Evaluation, evaluate, evaluation_table
+    from pipeline.evaluate.evaluate import Evaluation, evaluate, evaluation_notes, evaluation_table
     from pipeline.output.layout import EVALUATION
     from pipeline.storage.uris import Storage
     from pipeline.support.plain_text import printable
@@ -22,6 +22,9 @@ def run(config: DictConfig) -> int:
     figures = evaluate(build_target(config, "dataset"), options, storage, source_storage(config, storage))
     if figures["figures"]:
         show(evaluation_table(figures))
+    else:
+        for note in evaluation_notes(figures):
+            print(note)
     for place in (options.submission, options.json or f"{options.output.rstrip('/')}/{EVALUATION}"):
         if place:
             print(printable(storage.redact(place)))

@@ -1,7 +1,7 @@
 """Scores the arms' answers against a dataset's references, and computes paired differences."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 
 import numpy as np
@@ -11,7 +11,7 @@ from pipeline.compare.comparison import McNemar
 from pipeline.evaluate.base import Answered, Dataset, Metric, Numbers
 from pipeline.evaluate.join import Join, choose_join
 from pipeline.evaluate.score_intervals import ScoresJson, scores_of
-from pipeline.evaluate.tally import Tally
+from pipeline.evaluate.tally import MAX_NEW_TOKENS, Tally, cut_off_note
 from pipeline.output.opened import Output
 from pipeline.storage.uris import Storage
 from pipeline.support.errors import ConfigError
@@ -32,9 +32,18 @@ class ScoreDifference:
 class Scores:
     """Scores joined units one by one; every request must be one of the references."""
 
-    def __init__(self, metric: Metric, join: Join, arms: Iterable[str]) -> None:
-        self.tallies = {arm: Tally(metric) for arm in arms}
+    def __init__(
+        self, metric: Metric, join: Join, longest: Mapping[str, int | None], published_longest: int
+    ) -> None:
+        """Begin the scores of arms.
+
+        Args:
+            longest: the decoding.max_new_tokens of each arm; None: not known.
+            published_longest: that of the dataset's published runs.
+        """
+        self.tallies = {arm: Tally(metric) for arm in longest}
         self._metric, self._join = metric, join
+        self._longest, self._published_longest = longest, published_longest
 
     def add(self, tables: Mapping[str, pa.Table]) -> dict[str, list[float | None]]:
         """Score a unit's requests, by arm; None where the right answer is not known.
@@ -117,6 +126,10 @@ class Scores:
             notes.append(f"A part of the dataset: {rows:,} of {questions:,} questions.")
         if tally.without_truth:
             notes.append(f"{tally.without_truth:,} requests have no known answer and are not scored.")
+        for arm, tally in self.tallies.items():
+            if tally.cut_off:
+                note = cut_off_note(tally.cut_off, self._longest[arm], self._published_longest)
+                notes.append(f"{arm}: {note}.")
         return notes
 
 
@@ -137,7 +150,8 @@ def open_scores(
     if metric is None:
         return None, ["The dataset's answers are not public or need a judge: there is no score."]
     join = choose_join(references, dataset.joint, next(iter(outputs.values())))
-    return Scores(metric, join, outputs), []
+    longest = {arm: output.manifest.counted.get(MAX_NEW_TOKENS) for arm, output in outputs.items()}
+    return Scores(metric, join, longest, dataset.max_new_tokens), []
 
 
 def _answered(table: pa.Table) -> list[Answered]:

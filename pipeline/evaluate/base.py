@@ -37,7 +37,10 @@ class Reference:
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """Holds one row of an output; `prediction` is None unless its status is `ok`."""
+    """Holds one row of an output; `prediction` is None unless its status is `ok`.
+
+    `finish_reason` is `length` where decoding.max_new_tokens cut the answer off.
+    """
 
     key: str
     question_id: str
@@ -46,6 +49,12 @@ class Answered:
     prediction: str | None
     status: str
     model: str
+    finish_reason: str | None = None
+
+    @property
+    def is_cut_off(self) -> bool:
+        """Whether the answer ends only because it reached the most tokens it might have."""
+        return self.status == "ok" and self.finish_reason == "length"
 
 
 Figures = dict[str, float]
@@ -82,7 +91,8 @@ class Dataset(Protocol):
 
     `root` is the folder, local or a URI, that holds the official files under their official names; nothing is
     ever written into it. `joint` tells whether a question is known by its `question_id` alone, or only
-    together with the image's `sample_key`.
+    together with the image's `sample_key`. `max_new_tokens` is the length of answers in published runs of the
+    set, which is decoding.max_new_tokens unless a run sets that itself.
     """
 
     @property
@@ -93,14 +103,27 @@ class Dataset(Protocol):
     def joint(self) -> bool:
         """Whether `question_id` names a question only together with `sample_key`."""
 
+    @property
+    def max_new_tokens(self) -> int:
+        """The most tokens of an answer in published runs."""
+
+    @property
+    def submits(self) -> str:
+        """What `submission` makes, in a few words; "" if the set has no submission format."""
+
     def references(self, storage: Storage) -> Iterator[Reference]:
         """Read every question with its answers; a file that cannot be read is a ConfigError naming it."""
 
     def metric(self, references: Collection[Reference]) -> Metric | None:
         """Return the metric of the dataset; None if the answers are not public or need a judge."""
 
-    def submission(self, rows: Iterator[Answered]) -> Iterator[str]:
-        """Write the official submission format piece by piece; raises ConfigError if there is none."""
+    def submission(self, rows: Iterator[Answered], storage: Storage) -> bytes:
+        """Make the content of the official submission file, or raise ConfigError if there is none.
+
+        Args:
+            rows: in the order of the official questions, with their question_ids.
+            storage: how to reach the official files.
+        """
 
     def source(self, folder: str, storage: Storage) -> Source:
         """Return a source of its questions and images; converted files are written into `folder`."""

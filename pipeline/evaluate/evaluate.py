@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pipeline.evaluate.base import Answered, Dataset, Metric, Reference
 from pipeline.evaluate.join import Join, choose_join, read_rows
 from pipeline.evaluate.score_intervals import ScoresJson, scores_of
-from pipeline.evaluate.tally import Tally
+from pipeline.evaluate.tally import MAX_NEW_TOKENS, Tally, cut_off_note
 from pipeline.output.layout import EVALUATION
 from pipeline.output.opened import Output, open_output
 from pipeline.storage.uris import Storage, write_atomic
@@ -42,7 +42,10 @@ class Evaluation:
 
 
 class EvaluationJson(ScoresJson, total=False):
-    """Declares the content of evaluation.json."""
+    """Declares the content of evaluation.json.
+
+    `cut_off` counts the answers that the run's `max_new_tokens` ended.
+    """
 
     dataset: str
     root: str
@@ -52,6 +55,9 @@ class EvaluationJson(ScoresJson, total=False):
     questions: int
     status: dict[str, int]
     without_truth: int
+    cut_off: int
+    max_new_tokens: int | None
+    published_max_new_tokens: int
 
 
 def evaluate(
@@ -75,13 +81,17 @@ def evaluate(
         raise ConfigError(f"dataset: no question in {storage.redact(dataset.root)}")
     join = choose_join(references, dataset.joint, output)
     if options.submission is not None:
-        _submit(dataset, join, options.submission, output, options.partial)
+        _submit(dataset, join, options, output, reading or storage)
         join.seen.clear()
     metric = dataset.metric(references) if any(reference.answers for reference in references) else None
     if metric is None and options.submission is None:
         raise ConfigError(
             f"dataset: the answers in {storage.redact(dataset.root)} are not public or need a judge: "
-            "submission=FILE writes the predictions in the official format"
+            + (
+                f"submission=FILE writes the predictions as {dataset.submits}"
+                if dataset.submits
+                else f"nothing can be scored, and {type(dataset).__name__} has no submission format"
+            )
         )
     tally = Tally(metric or _no_metric())
     for row, reference in _matched_rows(join, output, options.partial):
@@ -98,6 +108,9 @@ def evaluate(
         "questions": len(join.references),
         "status": dict(sorted(tally.status.items())),
         "without_truth": tally.without_truth,
+        "cut_off": tally.cut_off,
+        "max_new_tokens": output.manifest.counted.get(MAX_NEW_TOKENS),
+        "published_max_new_tokens": dataset.max_new_tokens,
         **scores,
     }
     _write(options.json or f"{options.output.rstrip('/')}/{EVALUATION}", evaluation, storage)
@@ -115,11 +128,14 @@ def _matched_rows(join: Join, output: Output, partial: bool) -> Iterator[tuple[A
         join.require_all(output)
 
 
-def _submit(dataset: Dataset, join: Join, uri: str, output: Output, partial: bool) -> None:
-    rows = (row for row, _ in _matched_rows(join, output, partial))
-    text = "".join(dataset.submission(rows))
+def _submit(dataset: Dataset, join: Join, options: Evaluation, output: Output, reading: Storage) -> None:
+    uri = str(options.submission)
+    if not dataset.submits:
+        raise ConfigError(f"submission: {type(dataset).__name__} has no submission format")
+    rows = join.in_order(row for row, _ in _matched_rows(join, output, options.partial))
+    content = dataset.submission(rows, reading)
     with output.storage.reaching("submission", uri):
-        write_atomic(*output.storage.open(uri), text.encode())
+        write_atomic(*output.storage.open(uri), content)
 
 
 def _write(uri: str, evaluation: EvaluationJson, storage: Storage) -> None:
@@ -135,15 +151,28 @@ def evaluation_table(evaluation: EvaluationJson) -> Table:
         rows += [
             _line(f"{group}: {name}", figure, scores["units"]) for name, figure in scores["figures"].items()
         ]
+    title = f"{evaluation['dataset']}: {evaluation['scored']:,} requests"
+    notes = (*evaluation_notes(evaluation), *evaluation["notes"])
+    return Table(title, ("", "value", "95 % from", "to", "of"), rows, notes)
+
+
+def evaluation_notes(evaluation: EvaluationJson) -> list[str]:
+    """Say what the rows of an output lack: answers, their ends, known truth, questions."""
+    judged = "counted as wrong" if evaluation["figures"] else "without an answer"
     failed = {status: count for status, count in evaluation["status"].items() if status != "ok"}
-    notes = [f"{count:,} rows {status}: counted as wrong" for status, count in failed.items()]
-    if evaluation["without_truth"]:
+    notes = [f"{count:,} rows {status}: {judged}" for status, count in failed.items()]
+    if evaluation["cut_off"]:
+        notes.append(
+            cut_off_note(
+                evaluation["cut_off"], evaluation["max_new_tokens"], evaluation["published_max_new_tokens"]
+            )
+        )
+    if evaluation["without_truth"] and evaluation["figures"]:
         notes.append(f"{evaluation['without_truth']:,} rows have no known answer and are not scored")
     answered = sum(evaluation["status"].values())
     if answered < evaluation["questions"]:
         notes.append(f"a part of the dataset: {answered:,} of {evaluation['questions']:,} questions")
-    title = f"{evaluation['dataset']}: {evaluation['scored']:,} requests"
-    return Table(title, ("", "value", "95 % from", "to", "of"), rows, (*notes, *evaluation["notes"]))
+    return notes
 
 
 def _line(name: str, figure: Interval, units: int) -> tuple[object, ...]:

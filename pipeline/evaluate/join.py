@@ -1,7 +1,7 @@
 """Matches predictions of a finished output with references: one to one, or an error naming the key."""
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, fields
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, fields, replace
 
 import pyarrow as pa
 import pyarrow.dataset as ds
@@ -59,6 +59,13 @@ class Join:
             raise ConfigError(f"output: {row.key} is the second row of {_shown(key)}")
         self.seen.add(key)
         return reference
+
+    def in_order(self, rows: Iterable[Answered]) -> Iterator[Answered]:
+        """Yield matched rows in the order of the references, with the references' question_ids."""
+        by_key = {self.key(row): row for row in rows}
+        for key, reference in self.references.items():
+            if key in by_key:
+                yield replace(by_key[key], question_id=reference.question_id)
 
     def require_all(self, output: Output) -> None:
         """Raise ConfigError, naming the first ones, if references have no row."""

@@ -7,18 +7,29 @@ from numpy.typing import NDArray
 
 from pipeline.evaluate.base import Answered, Metric, Numbers, Reference
 
+MAX_NEW_TOKENS = "decoding.max_new_tokens"  # its name in run.json
 _ROWS_AT_ONCE = 65536
+
+
+def cut_off_note(count: int, most: int | None, published: int) -> str:
+    """Say how many answers were cut off, and if published runs of the dataset let them be longer."""
+    at = MAX_NEW_TOKENS if most is None else f"{MAX_NEW_TOKENS}={most}"
+    longer = most is not None and most < published
+    return f"{count:,} answers were cut off at {at}" + (
+        f", where published runs have {published}" if longer else ""
+    )
 
 
 class Tally:
     """Collects the numbers of scored rows, with the unit and the groups of each.
 
-    `status` counts all rows by their status, `without_truth` those whose answer is not known, `count` those
-    that are scored.
+    `status` counts all rows by their status, `cut_off` those whose answers reached decoding.max_new_tokens,
+    `without_truth` those whose answer is not known, `count` those that are scored.
     """
 
     def __init__(self, metric: Metric) -> None:
         self.status: Counter[str] = Counter()
+        self.cut_off = 0
         self.without_truth = 0
         self.count = 0
         self._metric = metric
@@ -31,6 +42,7 @@ class Tally:
     def add(self, row: Answered, reference: Reference) -> tuple[float, ...] | None:
         """Score one row; a status other than `ok` is wrong. Returns its numbers, None if not scored."""
         self.status[row.status] += 1
+        self.cut_off += row.is_cut_off
         if not reference.answers:
             self.without_truth += 1
             return None

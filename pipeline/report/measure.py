@@ -9,7 +9,8 @@ from pipeline.compare.comparison import Comparison
 from pipeline.compare.figures import arm_figures, made_with, shape_of
 from pipeline.compare.join import joined_units
 from pipeline.compare.machine_time import MachineTime
-from pipeline.evaluate.score_intervals import ScoresJson
+from pipeline.evaluate.evaluate import EvaluationJson
+from pipeline.evaluate.tally import cut_off_note
 from pipeline.output.failed_shards import not_read_whole
 from pipeline.output.layout import EVALUATION
 from pipeline.output.opened import Output
@@ -49,11 +50,19 @@ def measure_run(requests: Requests, output: Output) -> Comparison:
         requests=numbers.count,
         baseline=None,
         arms={arm: figures},
-        notes=not_read_whole(output.plan, broken),
+        notes=[*not_read_whole(output.plan, broken), *_cut_off(scores)],
     )
 
 
-def _scores(output: Output) -> ScoresJson | None:
+def _cut_off(scores: EvaluationJson | None) -> list[str]:
+    """Say how many answers were cut off; an evaluation.json of 0.1.0 does not tell."""
+    if scores is None or not scores.get("cut_off"):
+        return []
+    longest, published = scores["max_new_tokens"], scores["published_max_new_tokens"]
+    return [f"{cut_off_note(scores['cut_off'], longest, published)}."]
+
+
+def _scores(output: Output) -> EvaluationJson | None:
     """Read the scores that `trimline evaluate` wrote into the output; None if there are none."""
     fs, path = output.storage.open(output.folder)
-    return cast(ScoresJson | None, json.loads(read_bytes(fs, f"{path}/{EVALUATION}") or b"null"))
+    return cast(EvaluationJson | None, json.loads(read_bytes(fs, f"{path}/{EVALUATION}") or b"null"))

@@ -11,8 +11,9 @@ from pipeline.report.pictures import images_of
 from pipeline.run.in_process import run_in_process
 from pipeline.sources.jsonl import Jsonl
 from pipeline.storage.uris import Storage
+from pipeline.support.errors import ConfigError
 from tests.pipeline.evaluate import official
-from tests.support.commands import compose
+from tests.support.commands import begin, compose
 
 
 @pytest.fixture
@@ -39,6 +40,29 @@ def test_a_dataset_is_annotated_and_scored_by_its_name(pope, tmp_path, capfd):
     configuration = output.manifest.configuration
     assert configuration["source"]["_target_"] == "pipeline.sources.jsonl.Jsonl"
     assert json.dumps(configuration["task"]["suffix"]) in json.dumps(configuration)
+
+
+def test_a_dataset_brings_the_length_of_its_answers(pope, tmp_path):
+    official.mm_vet(tmp_path / "vet")
+    assert compose(*pope).decoding.max_new_tokens == 128
+    mm_vet = ("dataset=mm_vet", "dataset.root=vet", *pope[2:])
+    assert compose(*mm_vet).decoding.max_new_tokens == 1024
+    assert compose(*mm_vet, "decoding.max_new_tokens=50").decoding.max_new_tokens == 50
+    assert compose(*mm_vet, "dataset.max_new_tokens=60").decoding.max_new_tokens == 60
+    assert compose(*mm_vet).settings["decoding"]["max_new_tokens"] == 1024, "run.json holds the number"
+    assert compose(*pope[2:]).decoding.max_new_tokens == 64
+
+
+def test_a_dataset_of_ones_own_need_not_bring_a_length(pope, tmp_path):
+    config = compose(*pope, "~dataset.max_new_tokens")
+    assert config.decoding.max_new_tokens == 64
+
+
+def test_an_output_of_shorter_answers_is_not_continued(pope):
+    begin(*pope, "output=answers", "decoding.max_new_tokens=64")
+    with pytest.raises(ConfigError, match=r"decoding\.max_new_tokens was 64, is 128; choose another output"):
+        begin(*pope, "output=answers")
+    begin(*pope, "output=answers", "decoding.max_new_tokens=64")
 
 
 def test_a_rerun_finds_the_same_source(pope):

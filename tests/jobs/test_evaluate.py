@@ -67,6 +67,10 @@ def test_answers_for_a_judge_are_written(tmp_path, capfd, monkeypatch):
     status, out, _ = evaluate(capfd, *overrides)
     assert status == 0 and out.splitlines() == ["mm-vet.json", "answers/evaluation.json"]
     assert json.loads((tmp_path / "mm-vet.json").read_text()) == {"v1_0": "x is 3", "v1_1": "x is 3"}
+    official.answer(dataset, tmp_path / "cut", lambda *_: "x is 3", longest=3)
+    status, out, _ = evaluate(capfd, "output=cut", *overrides[1:])
+    note = "2 answers were cut off at decoding.max_new_tokens=3, where published runs have 1024"
+    assert status == 0 and out.splitlines() == [note, "mm-vet.json", "cut/evaluation.json"]
     status, _, err = evaluate(capfd, *overrides[:3])
     assert status == 2 and "need a judge: submission=FILE" in err
 

@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from string import ascii_uppercase
+from typing import ClassVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -26,14 +27,25 @@ from pipeline.support.fields import free, require
 from pipeline.support.schema import QUESTION
 
 KINDS = ("image", "video")
+# What pandas 2 reads as a missing value, in a cell that holds nothing else.
+_PANDAS_MISSING = {
+    *("", "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN"),
+    *("<NA>", "N/A", "NA", "NULL", "NaN", "None", "n/a", "nan", "null"),
+}
+_NOT_SUBMITTED = ("hint", "category", "source", "image", "comment", "l2-category")
+_PREDICTION_PLACE = 6
 
 
 @dataclass(frozen=True, kw_only=True)
 class ScienceQaImg(WithImages):
-    """Reads ScienceQA (arXiv 2209.09513): the questions of a split that have an image."""
+    """Reads ScienceQA (arXiv 2209.09513): the questions of a split that have an image.
+
+    Two blanks are asked as one, as in LLaVA's convert_sqa_to_llava_base_prompt.py.
+    """
 
     images: str = free("images/test")
     suffix: str = free(LETTER)
+    max_new_tokens: int = free(1024)
     problems: str = free("problems.json")
     splits: str = free("pid_splits.json")
     split: str = free("test")
@@ -57,7 +69,7 @@ class ScienceQaImg(WithImages):
                     (item["subject"],),
                     choices=tuple(item["choices"]),
                 )
-                yield reference, text
+                yield reference, text.replace("  ", " ")
 
     def metric(self, references: Collection[Reference]) -> Metric:
         """See `Dataset.metric`."""
@@ -67,6 +79,8 @@ class ScienceQaImg(WithImages):
 @dataclass(frozen=True, kw_only=True)
 class SeedBench(Official):
     """Reads SEED-Bench (arXiv 2307.16125): images, and LLaVA's middle frames of videos."""
+
+    submits: ClassVar[str] = "JSONL for SEED-Bench's leaderboard"
 
     suffix: str = free(LETTER)
     questions: str = free("SEED-Bench.json")
@@ -109,7 +123,7 @@ class SeedBench(Official):
         """See `Dataset.metric`."""
         return choice.seed_bench()
 
-    def submission(self, rows: Iterator[Answered]) -> Iterator[str]:
+    def submission(self, rows: Iterator[Answered], storage: Storage) -> bytes:
         """See `Dataset.submission`: as LLaVA's convert_seed_for_submission.py writes it."""
         return submission.json_lines(
             {"question_id": row.question_id, "prediction": row.prediction or ""} for row in rows
@@ -125,7 +139,10 @@ class MmBench(Official):
     another row instead, whose image it shares.
     """
 
+    submits: ClassVar[str] = "an xlsx file, which needs openpyxl,"
+
     suffix: str = free(LETTER)
+    max_new_tokens: int = free(1024)
     table: str = free("mmbench_dev_20230712.tsv")
 
     def read_questions(self, storage: Storage) -> Iterator[Question]:
@@ -152,6 +169,15 @@ class MmBench(Official):
     def metric(self, references: Collection[Reference]) -> Metric:
         """See `Dataset.metric`."""
         return choice.mmbench()
+
+    def submission(self, rows: Iterator[Answered], storage: Storage) -> bytes:
+        """See `Dataset.submission`: xlsx, as LLaVA's convert_mmbench_for_submission.py writes it.
+
+        It has every row of the table, also those that were not asked.
+        """
+        predictions = {row.question_id: row.prediction or "" for row in rows}
+        with official_file(self.root, self.table, storage):
+            return submission.workbook(_sheet(table_rows(self.root, self.table, storage), predictions))
 
     def source(self, folder: str, storage: Storage) -> Source:
         """See `Dataset.source`: a Parquet file of the images, with the questions of each circle."""
@@ -199,6 +225,22 @@ class MmBench(Official):
         return circles
 
 
+def _sheet(table: Iterator[dict[str, str]], predictions: dict[str, str]) -> Iterator[list[object]]:
+    """Yield the names of the columns, then each row of a table with its prediction."""
+    columns: list[str] = []
+    for row in table:
+        if not columns:
+            columns = [name for name in row if name not in _NOT_SUBMITTED]
+            columns.insert(_PREDICTION_PLACE, "prediction")
+            yield list(columns)
+        filled = {name: cell if _has_content(cell) else None for name, cell in row.items()}
+        index = int(row["index"])
+        yield [
+            {"index": index, "prediction": predictions.get(str(index))}.get(name, filled.get(name))
+            for name in columns
+        ]
+
+
 def _choices(row: dict[str, str]) -> tuple[str, ...]:
     """Collect the options up to the first that is missing."""
     choices = []
@@ -210,5 +252,5 @@ def _choices(row: dict[str, str]) -> tuple[str, ...]:
 
 
 def _has_content(cell: str | None) -> bool:
-    """Tell whether a cell is filled; pandas writes nan for a missing value."""
-    return cell is not None and cell.strip().lower() not in ("", "nan", "none")
+    """Tell whether LLaVA and VLMEvalKit see a cell as filled: a blank is, `NA` is not."""
+    return cell is not None and cell not in _PANDAS_MISSING and cell.lower() not in ("nan", "none")

@@ -24,15 +24,20 @@ class Official(ABC):
     Args:
         root: the folder, local or a URI, with the official files; the other keys hold their names.
         suffix: appended to each question; LLaVA-1.5's words (arXiv 2310.03744, appendix) by default.
+        max_new_tokens: the length of answers in LLaVA's published runs: 128 by model_vqa_loader.py, 1024 by
+            model_vqa.py, model_vqa_science.py and model_vqa_mmbench.py.
     """
 
     joint: ClassVar[bool] = False
+    submits: ClassVar[str] = ""
 
     root: str = free()
     suffix: str = free(SHORT)
+    max_new_tokens: int = free(128)
 
     def __post_init__(self) -> None:
         require(bool(self.root), "dataset.root must not be empty")
+        require(self.max_new_tokens >= 1, "dataset.max_new_tokens must be at least 1")
 
     @property
     def image_root(self) -> str:
@@ -51,7 +56,7 @@ class Official(ABC):
         """See `Dataset.metric`."""
         return None
 
-    def submission(self, rows: Iterator[Answered]) -> Iterator[str]:
+    def submission(self, rows: Iterator[Answered], storage: Storage) -> bytes:
         """See `Dataset.submission`."""
         raise ConfigError(f"submission: {type(self).__name__} has no submission format")
 

@@ -31,15 +31,19 @@ class Scenes:
     Args:
         root: the folder; `demo:pictures` are those of `make demo`, whose photographs have no known answers.
         caption: whether a caption was asked for, as the first question of each picture.
+        max_new_tokens: see `Dataset`.
     """
 
     joint: ClassVar[bool] = True
+    submits: ClassVar[str] = ""
 
     root: str = free(PICTURES)
     caption: bool = free(True)
+    max_new_tokens: int = free(64)
 
     def __post_init__(self) -> None:
         require(bool(self.root), "dataset.root must not be empty")
+        require(self.max_new_tokens >= 1, "dataset.max_new_tokens must be at least 1")
 
     def references(self, storage: Storage) -> Iterator[Reference]:
         """See `Dataset.references`."""
@@ -90,7 +94,7 @@ class Scenes:
         """See `Dataset.metric`."""
         return scenes()
 
-    def submission(self, rows: Iterator[Answered]) -> Iterator[str]:
+    def submission(self, rows: Iterator[Answered], storage: Storage) -> bytes:
         """See `Dataset.submission`."""
         raise ConfigError("submission: Scenes has no submission format")
 

@@ -10,6 +10,14 @@ _SEPARATORS = str.maketrans(dict.fromkeys(".()[],:;!*#{}", " "))
 _THE_ANSWER_IS = re.compile(r"The answer is ([A-Z]).")
 _SCIENCEQA_LETTERS = "ABCDE"
 _LAST_WORDS = 4
+REFUSED = "Z"  # no choice's letter
+_NO_ANSWER = "Failed to obtain answer via API"
+_REFUSALS = (
+    "Sorry, I can't help with images of people yet.",
+    "I can't process this file.",
+    "I'm sorry, but without the image provided",
+    "Cannot determine the answer",
+)
 CIRCLE = 1_000_000  # MMBench: rows of one circle have the same index modulo this number
 
 
@@ -38,19 +46,35 @@ def scienceqa_letter(prediction: str, choices: Sequence[str]) -> str | None:
 def vlmeval_letter(prediction: str, choices: Sequence[str]) -> str | None:
     """Read a letter as VLMEvalKit's `can_infer`, which scores MMBench (arXiv 2307.06281) without a judge.
 
-    First the letters: if the words hold exactly one of the choices' letters, brackets and punctuation aside,
-    and it is first among the last four words, it is the answer. Then the texts: if exactly one choice's text
-    is in the answer, case aside, and the answer is at most twice as long as all choices together.
+    The rules are those of VLMEvalKit from 2025-08-04 (#1175) until 2026-06-17 (#1552). First the letters: a
+    refusal is Z, which is always wrong. If the words hold exactly one of the choices' letters, brackets and
+    punctuation aside, and it is first among the last four words, it is the answer; if they hold none, but Z,
+    it is Z. Then the texts: if exactly one choice's text is in the answer, case aside, and the answer is at
+    most twice as long as all choices together.
+
+    Not taken: #1552 reads a letter after `answer is` anywhere, in either case, so that "the answer is a dog"
+    is A. Published numbers of LLaVA and TRIM are older, and none of LLaVA-1.5's answers to MMBench changes.
+    Against the versions of 2024 the four last words and the length are stricter.
     """
-    words = prediction.translate(_SEPARATORS).split()
-    letters = [letter for letter in ascii_uppercase[: len(choices)] if letter in words]
-    if len(letters) == 1 and words.index(letters[0]) >= len(words) - _LAST_WORDS:
-        return letters[0]
+    if _NO_ANSWER not in prediction:
+        if any(words in prediction for words in _REFUSALS):
+            return REFUSED
+        if (letter := _lone_letter(prediction, choices)) is not None:
+            return letter
     lowered = prediction.lower()
     if len(lowered) > 2 * sum(map(len, choices)):
         return None
     named = [index for index, choice in enumerate(choices) if choice.lower() in lowered]
     return ascii_uppercase[named[0]] if len(named) == 1 else None
+
+
+def _lone_letter(prediction: str, choices: Sequence[str]) -> str | None:
+    """Return the one letter of the choices that the words hold near their end, or Z."""
+    words = prediction.translate(_SEPARATORS).split()
+    letters = [letter for letter in ascii_uppercase[: len(choices)] if letter in words]
+    if len(letters) == 1 and words.index(letters[0]) >= len(words) - _LAST_WORDS:
+        return letters[0]
+    return REFUSED if not letters and REFUSED in words else None
 
 
 def scienceqa() -> Metric:

@@ -108,6 +108,19 @@ def test_a_request_without_reference_is_named(scenes, answered, tmp_path):
         compared(tmp_path / "c", {"a": answered, "b": answered}, dataset=other)
 
 
+def test_answers_cut_off_are_noted_for_each_arm(scenes, answered, tmp_path):
+    def whole(unit_rows: list[dict]) -> list[dict]:
+        return [row | {"finish_reason": "stop"} for row in unit_rows]
+
+    cut = sum(row["finish_reason"] == "length" for row in rows(answered))
+    assert cut, "the random model does not stop by itself"
+    arms = {"cut": answered, "whole": change(copied(answered, tmp_path / "whole"), whole)}
+    notes = compared(tmp_path / "c", arms, dataset=scenes)["notes"]
+    assert [note for note in notes if "cut off" in note] == [
+        f"cut: {cut} answers were cut off at decoding.max_new_tokens=1, where published runs have 64."
+    ]
+
+
 def test_a_part_of_a_dataset_is_noted(scenes, answered, tmp_path):
     def first(unit_rows: list[dict]) -> list[dict]:
         return unit_rows[:1]

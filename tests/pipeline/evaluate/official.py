@@ -47,15 +47,18 @@ def answer(dataset: Any, output: Path, say: Callable[[str, str], Any], **rows: A
     """Write an output for the dataset's own source and task.
 
     `say(question_id, question)` gives the predictions. A prediction of None is a `failed` row. Units hold
-    three samples. `rows`: `double` and `drop` are indices.
+    three samples. `rows`: `double` and `drop` are indices; the answers of more than `longest` characters were
+    cut off.
     """
     output.mkdir(parents=True, exist_ok=True)
     source, task = dataset.source(str(output.parent / "converted"), STORAGE), dataset.task()
     return answer_source(source, task, output, say, **rows)
 
 
-def answer_source(source: Any, task: Any, output: Path, say: Any, double: int = -1, drop: int = -1) -> Path:
-    manifest = make_manifest(str(output), {"made": "by hand"}, {})
+def answer_source(
+    source: Any, task: Any, output: Path, say: Any, double: int = -1, drop: int = -1, longest: int = 1000
+) -> Path:
+    manifest = make_manifest(str(output), {"made": "by hand", "decoding": {"max_new_tokens": longest}}, {})
     plan = make_plan(str(output), source, None, STORAGE)
     require_same_run(str(output), manifest, STORAGE)
     (output / "data").mkdir()
@@ -70,7 +73,7 @@ def answer_source(source: Any, task: Any, output: Path, say: Any, double: int = 
                 for place, question in enumerate(task.questions(sample, 1000)):
                     key = f"{shard.shard:06d}-{index:08d}-{place:04d}"
                     copies = 2 if number == double else 0 if number == drop else 1
-                    rows += [_row(key, sample, index, question, say)] * copies
+                    rows += [_row(key, sample, index, question, say, longest)] * copies
                     number += 1
             unit = Unit(shard.shard, first, first + len(batch), first + 3 >= len(samples))
             table = pa.Table.from_pylist(rows, schema=PREDICTIONS.with_metadata({FOOTER: b"{}"}))
@@ -78,12 +81,13 @@ def answer_source(source: Any, task: Any, output: Path, say: Any, double: int = 
     return output
 
 
-def _row(key: str, sample: Any, index: int, question: Any, say: Any) -> dict[str, Any]:
+def _row(key: str, sample: Any, index: int, question: Any, say: Any, longest: int) -> dict[str, Any]:
     prediction = say(question.question_id, question.text)
     return {
         **{"key": key, "sample_key": sample.key, "question_id": question.question_id, "source": "s"},
         **{"sample": index, "question": question.text, "prediction": prediction},
         "status": "failed" if prediction is None else "ok",
+        "finish_reason": prediction and ("length" if len(prediction) > longest else "stop"),
         **{"model": "llava", "reducer": "trim", "run_id": "r"},
     }
 

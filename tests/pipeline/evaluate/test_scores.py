@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from pipeline.evaluate.base import Reference
 from pipeline.evaluate.metrics import choice, exact, vqa, yes_no
-from pipeline.evaluate.metrics.caption import tokenize
+from pipeline.evaluate.metrics.ptb import tokenize
 from pipeline.evaluate.metrics.text import CONTRACTIONS, evalai_normal, vqa_normal
 from tests.pipeline.evaluate import cases
 
@@ -77,6 +77,15 @@ def test_tokens():
     assert {text: " ".join(tokenize(text)) for text, _ in cases.TOKENS} == dict(cases.TOKENS)
 
 
+@given(st.text(alphabet="aBst.'’,-/:!?()& 1½0\n", max_size=30))
+def test_tokens_of_any_text_are_lower_case_and_hold_its_letters(text):
+    tokens = tokenize(text)
+    assert all(token and token == token.lower() and not set(token) & set(" \n") for token in tokens)
+    bracketless = [token for token in tokens if token not in ("-lrb-", "-rrb-", "1/2")]
+    letters = [character for character in text.lower() if character.isalpha()]
+    assert [character for token in bracketless for character in token if character.isalpha()] == letters
+
+
 def test_contractions_are_all_of_the_published_table():
     # 120 published entries less six that change nothing: let's, she's, and four with a capital
     assert len(CONTRACTIONS) == 114
@@ -132,6 +141,16 @@ def test_llava_submits_normal_answers():
     reference = Reference("1", "a.jpg", ("yes",) * 10)
     assert vqa.vqa().observe("Yes.", reference) == (1.0,)
     assert vqa.vqa_accuracy("Yes.", reference.answers) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("answer", "score"), [("t-shirt", 0), ("two", 0), ("a cat", 0), ("Black.", 0), ("black", 1)]
+)
+def test_where_all_annotators_agree_only_the_prediction_is_normalised(answer, score):
+    """Official: EvalAI's processor, then vqaEval.py, which leaves unanimous answers as they are."""
+    assert vqa.vqa().observe(answer, Reference("1", "a.jpg", (answer,) * 10)) == (score,)
+    assert vqa.vqa().observe("Black.", Reference("1", "a.jpg", ("black",) * 10)) == (1,)
+    assert "not normalised" in vqa.vqa().notes[0]
 
 
 def test_a_circle_counts_if_every_rotation_is_right():

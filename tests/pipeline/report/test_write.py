@@ -128,6 +128,23 @@ def test_a_run_has_the_figures_of_its_comparison(comparison):
         assert math.isclose(stage["mean"]["value"], compared["seconds"][name]["mean"]["value"]), name
 
 
+@pytest.mark.parametrize(
+    ("scores", "notes"),
+    [
+        ({}, []),  # of 0.1.0
+        ({"cut_off": 0, "max_new_tokens": 64, "published_max_new_tokens": 1024}, []),
+        (
+            {"cut_off": 2, "max_new_tokens": 64, "published_max_new_tokens": 1024},
+            ["2 answers were cut off at decoding.max_new_tokens=64, where published runs have 1024."],
+        ),
+    ],
+)
+def test_a_runs_report_tells_of_answers_cut_off(comparison, tmp_path, scores, notes):
+    shutil.copytree(comparison / "trim", tmp_path / "run")
+    (tmp_path / "run" / "evaluation.json").write_text(json.dumps({"figures": {}, "groups": {}, **scores}))
+    assert gather_report(str(tmp_path / "run"), Storage(), gallery=0, seed=0).notes == notes
+
+
 def test_scores_are_reported(comparison, tmp_path):
     shutil.copytree(comparison, tmp_path / "scored")
     figures = json.loads((comparison / "comparison.json").read_text())
