@@ -53,7 +53,7 @@ class Decoding:
     temperature: float = counted(0.0)
     top_p: float = counted(1.0)
     stop: list[str] = counted(default_factory=list)
-    from_checkpoint: bool = counted(False, neutral=False)
+    from_checkpoint: bool = counted(False, neutral=True)
 
     def __post_init__(self) -> None:
         require(self.max_new_tokens >= 1, "decoding.max_new_tokens must be at least 1")

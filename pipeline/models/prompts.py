@@ -66,8 +66,8 @@ class Prompts:
         return projected_KH
 
     def tokenize(self, prompt: str) -> list[int]:
-        """See `tokenize`."""
-        return tokenize(self.tokenizer, self.image_token_id, prompt)
+        """See `prompt_ids`."""
+        return prompt_ids(self.tokenizer, self.image_token_id, prompt)
 
     def head(self, prompts: Sequence[list[int]]) -> list[int]:
         """Return the tokens before the image if all prompts have the same, else none."""
@@ -98,7 +98,7 @@ def load_tokenizer(folder: Path) -> "PreTrainedTokenizerBase":
     return tokenizer
 
 
-def tokenize(tokenizer: "PreTrainedTokenizerBase", image_token_id: int, prompt: str) -> list[int]:
+def prompt_ids(tokenizer: "PreTrainedTokenizerBase", image_token_id: int, prompt: str) -> list[int]:
     """Tokenise a prompt as the checkpoint's processor does, with one image token instead of one a patch.
 
     A model in the original layout has a negative number instead of an image token: the text before and after

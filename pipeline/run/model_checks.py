@@ -89,10 +89,10 @@ def _require_prompt_fits(config: "RunConfig", llava: Path, geometry: Geometry) -
 
     It also loads the tokenizer, so that one that cannot be read is told here.
     """
-    from pipeline.models.prompts import load_tokenizer, tokenize
+    from pipeline.models.prompts import load_tokenizer, prompt_ids
 
     template = fill_template(config.model.template, "")
-    text = len(tokenize(load_tokenizer(llava), image_token_id(llava), template)) - 1
+    text = len(prompt_ids(load_tokenizer(llava), image_token_id(llava), template)) - 1
     visual = min(_fewest_tokens(arm, geometry) for arm in config.arms)
     needed = text + visual + config.decoding.max_new_tokens
     if needed > geometry.max_positions:
