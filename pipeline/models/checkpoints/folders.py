@@ -23,10 +23,12 @@ def folders(model: Model) -> tuple[Path, Path | None]:
     llava = resolve(model.path, model.allow_pickle)
     name = clip_of(model, llava)
     clip = None if name is None else resolve(name, model.allow_pickle)
-    if clip is None or not is_original(read_config(llava)):
-        return llava, clip
     from pipeline.models.checkpoints.original import as_hugging_face
+    from pipeline.models.checkpoints.presented import with_tokenizer
     from pipeline.models.checkpoints.supported import require_supported
+
+    if clip is None or not is_original(read_config(llava)):
+        return with_tokenizer(llava), clip
 
     require_supported(llava)  # here: the translated configuration has not all of its keys
     return as_hugging_face(llava, clip), clip

@@ -7,22 +7,19 @@ meaning of the keys is that of llava/model/llava_arch.py, multimodal_encoder/ an
 Only small files are copied: the weights stay where they are, under their own names.
 """
 
-import hashlib
 import json
 import re
 from pathlib import Path
 
-from pipeline.models.checkpoints.files import INDEX, Json, read_config, weight_files
+from pipeline.models.checkpoints.files import Json, read_config
 from pipeline.models.checkpoints.kinds import CLIP
-from pipeline.models.checkpoints.llama_tokenizer import TOKENIZER_FILES, write_tokenizer
-from pipeline.support.cache import cache_folder, make_once
+from pipeline.models.checkpoints.presented import present
 from pipeline.support.errors import ConfigError
 
 IMAGE_TOKEN_ID = -200  # llava/constants.py: IMAGE_TOKEN_INDEX
 REDUCE_FUNC = (
     "mm_vision_token_reduce_func"  # of TRIM's authors' fork, pipeline/models/checkpoints/tuned_reducer.py
 )
-_VERSION = 1  # version of the written files; raise it with every change
 _TYPES = ("llava", "llava_llama")  # llava_mpt, llava_mistral, ... have other language models
 _IMAGE_PX = re.compile(r"-(\d{3})$")  # openai/clip-vit-large-patch14-336
 _FEATURES = {"patch": "default", "cls_patch": "full"}
@@ -57,23 +54,7 @@ def as_hugging_face(folder: Path, clip: Path) -> Path:
     negative, and `mm_vision_tower` stays in its config.json: the tower may be the CLIP's.
     Raises ConfigError if it is not a checkpoint of LLaVA and that CLIP, or does what is not supported.
     """
-    config = translated(folder, clip)
-    files = weight_files(folder)
-    copied = [folder / name for name in (INDEX, "generation_config.json", *TOKENIZER_FILES)]
-    small = [(file.name, file.read_bytes()) for file in copied if file.is_file()]
-    weights = [(str(file.absolute()), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
-    identity = hashlib.sha256(repr((_VERSION, config, weights, small)).encode()).hexdigest()[:16]
-
-    def make(target: Path) -> None:
-        (target / "config.json").write_text(json.dumps(config, indent=1))
-        for name, content in small:
-            if name not in TOKENIZER_FILES:
-                (target / name).write_bytes(content)
-        for file in files:
-            (target / file.name).symlink_to(file.absolute())
-        write_tokenizer(folder, target, config["text_config"])
-
-    return make_once(cache_folder() / f"original-{identity}", make)
+    return present(folder, translated(folder, clip), "original", ["generation_config.json"], None)
 
 
 def translated(folder: Path, clip: Path) -> Json:

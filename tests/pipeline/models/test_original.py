@@ -151,6 +151,32 @@ def test_prompts_are_tokenised_as_the_original_does(original):
     assert ours.tokenizer.decode(ids) == theirs.tokenizer.decode(ids) == pieces.decode(ids)
 
 
+@pytest.mark.parametrize("legacy", [None, True, False])
+def test_a_sentencepiece_model_alone_gives_the_ids_that_the_model_was_trained_with(original, legacy):
+    """In the Hugging Face layout, too; "legacy" decides on a space behind added tokens."""
+    model = sentencepiece.SentencePieceProcessor(model_file=str(original / "tokenizer.model"))
+    folder = converted(original)
+    config = json.loads((folder / "config.json").read_text())
+    number, pad = config["image_token_index"], config["text_config"]["pad_token_id"]
+    (folder / "tokenizer.json").unlink()
+    (folder / "tokenizer.model").write_bytes((original / "tokenizer.model").read_bytes())
+    (folder / "added_tokens.json").write_text(json.dumps({"<image>": number, "<pad>": pad}))
+    settings = {"tokenizer_class": "LlamaTokenizer"} | ({} if legacy is None else {"legacy": legacy})
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    llava, _ = folders(replace(model_of(original), path=str(folder)))
+    assert llava != folder
+    ours = LanguageModel(llava)
+
+    def behind(text: str) -> list[int]:
+        if legacy is not False:
+            return model.encode(text)
+        return model.encode(f"猫{text}")[len(model.encode("猫")) :]  # bytes merge with nothing
+
+    for before, after in (("A chat. USER: ", "\nwhat is it?"), ("", "what"), ("two  spaces", " and  more")):
+        expected = [1, *model.encode(before), number, *behind(after)]
+        assert ours.tokenize(f"{before}<image>{after}") == expected
+
+
 def test_the_view_of_a_checkpoint_links_its_weights_and_is_made_once(original):
     llava, clip = folders(model_of(original))
     assert folders(model_of(original)) == (llava, clip)

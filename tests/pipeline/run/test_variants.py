@@ -1,23 +1,16 @@
 """Test that variants of a checkpoint are answered as transformers answers them, or refused in one line."""
 
 import json
-from collections.abc import Iterator
-from pathlib import Path
 
-import pyarrow.parquet as pq
 import pytest
 import torch
-from transformers import AutoProcessor, LlavaForConditionalGeneration
 
-from pipeline.run.in_process import run_in_process
 from pipeline.run.prepare import prepare
 from pipeline.support.errors import ConfigError
 from tests.support import variants as v
+from tests.support.against import answers_of, library_answers, options, write_requests
 from tests.support.commands import compose
 
-TEMPLATE = "A chat between a human and an assistant. USER: <image>\n{question} ASSISTANT:"
-QUESTIONS = ["What is shown in the picture?", "How many people are there?", "Color?"]
-LONG = "What is there beside the " + ", the ".join(["cup", "table", "cat", "tree", "old clock"] * 40) + "?"
 NUMBERS = torch.arange(577)
 LENGTHS = {"rope_type": "linear", "factor": 2.0}
 LLAMA3 = {
@@ -144,56 +137,8 @@ REFUSED = {
 
 
 @pytest.fixture(scope="module")
-def requests(tmp_path_factory, photographs) -> Path:
-    folder = tmp_path_factory.mktemp("asked")
-    for number in range(2):
-        photographs[number].convert("RGB").resize((400, 300)).save(folder / f"{number}.png")
-    questions = [*QUESTIONS, LONG]
-    lines = [
-        {"question_id": f"{number}-{index}", "image": f"{number}.png", "text": text}
-        for number in range(2)
-        for index, text in enumerate(questions)
-    ]
-    (folder / "q.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    return folder
-
-
-def options(root: Path, requests: Path, *more: str) -> Iterator[str]:
-    yield from ("source=jsonl", f"source.path={requests}/q.jsonl", f"source.image_root={requests}")
-    yield from ("task=vqa", "task.suffix=''", "reducer=full", "model=random", "device=cpu")
-    yield from (f"model.path={root}/llava", f"model.clip={root}/clip", "decoding.max_new_tokens=8")
-    yield from (f"output={root}/out", *more)
-
-
-def answers_of(root: Path, requests: Path, *more: str) -> dict[str, str]:
-    """Answer with Trimline, without Ray: prediction by question_id; every row must be ok."""
-    config = compose(*options(root, requests, *more))
-    run_in_process(config)
-    files = sorted((root / "out/data").glob("*.parquet"))
-    rows = [row for file in files for row in pq.read_table(file).to_pylist()]
-    assert {row["status"] for row in rows} == {"ok"}, [row["error"] for row in rows]
-    return {row["question_id"]: row["prediction"] for row in rows}
-
-
-def library_answers(root: Path, requests: Path, template: str, **generation: object) -> dict[str, str]:
-    """Answer with transformers, one request at a time."""
-    from PIL import Image
-
-    llava = root / "llava"
-    model = LlavaForConditionalGeneration.from_pretrained(llava, dtype=torch.float32).eval()
-    processor = AutoProcessor.from_pretrained(llava)
-    processor.patch_size, processor.num_additional_image_tokens = 14, 1
-    processor.vision_feature_select_strategy = "default"
-    answers = {}
-    for line in (requests / "q.jsonl").read_text().splitlines():
-        request = json.loads(line)
-        image = Image.open(requests / request["image"])
-        text = template.replace("{question}", request["text"])
-        inputs = processor(images=image, text=text, return_tensors="pt")
-        ids = model.generate(**inputs, max_new_tokens=8, **{"do_sample": False} | generation)
-        new = ids[0][inputs["input_ids"].shape[1] :]
-        answers[request["question_id"]] = processor.decode(new, skip_special_tokens=True).strip()
-    return answers
+def requests(tmp_path_factory, photographs):
+    return write_requests(tmp_path_factory.mktemp("asked"), photographs)
 
 
 @pytest.mark.slow
