@@ -89,6 +89,14 @@ def check_fit(llava: Path, clip: Path | None) -> Geometry:
     """
     for folder in filter(None, (llava, clip)):
         require_supported(folder)
+    try:
+        return _geometry(llava, clip)
+    except (TypeError, KeyError, AttributeError, ValueError, ArithmeticError) as error:
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise ConfigError(f"{llava}: config.json is no configuration of a LLaVA: {reason[:200]}") from None
+
+
+def _geometry(llava: Path, clip: Path | None) -> Geometry:
     llava_config = read_config(llava)
     kind = _check_llava(llava, llava_config)
     vision = vision_sizes(llava_config)
