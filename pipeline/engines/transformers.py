@@ -18,7 +18,7 @@ class Transformers(EngineConfig):
     """Configures batches of at most `max_batch` requests and `token_budget` input tokens, padding included.
 
     `prefix_cache` computes the prompts' common beginning once. All fields count for the fingerprint, because
-    another batch rounds differently and draws other random numbers.
+    another batch rounds differently.
     """
 
     token_budget: int = counted(16384)

@@ -2,6 +2,7 @@
 
 import threading
 from contextlib import contextmanager
+from dataclasses import replace
 
 import pytest
 
@@ -151,13 +152,16 @@ def test_a_too_long_request_is_refused_and_the_rest_is_answered(model, requests,
     assert answers[2].error is None
 
 
-def test_sampling_depends_on_the_seed_and_the_request_alone(model, requests):
+def test_sampling_depends_on_the_seed_and_the_requests_key_alone(model, requests):
     decoding = Decoding(max_new_tokens=8, temperature=2.0, top_p=0.99)
+    requests = [replace(request, key=str(number)) for number, request in enumerate(requests)]
     with loaded(model, decoding, seed=1) as engine:
         first = [answer.token_ids for answer in engine.generate(requests[:12])]
         again = [engine.generate([request])[0].token_ids for request in requests[:12]]
-        twin = Request(requests[0].prompt, requests[1].tokens_KD)
+        twin = replace(requests[0], key="another")
         assert engine._sampling(twin).seed != engine._sampling(requests[0]).seed
+        other_arm = replace(requests[0], tokens_KD=requests[1].tokens_KD)
+        assert engine._sampling(other_arm).seed == engine._sampling(requests[0]).seed
     with loaded(model, decoding, seed=2) as engine:
         other = [answer.token_ids for answer in engine.generate(requests[:12])]
     assert first == again
