@@ -1,7 +1,9 @@
 """Test which text CLIP reads, and how a text too long for it is read."""
 
 import dataclasses
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -14,6 +16,7 @@ from pipeline.models.towers import _mean_direction
 from pipeline.stages.clip_text import TEXTS, ClipText
 from pipeline.support.errors import ConfigError
 from tests.support.runs import TEMPLATE
+from trim import CDPruner, VisualTokens
 
 SUFFIX = "\nAnswer the question using a single word or phrase."
 ASKED = f"What color is the dog's old <image> hat?{SUFFIX}"
@@ -78,6 +81,16 @@ def test_a_cosine_with_windows_is_in_proportion_to_the_mean_of_the_pieces_cosine
 def encoder(random_checkpoint):
     normalization = Preprocessor(random_checkpoint / "llava").normalization
     return ClipEncoder(*[random_checkpoint / "clip"] * 2, feature_layer=3, normalization=normalization)
+
+
+@pytest.mark.parametrize("case", ["cdpruner_0", "cdpruner_3"])
+def test_windows_are_averaged_as_the_published_cdpruner_does(case):
+    with np.load(Path(__file__).parents[2] / "golden" / f"{case}.npz") as stored:
+        fields = {name: torch.from_numpy(stored[name]) for name in stored.files}
+    embeddings = fields["embeddings"][None]
+    x = VisualTokens(embeddings, metric=fields["metric"][None], embeddings=embeddings)
+    x = dataclasses.replace(x, text=_mean_direction(fields["text"])[None])
+    assert CDPruner(int(fields["num_kept"]))(x)[0].kept.tolist() == fields["kept"].tolist()
 
 
 def test_long_texts_average_their_windows_and_short_texts_stay_the_same(encoder):
