@@ -56,7 +56,6 @@ class CDPruner:
        negative numbers.
     4. Among equals the lower index is chosen; argmax leaves that open.
     5. The cosine with a vector of length 0 is 0, where the published code divides by zero.
-    6. Relevance has no weight against diversity. The published code has one, theta, commented out.
 
     The text. The published evaluation (repository Theia-4869/CDPruner, llava/eval/) gives CLIP the question
     without the suffix, in model_vqa_loader.py, model_vqa_science.py and model_vqa_mmbench.py. It reads all of
@@ -64,7 +63,9 @@ class CDPruner:
     Here that is clip_text.text=bare clip_text.long=windows, not the defaults. Two differences stay:
 
     - of VizWiz's suffix the published code removes the last line alone; `bare` removes both;
-    - the published pieces of a text beyond 77 tokens have no begin and end tokens of their own; here each has.
+    - the pieces of a long text have begin and end tokens of their own here, the published ones have not.
+
+    A weight of relevance against diversity (theta) is commented out in the published code, and is not here.
 
     Relevance is computed in float32 and the choice is made in float64.
 

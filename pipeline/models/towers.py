@@ -112,5 +112,5 @@ def _mean_direction(pieces_BP: Tensor) -> Tensor:
     """Average the directions of embeddings and scale the result by their mean length; one alone stays."""
     if len(pieces_BP) == 1:
         return pieces_BP[0]
-    direction_P: Tensor = normalize(pieces_BP, dim=-1).mean(0)
-    return direction_P * torch.linalg.vector_norm(pieces_BP, dim=-1).mean()
+    length: Tensor = torch.linalg.vector_norm(pieces_BP, dim=-1).mean()
+    return length * normalize(pieces_BP, dim=-1).mean(0)
