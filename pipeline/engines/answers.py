@@ -2,11 +2,11 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from pipeline.engines.base import Answer, Request
 from pipeline.models.config import Decoding
-from pipeline.models.prompts import Prompts
+from pipeline.models.prompts import Prompts, TokenizerError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -42,19 +42,28 @@ def admit(
     """
     fitting, refused = {}, {}
     for index, request in enumerate(requests):
-        token_ids = prompts.tokenize(request.prompt)
+        try:
+            token_ids = prompts.tokenize(request.prompt)
+        except TokenizerError as error:
+            refused[index] = no_answer(EncodedRequest(request, [0], 0), "failed", str(error))
+            continue
         encoded = EncodedRequest(request, token_ids, len(token_ids) - 1 + len(request.tokens_KD))
         if encoded.length + max_new_tokens <= positions:
             fitting[index] = encoded
             continue
-        error = (
+        too_long = (
             f"{encoded.length} input tokens and max_new_tokens {max_new_tokens} exceed the model's "
             f"{positions} positions"
         )
-        refused[index] = Answer(
-            text=None, finish_reason=None, prompt_tokens=encoded.prompt_tokens, error=error
-        )
+        refused[index] = no_answer(encoded, "bad_question", too_long)
     return fitting, refused
+
+
+def no_answer(encoded: EncodedRequest, status: Literal["bad_question", "failed"], error: str) -> Answer:
+    """Make the answer of a request that has none."""
+    return Answer(
+        text=None, finish_reason=None, prompt_tokens=encoded.prompt_tokens, error=error, status=status
+    )
 
 
 def make_answer(

@@ -6,8 +6,9 @@ Legend: K visual tokens kept, D vision width.
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol, Self
+from typing import TYPE_CHECKING, Literal, Protocol, Self
 
+from pipeline.models.checkpoints.generation import Choice
 from pipeline.models.config import Decoding, Model
 from pipeline.support.errors import ConfigError
 
@@ -17,15 +18,19 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Request:
-    """Holds a prompt with exactly one `<image>`, and the visual tokens to put in its place."""
+    """Holds a prompt with exactly one `<image>`, and the visual tokens to put in its place.
+
+    What is sampled for it depends on the run's seed and its `key`.
+    """
 
     prompt: str
     tokens_KD: "Tensor"
+    key: str = ""
 
 
 @dataclass(frozen=True)
 class Answer:
-    """Holds the answer to a request; if the engine refused it, `text` is None and `error` says why.
+    """Holds the answer to a request; without one, `text` is None, `status` is not ok and `error` says why.
 
     `generated_tokens` and `token_ids` include the tokens of a stop string, but not EOS. Seconds are this
     request's share of its batch; `generate_s` includes `prefill_s`.
@@ -38,6 +43,7 @@ class Answer:
     prefill_s: float = 0.0
     generate_s: float = 0.0
     error: str | None = None  # one line
+    status: Literal["ok", "bad_question", "failed"] = "ok"
     token_ids: tuple[int, ...] = ()
 
 
@@ -72,6 +78,9 @@ class EngineConfig(ABC):
 
     def check(self, decoding: Decoding) -> None:  # noqa: B027 - optional: most engines run everywhere
         """Raise ConfigError if the engine cannot run on this machine, or not with these decoding settings."""
+
+    def check_choice(self, choice: Choice) -> None:  # noqa: B027 - optional
+        """Raise ConfigError if the engine cannot choose tokens so."""
 
     def other_batches(self) -> Self:
         """Return the same configuration with other batch sizes, for the control arm of a comparison.

@@ -6,10 +6,7 @@ Legend: B requests of a batch, L tokens of the longest prompt (visual ones inclu
 """
 
 import copy
-import hashlib
-import json
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from time import perf_counter
 
 import torch
@@ -17,13 +14,24 @@ from torch import Tensor
 from transformers import (
     Cache,
     GenerationConfig,
+    LogitsProcessor,
+    LogitsProcessorList,
     StoppingCriteria,
     StoppingCriteriaList,
     StopStringCriteria,
 )
 
-from pipeline.engines.answers import EncodedRequest, admit, make_answer, share, tokens_before_eos
+from pipeline.engines.answers import (
+    EncodedRequest,
+    admit,
+    make_answer,
+    no_answer,
+    share,
+    tokens_before_eos,
+)
 from pipeline.engines.base import Answer, Request
+from pipeline.engines.next_token import Draw, Finite, warpers
+from pipeline.models.checkpoints.generation import choice_of
 from pipeline.models.config import Decoding
 from pipeline.models.llava import LanguageModel
 
@@ -49,16 +57,15 @@ class TransformersEngine:
         self._lm = language_model
         self._head: list[int] = []
         self._head_cache: Cache | None = None
-        sampling = {}
-        if decoding.temperature > 0:
-            sampling = {"temperature": decoding.temperature, "top_p": decoding.top_p, "top_k": 0}
+        self._choice = choice_of(decoding, language_model.folder)
+        # Tokens are drawn by `Draw`, so that the highest score is always the token that was chosen.
         self._generation = GenerationConfig(  # type: ignore[no-untyped-call]
             max_new_tokens=decoding.max_new_tokens,
-            do_sample=bool(sampling),
+            do_sample=False,
             eos_token_id=list(language_model.eos_token_ids),
             # Rows that ended early are filled with EOS, so that a row always ends at its first EOS.
             pad_token_id=language_model.eos_token_ids[0],
-            **sampling,
+            **self._choice.scores,
         )
         self._stop_strings = _stop_strings(language_model, decoding)
 
@@ -81,36 +88,77 @@ class TransformersEngine:
     def _run(self, batch: list[EncodedRequest]) -> list[Answer]:
         started = perf_counter()
         embeds = [self._lm.embed_ids(encoded.token_ids, encoded.request.tokens_KD) for encoded in batch]
-        head = self._lm.head([encoded.token_ids for encoded in batch]) if self.prefix_cache else []
+        head = self._head_of(batch)
         inputs_BLH, mask_BL = pad_behind(embeds, len(head))
         prefill = _PrefillClock(self._lm.device)
-        stops = _Stops(self._stop_strings, len(batch))
-        with self._seeded([encoded.request for encoded in batch]):
-            tokens_BG = self._lm.model.generate(
-                inputs_embeds=inputs_BLH,
-                attention_mask=mask_BL,
-                past_key_values=self._head_keys_and_values(head, len(batch)),
-                generation_config=self._generation,
-                stopping_criteria=StoppingCriteriaList([prefill, stops]),
-            )
-        rows = tokens_BG.tolist()
+        ids_BL = self._ids(batch, inputs_BLH.shape[1], len(head))
+        stops = _Stops(self._stop_strings, len(batch), skipped=ids_BL.shape[1])
+        finite, processors = self._processors(batch)
+        tokens_BG = self._lm.model.generate(
+            input_ids=ids_BL if ids_BL.shape[1] else None,
+            inputs_embeds=inputs_BLH,
+            attention_mask=mask_BL,
+            past_key_values=self._head_keys_and_values(head, len(batch)),
+            generation_config=self._generation,
+            logits_processor=LogitsProcessorList(processors),
+            stopping_criteria=StoppingCriteriaList([prefill, stops]),
+        )
+        rows = tokens_BG[:, ids_BL.shape[1] :].tolist()
         ended = perf_counter()
+        faults = finite.first_fault_B.tolist()
         prefill_s = share(prefill.ended - started, [encoded.length - len(head) for encoded in batch])
         decode_s = share(ended - prefill.ended, [tokens_before_eos(row, self._lm) for row in rows])
         return [
-            make_answer(
-                encoded,
-                row,
-                self._lm,
-                self.decoding,
-                stopped=stopped,
-                prefill_s=of_prefill,
-                decode_s=of_decode,
-            )
-            for encoded, row, stopped, of_prefill, of_decode in zip(
-                batch, rows, stops.rows.tolist(), prefill_s, decode_s, strict=True
+            self._answer(encoded, row, stopped, fault, seconds)
+            for encoded, row, stopped, fault, *seconds in zip(
+                batch, rows, stops.rows.tolist(), faults, prefill_s, decode_s, strict=True
             )
         ]
+
+    def _answer(
+        self, encoded: EncodedRequest, row: list[int], stopped: bool, fault: int, seconds: Sequence[float]
+    ) -> Answer:
+        """Make a row's answer; it failed if its scores were no numbers before it ended."""
+        if not stopped and fault <= tokens_before_eos(row, self._lm):
+            error = f"the model's scores for token {fault + 1} of the answer are not finite (nan or infinite)"
+            return no_answer(encoded, "failed", error)
+        prefill_s, decode_s = seconds
+        return make_answer(
+            encoded, row, self._lm, self.decoding, stopped=stopped, prefill_s=prefill_s, decode_s=decode_s
+        )
+
+    def _processors(self, batch: list[EncodedRequest]) -> tuple[Finite, list[LogitsProcessor]]:
+        """Make what works on a batch's scores: first the test for faults, last the draw."""
+        end = self._lm.eos_token_ids[0]
+        finite = Finite(len(batch), end, may_exclude=bool(self._choice.scores))
+        if not self._choice.sampled:
+            return finite, [finite]
+        draw = Draw(self.seed, [encoded.request.key for encoded in batch])
+        return finite, [finite, *warpers(self._choice.sampled), draw]
+
+    def _head_of(self, batch: list[EncodedRequest]) -> list[int]:
+        """Return the head whose keys are computed once: none if padding behind it would fill a window."""
+        longest = max(encoded.length for encoded in batch) + self.decoding.max_new_tokens
+        if not self.prefix_cache or (self._lm.window is not None and longest > self._lm.window):
+            return []
+        return self._lm.head([encoded.token_ids for encoded in batch])
+
+    def _ids(self, batch: list[EncodedRequest], length: int, head: int) -> Tensor:
+        """Return the prompts' ids [B, L] for processors that look at them; [B, 0] if there are none.
+
+        Visual tokens have the image token's id, as in LLaVA's own prompts. So has padding, or the id that a
+        prompt begins with where the image token has none: both are in the prompt already.
+        """
+        if not self._choice.scores:
+            return torch.empty(len(batch), 0, dtype=torch.int64, device=self._lm.device)
+        image = self._lm.image_token_id
+        rows = []
+        for encoded in batch:
+            ids, filler = encoded.token_ids, image if image >= 0 else encoded.token_ids[0]
+            at = ids.index(image)
+            whole = ids[:at] + [filler] * len(encoded.request.tokens_KD) + ids[at + 1 :]
+            rows.append(whole[:head] + [filler] * (length - len(whole)) + whole[head:])
+        return torch.tensor(rows, device=self._lm.device)
 
     def _head_keys_and_values(self, head: list[int], count: int) -> Cache | None:
         """Return the head's keys and values, repeated for `count` prompts; computed once for each head.
@@ -124,21 +172,6 @@ class TransformersEngine:
         cache = copy.deepcopy(self._head_cache)
         cache.batch_repeat_interleave(count)
         return cache
-
-    @contextmanager
-    def _seeded(self, requests: list[Request]) -> Iterator[None]:
-        """When sampling, seed torch's random numbers with a hash of the run's seed and the batch."""
-        if not self._generation.do_sample:
-            yield
-            return
-        batch = [(request.prompt, len(request.tokens_KD)) for request in requests]
-        digest = hashlib.sha256(json.dumps([self.seed, batch]).encode()).digest()
-        device = self._lm.device
-        devices: list[torch.device] = [] if device.type == "cpu" else [device]
-        kind = "cuda" if device.type == "cpu" else device.type
-        with torch.random.fork_rng(devices=devices, device_type=kind):
-            torch.manual_seed(int.from_bytes(digest[:8], "big"))
-            yield
 
 
 def plan_batches(lengths: Sequence[int], token_budget: int, max_batch: int) -> list[list[int]]:
@@ -190,16 +223,19 @@ class _PrefillClock(StoppingCriteria):
 
 
 class _Stops(StoppingCriteria):
-    """Ends a row at a stop string, and records in `rows` which rows have had one."""
+    """Ends a row at a stop string, and records in `rows` which rows have had one.
 
-    def __init__(self, strings: StopStringCriteria | None, count: int) -> None:
+    `skipped` counts the ids of the prompt with which each row begins.
+    """
+
+    def __init__(self, strings: StopStringCriteria | None, count: int, skipped: int) -> None:
         self.rows = torch.zeros(count, dtype=torch.bool)
-        self._strings = strings
+        self._strings, self._skipped = strings, skipped
 
     def __call__(self, input_ids: Tensor, scores: Tensor, **kwargs: object) -> Tensor:
         self.rows = self.rows.to(input_ids.device)
         if self._strings is not None:
-            self.rows |= self._strings(input_ids, scores)
+            self.rows |= self._strings(input_ids[:, self._skipped :], scores)
         return self.rows
 
 

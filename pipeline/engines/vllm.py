@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Self
 from packaging.requirements import Requirement
 
 from pipeline.engines.base import EngineConfig
+from pipeline.models.checkpoints.generation import Choice
 from pipeline.models.config import Decoding, Model
 from pipeline.support.errors import ConfigError
 from pipeline.support.fields import counted, free, require
@@ -104,6 +105,11 @@ class Vllm(EngineConfig):
                         f"engine=vllm: {name} {version(name)} needs transformers{needed.specifier}, here is "
                         f"{version('transformers')}; install 'trimline[{name}]' in an environment of its own"
                     )
+
+    def check_choice(self, choice: Choice) -> None:
+        """Raise ConfigError for what vLLM cannot do with embedded prompts, whose ids it never sees."""
+        for key in (*choice.scores, *(choice.sampled.keys() - {"temperature", "top_k", "top_p", "min_p"})):
+            raise ConfigError(f"decoding.from_checkpoint: {key} is not supported with engine=vllm")
 
     def load(self, model: Model, decoding: Decoding, *, device: str, seed: int) -> "VllmEngine":
         """Load the model's weights on `device`.

@@ -19,6 +19,7 @@ import torch
 from pipeline.engines.answers import EncodedRequest, admit, make_answer, stop_test
 from pipeline.engines.base import Answer, Request
 from pipeline.engines.vllm_steps import Generation, Steps
+from pipeline.models.checkpoints.generation import choice_of
 from pipeline.models.checkpoints.language_only import language_only
 from pipeline.models.config import Decoding
 from pipeline.models.prompts import Prompts, load_table
@@ -67,6 +68,7 @@ class VllmEngine:
         _require_platform(device)
         self.decoding = decoding
         self.seed = seed
+        self._choice = choice_of(decoding, folder)
         self._prompts = Prompts(folder, load_table(folder), device=device, dtype=getattr(torch, dtype))
         self.positions = min(self._prompts.max_positions, max_model_len or self._prompts.max_positions)
         self._callers = count()
@@ -121,23 +123,23 @@ class VllmEngine:
         return generation, embed_s
 
     def _sampling(self, request: Request) -> "SamplingParams":
-        """Make vLLM's decoding parameters, seeded with a hash of the run's seed and the request."""
+        """Make vLLM's decoding parameters, seeded with a hash of the run's seed and the request's key."""
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind
 
-        top_p, seed = 1.0, None  # vLLM's defaults
-        if self.decoding.temperature > 0:
-            text = json.dumps([self.seed, request.prompt]).encode()
-            visual = request.tokens_KD.to("cpu", torch.float32).contiguous().numpy()
-            digest = hashlib.sha256(text + hashlib.sha256(visual.tobytes()).digest()).digest()
-            top_p, seed = self.decoding.top_p, int.from_bytes(digest[:8], "big") >> 1
+        sampled, seed = self._choice.sampled, None
+        if sampled:
+            digest = hashlib.sha256(json.dumps([self.seed, request.key]).encode()).digest()
+            seed = int.from_bytes(digest[:8], "big") >> 1
         return SamplingParams(
-            temperature=self.decoding.temperature,
+            temperature=sampled.get("temperature", 1.0) if sampled else 0.0,
             max_tokens=self.decoding.max_new_tokens,
             stop_token_ids=list(self._prompts.eos_token_ids),
             detokenize=False,
             output_kind=RequestOutputKind.DELTA,
-            top_p=top_p,
+            top_k=sampled.get("top_k", 0),
+            top_p=sampled.get("top_p", 1.0),
+            min_p=sampled.get("min_p") or 0.0,
             seed=seed,
         )
 

@@ -43,15 +43,24 @@ def fill_template(template: str, question: str) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Decoding:
-    """Configures decoding: greedy at temperature 0, else nucleus sampling."""
+    """Configures decoding: greedy at temperature 0, else nucleus sampling.
+
+    `from_checkpoint` decodes as the checkpoint's generation_config.json says instead, but for the length and
+    the stop strings.
+    """
 
     max_new_tokens: int = counted(64)
     temperature: float = counted(0.0)
     top_p: float = counted(1.0)
     stop: list[str] = counted(default_factory=list)
+    from_checkpoint: bool = counted(False, neutral=True)
 
     def __post_init__(self) -> None:
         require(self.max_new_tokens >= 1, "decoding.max_new_tokens must be at least 1")
         require(self.temperature >= 0, "decoding.temperature must not be negative")
         require(0 < self.top_p <= 1, "decoding.top_p must be in (0, 1]")
         require(all(self.stop), "decoding.stop must not hold an empty string")
+        require(
+            not self.from_checkpoint or (self.temperature == 0 and self.top_p == 1),
+            "decoding.from_checkpoint=true: the checkpoint's temperature and top_p hold, not decoding's",
+        )

@@ -23,6 +23,7 @@ class LanguageModel(Prompts):
 
     Attributes:
         model: the causal language model of transformers, in inference mode.
+        window: the fewest tokens that a layer attends to; None if all layers attend to all tokens.
     """
 
     def __init__(
@@ -37,6 +38,7 @@ class LanguageModel(Prompts):
             config=config.text_config,
             key_mapping=LANGUAGE_KEYS,
         ).to(device)
+        self.window = window_of(config.text_config)
         self.model.get_output_embeddings().register_forward_pre_hook(_contiguous)
         # The run's configuration alone decides how to decode; checkpoints bring temperatures of their own.
         self.model.generation_config = GenerationConfig()  # type: ignore[no-untyped-call]
@@ -56,6 +58,15 @@ def language_parts(folder: Path) -> list[Part]:
     text = load_config(folder).text_config
     language = make_part("language model", folder, lambda: _without_weights(text), language_name)
     return [language, projector_part(folder)]
+
+
+def window_of(text_config: Any) -> int | None:
+    """Return the length of a language model's sliding windows; None if no layer has one."""
+    kinds = getattr(text_config, "layer_types", None)
+    if kinds is not None and all(kind == "full_attention" for kind in kinds):
+        return None
+    sizes = [getattr(text_config, name, None) for name in ("sliding_window", "attention_chunk_size")]
+    return min((size for size in sizes if size), default=None)
 
 
 def _without_weights(text_config: Any) -> torch.nn.Module:

@@ -26,12 +26,17 @@ if TYPE_CHECKING:
 _TABLE = "embed_tokens.weight"
 
 
+class TokenizerError(ValueError):
+    """Says in one line that a text cannot be tokenised."""
+
+
 class Prompts:
     """Holds a LLaVA's tokenizer, projector and table of text embeddings.
 
     Raises ConfigError if weights of the projector are missing, or the tokenizer is not the model's.
 
     Attributes:
+        folder: the checkpoint.
         tokenizer: the checkpoint's.
         max_positions: the most tokens of a request, visual and generated ones included.
         eos_token_ids: any of these ends an answer.
@@ -41,13 +46,12 @@ class Prompts:
         self, folder: Path, table: nn.Module, *, device: torch.device | str, dtype: torch.dtype
     ) -> None:
         config = load_config(folder)
+        self.folder = folder
         self.device = torch.device(device)
         self.dtype = dtype
         self.table = table.to(self.device, dtype)
         self.projector = load_projector(folder, dtype).to(self.device)
-        self.tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
-            folder, trust_remote_code=False
-        )
+        self.tokenizer = load_tokenizer(folder)
         self.max_positions: int = config.text_config.max_position_embeddings
         self.image_token_id: int = config.image_token_id
         self.eos_token_ids = _eos_token_ids(folder, config.text_config)
@@ -62,20 +66,8 @@ class Prompts:
         return projected_KH
 
     def tokenize(self, prompt: str) -> list[int]:
-        """Tokenise a prompt as the checkpoint's processor does, with one image token instead of one a patch.
-
-        A model in the original layout has a negative number instead of an image token: the text before and
-        after `<image>` is tokenised separately, as by tokenizer_image_token in llava/mm_utils.py.
-        """
-        if self.image_token_id >= 0:
-            return self._ids(prompt)
-        before, _, after = prompt.partition(IMAGE_TOKEN)
-        num_bos = len(self._ids(""))  # a prompt begins with BOS only once
-        return [*self._ids(before), self.image_token_id, *self._ids(after)[num_bos:]]
-
-    def _ids(self, text: str) -> list[int]:
-        ids: list[int] = self.tokenizer(text)["input_ids"]
-        return ids
+        """See `prompt_ids`."""
+        return prompt_ids(self.tokenizer, self.image_token_id, prompt)
 
     def head(self, prompts: Sequence[list[int]]) -> list[int]:
         """Return the tokens before the image if all prompts have the same, else none."""
@@ -92,6 +84,50 @@ class Prompts:
         text_ids = torch.tensor(token_ids[:at] + token_ids[at + 1 :], device=self.device)
         text_LH = self.table(text_ids)
         return torch.cat([text_LH[:at], self.project(tokens_KD), text_LH[at:]])
+
+
+def load_tokenizer(folder: Path) -> "PreTrainedTokenizerBase":
+    """Load a checkpoint's tokenizer, without code of its own; ConfigError if it cannot be read."""
+    try:
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    except BaseException as error:
+        if not _is_of_tokenizer(error):
+            raise
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ConfigError(f"{folder}: the tokenizer cannot be read: {reason[:200]}") from None
+    return tokenizer
+
+
+def prompt_ids(tokenizer: "PreTrainedTokenizerBase", image_token_id: int, prompt: str) -> list[int]:
+    """Tokenise a prompt as the checkpoint's processor does, with one image token instead of one a patch.
+
+    A model in the original layout has a negative number instead of an image token: the text before and after
+    `<image>` is tokenised separately, as by tokenizer_image_token in llava/mm_utils.py.
+
+    Raises:
+        TokenizerError: the tokenizer gives up on this text.
+    """
+
+    def ids_of(text: str) -> list[int]:
+        try:
+            ids: list[int] = tokenizer(text)["input_ids"]
+        except BaseException as error:
+            if not _is_of_tokenizer(error):
+                raise
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise TokenizerError(f"the tokenizer gives up on the prompt: {reason[:200]}") from None
+        return ids
+
+    if image_token_id >= 0:
+        return ids_of(prompt)
+    before, _, after = prompt.partition(IMAGE_TOKEN)
+    num_bos = len(ids_of(""))  # a prompt begins with BOS only once
+    return [*ids_of(before), image_token_id, *ids_of(after)[num_bos:]]
+
+
+def _is_of_tokenizer(error: BaseException) -> bool:
+    """Tell whether an error is the tokenizer's: its Rust code panics with an error that is no Exception."""
+    return isinstance(error, Exception) or type(error).__name__ == "PanicException"
 
 
 def projector_part(folder: Path) -> Part:

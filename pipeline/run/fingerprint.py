@@ -35,27 +35,31 @@ def counted_fields(config: "RunConfig", weights: Json) -> list[Json]:
     return [{**shared, **arm_fields(config, arm)} for arm in config.arms]
 
 
-def weights_fields(llava: Path, clip: Path | None, *, is_tuned: bool) -> Json:
+def weights_fields(llava: Path, clip: Path | None, *, is_tuned: bool, window: int | None) -> Json:
     """Collect what counts of a model's checkpoints: digests, and whose vision tower runs.
 
     `is_tuned` says that the LLaVA's tower is not the CLIP's. Outputs made with the CLIP's tower lack the
-    field `tower`: they are continued only where the two are equal.
+    field `tower`: they are continued only where the two are equal. `window`: of a language model with sliding
+    windows, which padding behind a cached head filled before.
     """
-    fields = {"weights": weights_digest(llava)}
+    fields: Json = {"weights": weights_digest(llava)}
     if clip is not None:
         fields["clip_weights"] = weights_digest(clip)
-    return fields | ({"tower": "llava"} if is_tuned else {})
+    fields |= {"tower": "llava"} if is_tuned else {}
+    return fields | ({"window": window} if window else {})
 
 
 def shared_fields(config: "RunConfig", weights: Json) -> Json:
     """Collect what counts for every arm."""
     rules = {"rules": config.source.rules} if config.source.rules > 1 else {}
+    # before, what was sampled for a request depended on its batch
+    draws = {"draws": "by key"} if config.decoding.temperature or config.decoding.from_checkpoint else {}
     return {
         "source": {"kind": type(config.source).__name__, **rules, **fingerprint_fields(config.source)},
         "task": fingerprint_fields(config.task),
         "model": {**fingerprint_fields(config.model), **weights},
         "engine": {"kind": type(config.engine).__name__, **fingerprint_fields(config.engine)},
-        "decoding": fingerprint_fields(config.decoding),
+        "decoding": {**draws, **fingerprint_fields(config.decoding)},
         "image": fingerprint_fields(config.imaging),
         **fingerprint_fields(config.limits),
         **fingerprint_fields(config.options),

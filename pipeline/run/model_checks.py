@@ -4,14 +4,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.models.checkpoints.fit import Geometry, check_fit
+from pipeline.models.checkpoints.fit import Geometry, check_fit, image_token_id
 from pipeline.models.checkpoints.folders import folders
+from pipeline.models.checkpoints.generation import choice_of, ignored_settings
 from pipeline.models.checkpoints.kinds import JOINT_FIELDS, KINDS
-from pipeline.models.checkpoints.supported import require_supported
 from pipeline.models.checkpoints.vision_tower import tower_distance, tower_folder
+from pipeline.models.config import fill_template
 from pipeline.models.preprocess import preprocessor_of
 from pipeline.run.fingerprint import weights_fields
-from pipeline.stages.arms import require_fields
+from pipeline.stages.arms import Arm, require_fields
 from pipeline.support.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -39,16 +40,29 @@ def check_model(config: "RunConfig") -> CheckedModel:
         ConfigError: anything of them is wrong, or would be ignored.
     """
     llava, clip = folders(config.model)
-    for folder in filter(None, (llava, clip)):
-        require_supported(folder)
     geometry = check_fit(llava, clip)
     kind = KINDS[geometry.kind]
     require_fields(config.arms, kind, has_clip=clip is not None)
     _require_same_pixels(config, llava, geometry)
     _require_all_parts(llava, clip, geometry)
+    _require_prompt_fits(config, llava, geometry)
+    config.engine.check_choice(choice_of(config.decoding, llava))
     distance = tower_distance(llava, clip, geometry.feature_layer) if clip is not None else 0.0
-    weights = weights_fields(llava, clip, is_tuned=distance > 0 and not kind.may_be_cut)
-    return CheckedModel(geometry, weights, _tower_notes(config, llava, distance))
+    weights = weights_fields(
+        llava, clip, is_tuned=distance > 0 and not kind.may_be_cut, window=_window(llava)
+    )
+    notes = (
+        *_tower_notes(config, llava, distance),
+        *filter(None, [ignored_settings(config.decoding, llava)]),
+    )
+    return CheckedModel(geometry, weights, notes)
+
+
+def _window(llava: Path) -> int | None:
+    from pipeline.models.checkpoints.loading import load_config
+    from pipeline.models.llava import window_of
+
+    return window_of(load_config(llava).text_config)
 
 
 def _require_same_pixels(config: "RunConfig", llava: Path, geometry: Geometry) -> None:
@@ -68,6 +82,33 @@ def _require_all_parts(llava: Path, clip: Path | None, geometry: Geometry) -> No
 
     encoder = encoder_class(KINDS[geometry.kind])
     require_whole([*language_parts(llava), *encoder.parts(tower_folder(llava, clip), clip)])
+
+
+def _require_prompt_fits(config: "RunConfig", llava: Path, geometry: Geometry) -> None:
+    """Refuse lengths for which no request of any arm can fit into the model's positions.
+
+    It also loads the tokenizer, so that one that cannot be read is told here.
+    """
+    from pipeline.models.prompts import load_tokenizer, prompt_ids
+
+    template = fill_template(config.model.template, "")
+    text = len(prompt_ids(load_tokenizer(llava), image_token_id(llava), template)) - 1
+    visual = min(_fewest_tokens(arm, geometry) for arm in config.arms)
+    needed = text + visual + config.decoding.max_new_tokens
+    if needed > geometry.max_positions:
+        raise ConfigError(
+            f"decoding.max_new_tokens={config.decoding.max_new_tokens}: with the template's {text} tokens "
+            f"and at least {visual} of an image no request fits the {geometry.max_positions} positions"
+        )
+
+
+def _fewest_tokens(arm: Arm, geometry: Geometry) -> int:
+    """Return the least number of visual tokens that an arm can keep, as far as its fields say."""
+    from trim import Full
+
+    if isinstance(arm.reducer, Full):
+        return geometry.num_patches
+    return int(getattr(arm.reducer, "num_kept", None) or 1) if arm.budget_of is None else 1
 
 
 def _tower_notes(config: "RunConfig", llava: Path, distance: float) -> tuple[str, ...]:

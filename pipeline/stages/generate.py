@@ -55,13 +55,13 @@ class Generate:
     def _request(self, fields: Fields, tokens: pa.ChunkedArray) -> Request:
         question = fields["question"].replace("<image>", " ")
         visual = from_bytes(tokens[fields["visual"]].as_buffer(), self._dtype, self._width)
-        return Request(fill_template(self._template, question), visual)
+        return Request(fill_template(self._template, question), visual, fields["key"])
 
 
 def _answer_fields(fields: Fields, answer: Answer) -> Fields:
     """Translate an answer into columns of REQUESTS."""
     if answer.error is not None:
-        return {"status": "bad_question", "error": answer.error, "prompt_tokens": answer.prompt_tokens}
+        return {"status": answer.status, "error": answer.error, "prompt_tokens": answer.prompt_tokens}
     total = fields["visual_tokens_kept"] + answer.prompt_tokens + answer.generated_tokens
     return {
         "prediction": answer.text,

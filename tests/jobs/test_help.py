@@ -47,7 +47,12 @@ def test_help_of_annotate_names_every_group_option_and_key():
     for group in (path for path in CONF.iterdir() if path.is_dir() and list(path.glob("*.yaml"))):
         options = ", ".join(sorted(path.stem for path in group.glob("*.yaml")))
         assert f"\n{group.name}: {options}\n" in text
-    for key in ("output: output", "unit_samples: 64", "max_new_tokens: 64", "path: demo:pictures"):
+    for key in (
+        "output: output",
+        "unit_samples: 64",
+        "max_new_tokens: ${oc.select:dataset.max_new_tokens,64}",
+        "path: demo:pictures",
+    ):
         assert key in text
     assert "needs quotes inside quotes" in text
 

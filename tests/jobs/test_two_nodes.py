@@ -29,7 +29,7 @@ SETTINGS = [
 ON_BOTH = ["cluster.encode.num_cpus=0.6", "cluster.generate.num_actors=2", "cluster.generate.num_cpus=1.05"]
 # Ray Data then starts with all actors, not with the first one that has loaded
 WAIT = {"RAY_DATA_DEFAULT_WAIT_FOR_MIN_ACTORS_S": "300"}
-pytestmark = pytest.mark.timeout(900)
+pytestmark = pytest.mark.timeout(1800)
 
 
 class Place:

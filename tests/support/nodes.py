@@ -21,7 +21,7 @@ _PORTS = 110  # per node: 100 for workers, one for the dashboard's agent, the re
 _HEAD_FIRST = free_block(2 * _PORTS)
 _SECOND_FIRST = _HEAD_FIRST + _PORTS
 PORT, DASHBOARD_PORT = _HEAD_FIRST + 101, _HEAD_FIRST + 102
-STARTS_WITHIN_S = 200
+STARTS_WITHIN_S = 400
 ENVIRONMENT = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
 # a killed node is detected within seconds; so is a live node that waits too long for a core
 IMPATIENT = {
@@ -82,11 +82,19 @@ def cluster(cpus: int, *, dashboard: bool = False, **environment: str) -> Iterat
     )
     try:
         _wait_for_head(head)
-        joined = second(cpus, **environment)
-        wait_for_nodes(2)
-        yield joined
+        yield _joined(cpus, **environment)
     finally:
         head.kill()
+
+
+def _joined(cpus: int, **environment: str) -> Node:
+    """Start a second node until one stays: Ray's own node gives up if its agent is slow to start."""
+    for _ in range(5):
+        node = second(cpus, **environment)
+        if wait_for_nodes(2, node):
+            return node
+        node.kill()
+    raise RuntimeError("no second node stayed")
 
 
 def _wait_for_head(head: Node) -> None:
@@ -99,12 +107,21 @@ def _wait_for_head(head: Node) -> None:
     raise RuntimeError(f"the head node did not come up: exit status {head.process.poll()}")
 
 
-def wait_for_nodes(count: int) -> None:
-    """Wait until `count` nodes are alive."""
+def wait_for_nodes(count: int, node: Node | None = None) -> bool:
+    """Wait until `count` nodes are alive; False if the process of `node` ends before."""
     code = (
         f"import ray, time; ray.init('{HEAD}:{PORT}', _node_ip_address='{HEAD}', logging_level='ERROR')\n"
         f"while sum(node['Alive'] for node in ray.nodes()) < {count}: time.sleep(0.2)"
     )
-    subprocess.run(
-        [sys.executable, "-c", code], env=os.environ | ENVIRONMENT, check=True, timeout=STARTS_WITHIN_S
-    )
+    until = time.monotonic() + STARTS_WITHIN_S
+    with subprocess.Popen([sys.executable, "-c", code], env=os.environ | ENVIRONMENT) as waiting:
+        while waiting.poll() is None:
+            has_ended = node is not None and node.process.poll() is not None
+            if has_ended or time.monotonic() > until:
+                waiting.kill()
+                if has_ended:
+                    return False
+                raise RuntimeError(f"there are no {count} nodes after {STARTS_WITHIN_S} s")
+            time.sleep(0.2)
+        assert waiting.returncode == 0
+    return True

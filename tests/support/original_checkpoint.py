@@ -177,5 +177,8 @@ def make_huge(random_checkpoint: Path, target: Path) -> Path:
     with (folder / "model-2.safetensors").open("wb") as file:
         file.write(struct.pack("<Q", len(header)) + header)
         file.truncate(8 + len(header) + (1 << 43))
-    write(folder / "model.safetensors.index.json", {"weight_map": index | {name: "model-2.safetensors"}})
+    write(
+        folder / "model.safetensors.index.json",
+        {"metadata": {}, "weight_map": index | {name: "model-2.safetensors"}},
+    )
     return target

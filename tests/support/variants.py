@@ -12,7 +12,6 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from pipeline.models.demo import random_weights
-from pipeline.models.demo.random_weights import LOGIT_DEVIATION
 
 Change = Callable[[Path], None]
 Weights = dict[str, Tensor]
@@ -175,7 +174,7 @@ def sharded(root: Path) -> None:
     index = {name: f"model-{number % 3}.safetensors" for number, name in enumerate(names)}
     for file in set(index.values()):
         save_file({n: held[n] for n in names if index[n] == file}, folder / file, {"format": "pt"})
-    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": index}))
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": index}))
 
 
 def older_processor(root: Path) -> None:
@@ -226,10 +225,7 @@ def language(kind: str, **settings: Any) -> Change:
         head = next(tensor for name, tensor in held.items() if name.endswith("lm_head.weight"))
         prefix = f"{LANGUAGE}.model."
         new = {f"{prefix}{name}": tensor.clone() for name, tensor in new.items()}
-        if whole.text_config.tie_word_embeddings:
-            new[f"{prefix}embed_tokens.weight"] += head * (5 / LOGIT_DEVIATION)
-        else:
-            new[f"{LANGUAGE}.lm_head.weight"] = head
+        new[f"{LANGUAGE}.lm_head.weight"] = head
         save_file(kept | new, folder / "model.safetensors", {"format": "pt"})
         content = json.loads((folder / "config.json").read_text())
         content["text_config"] = json.loads(whole.text_config.to_json_string(use_diff=False))

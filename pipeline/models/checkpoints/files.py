@@ -42,6 +42,8 @@ def weight_files(folder: Path) -> list[Path]:
         if not file.is_file():
             raise ConfigError(f"{folder} lacks {file.name}, which its index names")
         require_inside(file)
+    if files[0].name != WHOLE and not isinstance(read_json(folder / INDEX).get("metadata"), dict):
+        raise ConfigError(f'{folder / INDEX} has no "metadata", which transformers needs; {{}} will do')
     return files
 
 

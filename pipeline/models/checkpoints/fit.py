@@ -21,6 +21,7 @@ from pipeline.models.checkpoints.files import (
 )
 from pipeline.models.checkpoints.kinds import CLIP, Kind, kind_of, language_sizes, vision_sizes
 from pipeline.models.checkpoints.layouts import projector_name
+from pipeline.models.checkpoints.supported import require_supported
 from pipeline.models.checkpoints.tensors import locate, read_header, read_tensor, tensors_of
 from pipeline.models.checkpoints.vision_tower import tower_of
 from pipeline.models.sizes import Shape, shape_of_config
@@ -86,6 +87,8 @@ def check_fit(llava: Path, clip: Path | None) -> Geometry:
     Raises ConfigError, naming what is wrong, if either is not what it should be, if their vision towers have
     other sizes or nothing in common, or if the LLaVA reads its tower in a way that is not supported.
     """
+    for folder in filter(None, (llava, clip)):
+        require_supported(folder)
     llava_config = read_config(llava)
     kind = _check_llava(llava, llava_config)
     vision = vision_sizes(llava_config)
@@ -146,8 +149,7 @@ def _check_image_token(folder: Path, config: Json) -> None:
 
     In the original layout it is negative: prompts are split at `<image>` before tokenising.
     """
-    names = ("image_token_index", "image_token_id")
-    expected: int = next((config[name] for name in names if name in config), _IMAGE_TOKEN_ID)
+    expected = _image_token_id(folder, config)
     token_id = _added_tokens(folder).get(IMAGE_TOKEN)
     if expected < 0 or token_id == expected:
         return
@@ -158,6 +160,19 @@ def _check_image_token(folder: Path, config: Json) -> None:
     )
 
 
+def image_token_id(folder: Path) -> int:
+    """Return the id that stands for an image in a LLaVA's prompts; negative in the original layout."""
+    return _image_token_id(folder, read_config(folder))
+
+
+def _image_token_id(folder: Path, config: Json) -> int:
+    names = ("image_token_index", "image_token_id")
+    value = next((config[name] for name in names if name in config), _IMAGE_TOKEN_ID)
+    if type(value) is not int:
+        raise ConfigError(f"{folder / 'config.json'}: image_token_index is {value!r}, no number")
+    return value
+
+
 def _added_tokens(folder: Path) -> dict[str, int]:
     """Read the ids of the tokens that were added to the tokenizer's vocabulary."""
     files = {
@@ -165,11 +180,14 @@ def _added_tokens(folder: Path) -> dict[str, int]:
         for name in ("added_tokens.json", "tokenizer_config.json", "tokenizer.json")
         if (folder / name).is_file()
     }
-    token_ids: dict[str, int] = dict(files.get("added_tokens.json", {}))
-    decoder = files.get("tokenizer_config.json", {}).get("added_tokens_decoder", {})
-    token_ids |= {entry["content"]: int(number) for number, entry in decoder.items()}
-    whole = files.get("tokenizer.json", {})
-    return token_ids | {entry["content"]: entry["id"] for entry in whole.get("added_tokens", [])}
+    try:
+        token_ids: dict[str, int] = dict(files.get("added_tokens.json", {}))
+        decoder = files.get("tokenizer_config.json", {}).get("added_tokens_decoder", {})
+        token_ids |= {entry["content"]: int(number) for number, entry in decoder.items()}
+        whole = files.get("tokenizer.json", {})
+        return token_ids | {entry["content"]: entry["id"] for entry in whole.get("added_tokens", [])}
+    except (TypeError, KeyError, ValueError, AttributeError) as error:
+        raise ConfigError(f"{folder}: the tokenizer's added tokens cannot be read: {error!r}") from None
 
 
 def _feature_layer(folder: Path, config: Json, kind: Kind, num_layers: int) -> int:

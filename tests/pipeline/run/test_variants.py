@@ -92,9 +92,10 @@ EQUAL = {
         "Qwen2", use_sliding_window=True, sliding_window=200, max_window_layers=1
     ),
     "Qwen3": v.language("Qwen3"),
-    "Gemma": v.language("Gemma", tie_word_embeddings=True),
-    "Gemma2, window 64": v.language("Gemma2", sliding_window=64, tie_word_embeddings=True),
-    "Gemma3, window 64": v.language("Gemma3Text", sliding_window=64, tie_word_embeddings=True),
+    "Qwen2, tied": v.both(v.language("Qwen2"), v.tied, v.config(text_config__tie_word_embeddings=True)),
+    "Gemma": v.language("Gemma", tie_word_embeddings=False),
+    "Gemma2, window 64": v.language("Gemma2", sliding_window=64, tie_word_embeddings=False),
+    "Gemma3, window 64": v.language("Gemma3Text", sliding_window=64, tie_word_embeddings=False),
     "Phi3, window 300": v.language("Phi3", sliding_window=300),
     "Phi3": v.language("Phi3", sliding_window=None),
     "Olmo2": v.language("Olmo2"),

@@ -1,0 +1,103 @@
+"""Reads what a checkpoint's generation_config.json asks of decoding beyond greedy search.
+
+The keys and their defaults are those of GenerationConfig in transformers 5.23.
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pipeline.models.checkpoints.files import Json, read_json
+from pipeline.models.config import Decoding
+from pipeline.support.errors import ConfigError
+
+# Keys that change no answer here: tokens and lengths that are decided elsewhere, and what is returned.
+_HARMLESS = frozenset(
+    (
+        *("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id"),
+        *("max_length", "max_new_tokens", "max_time", "num_return_sequences", "is_assistant", "low_memory"),
+        *("use_cache", "cache_implementation", "cache_config", "return_legacy_cache", "prefill_chunk_size"),
+        *("output_attentions", "output_hidden_states", "output_scores", "output_logits"),
+        *("return_dict_in_generate", "compile_config", "disable_compile"),
+        *("transformers_version", "_from_model_config", "_commit_hash", "_original_object_hash"),
+    )
+)
+# Keys that matter only where tokens are sampled -> the value that changes nothing.
+_SAMPLED: Json = {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_p": None, "typical_p": 1.0}
+_TOP_K = 50  # if the file samples and does not say
+# Keys that change the scores of tokens, and are done as transformers does -> the value that changes nothing.
+_SCORES: Json = {
+    "repetition_penalty": 1.0,
+    "no_repeat_ngram_size": 0,
+    "min_new_tokens": 0,
+    "min_length": 0,
+    "bad_words_ids": None,
+    "suppress_tokens": None,
+}
+# Other keys -> the value that changes nothing.
+_NOT_DONE: Json = {"num_beams": 1, "num_beam_groups": 1, "penalty_alpha": 0, "early_stopping": False}
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Says how the next token is chosen.
+
+    Args:
+        sampled: settings of `_SAMPLED`; empty for greedy search. Its temperature is above 0.
+        scores: settings of `_SCORES` that are not neutral.
+    """
+
+    sampled: Json = field(default_factory=dict)
+    scores: Json = field(default_factory=dict)
+
+
+def choice_of(decoding: Decoding, folder: Path) -> Choice:
+    """Return how a run chooses tokens: as it says itself, or as the checkpoint in `folder` says.
+
+    Raises ConfigError for what the checkpoint asks and Trimline does not do.
+    """
+    if not decoding.from_checkpoint:
+        greedy = decoding.temperature == 0
+        return Choice({} if greedy else {"temperature": decoding.temperature, "top_p": decoding.top_p})
+    settings = _settings(folder)
+    asked = asked_of(settings)
+    for key in asked.keys() - _SAMPLED.keys() - _SCORES.keys() - {"do_sample"}:
+        raise ConfigError(
+            f"decoding.from_checkpoint: {key}={asked[key]!r} in {folder / 'generation_config.json'} is not "
+            "supported; remove it there, or set decoding.from_checkpoint=false"
+        )
+    sampled = {}
+    if settings.get("do_sample"):
+        sampled = {"top_k": _TOP_K, **{key: settings[key] for key in _SAMPLED if key in settings}}
+    return Choice(sampled, {key: asked[key] for key in asked if key in _SCORES})
+
+
+def ignored_settings(decoding: Decoding, folder: Path) -> str | None:
+    """Return one line on what a checkpoint asks of decoding and a run does not do; None if it is nothing."""
+    asked = {} if decoding.from_checkpoint else asked_of(_settings(folder))
+    if not asked:
+        return None
+    listed = ", ".join(f"{key}={value}" for key, value in sorted(asked.items()))
+    return (
+        f"generation_config.json of {folder} asks for {listed}, which this run does not do: its decoding.* "
+        "decide; decoding.from_checkpoint=true decodes as the checkpoint says"
+    )
+
+
+def asked_of(settings: Json) -> Json:
+    """Keep the keys of a generation_config.json that would change answers of greedy search."""
+    neutral = {**_SAMPLED, **_SCORES, **_NOT_DONE}
+    samples = bool(settings.get("do_sample"))
+    return {
+        key: value
+        for key, value in settings.items()
+        if key not in _HARMLESS
+        and (samples or key not in _SAMPLED)
+        and value is not None
+        and value is not False
+        and value != neutral.get(key)
+    }
+
+
+def _settings(folder: Path) -> Json:
+    file = folder / "generation_config.json"
+    return read_json(file) if file.exists() else {}
