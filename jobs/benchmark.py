@@ -111,7 +111,11 @@ def _arms(arms: object) -> "tuple[Arm, ...]":
     """Build the arms that have the form of `arms` of compare."""
     from pipeline.stages.arms import Arm
 
-    return tuple(Arm(spec.name, *make_reducer(spec.reducer, spec.fields)) for spec in arm_specs(arms))
+    specs = arm_specs(arms)
+    for spec in specs:
+        unused = [*spec.parts, *(["budget_of"] if spec.budget_of else [])]
+        require(not unused, f"benchmark: arm {spec.name} has {', '.join(unused)}, which is not measured here")
+    return tuple(Arm(spec.name, *make_reducer(spec.reducer, spec.fields)) for spec in specs)
 
 
 def _all_reducers() -> "tuple[Arm, ...]":

@@ -125,6 +125,7 @@ def _single_arm(base: "RunConfig", spec: ArmSpec) -> "RunConfig":
     """Make the run of one arm alone."""
     from pipeline.models.config import Model
     from pipeline.stages.arms import Arm
+    from pipeline.stages.clip_text import ClipText
 
     config = compose_arm(spec)
     engine = build_target(config, "engine")
@@ -136,7 +137,12 @@ def _single_arm(base: "RunConfig", spec: ArmSpec) -> "RunConfig":
         engine=engine,
         arms=(
             Arm(
-                spec.name, build_target(config, "reducer"), to_dict(config.reducer), spec.name, spec.budget_of
+                spec.name,
+                build_target(config, "reducer"),
+                to_dict(config.reducer),
+                folder=spec.name,
+                budget_of=spec.budget_of,
+                clip_text=build(config, "clip_text", ClipText) if "clip_text" in spec.parts else None,
             ),
         ),
         settings={**base.settings, **{part: to_dict(config[part]) for part in ("model", "engine")}},

@@ -41,7 +41,7 @@ class CDPruner:
     Args:
         num_kept: keeps min(num_kept, N) patches; at least 1.
         sign: -1, as published, because CLIP's penultimate patches score lower on what the text names; +1 for
-            a CLIP whose patches score higher on it.
+            a CLIP whose patches score higher on it. `Trim` has the evidence.
 
     `budget`, where the batch brings one, overrides it: image i keeps min(budget[i], N) patches.
 
@@ -56,6 +56,16 @@ class CDPruner:
        negative numbers.
     4. Among equals the lower index is chosen; argmax leaves that open.
     5. The cosine with a vector of length 0 is 0, where the published code divides by zero.
+
+    The text. The published evaluation (repository Theia-4869/CDPruner, llava/eval/) gives CLIP the question
+    without the suffix, in model_vqa_loader.py, model_vqa_science.py and model_vqa_mmbench.py. It reads all of
+    it: clip_encoder.py splits a long text every 77 tokens, and relevance is the mean of the pieces' cosines.
+    Here that is clip_text.text=bare clip_text.long=windows, not the defaults. Two differences stay:
+
+    - of VizWiz's suffix the published code removes the last line alone; `bare` removes both;
+    - the pieces of a long text have begin and end tokens of their own here, the published ones have not.
+
+    A weight of relevance against diversity (theta) is commented out in the published code, and is not here.
 
     Relevance is computed in float32 and the choice is made in float64.
 

@@ -57,6 +57,9 @@ class PruMerge:
     5. Among patches of equal a or equal cosine the lower index goes first; topk leaves that open.
     6. Fewer than `neighbours` other patches are all merged; the published code crashes.
 
+    The `forward` of the published code runs PruMerge+. Its authors' numbers of full strength are of
+    checkpoints tuned with LoRA on reduced tokens, not of LLaVA-1.5 as it is.
+
     Scores are read and sums are accumulated in float32, whatever the dtype of the patches.
 
     Raises:

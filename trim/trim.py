@@ -49,8 +49,8 @@ class Trim:
     Args:
         keep_ratio: 0 < keep_ratio <= 1; excludes num_kept.
         num_kept: at least 1; excludes keep_ratio.
-        sign: -1 keeps the patches that score lowest, which is right for every published CLIP: their
-            penultimate patches score lower on what the text names. +1 keeps the highest.
+        sign: -1 keeps the patches that score lowest, as the published code does; +1 keeps the highest. See
+            below.
         normalize: True compares by cosine, False by the raw dot product, as the published code does.
         iqr_factor: at least 0 and finite.
         aggregate: False leaves the mean out.
@@ -60,10 +60,28 @@ class Trim:
     1. Quartiles are taken image by image; the published code pools them over the batch, which makes an
        image's tokens depend on its neighbours.
     2. c = 0 is an answer (the mean alone); the published code crashes.
-    3. c = N appends no mean; there is nothing to average.
+    3. c = N is an answer (all patches, and no mean, as there is nothing to average); the published code
+       crashes.
     4. aggregate=False with c = 0 keeps the single best patch, because the language model needs a token.
     5. Patches are ranked by sign (metric . text), which orders them as s does but still tells them apart
        where the softmax underflows. Among equal ones the lower index is kept; topk leaves that open.
+    6. c patches stay, where the published int(N (c / N)) loses one to rounding: at N = 729, say, for 17 of
+       the 182 counts below N / 4; at 256, 576 and 1024 for none.
+
+    The sign. The published code negates the dot products (clip_encoder.py), because penultimate patches of
+    CLIP score lower on what the text names. CDPruner's code does the same. LiteLVLM (arXiv 2605.13178) found
+    it independently: of LLaVA-1.5's patches the lowest score 66.1 on RefCOCO-val, random ones 65.0, the
+    highest 52.7. That paper says that TRIM keeps the highest, which its released code does not. Whether
+    SigLIP wants -1 as well is open.
+
+    The text. The published evaluation (repository FreedomIntelligence/TRIM, llava/eval/) gives CLIP
+
+    - the whole question with its suffix, in model_vqa_loader.py and model_vqa_science.py: `question`;
+    - hint, question and options without the suffix in model_vqa_mmbench.py: `bare`;
+    - the first 77 tokens of it: `cut`.
+
+    These are values of `clip_text.text` and `clip_text.long`; `question` and `cut` are the defaults. In
+    training (llava/train/train.py) CLIP read the whole conversation with its answers, cut at 77 tokens.
 
     Scores are computed in float32 and the mean is accumulated in float32, whatever the dtype of the patches.
 

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
 CONTROL = "control"
 _NAME = re.compile(r"[A-Za-z0-9_+-][A-Za-z0-9_.,=+-]*")
-_PARTS = ("engine", "model")
+_PARTS = ("engine", "model", "clip_text")
+_OPTIONS = ("engine", "model")  # parts that are groups of the configuration: the name of an option will do
 _NOT_OF_REDUCER = ("reducer", "budget_of", *_PARTS)
 
 
@@ -27,7 +28,7 @@ class ArmSpec:
 
     Args:
         fields: of the reducer.
-        parts: for `engine` and `model`, another option of the group, or fields of the configured one.
+        parts: fields of the configured `engine`, `model` or `clip_text`, or another option of the first two.
         other_batches: answer in other batches than the engine's own.
     """
 
@@ -77,20 +78,25 @@ def _specs(name: str, settings: object) -> list[ArmSpec]:
 
 def _spec(name: str, stem: str, settings: Tree) -> ArmSpec:
     """Make one arm; `stem` is its name without the values of a grid."""
+    parts = {key: settings[key] for key in _PARTS if key in settings}
+    for key, part in parts.items():
+        if not isinstance(part, Mapping | str) or (isinstance(part, str) and key not in _OPTIONS):
+            option = f" or an option of {key}" if key in _OPTIONS else ""
+            raise ConfigError(f"arms.{name}.{key}: {part!r} is no mapping of fields{option}")
     is_control = stem == CONTROL and "reducer" not in settings
     budget_of = settings.get("budget_of")
     return ArmSpec(
         name,
         reducer=settings.get("reducer", "full" if is_control else stem),
         fields={key: value for key, value in settings.items() if key not in _NOT_OF_REDUCER},
-        parts={key: settings[key] for key in _PARTS if key in settings},
+        parts=parts,
         budget_of=None if budget_of is None else str(budget_of),
         other_batches=is_control,
     )
 
 
 def compose_arm(spec: ArmSpec) -> DictConfig:
-    """Compose the command's configuration with the arm's reducer, engine and model.
+    """Compose the command's configuration with the arm's reducer, engine, model and CLIP text.
 
     Raises:
         ConfigError: there is no such option or field.

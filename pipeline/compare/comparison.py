@@ -111,6 +111,7 @@ class ArmFigures:
 
     Args:
         reducer: its settings, as conf/reducer names them.
+        clip_text: the values of clip_text.text and clip_text.long; None also if the reducer reads no text.
         requests_per_s: as if alone; `shared_requests_per_s` as the arms ran, common work counted once.
         peak_memory_bytes, peak_gpu_memory_bytes: of each stage's process.
         throughput: pairs of seconds since the start and requests answered by then.
@@ -119,6 +120,7 @@ class ArmFigures:
     """
 
     reducer: dict[str, Json] | None = None
+    clip_text: list[str] | None = None
     run_id: str | None = None
     fingerprint: str | None = None
     model: str | None = None

@@ -71,11 +71,13 @@ def arm_figures(
 
 
 def made_with(manifest: Manifest) -> ArmFigures:
-    """Return an arm's figures that come from run.json alone: reducer, model, engine and run."""
+    """Return an arm's figures that come from run.json alone: reducer, its text, model, engine and run."""
     model = manifest.configuration.get("model")
     prefix = "reducer."
     reducer = {name: value for name, value in manifest.counted.items() if name.startswith(prefix)}
+    clip_text = [manifest.counted.get(f"clip_text.{name}") for name in ("text", "long")]
     return ArmFigures(
+        clip_text=[text for text in clip_text if text is not None] or None,
         reducer={name.removeprefix(prefix): value for name, value in reducer.items()},
         run_id=manifest.run_id,
         fingerprint=manifest.fingerprint,

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import normalize
 
 from pipeline.models.checkpoints.parts import Part
 from pipeline.models.preprocess import Normalization
@@ -78,9 +79,11 @@ class Towers(ABC):
     def encode_texts(self, texts: Sequence[str], *, windows: bool = False) -> Tensor:
         """Embed texts in the joint space, not normalised: float32 [B, P] on the encoder's device.
 
-        A text is cut at the tower's positions (CLIP's 77 tokens, the end token among them); with `windows`
-        it is split there instead, and its embedding is the mean over the pieces. The encoder must have been
-        loaded with "text" in its `needs`.
+        A text is cut at the tower's positions (CLIP's 77 tokens, the end token among them). With `windows` it
+        is split there instead, each piece with the special tokens of a text. The mean of the pieces, each
+        scaled to length 1, gives the direction, so that a cosine with it orders patches as the mean of the
+        pieces' cosines does. Its scale is the mean length of the pieces, as dot products of short and long
+        texts are read by one rule. The encoder must have been loaded with "text" in its `needs`.
         """
         pieces = [self._pieces(text, windows) for text in texts]
         flat = [piece for of_text in pieces for piece in of_text]
@@ -89,7 +92,7 @@ class Towers(ABC):
         if len(flat) == len(texts):
             return embeds_BP
         parts = torch.split(embeds_BP, [len(of_text) for of_text in pieces])
-        return torch.stack([part.mean(0) for part in parts])
+        return torch.stack([_mean_direction(part) for part in parts])
 
     def _pieces(self, text: str, windows: bool) -> list[list[int]]:
         """Split a text's token ids into pieces of the tower's length; without `windows`, the first alone."""
@@ -103,3 +106,11 @@ class Towers(ABC):
         """Make pixel_values [B, C, S, S], float32; uint8 crosses to the device, a quarter of the bytes."""
         values = pixels_BSSC.to(self.device, non_blocking=True).float() * self.normalization.rescale_factor
         return ((values - self._mean_C) / self._std_C).permute(0, 3, 1, 2)
+
+
+def _mean_direction(pieces_BP: Tensor) -> Tensor:
+    """Average the directions of embeddings and scale the result by their mean length; one alone stays."""
+    if len(pieces_BP) == 1:
+        return pieces_BP[0]
+    length: Tensor = torch.linalg.vector_norm(pieces_BP, dim=-1).mean()
+    return length * normalize(pieces_BP, dim=-1).mean(0)

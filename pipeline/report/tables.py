@@ -181,11 +181,12 @@ def _peaks(
 
 def _made_with(arms: Arms) -> Grid:
     labels = reducer_labels(arms)
-    columns = ("arm", "reducer", "model", "engine", "run", "fingerprint")
+    columns = ("arm", "reducer", "CLIP reads", "model", "engine", "run", "fingerprint")
     rows = []
     for name, arm in arms.items():
-        made_with = (arm.model, arm.engine, arm.run_id, (arm.fingerprint or DASH)[:16])
-        rows.append((name, labels[name], *(text or DASH for text in made_with)))
+        text = ", ".join(arm.clip_text or ())
+        made_with = (text, arm.model, arm.engine, arm.run_id, (arm.fingerprint or DASH)[:16])
+        rows.append((name, labels[name], *(cell or DASH for cell in made_with)))
     return Grid("Made with", columns, rows, prose=True)
 
 

@@ -69,11 +69,11 @@ def shared_fields(config: "RunConfig", weights: Json) -> Json:
 def arm_fields(config: "RunConfig", arm: Arm) -> Json:
     """Collect what counts for one arm: its reducer, and the arm that its `budget_of` names.
 
-    `clip_text` counts only for a reducer that reads texts.
+    `clip_text`, the arm's own or else the run's, counts only for a reducer that reads texts.
     """
     fields: Json = {
         "reducer": arm.settings,
-        "clip_text": fingerprint_fields(config.clip_text) if "text" in arm.reducer.needs else {},
+        "clip_text": (arm.clip_text or config.clip_text).counted() if arm.reads_text else {},
     }
     if arm.budget_of is not None:
         (source,) = (other for other in config.arms if other.name == arm.budget_of)

@@ -1,9 +1,9 @@
 """Prepares a run before Ray starts: checks the configuration, freezes the plan, finds the missing units."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pipeline.models.checkpoints.fit import Geometry
 from pipeline.output.changed import require_unchanged
@@ -146,13 +146,19 @@ def _check(config: "RunConfig") -> _Checked:
     require_unit_fits(config, model.geometry)
     outputs = [f"{output}/{arm.folder}".rstrip("/") for arm in config.arms]
     manifests = [
-        make_manifest(arm_output, counted, {**config.settings, "reducer": arm.settings})
+        make_manifest(arm_output, counted, _settings_of(config, arm))
         for arm_output, arm, counted in zip(
             outputs, config.arms, counted_fields(config, model.weights), strict=True
         )
     ]
     started = [_is_started(config, *both) for both in zip(outputs, manifests, strict=True)]
     return _Checked(model, outputs, manifests, any(started))
+
+
+def _settings_of(config: "RunConfig", arm: Arm) -> dict[str, Any]:  # JSON of any form
+    """Return the configuration that an arm's run.json holds: the run's, with what is the arm's own."""
+    own = {} if arm.clip_text is None else {"clip_text": asdict(arm.clip_text)}
+    return {**config.settings, "reducer": arm.settings, **own}
 
 
 def _freeze_plan(config: "RunConfig", checked: _Checked, shared: Plan | None) -> Prepared:

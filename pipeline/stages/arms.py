@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pipeline.models.checkpoints.kinds import JOINT_FIELDS, Kind
+from pipeline.stages.clip_text import ClipText
 from pipeline.support.errors import ConfigError
 from pipeline.support.fields import require
 
@@ -17,7 +18,11 @@ class Arm:
     """Holds one reducer setting.
 
     `folder` is its output's folder within the run's ("": the run's folder itself). For each request, an arm
-    with `budget_of` keeps as many tokens as the arm of that name.
+    with `budget_of` keeps as many tokens as the arm of that name. `clip_text` is the text that its reducer
+    reads; None: the run's.
+
+    Raises:
+        ConfigError: there is a `clip_text`, and the reducer reads no text.
     """
 
     name: str
@@ -25,6 +30,16 @@ class Arm:
     settings: dict[str, Any]  # the reducer's configuration as JSON, for the fingerprint
     folder: str = ""
     budget_of: str | None = None
+    clip_text: ClipText | None = None
+
+    def __post_init__(self) -> None:
+        if self.clip_text is not None:
+            require(self.reads_text, f"clip_text: reducer {type(self.reducer).__name__} reads no text")
+
+    @property
+    def reads_text(self) -> bool:
+        """Tell whether the reducer reads an embedding of the question."""
+        return "text" in self.reducer.needs
 
     @property
     def reads_request(self) -> bool:

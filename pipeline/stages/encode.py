@@ -1,11 +1,11 @@
 """Encodes images: the vision tower once per image, then each arm's reduction of its visual tokens.
 
-Legend: B images, N patches, D vision width, P joint CLIP width, K tokens kept.
+Legend: B images, N patches, D vision width, P joint CLIP width, R requests, K tokens kept.
 """
 
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import pyarrow as pa
@@ -18,7 +18,7 @@ from pipeline.models.devices import synchronized_time, torch_device, use_threads
 from pipeline.sources.task import requests_of
 from pipeline.stages.arms import Arm, reduction_order, with_budgets
 from pipeline.stages.clip_text import ClipText
-from pipeline.stages.reduce import EncodedBatch, OpenRequest, reduce_batch
+from pipeline.stages.reduce import EncodedBatch, OpenRequest, Texts, reduce_batch
 from pipeline.stages.rows import Fields, UnitRow, pack_unit, unpack_unit
 from pipeline.support.schema import REQUESTS, TOKENS
 from trim import Reduced, VisualTokens
@@ -54,7 +54,8 @@ class Encode:
 
         use_threads(threads)
         self._arms, self._geometry = arms, geometry
-        self._clip_text, self._suffix, self._template = clip_text or ClipText(), suffix, model.template
+        self._suffix, self._template = suffix, model.template
+        self._clip_text = [arm.clip_text or clip_text or ClipText() for arm in arms]
         self._order = reduction_order(arms)
         self._needs = frozenset().union(*(arm.reducer.needs for arm in arms))
         self._batch_size = model.encode_batch_size
@@ -82,6 +83,7 @@ class Encode:
         for start in range(0, len(answerable), self._batch_size):
             part = answerable[start : start + self._batch_size]
             encoded = self._encode(images, part, [request for request in requests if request.image in part])
+            encoded.texts = self._embed_texts(encoded.requests, needed_arms)
             kept_counts: dict[str, list[int | None]] = {}
             for number in (number for number in self._order if number in needed_arms):
                 # an arm that is needed for its counts alone writes into an output that is thrown away
@@ -94,7 +96,7 @@ class Encode:
         return pack_unit(row.passed("encode", started, tables, self._startup_s, cpu_from))
 
     def _encode(self, images: pa.Table, part: list[int], requests: list[OpenRequest]) -> EncodedBatch:
-        """Run the vision tower over images and, if an arm reads texts, the text tower over the questions."""
+        """Run the vision tower over images."""
         begin = synchronized_time(self._device)
         side = self._geometry.image_size
         squares = [np.frombuffer(images["pixels"][index].as_buffer(), np.uint8) for index in part]
@@ -106,29 +108,33 @@ class Encode:
         image_s = (synchronized_time(self._device) - begin) / len(part)
         image_of_request = [part.index(request.image) for request in requests]
         encode_s = [image_s / image_of_request.count(image) for image in image_of_request]
-        encoded = EncodedBatch(features, requests, image_of_request, encode_s)
-        if "text" in self._needs:
+        return EncodedBatch(features, requests, image_of_request, encode_s)
+
+    def _embed_texts(self, requests: list[OpenRequest], arms: Collection[int]) -> dict[ClipText, Texts]:
+        """Run the text tower over the questions, once for each text that these arms read."""
+        embedded = {}
+        for clip_text in dict.fromkeys(self._clip_text[n] for n in sorted(arms) if self._arms[n].reads_text):
             begin = synchronized_time(self._device)
             texts = [
-                self._clip_text.of(request.fields["question"], suffix=self._suffix, template=self._template)
+                clip_text.of(request.fields["question"], suffix=self._suffix, template=self._template)
                 for request in requests
             ]
-            windows = self._clip_text.long == "windows"
-            encoded.features = replace(features, text=self._encoder.encode_texts(texts, windows=windows))
-            encoded.text_s = (synchronized_time(self._device) - begin) / len(texts)
-        return encoded
+            text_RP = self._encoder.encode_texts(texts, windows=clip_text.long == "windows")
+            embedded[clip_text] = Texts(text_RP, (synchronized_time(self._device) - begin) / len(texts))
+        return embedded
 
     def _answer_arm(
         self, number: int, encoded: EncodedBatch, kept_counts: dict[str, list[int | None]], output: _Output
     ) -> None:
         """Reduce a batch with one arm, add its rows to the output and its counts to `kept_counts`."""
         arm = self._arms[number]
+        texts = encoded.texts[self._clip_text[number]] if arm.reads_text else None
         budget = None if arm.budget_of is None else kept_counts[arm.budget_of]
-        reduction = reduce_batch(arm, encoded, budget, self._batch_size, self._device)
+        reduction = reduce_batch(arm, encoded.reading(texts), budget, self._batch_size, self._device)
         kept_counts[arm.name] = reduction.kept_counts()
         offset = len(output.tokens)
         output.tokens += reduction.tokens
-        text_s = encoded.text_s if "text" in arm.reducer.needs else 0.0
+        text_s = 0.0 if texts is None else texts.seconds
         for index, request in enumerate(encoded.requests):
             result = reduction.result_of_request[index]
             reduced = reduction.results[result]

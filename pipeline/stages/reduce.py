@@ -2,12 +2,14 @@
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from typing import Self
 
 import torch
 
 from pipeline.models.devices import synchronized_time, to_bytes
 from pipeline.stages.arms import Arm
+from pipeline.stages.clip_text import ClipText
 from pipeline.stages.rows import Fields
 from trim import Reduced, VisualTokens
 
@@ -20,19 +22,32 @@ class OpenRequest:
     image: int
 
 
+@dataclass(frozen=True)
+class Texts:
+    """Holds one embedding for each request, [R, P], and each request's share of the seconds it took."""
+
+    embeddings_RP: torch.Tensor
+    seconds: float
+
+
 @dataclass
 class EncodedBatch:
     """Holds the features of some images and the requests about them.
 
-    `image_of_request` has the index of each request's image within the batch. Seconds are each request's
-    share.
+    `image_of_request` has the index of each request's image within the batch. `texts` has the requests'
+    embeddings under each setting that an arm reads. Seconds are each request's share.
     """
 
     features: VisualTokens
     requests: list[OpenRequest]
     image_of_request: list[int]
     encode_s: list[float]
-    text_s: float = 0.0  # counted for the arms that read texts
+    texts: dict[ClipText, Texts] = field(default_factory=dict)
+
+    def reading(self, texts: Texts | None) -> Self:
+        """Return the batch with one setting's texts, or none, among its features."""
+        text_RP = None if texts is None else texts.embeddings_RP
+        return replace(self, features=replace(self.features, text=text_RP))
 
 
 @dataclass(frozen=True)

@@ -60,6 +60,16 @@ def test_wrong_options_are_refused_before_anything_is_measured(folder, capfd, ov
     assert printed.err.count("\n") == 1
 
 
+@pytest.mark.parametrize("own", ["clip_text: {text: bare}", "engine: {max_batch: 2}", "budget_of: trim"])
+def test_settings_of_an_arm_that_are_not_measured_are_refused(folder, capfd, own):
+    arms = f"benchmark.arms={{trim: {{}}, cdpruner: {{{own}}}}}"
+    assert run_command("benchmark", ["benchmark.name=end_to_end", arms]) == 2
+    key = own.partition(":")[0]
+    assert capfd.readouterr().err == (
+        f"trimline benchmark: benchmark: arm cdpruner has {key}, which is not measured here\n"
+    )
+
+
 @pytest.mark.slow
 def test_efficiency_is_measured_printed_and_written(ray, folder, capfd):
     part = ["benchmark.parts=[efficiency]", "benchmark.samples=4", "benchmark.rounds=1", "unit_samples=1"]

@@ -113,6 +113,9 @@ def test_arms_as_a_list_as_a_mapping_and_as_a_grid():
         (["trim", "trim"], "'trim' stands twice"),
         (["../trim"], "cannot name a folder"),
         ({"a": 3}, "arms.a: 3 is no mapping"),
+        ({"trim": {"clip_text": "bare"}}, "arms.trim.clip_text: 'bare' is no mapping of fields$"),
+        ({"trim": {"clip_text": None}}, "arms.trim.clip_text: None is no mapping of fields$"),
+        ({"trim": {"engine": 3}}, "arms.trim.engine: 3 is no mapping of fields or an option of engine"),
     ],
 )
 def test_arms_that_are_wrong(arms, message):
@@ -128,6 +131,15 @@ def test_arms_that_are_wrong(arms, message):
         (["arms={full: {}, t: {reducer: trim, colour: 3}}"], "arms: t: reducer: "),
         (["arms={full: {}, t: {reducer: trim, budget_of: x}}"], "arms.t.budget_of: 'x' is none of"),
         (["arms={full: {}, t: {reducer: trim, keep_ratio: 7}}"], "arms: t: reducer: keep_ratio"),
+        (
+            ["arms={full: {}, trim: {clip_text: {text: bear}}}"],
+            "arms: trim: clip_text.text: 'bear' is none of ('question', 'bare', 'prompt', 'words')",
+        ),
+        (["arms={full: {}, trim: {clip_text: {txt: bare}}}"], "arms: trim: clip_text: Key 'txt' is not in"),
+        (
+            ["arms={trim: {}, divprune: {clip_text: {text: bare}}}"],
+            "arms: divprune: clip_text: reducer DivPrune reads no text",
+        ),
         (["arms=[full,trim]", "compare.baseline=trimm"], "compare.baseline: 'trimm' is none of the arms"),
         (["arms=[full,trim]", "compare.resamples=-1"], "compare.resamples must not be negative"),
     ],

@@ -164,6 +164,22 @@ def test_equal_scores_have_no_outlier(patches: int) -> None:
     assert best.kept.tolist() == [0] and best.tokens.tolist() == [[0.0, 0.0]]
 
 
+@pytest.mark.parametrize(("patches", "outliers"), [(196, 27), (625, 29), (729, 23), (729, 46), (841, 31)])
+def test_no_outlier_is_lost_to_rounding(patches: int, outliers: int) -> None:
+    """The published code keeps one patch less at these numbers."""
+    assert int(patches * (outliers / patches)) == outliers - 1
+    scores = [-5.0 - 0.01 * n for n in range(outliers)] + [0.0] * (patches - outliers)
+    (reduced,) = Trim()(from_scores(scores))
+    assert reduced.kept.tolist() == list(range(outliers))
+    assert len(reduced.tokens) == outliers + 1
+
+
+def test_all_patches_may_stay() -> None:
+    """The published code crashes: there is nothing left to average."""
+    (reduced,) = Trim(keep_ratio=1.0)(from_scores([0.0, 1.0, 2.0]))
+    assert (reduced.kept.tolist(), len(reduced.tokens)) == ([0, 1, 2], 3)
+
+
 def test_without_outliers_the_best_patch_replaces_the_mean() -> None:
     (reduced,) = Trim(aggregate=False, iqr_factor=1000.0)(from_scores([0.3, 0.1, 0.2, 0.4]))
     assert reduced.kept.tolist() == [1]  # the lowest score, because sign is -1

@@ -287,5 +287,5 @@ def test_a_folder_without_a_checkpoint_is_refused(tmp_path):
     with pytest.raises(ConfigError, match=r"holds no config\.json"):
         read_shape(str(tmp_path))
     (tmp_path / "config.json").write_text(json.dumps([1]))
-    with pytest.raises(ConfigError, match="is no configuration of a LLaVA"):
+    with pytest.raises(ConfigError, match="is not a JSON object"):
         read_shape(str(tmp_path))
