@@ -8,7 +8,7 @@ import torch
 
 from pipeline.models.checkpoints.fit import check_fit
 from tests.support.commands import trimline
-from tests.support.original_checkpoint import edit, make_huge, make_original
+from tests.support.original_checkpoint import edit, make_original
 
 
 @pytest.fixture
@@ -85,11 +85,10 @@ def test_an_unknown_reduction_is_refused_by_name(annotate, folder, original, red
     assert reducer_of(annotate, folder, *model, "reducer=full")[0][0] == "trim.Full"
 
 
-def test_a_model_too_large_for_the_machine_is_refused_before_anything_starts(annotate, folder, random):
-    huge = make_huge(random, folder / "huge")
-    model = ("model=random", f"model.path={huge}/llava", f"model.clip={huge}/clip")
+def test_models_too_large_for_the_machine_are_refused_before_anything_starts(annotate, folder):
+    model = ("model=random", "cluster.generate.num_actors=30000", "cluster.generate.num_cpus=0.00001")
     line = annotate.refused(*model)
-    assert "GiB of memory are needed (encode 0.5 GiB, generate 1638" in line and "this machine has" in line
+    assert "GiB of memory are needed (encode 0.5 GiB, generate 15" in line and "this machine has" in line
     with pytest.raises(pytest.fail.Exception, match="Ray was started"):
         annotate(*model, "model.check_memory=false")
 

@@ -58,7 +58,7 @@ GRAMMAR = "needs quotes inside quotes"
             ["reducer=nope"],
             "Available options in 'reducer': cdpruner divprune full prumerge prumerge_plus random trim",
         ),
-        (["model=nope"], "'model': demo llava_1_5_13b llava_1_5_7b"),
+        (["model=nope"], "'model': demo llava_1_5_13b llava_1_5_13b_trim llava_1_5_7b"),
         (["reducer=null"], "group"),
         (["reducer=full,trim"], "reducer=full,trim"),
         (["reducer._target_=os.system"], "reducer._target_"),
