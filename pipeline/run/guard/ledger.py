@@ -85,6 +85,12 @@ class LedgerHandle:
 
     actor: Any  # a Ray actor handle: Ray makes its methods' `remote` while running, without types
 
+    def start_of_actor(self, stage: str) -> WorkItem:
+        """Name the start of this process's actor, the same after a restart."""
+        import ray
+
+        return WorkItem(f"{stage} (start of actor {ray.get_runtime_context().get_actor_id()})")
+
     def begin(self, item: WorkItem) -> int:
         """Record that this process begins with an item; returns how many workers have died at it before."""
         import ray

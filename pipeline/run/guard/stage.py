@@ -149,12 +149,9 @@ class _Actor:
     """
 
     def __init__(self, *, watch: Watch) -> None:
-        import ray
-
         self._watch = watch
         self._lock = SharedLock()
-        actor = ray.get_runtime_context().get_actor_id()  # the same after a restart
-        start = WorkItem(f"{watch.name} (start of actor {actor})")
+        start = watch.ledger.start_of_actor(watch.name)
         if (deaths := watch.ledger.begin(start)) > ISOLATE_AFTER:
             raise RunError(f"stage {watch.name}: its worker died {deaths} times while it loaded its model")
         self._stage: Run | None = cast(Run, watch.make())

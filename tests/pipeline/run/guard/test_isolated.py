@@ -117,7 +117,7 @@ def test_without_an_answer_patience_ends(tmp_path):
 
 
 def test_a_stage_that_cannot_be_made_ends_the_run():
-    with pytest.raises(RunError, match="^model: the weights are gone$"):
+    with pytest.raises(RunError, match=r"^model: the weights are gone$"):
         answer_isolated("tell", misconfigured, pack_unit(samples("a")))
 
 
