@@ -86,7 +86,7 @@ def unit_of(statuses: list[list[str]], arms: int = 1, first: int = 0) -> pa.Tabl
     for arm in range(arms):
         for sample, of_sample in enumerate(statuses):
             for number, status in enumerate(of_sample):
-                key = f"{sample}-{number}"
+                key = f"{sample:02d}-{number}"
                 visual = len(tokens) if status == "ok" else None
                 if status == "ok":
                     tokens.append(f"tokens of {key} in arm {arm}".encode())
@@ -109,7 +109,9 @@ def actor(stage: Callable[[pa.Table], pa.Table], ledger: HereLedger | None = Non
     return watched_actor("generate")(watch=watch)
 
 
-UNITS = st.lists(st.lists(st.sampled_from(["ok", "ok", "bad_image"]), min_size=1, max_size=4), min_size=1)
+UNITS = st.lists(
+    st.lists(st.sampled_from(["ok", "ok", "bad_image"]), min_size=1, max_size=4), min_size=1, max_size=12
+)
 
 
 @settings(deadline=None)
@@ -143,7 +145,7 @@ def test_a_fault_that_passes_leaves_no_trace(run):
 
 
 def test_an_actor_keeps_its_stage_and_its_ledger_is_clean_after_an_exception():
-    stage, ledger = Answers(bad=frozenset({"1-0"})), HereLedger(Ledger())
+    stage, ledger = Answers(bad=frozenset({"01-0"})), HereLedger(Ledger())
     process = actor(stage, ledger)
     statuses = [line["status"] for line in requests_in(process(unit_of([["ok"], ["ok", "ok"], ["ok"]])))]
     assert statuses == ["ok", "failed", "ok", "ok"], "the sample's other question is answered"
@@ -206,7 +208,7 @@ def test_a_stage_that_raises_on_rows_that_it_only_passes_on_ends_the_run():
 
 def test_a_stage_that_still_answers_other_samples_needs_no_other_process(monkeypatch):
     monkeypatch.setattr(guard, "answer_isolated", None)  # calling it would raise TypeError
-    stage = Answers(bad=frozenset({"0-0"}))
+    stage = Answers(bad=frozenset({"00-0"}))
     process = actor(stage)
     process(unit_of([["bad_image"], ["ok"]]))
     (line,) = requests_in(process(unit_of([["ok"]], first=2)))
@@ -219,7 +221,7 @@ def test_what_an_exception_has_broken_is_made_anew_and_the_others_are_answered(r
     made = []
 
     def make():
-        made.append(Answers(bad=frozenset({"1-0"}), is_fragile=True))
+        made.append(Answers(bad=frozenset({"01-0"}), is_fragile=True))
         return made[-1]
 
     watch = Watch("generate", make, HereLedger(Ledger()))
@@ -232,7 +234,7 @@ def test_what_an_exception_has_broken_is_made_anew_and_the_others_are_answered(r
 @pytest.mark.process
 def test_a_stage_that_answers_nothing_of_several_units_ends_the_run():
     ledger = HereLedger(Ledger())
-    everything = frozenset(f"{sample}-0" for sample in range(20))
+    everything = frozenset(f"{sample:02d}-0" for sample in range(20))
     process = actor(Answers(bad=everything), ledger)
     units = [unit_of([["ok"]] * 20, first=first) for first in range(0, 120, 20)]
     for unit in units[:2]:
