@@ -20,7 +20,7 @@ SHARD = Shard(0, "file:///in/0.zip", 10, "etag")
 class Two(Source):
     """Yields two samples, then raises."""
 
-    error: BaseException = ValueError("bad magic at /in/0.zip:3\nmore")
+    error: BaseException
 
     def entries(self, storage):
         raise NotImplementedError
@@ -36,8 +36,9 @@ class Two(Source):
 
 
 def test_the_samples_before_an_exception_are_kept_and_the_last_unit_tells_it():
+    source = Two(path="in", error=ValueError("bad magic at /in/0.zip:3\nmore"))
     options = {"task": Task(prompts=("?",)), "limits": UnitLimits(unit_samples=5), "finished": {}}
-    (unit,) = read_shard(Two(path="in"), SHARD, storage=Storage(), **options)
+    (unit,) = read_shard(source, SHARD, storage=Storage(), **options)
     row = unpack_unit(unit)
     assert row.unit.file_name == "000000-00000000-00000002-end.parquet"
     assert row.trace["shard_error"] == "source Two raised ValueError: bad magic at .../0.zip:3"

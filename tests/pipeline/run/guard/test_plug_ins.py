@@ -2,6 +2,7 @@
 
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -66,6 +67,7 @@ class Buggy(WebDataset):
                 raise AttributeError("no such thing")
             yield sample
 '''
+TRIM = (Path(__file__).parents[4] / "conf" / "reducer" / "trim.yaml").read_text()
 SETTINGS = [
     *("task=vqa", "model=random", "device=cpu", "decoding.max_new_tokens=2", "unit_samples=3"),
     *("cluster.encode.threads=1", "cluster.generate.threads=1", "max_failed_fraction=0.9"),
@@ -85,22 +87,18 @@ def test_the_run_goes_on_and_all_other_requests_are_answered(tmp_path, monkeypat
     monkeypatch.setenv("PYTHONPATH", f"{tmp_path / 'code'}:{':'.join(filter(None, sys.path))}")
     (tmp_path / "in").mkdir()
     for number in range(2):
-        write_tar(tmp_path / "in" / f"{number}.tar", 6, questions=2, width=24 + number)
+        write_tar(tmp_path / "in" / f"{number}.tar", 6, seed=number, questions=2)
 
-    def answer(name, *overrides):
-        return compose(
-            *SETTINGS, "source=webdataset", f"source.path={tmp_path}/in", f"output={tmp_path}/{name}"
-        )
-
-    run_in_process(answer("sound"), attempt=f"{time.time():.3f}")
+    paths = [f"source.path={tmp_path}/in", f"output={tmp_path}/sound"]
+    run_in_process(compose(*SETTINGS, "source=webdataset", *paths), attempt=f"{time.time():.3f}")
     sound = lasting(rows(tmp_path / "sound"), "reducer")
     of_first = [row for row in sound if row["key"].startswith("000000")]
     refused, asked = of_first[2], of_first[-2]  # the second sample, and the last one, in the second unit
     last_key = next(row["sample_key"] for row in sound if row["key"].startswith("000001-00000004"))
     identity = identity_of(refused["image_sha256"], refused["question"])
     for group, text in (
-        ("reducer", f"_target_: faulty.Picky\nrefused: [{identity}]\n"),
-        ("engine", f"_target_: faulty.Fragile\nword: {asked['question']!r}\n"),
+        ("reducer", TRIM.replace("trim.Trim", "faulty.Picky") + f"refused: [{identity}]\n"),
+        ("engine", f"_target_: faulty.Fragile\nword: '{asked['question'].partition(chr(10))[0]}'\n"),
         ("source", f"_target_: faulty.Buggy\npath: ???\nat: {last_key}\n"),
     ):
         (tmp_path / "conf" / group).mkdir(parents=True)

@@ -109,9 +109,8 @@ def actor(stage: Callable[[pa.Table], pa.Table], ledger: HereLedger | None = Non
     return watched_actor("generate")(watch=watch)
 
 
-UNITS = st.lists(
-    st.lists(st.sampled_from(["ok", "ok", "bad_image"]), min_size=1, max_size=4), min_size=1, max_size=12
-)
+STATUSES = st.lists(st.sampled_from(["ok", "ok", "bad_image"]), min_size=1, max_size=4)
+UNITS = st.lists(STATUSES, min_size=1, max_size=12)
 
 
 @settings(deadline=None)
