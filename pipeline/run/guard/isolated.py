@@ -15,7 +15,7 @@ import pyarrow as pa
 from pipeline.run.cluster.ship import ROOT
 from pipeline.run.guard.child import DONE, ERROR, RAISED, Stage
 from pipeline.run.guard.faults import ProcessDied, StageRaised
-from pipeline.run.guard.pieces import Answered, answer_in_pieces
+from pipeline.run.guard.pieces import Passed, answer_in_pieces
 from pipeline.stages.rows import table_from_ipc, table_to_ipc
 from pipeline.support.errors import RunError
 
@@ -101,7 +101,7 @@ class IsolatedStage:
             self._process = None
 
 
-def answer_isolated(name: str, make: MakeStage, batch: pa.Table, patience: int | None = None) -> Answered:
+def answer_isolated(name: str, make: MakeStage, batch: pa.Table, patience: int | None = None) -> Passed:
     """Run a unit through the stage `name` in a separate process: whole, then sample by sample.
 
     Args:

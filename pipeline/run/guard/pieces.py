@@ -17,14 +17,14 @@ from pipeline.support.errors import RunError
 
 
 @dataclass(frozen=True)
-class Answered:
+class Passed:
     """Holds a unit after a stage, and the last error if every row that was open has failed there."""
 
     batch: pa.Table
     hopeless: str | None = None
 
 
-def answer_in_pieces(name: str, run: Run, batch: pa.Table, patience: int | None = None) -> Answered:
+def answer_in_pieces(name: str, run: Run, batch: pa.Table, patience: int | None = None) -> Passed:
     """Run a unit through the stage `name`; what fails even alone becomes `failed` rows.
 
     After an exception a sample's requests are tried one by one, where the stage has them as rows.
@@ -37,7 +37,7 @@ def answer_in_pieces(name: str, run: Run, batch: pa.Table, patience: int | None 
         RunError: the stage does not even pass failed rows on.
     """
     try:  # the whole unit first: batches of the usual size give the usual answers
-        return Answered(run(batch))
+        return Passed(run(batch))
     except UnitFault as fault:
         whole = str(fault)
     row = unpack_unit(batch)
@@ -46,7 +46,7 @@ def answer_in_pieces(name: str, run: Run, batch: pa.Table, patience: int | None 
         pieces.add(sample)
     if not pieces.done:
         raise RunError(f"stage {name} fails on an empty unit: {row.unit.file_name}: {whole}")
-    return Answered(pack_unit(join_samples(pieces.done)), None if pieces.has_answers else pieces.error)
+    return Passed(pack_unit(join_samples(pieces.done)), None if pieces.has_answers else pieces.error)
 
 
 @dataclass

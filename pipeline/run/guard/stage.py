@@ -19,7 +19,7 @@ import pyarrow as pa
 from pipeline.run.guard.faults import ProcessDied, Run, StageRaised, catching, ends_run
 from pipeline.run.guard.isolated import IsolatedStage, MakeStage, answer_isolated
 from pipeline.run.guard.ledger import LedgerHandle, WorkItem
-from pipeline.run.guard.pieces import Answered, answer_in_pieces
+from pipeline.run.guard.pieces import Passed, answer_in_pieces
 from pipeline.run.guard.samples import count_open, mark_failed, split_by_sample
 from pipeline.run.guard.shared_lock import SharedLock
 from pipeline.stages.rows import pack_unit, unpack_unit
@@ -62,7 +62,7 @@ class Watch:
         """Make the stage and run one unit through it."""
         return cast(pa.Table, self.make()(batch))  # every stage but `read` returns one table
 
-    def end(self, batch: pa.Table, answered: Answered) -> pa.Table:
+    def end(self, batch: pa.Table, answered: Passed) -> pa.Table:
         """Tell the ledger that a unit has ended, and return what the stage has made of it.
 
         Raises:
@@ -97,10 +97,10 @@ def watched_task(watch: Watch) -> Callable[[pa.Table], pa.Table]:
             return watch.end(batch, answer_isolated(watch.name, watch.make, batch))
         given = _failed_if_given_up(watch, batch, deaths)
         if not watch.can_fail:
-            return watch.end(batch, Answered(watch.run(given)))
+            return watch.end(batch, Passed(watch.run(given)))
         run = catching(watch.run)
         with suppress(StageRaised):
-            return watch.end(batch, Answered(run(given)))
+            return watch.end(batch, Passed(run(given)))
         answered = answer_in_pieces(watch.name, run, given)
         if answered.hopeless:
             elsewhere = answer_isolated(watch.name, watch.make, given, PATIENCE)
@@ -165,7 +165,7 @@ class _Actor:
         with self._lock.shared():
             if ledger.begin(item) == 0:
                 with suppress(StageRaised):
-                    answered = Answered(self._run(batch))
+                    answered = Passed(self._run(batch))
             if answered is None:
                 ledger.defer(item)
         if answered is None:
@@ -182,7 +182,7 @@ class _Actor:
             self._answered = next((pack_unit(piece) for piece in open_samples), None)
         return result
 
-    def _run_suspect(self, batch: pa.Table, deaths: int) -> Answered:
+    def _run_suspect(self, batch: pa.Table, deaths: int) -> Passed:
         """Run a unit that raised an exception or whose workers died, while no other is in the actor."""
         if ISOLATE_AFTER <= deaths < GIVE_UP_AFTER:
             return self._run_elsewhere(batch)
@@ -202,7 +202,7 @@ class _Actor:
             return True
         return False
 
-    def _run_elsewhere(self, batch: pa.Table, patience: int | None = None) -> Answered:
+    def _run_elsewhere(self, batch: pa.Table, patience: int | None = None) -> Passed:
         """Run a unit in a separate process; memory may not hold the model twice."""
         self._stage = None
         gc.collect()
