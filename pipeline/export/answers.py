@@ -13,7 +13,8 @@ from pipeline.export.options import Export
 from pipeline.output.layout import DATA
 from pipeline.output.opened import Output, Questions
 from pipeline.output.plan import Plan
-from pipeline.sources.base import Sample, Shard, Want, samples_of
+from pipeline.sources.base import Sample, Shard, Want
+from pipeline.sources.items import samples_of
 from pipeline.storage.uris import Storage
 from pipeline.support.errors import RunError, ShardError
 

@@ -19,7 +19,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.output.layout import PLAN
-from pipeline.sources.base import Shard, Source, Want, files_of, samples_of
+from pipeline.sources.base import Shard, Source, Want, files_of
+from pipeline.sources.items import samples_of
 from pipeline.storage.listing import File
 from pipeline.storage.paths import joined_texts, source_text
 from pipeline.storage.uris import Storage, list_names, put_atomic, write_atomic

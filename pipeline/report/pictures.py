@@ -14,7 +14,8 @@ from pipeline.models.config import Model
 from pipeline.models.preprocess import Preprocessor, preprocessor_of
 from pipeline.output.manifest import rebuild
 from pipeline.output.opened import Output, source_of
-from pipeline.sources.base import Source, Want, samples_of
+from pipeline.sources.base import Source, Want
+from pipeline.sources.items import samples_of
 from pipeline.stages.imaging import Imaging, decode
 from pipeline.storage.uris import Storage
 from pipeline.support.errors import BadImage, ConfigError, ShardError

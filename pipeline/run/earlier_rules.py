@@ -14,7 +14,8 @@ from pipeline.output.layout import DATA
 from pipeline.output.manifest import RULES, Manifest
 from pipeline.output.plan import Plan
 from pipeline.output.units import Finished, Unit
-from pipeline.sources.base import Sample, Shard, Source, Want, files_of, samples_of
+from pipeline.sources.base import Sample, Shard, Source, Want, files_of
+from pipeline.sources.items import samples_of
 from pipeline.sources.jsonl import Jsonl
 from pipeline.sources.task import requests_of
 from pipeline.stages.read import sample_row

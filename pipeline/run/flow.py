@@ -91,7 +91,8 @@ def _original_error(error: Exception) -> str:
     """Return the last line of the worker's own error, without the frames and advice that Ray adds."""
     chain = str(error).split("\nThe above exception was the direct cause of the following exception:\n")
     from_worker = [part for part in chain if "UserCodeException" not in part] or chain
-    return from_worker[-1].strip().splitlines()[-1]
+    line = from_worker[-1].strip().splitlines()[-1]
+    return line.removeprefix(f"{RunError.__module__}.{RunError.__name__}: ")
 
 
 def _read_and_decode(

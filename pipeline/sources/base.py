@@ -250,13 +250,6 @@ def files_of(source: Source, storage: Storage, census: Census | None = None) -> 
             census.pass_over(entry)
 
 
-def samples_of(source: Source, shard: Shard, storage: Storage, wanted: Wanted) -> Iterator[Sample | None]:
-    """Read a shard's samples as `Source.samples` yields them, without the entries that are passed over."""
-    for item in source.samples(shard, storage, wanted):
-        if not isinstance(item, PassedOver):
-            yield item
-
-
 def files_ending(
     path: object,
     suffixes: tuple[str, ...],

@@ -46,6 +46,8 @@ class Generate:
         requests, tokens = row.tables["requests"].to_pylist(), row.tables["tokens"]["tokens"]
         for arm in row.arms(self._num_arms):
             answerable = [fields for fields in requests if fields["arm"] == arm and fields["status"] == "ok"]
+            if not answerable:
+                continue  # an engine need not know how to answer nothing
             answers = self._engine.generate([self._request(fields, tokens) for fields in answerable])
             for fields, answer in zip(answerable, answers, strict=True):
                 fields.update(_answer_fields(fields, answer))

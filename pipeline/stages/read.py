@@ -15,6 +15,7 @@ from pipeline.output.changed import require_same
 from pipeline.output.plan import Plan, load_plan
 from pipeline.output.units import UnitLimits
 from pipeline.sources.base import Sample, Shard, Source, Want
+from pipeline.sources.items import items_of
 from pipeline.sources.task import Task, requests_of
 from pipeline.stages.open_unit import OpenUnit
 from pipeline.stages.rows import Fields
@@ -118,7 +119,7 @@ def read_shard(
     # A closed unit waits for the next sample: without one, it is the shard's last unit.
     waiting: OpenUnit | None = None
     try:
-        for sample in source.samples(shard, storage, cutter.wants):
+        for sample in items_of(source, shard, storage, cutter.wants):
             if isinstance(sample, PassedOver):
                 cutter.pass_over(sample)
                 continue

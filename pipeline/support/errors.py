@@ -9,8 +9,15 @@
         ├── BadImage
         └── BadQuestion
 
-Messages are one line, name the key, file or row at fault, and carry no secrets.
+Messages are one line, name the key, file or row at fault, and carry no secrets. `described` makes a line of
+any other exception.
 """
+
+import re
+
+_CHARACTERS = 300
+# the folders of an absolute path, but not what follows `://`
+_FOLDERS = re.compile(r"(?<![\w:/.])/(?:[^\s/'\":,;()]+/)+")
 
 
 class TrimlineError(Exception):
@@ -51,3 +58,21 @@ class BadQuestion(DataFault):
     """A question is missing or does not fit the model."""
 
     status = "bad_question"
+
+
+def described(error: BaseException) -> str:
+    """Describe an exception for a row or a message: one short line, without this machine's folders.
+
+    The type's name leads, except for our own errors, whose text is enough.
+    """
+    try:
+        lines = str(error).split("\n")
+    except Exception:  # noqa: BLE001 - an exception of a plug-in, whose text may fail as well
+        lines = []
+    first = next((line.strip() for line in lines if line.strip()), "")
+    text = "".join(char if char.isprintable() else " " for char in _FOLDERS.sub(".../", first))
+    if len(text) > _CHARACTERS:
+        text = text[:_CHARACTERS] + " ..."
+    if isinstance(error, TrimlineError) and text:
+        return text
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__

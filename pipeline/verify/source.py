@@ -12,6 +12,7 @@ from pipeline.output.opened import Questions
 from pipeline.output.plan import new_files
 from pipeline.output.units import Unit
 from pipeline.sources.base import Sample, Shard, Want
+from pipeline.sources.items import items_of
 from pipeline.sources.task import requests_of
 from pipeline.stages.read import sample_row
 from pipeline.support.census import Census, PassedOver, sum_of
@@ -117,7 +118,7 @@ class _Reading:
     def _read(self) -> Iterator[Sample | None]:
         questions, shard = self._questions, self._shard
         wanted = questions.task.wanted & Want.QUESTIONS  # nobody needs the image
-        items = questions.source.samples(questions.moved(shard), questions.reading, lambda _: wanted)
+        items = items_of(questions.source, questions.moved(shard), questions.reading, lambda _: wanted)
         count = 0
         try:
             for item in items:

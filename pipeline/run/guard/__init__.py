@@ -1,1 +1,1 @@
-"""Keeps a run going when a unit crashes or blocks the worker that processes it."""
+"""Keeps a run going when a unit crashes or blocks the worker that processes it, or raises an exception."""

@@ -1,4 +1,4 @@
-"""Runs a unit whose workers died in a separate process: whole, then, if that dies, sample by sample."""
+"""Runs a stage in a separate process, for units whose workers died or raise exceptions on every sample."""
 
 import os
 import signal
@@ -13,22 +13,20 @@ from typing import Self
 import pyarrow as pa
 
 from pipeline.run.cluster.ship import ROOT
-from pipeline.run.guard.child import DONE, ERROR, Stage
-from pipeline.run.guard.samples import join_samples, mark_failed, split_by_sample
-from pipeline.stages.rows import pack_unit, table_from_ipc, table_to_ipc, unpack_unit
+from pipeline.run.guard.child import DONE, ERROR, RAISED, Stage
+from pipeline.run.guard.faults import ProcessDied, StageRaised
+from pipeline.run.guard.pieces import Passed, answer_in_pieces
+from pipeline.stages.rows import table_from_ipc, table_to_ipc
 from pipeline.support.errors import RunError
 
 MakeStage = Callable[[], Stage]
 
 
-class ProcessDied(Exception):  # noqa: N818 - an event, handled where it happens
-    """Says that the process has died; the message names the signal or the exit status."""
-
-
 class IsolatedStage:
     """Runs a stage in a separate process that may die.
 
-    The process starts with the first unit, and again after a death.
+    The process starts with the first unit, and again after a death or an exception: what raised once may
+    leave a model or a device that answers nothing any more.
     """
 
     def __init__(self, make: MakeStage) -> None:
@@ -42,19 +40,25 @@ class IsolatedStage:
         self._stop()
 
     def __call__(self, batch: pa.Table) -> pa.Table:
-        """Run a unit through the stage; ProcessDied if the process dies."""
+        """Run a unit through the stage; UnitFault if it raises an exception or the process dies."""
         (table,) = self.stream(batch)
         return table
 
     def stream(self, batch: pa.Table) -> Iterator[pa.Table]:
-        """Yield each table of a stage that returns several; ProcessDied when the process dies."""
+        """Yield each table of a stage that returns several; UnitFault as in a call.
+
+        Raises:
+            RunError: the stage could not be made, or raised what ends the run.
+        """
         if self._process is None:
             self._start()
         try:
             self._commands.send_bytes(table_to_ipc(batch))
             while (message := self._answers.recv_bytes()) != DONE:
-                if message[:1] == ERROR:
-                    raise RunError(message[1:].decode().strip().splitlines()[-1])
+                if message[:1] in (ERROR, RAISED):
+                    self._stop()
+                    text = message[1:].decode()
+                    raise RunError(text) if message[:1] == ERROR else StageRaised(text)
                 yield table_from_ipc(pa.py_buffer(memoryview(message)[1:]))
         except (EOFError, OSError):
             raise ProcessDied(self._cause_of_death()) from None
@@ -97,33 +101,14 @@ class IsolatedStage:
             self._process = None
 
 
-def answer_isolated(name: str, make: MakeStage, batch: pa.Table) -> pa.Table:
-    """Run a unit through the stage `name` in a separate process.
+def answer_isolated(name: str, make: MakeStage, batch: pa.Table, patience: int | None = None) -> Passed:
+    """Run a unit through the stage `name` in a separate process: whole, then sample by sample.
 
-    Samples that kill the process even alone become `failed` rows.
+    Args:
+        patience: see `answer_in_pieces`.
 
     Raises:
-        RunError: the stage raised an error, or its process dies of failed rows, too.
+        RunError: the stage cannot be made, or does not even pass failed rows on.
     """
     with IsolatedStage(make) as process:
-        with suppress(ProcessDied):  # the whole unit first: batches of the usual size give the usual answers
-            return process(batch)
-        row = unpack_unit(batch)
-        done = []
-        for sample in split_by_sample(row):
-            try:
-                done.append(unpack_unit(process(pack_unit(sample))))
-            except ProcessDied as death:
-                error = f"the worker of stage {name} died of {death} on this sample alone"
-                done.append(unpack_unit(_pass_failed(name, process, pack_unit(mark_failed(sample, error)))))
-        if not done:
-            raise RunError(f"stage {name} crashes on an empty unit: {row.unit.file_name}")
-        return pack_unit(join_samples(done))
-
-
-def _pass_failed(name: str, process: IsolatedStage, batch: pa.Table) -> pa.Table:
-    """Run failed rows through the stage, which only passes them on."""
-    try:
-        return process(batch)
-    except ProcessDied as death:
-        raise RunError(f"stage {name} dies of {death} even on rows that it only passes on") from None
+        return answer_in_pieces(name, process, batch, patience)

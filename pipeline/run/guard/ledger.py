@@ -29,12 +29,21 @@ class InWork:
     pid: int
 
 
+@dataclass(frozen=True, slots=True)
+class Hopeless:
+    """Counts units in a row, and their samples, of which a stage answered no row."""
+
+    units: int = 0
+    samples: int = 0
+
+
 class Ledger:
     """Is the actor's class. An item that begins again before it has ended counts one death of its worker."""
 
     def __init__(self) -> None:
         self._in_work: dict[WorkItem, InWork] = {}
         self._deaths: dict[WorkItem, int] = {}
+        self._hopeless: dict[str, Hopeless] = {}
         self._last_progress = time.time()
 
     def begin(self, item: WorkItem, node: str, pid: int) -> int:
@@ -54,6 +63,14 @@ class Ledger:
         self._last_progress = time.time()
         self._in_work.pop(item, None)
         self._deaths.pop(item, None)
+        self._hopeless.pop(item.stage, None)
+
+    def end_hopeless(self, item: WorkItem, samples: int) -> Hopeless:
+        """Record the end of a unit of which every row failed; returns how many in a row have at its stage."""
+        before = self._hopeless.get(item.stage, Hopeless())
+        self.end(item)
+        self._hopeless[item.stage] = Hopeless(before.units + 1, before.samples + samples)
+        return self._hopeless[item.stage]
 
     def in_work(self) -> tuple[float, list[InWork]]:
         """Return the seconds since the last progress, and the items in work, oldest first."""
@@ -68,6 +85,12 @@ class LedgerHandle:
 
     actor: Any  # a Ray actor handle: Ray makes its methods' `remote` while running, without types
 
+    def start_of_actor(self, stage: str) -> WorkItem:
+        """Name the start of this process's actor, the same after a restart."""
+        import ray
+
+        return WorkItem(f"{stage} (start of actor {ray.get_runtime_context().get_actor_id()})")
+
     def begin(self, item: WorkItem) -> int:
         """Record that this process begins with an item; returns how many workers have died at it before."""
         import ray
@@ -81,6 +104,13 @@ class LedgerHandle:
     def end(self, item: WorkItem) -> None:
         """Record that work on an item has ended; does not wait for the ledger."""
         self.actor.end.remote(item)
+
+    def end_hopeless(self, item: WorkItem, samples: int) -> Hopeless:
+        """Record the end of a unit of which every row failed; returns how many in a row have at its stage."""
+        import ray
+
+        hopeless: Hopeless = ray.get(self.actor.end_hopeless.remote(item, samples))
+        return hopeless
 
     def in_work(self, timeout_s: float | None = None) -> tuple[float, list[InWork]]:
         """Return the seconds since the last progress, and the items in work, oldest first.

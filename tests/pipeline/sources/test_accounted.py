@@ -12,8 +12,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pipeline.sources.base import Want, samples_of
+from pipeline.sources.base import Want
 from pipeline.sources.images import Images
+from pipeline.sources.items import samples_of
 from pipeline.sources.jsonl import Jsonl
 from pipeline.sources.parquet import Parquet
 from pipeline.sources.webdataset import WebDataset

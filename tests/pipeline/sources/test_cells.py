@@ -12,8 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.sources.arrow_bounds import require_small
-from pipeline.sources.base import Want, files_of, samples_of
+from pipeline.sources.base import Want, files_of
 from pipeline.sources.cells import image_or_path, is_inline, only_image
+from pipeline.sources.items import samples_of
 from pipeline.sources.parquet import Parquet
 from pipeline.storage.uris import Storage
 from pipeline.support.errors import BadImage, BadSample

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.sources.base import Question, Sample, Want, files_of, samples_of
+from pipeline.sources.base import Question, Sample, Want, files_of
+from pipeline.sources.items import samples_of
 from pipeline.sources.jsonl import Jsonl
 from pipeline.sources.records import read_records
 from pipeline.storage.uris import Storage

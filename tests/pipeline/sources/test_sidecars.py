@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.sources.base import Question, Sample, Want, files_of, samples_of
+from pipeline.sources.base import Question, Sample, Want, files_of
 from pipeline.sources.images import Images
+from pipeline.sources.items import samples_of
 from pipeline.sources.jsonl import Jsonl
 from pipeline.sources.task import Task
 from pipeline.sources.webdataset import WebDataset

@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.sources.base import Want, files_of, samples_of
+from pipeline.sources.base import Want, files_of
 from pipeline.sources.images import Images
+from pipeline.sources.items import samples_of
 from pipeline.storage.listing import File, ListingRules, list_entries
 from pipeline.storage.uris import Storage
 from pipeline.support.census import Census, PassedOver, Reason

@@ -14,7 +14,7 @@ from pipeline.run.guard.isolated import IsolatedStage, ProcessDied, answer_isola
 from pipeline.run.guard.samples import join_samples, mark_failed, split_by_sample
 from pipeline.run.guard.stage import Watch, _failed_if_given_up
 from pipeline.stages.rows import UnitRow, pack_unit, unpack_unit
-from pipeline.support.errors import RunError
+from pipeline.support.errors import ConfigError, RunError
 from pipeline.support.schema import REQUESTS, SAMPLES, TOKENS
 
 pytestmark = pytest.mark.process  # the stages run in child processes
@@ -48,8 +48,25 @@ def count(batch: pa.Table):
         yield pa.table({"number": [number]})
 
 
-def refuse(batch: pa.Table) -> pa.Table:
-    raise ValueError("not this one")
+class Once:
+    """A stage that an exception breaks, as an engine that is dead afterwards: it then answers nothing."""
+
+    def __init__(self, log: Path) -> None:
+        self._log, self._is_broken = log, False
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        table = unpack_unit(batch).tables["samples"]
+        with self._log.open("a") as file:
+            print(table.num_rows, file=file)
+        names = [line["sample_key"] for line in table.to_pylist() if line["status"] == "ok"]
+        self._is_broken = self._is_broken or "bad" in names
+        if self._is_broken:
+            raise ValueError("not this one\nat /home/me/stage.py")
+        return batch
+
+
+def misconfigured():
+    raise ConfigError("model: the weights are gone")
 
 
 def stage_of(kill: dict[str, int], log: Path):
@@ -59,7 +76,9 @@ def stage_of(kill: dict[str, int], log: Path):
 def test_samples_that_kill_are_named_and_the_others_are_answered(tmp_path):
     row, log = samples("a", "segfault", "b", "memory", "c"), tmp_path / "log"
     stage = stage_of({"segfault": signal.SIGSEGV, "memory": signal.SIGKILL}, log)
-    done = unpack_unit(answer_isolated("tell", stage, pack_unit(row)))
+    answered = answer_isolated("tell", stage, pack_unit(row))
+    done = unpack_unit(answered.batch)
+    assert answered.hopeless is None
     assert done.unit == row.unit
     lines = done.tables["samples"].to_pylist()
     assert [line["sample_key"] for line in lines] == ["a", "segfault", "b", "memory", "c"]
@@ -73,14 +92,33 @@ def test_samples_that_kill_are_named_and_the_others_are_answered(tmp_path):
 
 def test_a_unit_that_does_not_kill_is_answered_in_one_piece(tmp_path):
     log = tmp_path / "log"
-    done = unpack_unit(answer_isolated("tell", stage_of({}, log), pack_unit(samples("a", "b"))))
+    done = unpack_unit(answer_isolated("tell", stage_of({}, log), pack_unit(samples("a", "b"))).batch)
     assert done.tables["samples"].equals(samples("a", "b").tables["samples"])
     assert log.read_text().split() == ["2"]
 
 
-def test_an_error_of_the_stage_is_raised_in_the_parent():
-    with pytest.raises(RunError, match="ValueError: not this one"):
-        answer_isolated("refuse", functools.partial(functools.partial, refuse), pack_unit(samples("a")))
+def test_an_exception_is_one_samples_and_the_next_one_has_a_new_process(tmp_path):
+    log = tmp_path / "log"
+    answered = answer_isolated("tell", functools.partial(Once, log), pack_unit(samples("a", "bad", "b", "c")))
+    lines = unpack_unit(answered.batch).tables["samples"].to_pylist()
+    assert [line["status"] for line in lines] == ["ok", "failed", "ok", "ok"]
+    assert lines[1]["error"] == "stage tell raised ValueError: not this one"
+    assert log.read_text().split() == ["4", "1", "1", "1", "1", "1"]
+
+
+def test_without_an_answer_patience_ends(tmp_path):
+    make, log = functools.partial(Once, tmp_path / "log"), tmp_path / "log"
+    answered = answer_isolated("tell", make, pack_unit(samples(*["bad"] * 5, "a")), patience=2)
+    lines = unpack_unit(answered.batch).tables["samples"].to_pylist()
+    assert {line["error"] for line in lines} == {"stage tell raised ValueError: not this one"}
+    assert answered.hopeless == "stage tell raised ValueError: not this one"
+    # the unit, and two samples, each once more as a failed row; then the other four as failed rows
+    assert log.read_text().split() == ["6", "1", "1", "1", "1", "1", "1", "1", "1"]
+
+
+def test_a_stage_that_cannot_be_made_ends_the_run():
+    with pytest.raises(RunError, match=r"^model: the weights are gone$"):
+        answer_isolated("tell", misconfigured, pack_unit(samples("a")))
 
 
 def test_tables_yielded_before_a_death_are_kept():
