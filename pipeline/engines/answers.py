@@ -66,6 +66,12 @@ def no_answer(encoded: EncodedRequest, status: Literal["bad_question", "failed"]
     )
 
 
+def not_finite(encoded: EncodedRequest, step: int) -> Answer:
+    """Make the answer of a request whose scores were nan or infinite at a step of the answer."""
+    error = f"the model's scores for token {step + 1} of the answer are not finite (nan or infinite)"
+    return no_answer(encoded, "failed", error)
+
+
 def make_answer(
     encoded: EncodedRequest,
     generated_ids: Sequence[int],

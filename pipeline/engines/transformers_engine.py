@@ -25,7 +25,7 @@ from pipeline.engines.answers import (
     EncodedRequest,
     admit,
     make_answer,
-    no_answer,
+    not_finite,
     share,
     tokens_before_eos,
 )
@@ -120,8 +120,7 @@ class TransformersEngine:
     ) -> Answer:
         """Make a row's answer; it failed if its scores were no numbers before it ended."""
         if not stopped and fault <= tokens_before_eos(row, self._lm):
-            error = f"the model's scores for token {fault + 1} of the answer are not finite (nan or infinite)"
-            return no_answer(encoded, "failed", error)
+            return not_finite(encoded, fault)
         prefill_s, decode_s = seconds
         return make_answer(
             encoded, row, self._lm, self.decoding, stopped=stopped, prefill_s=prefill_s, decode_s=decode_s

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from pipeline.engines.answers import EncodedRequest, admit, make_answer, stop_test
+from pipeline.engines.answers import EncodedRequest, admit, make_answer, not_finite, stop_test
 from pipeline.engines.base import Answer, Request
 from pipeline.engines.vllm_steps import Generation, Steps
 from pipeline.models.checkpoints.generation import choice_of
@@ -100,6 +100,9 @@ class VllmEngine:
         submitted = [(index, encoded, self._submit(encoded, caller)) for index, encoded in fitting.items()]
         for index, encoded, (generation, embed_s) in submitted:
             generation.done.result()
+            if generation.fault is not None:
+                answers[index] = not_finite(encoded, generation.fault)
+                continue
             answers[index] = make_answer(
                 encoded,
                 generation.ids,
@@ -136,6 +139,7 @@ class VllmEngine:
             max_tokens=self.decoding.max_new_tokens,
             stop_token_ids=list(self._prompts.eos_token_ids),
             detokenize=False,
+            logprobs=0,  # of the chosen token alone, which is nan if a score is
             output_kind=RequestOutputKind.DELTA,
             top_k=sampled.get("top_k", 0),
             top_p=sampled.get("top_p", 1.0),

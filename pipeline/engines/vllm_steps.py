@@ -6,6 +6,7 @@ the next caller's first prompts are computed in the same steps.
 Legend: L tokens of a prompt (visual ones included), H language width.
 """
 
+import math
 import queue
 import threading
 from collections.abc import Callable, Sequence
@@ -20,6 +21,7 @@ from pipeline.engines.answers import share
 
 if TYPE_CHECKING:
     from vllm import LLMEngine, RequestOutput, SamplingParams
+    from vllm.outputs import CompletionOutput
 
 
 @dataclass
@@ -35,6 +37,7 @@ class Generation:
     caller: int  # the number of the `generate` call that it belongs to
     ids: list[int] = field(default_factory=list)
     stopped: bool = False  # a stop string ended it
+    fault: int | None = None  # the number of the token whose scores are nan or infinite
     cached_tokens: int = 0  # tokens of the prompt that the prefix cache held
     prefill_s: float = 0.0
     decode_s: float = 0.0
@@ -127,9 +130,12 @@ class Steps:
         self.most_callers = max(self.most_callers, len({generation.caller for _, generation in pairs}))
         self._share_seconds(pairs)
         for output, generation in pairs:
-            generation.ids += output.outputs[0].token_ids
+            new = output.outputs[0]
+            if not all(map(math.isfinite, _logprobs(new))):
+                generation.fault = len(generation.ids)
+            generation.ids += new.token_ids
             generation.stopped = self._stopped(generation.ids)
-            if output.finished or generation.stopped:
+            if output.finished or generation.stopped or generation.fault is not None:
                 if not output.finished:
                     engine.abort_request([output.request_id])
                 del self._open[output.request_id]
@@ -161,3 +167,9 @@ class Steps:
         for generation in self._open.values():
             generation.done.set_exception(error)
         self._open.clear()
+
+
+def _logprobs(output: "CompletionOutput") -> list[float]:
+    """Return the log-probabilities of new tokens: nan wherever a score of the token's step was nan or inf."""
+    steps = zip(output.token_ids, output.logprobs or [], strict=True)
+    return [step[token].logprob for token, step in steps]

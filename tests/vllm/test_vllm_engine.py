@@ -168,6 +168,18 @@ def test_sampling_depends_on_the_seed_and_the_requests_key_alone(model, requests
     assert first != other
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_scores_that_are_no_numbers_fail_their_request_alone(model, requests, expected, value, temperature):
+    spoilt = replace(requests[1], tokens_KD=requests[1].tokens_KD * value)
+    with loaded(model, Decoding(max_new_tokens=NEW_TOKENS, temperature=temperature)) as engine:
+        answers = engine.generate([requests[0], spoilt, requests[2]])
+    assert [answer.status for answer in answers] == ["ok", "failed", "ok"]
+    assert answers[1].text is None and "token 1 of the answer are not finite" in answers[1].error
+    if not temperature:
+        assert same(answers[0], expected[0]) and same(answers[2], expected[2])
+
+
 def test_a_failing_engine_fails_all_waiting_and_later_calls(model, requests):
     """Later calls fail at once instead of waiting forever."""
     import torch
