@@ -5,14 +5,20 @@ Legend: B requests of a batch, V tokens of the vocabulary.
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import (
     LogitsProcessor,
+    MinLengthLogitsProcessor,
+    MinNewTokensLengthLogitsProcessor,
     MinPLogitsWarper,
+    NoBadWordsLogitsProcessor,
+    NoRepeatNGramLogitsProcessor,
+    RepetitionPenaltyLogitsProcessor,
+    SuppressTokensLogitsProcessor,
     TemperatureLogitsWarper,
     TopKLogitsWarper,
     TopPLogitsWarper,
@@ -34,6 +40,20 @@ def warpers(sampled: dict[str, Any]) -> list[LogitsProcessor]:
     return [
         make(sampled[key]) for key, neutral, make in known if sampled.get(key, neutral) not in (neutral, None)
     ]
+
+
+def try_scores(scores: dict[str, Any]) -> None:
+    """Make the processors that transformers' `generate` makes for these settings; raises what they raise."""
+    known: dict[str, Callable[[Any], object]] = {
+        "repetition_penalty": RepetitionPenaltyLogitsProcessor,
+        "no_repeat_ngram_size": NoRepeatNGramLogitsProcessor,
+        "min_new_tokens": lambda length: MinNewTokensLengthLogitsProcessor(0, length, 0),
+        "min_length": lambda length: MinLengthLogitsProcessor(length, 0),
+        "bad_words_ids": lambda ids: NoBadWordsLogitsProcessor(ids, 0),
+        "suppress_tokens": SuppressTokensLogitsProcessor,
+    }
+    for key, value in scores.items():
+        known[key](value)
 
 
 def uniform(seed: int, key: str, step: int) -> float:

@@ -5,7 +5,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
 from pipeline.engines.base import EngineConfig
+from pipeline.models.checkpoints.generation import Choice
 from pipeline.models.config import Decoding, Model
+from pipeline.support.errors import ConfigError, first_line
 from pipeline.support.fields import counted, require
 
 if TYPE_CHECKING:
@@ -34,6 +36,16 @@ class Transformers(EngineConfig):
         return dataclasses.replace(
             self, token_budget=max(1, self.token_budget // 2), max_batch=max(1, self.max_batch // 2)
         )
+
+    def check_choice(self, choice: Choice) -> None:
+        """See `EngineConfig.check_choice`: values that transformers' own processors refuse."""
+        from pipeline.engines.next_token import try_scores, warpers
+
+        try:
+            warpers(choice.sampled)
+            try_scores(choice.scores)
+        except (TypeError, ValueError) as error:
+            raise ConfigError(f"decoding.from_checkpoint: {first_line(error)}") from None
 
     def load(self, model: Model, decoding: Decoding, *, device: str, seed: int) -> "TransformersEngine":
         """Load the model's weights on `device`. Raises ConfigError if they cannot be loaded."""

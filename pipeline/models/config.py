@@ -13,8 +13,8 @@ class Model:
     """Configures the model: its checkpoints and the prompt template for questions.
 
     `path` is a LLaVA checkpoint, in the Hugging Face layout or in the original one, and `clip` the CLIP or
-    SigLIP whose vision tower it was built on: a local folder, a hub id, or a `demo:` name. Without `clip`,
-    it is the one that a LLaVA in the original layout names itself.
+    SigLIP that its vision tower was made of: a local folder, a hub id, or a `demo:` name. Without `clip`, it
+    is the one that a LLaVA in the original layout names itself, or none: then no reducer may read texts.
     """
 
     name: str = free()

@@ -3,7 +3,8 @@
 Legend: K visual tokens kept, L tokens of a prompt (visual ones included), D vision width, H language width.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,7 +19,7 @@ from pipeline.models.checkpoints.fit import IMAGE_TOKEN
 from pipeline.models.checkpoints.layouts import projector_name
 from pipeline.models.checkpoints.loading import fill, load_config
 from pipeline.models.checkpoints.parts import Part, make_part
-from pipeline.support.errors import ConfigError
+from pipeline.support.errors import ConfigError, first_line
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedTokenizerBase
@@ -88,13 +89,8 @@ class Prompts:
 
 def load_tokenizer(folder: Path) -> "PreTrainedTokenizerBase":
     """Load a checkpoint's tokenizer, without code of its own; ConfigError if it cannot be read."""
-    try:
+    with _raising(ConfigError, f"{folder}: the tokenizer cannot be read"):
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-    except BaseException as error:
-        if not _is_of_tokenizer(error):
-            raise
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ConfigError(f"{folder}: the tokenizer cannot be read: {reason[:200]}") from None
     return tokenizer
 
 
@@ -109,13 +105,8 @@ def prompt_ids(tokenizer: "PreTrainedTokenizerBase", image_token_id: int, prompt
     """
 
     def ids_of(text: str) -> list[int]:
-        try:
+        with _raising(TokenizerError, "the tokenizer gives up on the prompt"):
             ids: list[int] = tokenizer(text)["input_ids"]
-        except BaseException as error:
-            if not _is_of_tokenizer(error):
-                raise
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            raise TokenizerError(f"the tokenizer gives up on the prompt: {reason[:200]}") from None
         return ids
 
     if image_token_id >= 0:
@@ -125,9 +116,15 @@ def prompt_ids(tokenizer: "PreTrainedTokenizerBase", image_token_id: int, prompt
     return [*ids_of(before), image_token_id, *ids_of(after)[num_bos:]]
 
 
-def _is_of_tokenizer(error: BaseException) -> bool:
-    """Tell whether an error is the tokenizer's: its Rust code panics with an error that is no Exception."""
-    return isinstance(error, Exception) or type(error).__name__ == "PanicException"
+@contextmanager
+def _raising(kind: type[Exception], what: str) -> Iterator[None]:
+    """Turn the tokenizer's errors into one of our own; its Rust code panics with one that is no Exception."""
+    try:
+        yield
+    except BaseException as error:
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        raise kind(f"{what}: {first_line(error)[:200]}") from None
 
 
 def projector_part(folder: Path) -> Part:

@@ -20,6 +20,11 @@ _CHARACTERS = 300
 _FOLDERS = re.compile(r"(?<![\w:/.])/(?:[^\s/'\":,;()]+/)+")
 
 
+def first_line(error: BaseException) -> str:
+    """Return the first line of another library's error, or its name if it has no message."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
 class TrimlineError(Exception):
     """Base of all errors raised on purpose."""
 

@@ -7,7 +7,7 @@ from pipeline.models.checkpoints.files import WEIGHTS, read_config
 from pipeline.models.checkpoints.kinds import is_original
 from pipeline.models.config import Model
 from pipeline.models.demo.names import resolve_checkpoint
-from pipeline.support.errors import ConfigError
+from pipeline.support.errors import ConfigError, first_line
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 HUB_FILES = ["*.json", "*.safetensors", "*.txt", "tokenizer.model", "spiece.model"]
@@ -75,5 +75,6 @@ def _folder(path: str, hub_files: list[str]) -> Path:
     try:
         return Path(snapshot_download(path, allow_patterns=hub_files))
     except (OSError, ValueError) as error:  # the hub's exceptions all derive from these two
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ConfigError(f"model: no folder {path!r}, and the hub does not give it: {reason}") from error
+        raise ConfigError(
+            f"model: no folder {path!r}, and the hub does not give it: {first_line(error)}"
+        ) from error

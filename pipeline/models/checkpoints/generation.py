@@ -67,7 +67,10 @@ def choice_of(decoding: Decoding, folder: Path) -> Choice:
         )
     sampled = {}
     if settings.get("do_sample"):
-        sampled = {"top_k": _TOP_K, **{key: settings[key] for key in _SAMPLED if key in settings}}
+        sampled = {
+            "top_k": _TOP_K,
+            **{key: settings[key] for key in _SAMPLED if settings.get(key) is not None},
+        }
     return Choice(sampled, {key: asked[key] for key in asked if key in _SCORES})
 
 

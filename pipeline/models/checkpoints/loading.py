@@ -13,7 +13,7 @@ from transformers.utils import logging
 
 from pipeline.models.checkpoints.files import weight_files
 from pipeline.models.checkpoints.parts import Part, refuse_gaps
-from pipeline.support.errors import ConfigError
+from pipeline.support.errors import ConfigError, first_line
 
 
 # `kind` is a model class of transformers or one of its Auto classes, which share no type.
@@ -62,8 +62,7 @@ def load_config(folder: Path) -> Any:
     try:
         config: Any = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     except Exception as error:  # noqa: BLE001 - its values can make transformers raise anything
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ConfigError(f"{folder}: transformers cannot read config.json: {reason}") from None
+        raise ConfigError(f"{folder}: transformers cannot read config.json: {first_line(error)}") from None
     if hasattr(config, "text_config") and getattr(config, "tie_word_embeddings", False):
         config.text_config.tie_word_embeddings = True
     return config

@@ -12,7 +12,7 @@ from torch import nn
 
 from pipeline.models.checkpoints.tensors import FLOATS, Located, locate
 from pipeline.models.checkpoints.unread import refuse_unread
-from pipeline.support.errors import ConfigError
+from pipeline.support.errors import ConfigError, first_line
 
 _JOINED = ".experts."  # stored expert by expert, and joined while loading: only the loader can compare them
 
@@ -42,8 +42,9 @@ def make_part(
         with torch.device("meta"):
             module = make()
     except Exception as error:  # noqa: BLE001 - a configuration can make transformers and torch raise anything
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ConfigError(f"{folder}: config.json describes no {name} that can be made: {reason}") from None
+        raise ConfigError(
+            f"{folder}: config.json describes no {name} that can be made: {first_line(error)}"
+        ) from None
     return Part(name, folder, module, short)
 
 

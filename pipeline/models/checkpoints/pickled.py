@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from pipeline.models.checkpoints.files import SMALL_FILES, require_inside, shards_of
 from pipeline.models.checkpoints.sharded import ShardWriter
 from pipeline.support.cache import cache_folder, make_once
-from pipeline.support.errors import ConfigError
+from pipeline.support.errors import ConfigError, first_line
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -64,8 +64,7 @@ def _tensors(file: Path) -> "dict[str, Tensor]":
         mapped = zipfile.is_zipfile(file)  # torch before 1.6 wrote another format
         loaded: object = torch.load(file, map_location="cpu", weights_only=True, mmap=mapped)
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ConfigError(f"{file} cannot be read as weights alone: {reason[:200]}") from None
+        raise ConfigError(f"{file} cannot be read as weights alone: {first_line(error)[:200]}") from None
     if not isinstance(loaded, dict) or not all(isinstance(x, torch.Tensor) for x in loaded.values()):
         raise ConfigError(f"{file} holds something other than named tensors")
     return {str(name): tensor for name, tensor in loaded.items()}

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from pipeline.models.checkpoints.files import SMALL_FILES, Json, read_config, read_json, require_inside
+from pipeline.models.checkpoints.files import SMALL_FILES, Json, read_config, require_inside
 from pipeline.support.errors import ConfigError
 
 _SECTIONS = ("", "text_config", "vision_config")
@@ -71,9 +71,3 @@ def _require_plain(folder: Path, part: Json, where: str) -> None:
             f"{file}: {where}pad_token_id is {pad}, beyond the vocab_size of {vocabulary}; any token below "
             "it will do, since generation pads with the end token"
         )
-
-
-def generation_settings(folder: Path) -> Json:
-    """Read generation_config.json; empty if there is none."""
-    file = folder / "generation_config.json"
-    return read_json(file) if file.exists() else {}

@@ -59,6 +59,9 @@ def test_a_checkpoint_may_ask_to_sample(random_checkpoint, requests, tmp_path):
         ({"num_beams": 4}, (), "num_beams=4"),
         ({"guidance_scale": 2.0}, (), r"guidance_scale=2\.0"),
         ({}, ("decoding.temperature=1",), "the checkpoint's temperature"),
+        ({"do_sample": True, "temperature": 0.0}, (), "temperature"),
+        ({"do_sample": True, "top_p": "x"}, (), "decoding.from_checkpoint"),
+        ({"repetition_penalty": -1.0}, (), "penalty"),
     ],
 )
 def test_what_a_checkpoint_asks_and_is_not_done_is_refused(
