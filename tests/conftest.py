@@ -3,6 +3,11 @@
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import settings
+
+# pytest-timeout bounds a test; one slow example on a busy machine is no fault
+settings.register_profile("tests", deadline=None)
+settings.load_profile("tests")
 
 pytest_plugins = ["tests.support.session", "tests.support.marks", "pytester"]
 

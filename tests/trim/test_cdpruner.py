@@ -14,7 +14,7 @@ from trim.cdpruner import greedy_map, relevance
 from trim.cosine import cosines
 
 
-@settings(max_examples=60, deadline=None, derandomize=True)
+@settings(max_examples=60, derandomize=True)
 @given(
     st.integers(0, 10**6),
     st.integers(2, 30),

@@ -14,7 +14,7 @@ from trim.cosine import cosines
 from trim.divprune import pick_farthest
 
 
-@settings(max_examples=80, deadline=None, derandomize=True)
+@settings(max_examples=80, derandomize=True)
 @given(
     st.integers(0, 10**6),
     st.integers(1, 30),

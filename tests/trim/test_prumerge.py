@@ -30,7 +30,7 @@ def from_scores(scores: list[float], **changed: torch.Tensor) -> VisualTokens:
     )
 
 
-@settings(max_examples=100, deadline=None, derandomize=True)
+@settings(max_examples=100, derandomize=True)
 @given(
     st.integers(0, 10**6),
     st.one_of(st.integers(1, 30), st.sampled_from([49, 100])),
@@ -114,7 +114,7 @@ def test_grid(patches: int, outliers: int, expected: list[int]) -> None:
     assert grid(patches, outliers, torch.device("cpu")).tolist() == expected
 
 
-@settings(max_examples=50, deadline=None, derandomize=True)
+@settings(max_examples=50, derandomize=True)
 @given(st.integers(0, 40), st.integers(0, 50))
 @example(10, 3)
 def test_thin(length: int, count: int) -> None:

@@ -20,7 +20,7 @@ def batch(identity: list[int], patches: int, budget: list[int] | None = None) ->
     )
 
 
-@settings(max_examples=100, deadline=None, derandomize=True)
+@settings(max_examples=100, derandomize=True)
 @given(
     st.lists(INT64, min_size=1, max_size=6), st.integers(0, 2**63 - 1), st.integers(1, 80), st.integers(1, 90)
 )

@@ -20,7 +20,7 @@ BASES = [
     {"keep_ratio": 0.01},
     {"iqr_factor": 0.0},
 ]
-quick = settings(max_examples=120, deadline=None, derandomize=True)
+quick = settings(max_examples=120, derandomize=True)
 
 
 def batch(

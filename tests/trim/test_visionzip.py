@@ -26,7 +26,7 @@ def from_scores(scores: list[float], keys: list[list[float]], **changed: torch.T
     )
 
 
-@settings(max_examples=100, deadline=None, derandomize=True)
+@settings(max_examples=100, derandomize=True)
 @given(
     st.integers(0, 10**6),
     st.one_of(st.integers(1, 30), st.sampled_from([49, 100])),
@@ -93,7 +93,7 @@ def test_parameters_beyond_the_image_count_as_a_budget() -> None:
     assert torch.equal(without_budget.tokens, with_budget.tokens) and len(without_budget.tokens) == 16
 
 
-@settings(max_examples=50, deadline=None, derandomize=True)
+@settings(max_examples=50, derandomize=True)
 @given(st.integers(0, 10**6), st.integers(1, 70), st.integers(1, 9))
 def test_group_means(seed: int, count: int, groups: int) -> None:
     g = torch.Generator().manual_seed(seed)

@@ -10,7 +10,7 @@ from trim.cosine import unit_vectors
 from trim.prumerge import merge_neighbours
 
 
-@settings(max_examples=60, deadline=None, derandomize=True)
+@settings(max_examples=60, derandomize=True)
 @given(st.integers(0, 10**6), st.sampled_from([40, 196, 576]), st.integers(1, 39), st.integers(1, 32))
 def test_the_loop_and_the_merge_agree(seed, patches, kept, neighbours):
     generator = torch.Generator().manual_seed(seed)

@@ -79,7 +79,7 @@ def test_the_sign_test_of_known_splits(b, c, p):
     assert sign_test(b, c) == pytest.approx(p)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(0, 300), st.integers(0, 300))
 def test_the_sign_test_is_the_sum_of_its_binomial(b, c):
     n = b + c
@@ -118,7 +118,7 @@ def test_agreement():
 
 
 @pytest.mark.slow
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.text(max_size=30), st.text(max_size=30))
 def test_texts_are_scored_within_bounds(first, second):
     scores = agreement(ArmAnswer(first, "ok"), ArmAnswer(second, "ok"))
@@ -220,7 +220,7 @@ def test_loading_models_is_start_up_and_not_work():
     assert job.throughput("full") == [[10, 4], [23, 8]], "the time between the attempts does not count"
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.lists(st.floats(0.01, 100), min_size=1, max_size=5), st.floats(0, 10))
 def test_shared_seconds_never_exceed_those_alone_and_add_up(generate_seconds, common):
     job = MachineTime()

@@ -16,7 +16,7 @@ from pipeline.models.demo.tokenizers import llama_tokenizer
 from pipeline.models.llava import LanguageModel
 
 NEW_TOKENS = 8
-cases = settings(max_examples=60, deadline=None, derandomize=True)
+cases = settings(max_examples=60, derandomize=True)
 TEXTS = ["a cat", "\n", "\n\n", " ###", "é漢", "</s>", " ", "USER: ", "  ", "catalogue", "Answer\n"]
 
 

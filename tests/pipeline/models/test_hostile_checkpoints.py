@@ -142,7 +142,7 @@ def test_small_files_made_to_hurt_are_one_line(pair, name):
 VALUES = st.sampled_from([None, 0, -1, 10**12, 1.5, "x", "", [], [1], {}, {"a": 1}, True])
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(key=st.data(), value=VALUES)
 def test_no_value_of_a_configuration_is_a_traceback(random_checkpoint, tmp_path_factory, key, value):
     """Whatever stands for a key, it is answered, or refused in one line."""

@@ -55,7 +55,7 @@ def repeated_of(output):
 
 
 @pytest.mark.slow
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(
     st.lists(
         st.tuples(st.sampled_from(["a.jpg", "b.jpg", "c.jpg"]), st.integers(0, 2)), min_size=1, max_size=9

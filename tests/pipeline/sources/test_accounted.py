@@ -70,7 +70,7 @@ def require_all_taken(source, storage: Storage, files: list[File]) -> None:
     assert taken.images + taken.sidecars == len(files)
 
 
-@settings(deadline=None, max_examples=80, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=80, suppress_health_check=[HealthCheck.too_slow])
 @given(st.sets(NAMES, min_size=1, max_size=25), st.sampled_from(sorted(KINDS)), st.integers(0, 9))
 def test_every_file_of_a_folder_is_listed_or_told(tmp_path_factory, names, kind, links):
     folder = tmp_path_factory.mktemp("tree")
@@ -123,7 +123,7 @@ ROWS = st.lists(
 BROKEN = ("{", "[1]", '"text"', '{"image": "0.jpg", "text": "x"', "\x00", "{}")
 
 
-@settings(deadline=None, max_examples=80)
+@settings(max_examples=80)
 @given(ROWS, st.lists(st.tuples(st.integers(0, 12), st.sampled_from(BROKEN)), max_size=4), st.integers(1, 5))
 def test_every_line_is_a_question_or_a_fault(tmp_path_factory, rows, broken, slice_files):
     folder = _with_pictures(tmp_path_factory.mktemp("lines"))
@@ -149,7 +149,7 @@ def _asks_nothing(rows) -> bool:
     return any(row.get("questions") == [] and row.get("text") is None for row in rows)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     st.lists(
         st.tuples(

@@ -77,7 +77,7 @@ def test_every_layout_has_the_same_samples(tmp_path, name, size):
     ]
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     st.lists(
         st.dictionaries(st.sampled_from(["text", "a", "b"]), TEXTS, min_size=1), min_size=1, max_size=12

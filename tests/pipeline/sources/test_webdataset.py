@@ -194,7 +194,7 @@ NAMES = st.builds(
 
 
 @pytest.mark.slow
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(names=st.lists(NAMES, max_size=25), finished=st.sets(st.integers(0, 25)), compressed=st.booleans())
 def test_no_member_is_unaccounted_for(tmp_path_factory, names, finished, compressed):
     """What is taken and what is passed over add up, and a resumed run reads the same samples."""

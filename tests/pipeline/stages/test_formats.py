@@ -264,7 +264,7 @@ ENTRY = st.tuples(
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning:PIL")
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     st.sampled_from("<>"),
     st.lists(ENTRY, max_size=5, unique_by=lambda entry: entry[0]),

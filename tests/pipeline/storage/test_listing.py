@@ -28,7 +28,7 @@ def test_file_names_that_look_like_credentials(tmp_path):
 NAMES = st.text(st.sampled_from("ab.-_ 0Zé!/"), min_size=1, max_size=6)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.sets(NAMES, max_size=12))
 def test_a_folder_is_listed_in_the_order_of_whole_paths(names):
     with tempfile.TemporaryDirectory() as folder:

@@ -168,7 +168,7 @@ def check_folder_by_its_name(root: str, folder: str, end: str, storage: Storage)
     ]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(ODD, st.sampled_from(ENDS))
 def test_a_folder_that_exists_is_no_pattern(folder, end):
     with tempfile.TemporaryDirectory() as root:

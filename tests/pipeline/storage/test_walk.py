@@ -62,7 +62,7 @@ def entries_of(root: Path) -> set[str]:
     }
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(st.lists(st.tuples(FOLDERS, NAMES, KINDS), max_size=12), st.booleans())
 def test_a_listing_ends_counts_everything_and_reads_nothing_outside(entries, follow_links):
     with tempfile.TemporaryDirectory() as folder:

@@ -1,7 +1,7 @@
 """Test that any exception is described in one short line."""
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.support.errors import ConfigError, described
@@ -37,7 +37,6 @@ def test_the_line(error, line):
     assert described(error) == line
 
 
-@settings(deadline=None)
 @given(st.text(st.characters(), max_size=500))
 def test_it_is_one_short_line_that_utf_8_can_hold(text):
     line = described(RuntimeError(text))

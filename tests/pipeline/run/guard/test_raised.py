@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 import ray.exceptions
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.output.units import Unit
@@ -113,7 +113,6 @@ STATUSES = st.lists(st.sampled_from(["ok", "ok", "bad_image"]), min_size=1, max_
 UNITS = st.lists(STATUSES, min_size=1, max_size=12)
 
 
-@settings(deadline=None)
 @given(UNITS, st.integers(1, 3), st.data())
 def test_what_raises_even_alone_fails_and_the_rest_is_as_if_nothing_had_happened(statuses, arms, data):
     batch = unit_of(statuses, arms)
