@@ -14,15 +14,16 @@ from torch import Tensor, nn
 from transformers import AutoTokenizer
 from transformers.models.llava.modeling_llava import LlavaMultiModalProjector
 
-from pipeline.models.checkpoints.files import read_json, weight_files
+from pipeline.models.checkpoints.files import weight_files
 from pipeline.models.checkpoints.fit import IMAGE_TOKEN
+from pipeline.models.checkpoints.generation import end_tokens
 from pipeline.models.checkpoints.layouts import projector_name
 from pipeline.models.checkpoints.loading import fill, load_config
 from pipeline.models.checkpoints.parts import Part, make_part
 from pipeline.support.errors import ConfigError, first_line
 
 if TYPE_CHECKING:
-    from transformers import PretrainedConfig, PreTrainedTokenizerBase
+    from transformers import PreTrainedTokenizerBase
 
 _TABLE = "embed_tokens.weight"
 
@@ -55,7 +56,7 @@ class Prompts:
         self.tokenizer = load_tokenizer(folder)
         self.max_positions: int = config.text_config.max_position_embeddings
         self.image_token_id: int = config.image_token_id
-        self.eos_token_ids = _eos_token_ids(folder, config.text_config)
+        self.eos_token_ids, _ = end_tokens(folder, config.text_config.eos_token_id)
         known = self.tokenizer.convert_tokens_to_ids(IMAGE_TOKEN) == self.image_token_id
         if self.image_token_id >= 0 and not known:
             raise ConfigError(f"{folder}: {IMAGE_TOKEN} is not token {self.image_token_id} of the tokenizer")
@@ -152,13 +153,3 @@ def load_table(folder: Path) -> nn.Embedding:
         raise ConfigError(f"{folder} holds {len(tables)} tables of text embeddings ({_TABLE}), not one")
     count, width = tables[0].shape
     return nn.Embedding(count, width, _weight=tables[0]).eval().requires_grad_(False)
-
-
-def _eos_token_ids(folder: Path, config: "PretrainedConfig") -> tuple[int, ...]:
-    """Read the end tokens from the generation config, else from the language model's."""
-    file = folder / "generation_config.json"
-    eos = read_json(file).get("eos_token_id") if file.is_file() else None
-    eos = config.eos_token_id if eos is None else eos
-    if eos is None:
-        raise ConfigError(f"{folder}: neither generation_config.json nor config.json names an eos_token_id")
-    return (eos,) if isinstance(eos, int) else tuple(eos)

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.models.checkpoints.fit import Geometry, check_fit, image_token_id
 from pipeline.models.checkpoints.folders import folders
-from pipeline.models.checkpoints.generation import choice_of, ignored_settings
+from pipeline.models.checkpoints.generation import choice_of, end_tokens, ignored_settings
 from pipeline.models.checkpoints.kinds import JOINT_FIELDS, KINDS
+from pipeline.models.checkpoints.unknown_keys import unknown_keys_note
 from pipeline.models.checkpoints.vision_tower import tower_distance, tower_folder
 from pipeline.models.config import fill_template
 from pipeline.models.preprocess import preprocessor_of
@@ -39,6 +40,9 @@ def check_model(config: "RunConfig") -> CheckedModel:
     Raises:
         ConfigError: anything of them is wrong, or would be ignored.
     """
+    from pipeline.models.checkpoints.loading import load_config
+    from pipeline.models.llava import window_of
+
     llava, clip = folders(config.model)
     geometry = check_fit(llava, clip)
     kind = KINDS[geometry.kind]
@@ -48,21 +52,20 @@ def check_model(config: "RunConfig") -> CheckedModel:
     _require_prompt_fits(config, llava, geometry)
     config.engine.check_choice(choice_of(config.decoding, llava))
     distance = tower_distance(llava, clip, geometry.feature_layer) if clip is not None else 0.0
+    llava_config = load_config(llava)
+    text_config = llava_config.text_config
     weights = weights_fields(
-        llava, clip, is_tuned=distance > 0 and not kind.may_be_cut, window=_window(llava)
+        llava, clip, is_tuned=distance > 0 and not kind.may_be_cut, window=window_of(text_config)
     )
+    _, end_note = end_tokens(llava, text_config.eos_token_id)
     notes = (
         *_tower_notes(config, llava, distance),
-        *filter(None, [ignored_settings(config.decoding, llava)]),
+        ignored_settings(config.decoding, llava),
+        end_note,
+        unknown_keys_note(llava, llava_config),
+        unknown_keys_note(clip, load_config(clip)) if clip is not None else None,
     )
-    return CheckedModel(geometry, weights, notes)
-
-
-def _window(llava: Path) -> int | None:
-    from pipeline.models.checkpoints.loading import load_config
-    from pipeline.models.llava import window_of
-
-    return window_of(load_config(llava).text_config)
+    return CheckedModel(geometry, weights, tuple(filter(None, notes)))
 
 
 def _require_same_pixels(config: "RunConfig", llava: Path, geometry: Geometry) -> None:

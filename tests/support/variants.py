@@ -48,6 +48,11 @@ def generation(**changes: Any) -> Change:
     return lambda root: edit(root / "llava/generation_config.json", **changes)
 
 
+def no_generation(root: Path) -> None:
+    """Remove the LLaVA's generation_config.json."""
+    (root / "llava/generation_config.json").unlink()
+
+
 def weights(change: Callable[[Weights], Weights | None], part: str = "llava") -> Change:
     """Make a change of all tensors of a checkpoint."""
 

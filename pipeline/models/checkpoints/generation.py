@@ -1,12 +1,13 @@
-"""Reads what a checkpoint's generation_config.json asks of decoding beyond greedy search.
+"""Reads what a checkpoint asks of decoding beyond greedy search, and which tokens end an answer.
 
-The keys and their defaults are those of GenerationConfig in transformers 5.23.
+It says so in generation_config.json, or, without one, in config.json, as transformers 5.23 reads it. The keys
+and their defaults are those of its GenerationConfig.
 """
 
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pipeline.models.checkpoints.files import Json, read_json
+from pipeline.models.checkpoints.files import Json, read_config, read_json
 from pipeline.models.config import Decoding
 from pipeline.support.errors import ConfigError
 
@@ -58,11 +59,11 @@ def choice_of(decoding: Decoding, folder: Path) -> Choice:
     if not decoding.from_checkpoint:
         greedy = decoding.temperature == 0
         return Choice({} if greedy else {"temperature": decoding.temperature, "top_p": decoding.top_p})
-    settings = _settings(folder)
+    file, settings = _settings(folder)
     asked = asked_of(settings)
     for key in asked.keys() - _SAMPLED.keys() - _SCORES.keys() - {"do_sample"}:
         raise ConfigError(
-            f"decoding.from_checkpoint: {key}={asked[key]!r} in {folder / 'generation_config.json'} is not "
+            f"decoding.from_checkpoint: {key}={asked[key]!r} in {file} is not "
             "supported; remove it there, or set decoding.from_checkpoint=false"
         )
     sampled = {}
@@ -76,12 +77,13 @@ def choice_of(decoding: Decoding, folder: Path) -> Choice:
 
 def ignored_settings(decoding: Decoding, folder: Path) -> str | None:
     """Return one line on what a checkpoint asks of decoding and a run does not do; None if it is nothing."""
-    asked = {} if decoding.from_checkpoint else asked_of(_settings(folder))
+    file, settings = _settings(folder)
+    asked = {} if decoding.from_checkpoint else asked_of(settings)
     if not asked:
         return None
     listed = ", ".join(f"{key}={value}" for key, value in sorted(asked.items()))
     return (
-        f"generation_config.json of {folder} asks for {listed}, which this run does not do: its decoding.* "
+        f"{file} asks for {listed}, which this run does not do: its decoding.* "
         "decide; decoding.from_checkpoint=true decodes as the checkpoint says"
     )
 
@@ -101,6 +103,42 @@ def asked_of(settings: Json) -> Json:
     }
 
 
-def _settings(folder: Path) -> Json:
+def end_tokens(folder: Path, default: int | list[int] | None) -> tuple[tuple[int, ...], str | None]:
+    """Read the tokens that end an answer; returns a line, too, if transformers would take none of them.
+
+    Args:
+        default: of the language model's configuration, taken where the checkpoint's settings name none.
+
+    Raises:
+        ConfigError: no token is named, or something else than tokens.
+    """
+    file, settings = _settings(folder)
+    named = settings.get("eos_token_id")
+    tokens = default if named is None else named
+    tokens = tokens if isinstance(tokens, list) else [tokens]
+    if tokens in ([], [None]):
+        raise ConfigError(f"{folder}: neither generation_config.json nor config.json names an eos_token_id")
+    if not all(type(token) is int and token >= 0 for token in tokens):
+        raise ConfigError(f"{file}: eos_token_id is {named!r}, no token")
+    note = None
+    if named is None:
+        note = (
+            f"{file} names no eos_token_id: answers end at the language model's "
+            f"({', '.join(map(str, tokens))}); transformers' generate would not end them"
+        )
+    return tuple(tokens), note
+
+
+def _settings(folder: Path) -> tuple[Path, Json]:
+    """Read the settings of decoding; returns the file that holds them, too."""
     file = folder / "generation_config.json"
-    return read_json(file) if file.exists() else {}
+    if file.exists():
+        return file, read_json(file)
+    from transformers import GenerationConfig
+
+    config = read_config(folder)
+    text = config.get("text_config")
+    parts = (text if isinstance(text, dict) else {}, config)  # what the second says wins
+    keys = GenerationConfig().to_dict()  # type: ignore[no-untyped-call]
+    settings = {key: part[key] for part in parts for key in keys if part.get(key) is not None}
+    return folder / "config.json", settings

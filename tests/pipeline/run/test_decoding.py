@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from pipeline.engines.next_token import Draw, Finite, uniform
+from pipeline.models.prompts import load_tokenizer
 from pipeline.run.in_process import run_in_process
 from pipeline.run.prepare import prepare
 from pipeline.support.errors import ConfigError
@@ -42,6 +43,67 @@ def test_a_checkpoints_own_settings_are_told_or_done(random_checkpoint, requests
     own = "decoding.from_checkpoint=true", f"output={tmp_path}/own"
     assert prepare(compose(*options(root, requests, *own))).notes == ()
     assert answers_of(root, requests, *own) == library_answers(root, requests, plain.model.template)
+
+
+@pytest.mark.parametrize("where", ["", "text_config__"])
+def test_settings_of_config_json_count_without_a_generation_config(
+    random_checkpoint, requests, tmp_path, where
+):
+    change = v.both(v.no_generation, v.config(**{f"{where}repetition_penalty": 1.3}))
+    root = v.copy_of(random_checkpoint, tmp_path / "model", change)
+    plain = compose(*options(root, requests))
+    (note,) = prepare(plain).notes
+    assert "config.json asks for repetition_penalty=1.3" in note
+    own = "decoding.from_checkpoint=true", f"output={tmp_path}/own"
+    assert answers_of(root, requests, *own) == library_answers(root, requests, plain.model.template)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda end: v.generation(eos_token_id=end),
+        lambda end: v.both(v.no_generation, v.config(eos_token_id=end)),
+        lambda end: v.both(v.no_generation, v.config(text_config__eos_token_id=[2, end])),
+        lambda end: v.both(v.no_generation, v.config(text_config__eos_token_id=301, eos_token_id=end)),
+        lambda end: v.both(
+            v.generation(eos_token_id=end), v.config(eos_token_id=301, text_config__eos_token_id=302)
+        ),
+    ],
+)
+def test_an_answer_ends_where_transformers_ends_it(random_checkpoint, requests, tmp_path, change):
+    answers = answers_of(random_checkpoint, requests, f"output={tmp_path}/out")
+    tokenizer = load_tokenizer(random_checkpoint / "llava")
+    word = next(iter(answers.values())).split()[3]
+    (end,) = tokenizer.encode(word, add_special_tokens=False)
+    root = v.copy_of(random_checkpoint, tmp_path / "model", change(end))
+    expected = library_answers(root, requests, compose(*options(root, requests)).model.template)
+    assert any(answer.endswith(word) for answer in expected.values())  # which is cut off here
+    cut = {name: answer.removesuffix(word).strip() for name, answer in expected.items()}
+    assert answers_of(root, requests) == cut
+    assert prepare(compose(*options(root, requests, f"output={tmp_path}/more"))).notes == ()
+
+
+def test_an_end_that_the_checkpoint_does_not_name_is_told(random_checkpoint, requests, tmp_path):
+    root = v.copy_of(random_checkpoint, tmp_path / "model", v.generation(eos_token_id=None))
+    (note,) = prepare(compose(*options(root, requests))).notes
+    assert "names no eos_token_id: answers end at the language model's (2)" in note
+    assert answers_of(root, requests)
+
+
+@pytest.mark.parametrize("end", ["</s>", -1, [True], [], {}, 2.0])
+def test_an_end_that_is_no_token_is_refused(random_checkpoint, requests, tmp_path, end):
+    root = v.copy_of(random_checkpoint, tmp_path / "model", v.generation(eos_token_id=end))
+    with pytest.raises(ConfigError, match="eos_token_id"):
+        prepare(compose(*options(root, requests)))
+
+
+def test_keys_that_nothing_reads_are_told(random_checkpoint, requests, tmp_path):
+    change = v.config(
+        text_config__alibi=True, mm_newline="x", vision_config__vocab_size=32000, ignore_index=-100
+    )
+    root = v.copy_of(random_checkpoint, tmp_path / "model", change)
+    (note,) = prepare(compose(*options(root, requests))).notes
+    assert "nothing reads mm_newline, text_config.alibi, transformers neither" in note
 
 
 def test_a_checkpoint_may_ask_to_sample(random_checkpoint, requests, tmp_path):
