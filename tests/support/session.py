@@ -21,6 +21,8 @@ def pytest_configure(config: pytest.Config) -> None:
     config.stash[CACHE] = os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="trimline-tests-")
     # waiting threads must not spin: they would keep the cores from the threads that they wait for
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # Ray's workers have a niceness of 15: beside a busy process of others they would get no time to speak of
+    os.environ.setdefault("RAY_worker_niceness", "0")
     if getattr(config.option, "numprocesses", None):
         os.environ.setdefault("OMP_NUM_THREADS", "1")  # each worker has a core
 

@@ -5,6 +5,7 @@ import dataclasses
 import pytest
 
 from pipeline.demo.scenes import write_shards
+from pipeline.models.config import Decoding
 from pipeline.output.units import Unit
 from pipeline.run.in_process import run_in_process
 from pipeline.run.prepare import prepare, prepare_all
@@ -47,6 +48,25 @@ def test_each_arm_equals_a_run_of_that_arm_alone(compared, tmp_path, random_chec
         run_in_process(dataclasses.replace(alone, arms=(dataclasses.replace(arm, folder=""),)))
         assert unit_names(output / arm.name) == unit_names(tmp_path / arm.name)
         assert lasting(rows(output / arm.name)) == lasting(rows(tmp_path / arm.name))
+
+
+@pytest.mark.slow
+def test_sampled_answers_do_not_depend_on_the_arms_beside_them(tmp_path, random_checkpoint, scenes):
+    sampled = Decoding(temperature=3.0, top_p=0.95, max_new_tokens=6)
+
+    def answers(name, *arms):
+        config = make_config(random_checkpoint, scenes, tmp_path / name, unit_samples=2)
+        run_in_process(dataclasses.replace(config, decoding=sampled, arms=arms))
+        return [
+            [(row["question_id"], row["prediction"]) for row in rows(tmp_path / name / arm.folder)]
+            for arm in arms
+        ]
+
+    again = dataclasses.replace(FULL, name="again", folder="again")
+    full, trim, same = answers("three", FULL, TRIM, again)
+    assert full == same and full != trim and len({answer for _, answer in full}) > len(full) // 2
+    assert answers("one", dataclasses.replace(FULL, folder="")) == [full]
+    assert answers("two", TRIM, CHANCE)[0] == trim
 
 
 def test_a_budget_copies_the_other_arms_token_count_per_request(compared):
