@@ -89,6 +89,7 @@ class Cluster:
         address: `local` starts a cluster on this machine; `auto` or host:port joins a running one.
         connect_s: seconds to wait for a running cluster that does not answer.
         num_cpus, num_gpus, object_store_bytes: of a local cluster; null: all cores (at least 2), all GPUs.
+        logs: folder to which Ray's logs of a local cluster are copied at the end; null: they are deleted.
         stall_s: seconds without progress after which a run ends, saying where it is stuck.
         ship: copy this installation's packages to the nodes, which then need not have Trimline installed.
         runtime_env: further needs of the workers, in the form of Ray's runtime environments.
@@ -100,6 +101,7 @@ class Cluster:
     num_cpus: int | None = free(None)
     num_gpus: int | None = free(None)
     object_store_bytes: int | None = free(None)
+    logs: str | None = free(None)
     stall_s: float = free(1800.0)
     ship: bool = free(False)
     runtime_env: dict[str, Any] | None = free(None)  # JSON of Ray's, of any form

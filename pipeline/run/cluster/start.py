@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any, TypedDict
 
+from pipeline.run.cluster.private import private_folder
 from pipeline.run.cluster.reach import wait_for_cluster
 from pipeline.run.cluster.resources import Cluster, Hardware
 from pipeline.run.cluster.ship import NAMES, ROOT, packages
@@ -17,6 +18,9 @@ from pipeline.support.errors import RunError
 from pipeline.support.signals import keeping_sigterm_handler
 
 _EXPORT = "RAY_enable_export_api_write"
+_LOOPBACK = "127.0.0.1"
+# 0: Ray takes the loopback address at its word, where it would put the machine's own in its place
+_CLUSTERS = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 
 
 def start_ray(cluster: Cluster, device: str, metrics_port: int | None = None) -> None:
@@ -52,7 +56,8 @@ def start_ray(cluster: Cluster, device: str, metrics_port: int | None = None) ->
             "num_gpus": cluster.num_gpus,
             "object_store_memory": cluster.object_store_bytes,
             "include_dashboard": False,
-            "_node_ip_address": "127.0.0.1",
+            "_node_ip_address": _LOOPBACK,
+            "_temp_dir": private_folder(cluster.logs),
             "_metrics_export_port": metrics_port,
         }
         # Ray's default is a second, less than the time between two units: dozens of processes would start.
@@ -70,8 +75,23 @@ def start_ray(cluster: Cluster, device: str, metrics_port: int | None = None) ->
             ray.init(address=cluster.address, logging_level=logging.ERROR, **options)
     except ConnectionError as error:
         raise RunError(f"cluster.address={cluster.address}: {error}") from None
+    if cluster.address == "local":
+        _require_loopback()
     cluster.on(hardware(), device)
     _require_our_packages()
+
+
+def _require_loopback() -> None:
+    """End a cluster of this process that other machines could reach."""
+    import ray
+
+    addresses = {node["NodeManagerAddress"] for node in alive_nodes()}
+    if addresses != {_LOOPBACK}:
+        ray.shutdown()
+        raise RunError(
+            f"cluster=local: Ray listens on {', '.join(addresses)} instead of {_LOOPBACK}; it was imported "
+            f"before the run started, and then needs {_CLUSTERS}=0 in the environment"
+        )
 
 
 def hardware() -> Hardware:
@@ -87,6 +107,7 @@ class Node(TypedDict):
 
     NodeID: str
     NodeManagerHostname: str
+    NodeManagerAddress: str
     Alive: bool
     Resources: dict[str, float]
 
@@ -100,11 +121,11 @@ def alive_nodes() -> list[Node]:
 
 
 def _secure(cluster: Cluster) -> None:
-    """Require a token for a cluster started here, and keep Ray from exporting the stages' arguments.
+    """Close a cluster started here to others, and keep Ray from exporting the stages' arguments.
 
-    This must happen before Ray is imported. The arguments hold the storage's credentials. Without a token,
-    everyone who reaches the cluster's ports, other users of this machine included, can run code in it. A
-    RAY_AUTH_MODE that is already set is kept.
+    This must happen before Ray is imported. The arguments hold the storage's credentials. The cluster listens
+    on the loopback address alone. Without a token, everyone who reaches its ports, other users of this
+    machine included, can run code in it. A RAY_AUTH_MODE that is already set is kept.
     """
     # else a thread that outlives an interrupted run would join any other cluster that it finds
     os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")
@@ -113,7 +134,13 @@ def _secure(cluster: Cluster) -> None:
     kept = [name for name in exported if name and not name.startswith("EXPORT_DATASET")]
     if kept != exported:
         os.environ[f"{_EXPORT}_config"] = ",".join(kept)
-    if cluster.address != "local" or "RAY_AUTH_MODE" in os.environ:
+    if cluster.address != "local":
+        if os.environ.get(_CLUSTERS) == "0":
+            del os.environ[_CLUSTERS]
+        return
+    os.environ[_CLUSTERS] = "0"
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    if "RAY_AUTH_MODE" in os.environ:
         return
     if not {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & os.environ.keys():
         os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)

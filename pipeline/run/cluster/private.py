@@ -1,0 +1,70 @@
+"""Gives a local Ray cluster a folder that only this user can enter, and that goes when the run has ended."""
+
+import atexit
+import contextlib
+import fcntl
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from pipeline.run.cluster import sweeper
+from pipeline.support.errors import ConfigError
+
+# Ray puts Unix sockets into its session's folder, and the system takes at most 107 bytes as a socket's path.
+_SESSION = "session_2026-11-29_08-10-10_123456_1234567/sockets/plasma_store"
+_LONGEST_PLACE = 107 - len(f"/{sweeper.PREFIX}xxxxxxxx/r/{_SESSION}")
+_END_S = 30.0
+
+
+def private_folder(logs: str | None = None) -> str:
+    """Make the folder for everything that Ray keeps; returns the path to give Ray.
+
+    Ray opens the folder that it is given to all users, so that one lies within another that is closed. A
+    process of its own (`sweeper`) removes both, and Ray's processes, once this process has ended.
+
+    Args:
+        logs: folder to which the sweeper copies Ray's logs first.
+
+    Raises:
+        ConfigError: RAY_TMPDIR is no folder that Ray could use.
+    """
+    home = Path(tempfile.mkdtemp(prefix=sweeper.PREFIX, dir=_place()))
+    lock = os.open(home / f"{sweeper.LOCK}.new", os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600)
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    (home / f"{sweeper.LOCK}.new").rename(home / sweeper.LOCK)
+    kept = [str(Path(logs).resolve())] if logs else []
+    process = subprocess.Popen(
+        [sys.executable, "-I", "-S", sweeper.__file__, str(home), *kept],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        pass_fds=(lock,),
+        start_new_session=True,  # Ctrl-C in a terminal is not meant for it
+    )
+    atexit.register(_end, process)
+    return str(home / "r")
+
+
+def _place() -> str:
+    named = os.environ.get("RAY_TMPDIR")
+    if named is not None:
+        if not Path(named).is_dir() or len(os.fsencode(named)) > _LONGEST_PLACE:
+            raise ConfigError(
+                f"RAY_TMPDIR={named}: no folder, or its path has more than {_LONGEST_PLACE} bytes"
+            )
+        return str(Path(named).resolve())
+    usual = tempfile.gettempdir()
+    return usual if len(os.fsencode(usual)) <= _LONGEST_PLACE else "/tmp"
+
+
+def _end(process: "subprocess.Popen[bytes]") -> None:
+    """Stop Ray, and wait until its processes and folder are gone."""
+    ray = sys.modules.get("ray")
+    if ray is not None and ray.is_initialized():
+        ray.shutdown()
+    assert process.stdin is not None
+    process.stdin.close()
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(_END_S)
