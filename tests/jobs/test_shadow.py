@@ -38,11 +38,10 @@ class Run:
 
 @pytest.fixture(scope="module")
 def run(installed) -> Iterator[Run]:
-    # the logs have a short path: Ray puts sockets there, whose paths are limited
-    with tempfile.TemporaryDirectory(prefix="t", dir="/tmp") as logs:
+    with tempfile.TemporaryDirectory() as logs:
         process = installed.run(
             *("trimline", "annotate", "-m", "decoding.max_new_tokens=1,2", "limit=2", *OVERRIDES),
-            RAY_TMPDIR=logs,
+            f"cluster.logs={logs}",
             RAY_BACKEND_LOG_LEVEL="info",
             **CANARIES,
             **RECORDS,

@@ -9,6 +9,8 @@ from pathlib import Path
 # Overrides of the environment without what this process has told Ray; Ray takes no empty niceness.
 WITHOUT_RAY = {name: "" for name in os.environ if name.startswith("RAY_") and name != "RAY_worker_niceness"}
 
+_LISTEN = "0A"
+
 
 def start(command: list[str], folder: Path, **environment: str) -> subprocess.Popen:
     """Start a command in its own session; it receives SIGINT even from a background shell."""
@@ -47,6 +49,21 @@ def members(session: int) -> list[int]:
         if own_session == str(session) and state != "Z":
             pids.append(int(folder.name))
     return pids
+
+
+def listening(process: int) -> set[str]:
+    """List the addresses, as /proc/net writes them, on which a process accepts TCP connections."""
+    try:
+        links = [os.readlink(entry.path) for entry in os.scandir(f"/proc/{process}/fd")]  # noqa: PTH115
+    except OSError:  # it has ended
+        return set()
+    own = {link[len("socket:[") : -1] for link in links if link.startswith("socket:[")}
+    rows = [
+        line.split()
+        for family in ("tcp", "tcp6")
+        for line in Path(f"/proc/net/{family}").read_text().splitlines()[1:]
+    ]
+    return {row[1].partition(":")[0] for row in rows if row[3] == _LISTEN and row[9] in own}
 
 
 def end_session(leader: int) -> None:

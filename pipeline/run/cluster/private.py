@@ -49,12 +49,13 @@ def private_folder(logs: str | None = None) -> str:
 
 def _place() -> str:
     named = os.environ.get("RAY_TMPDIR")
-    if named is not None:
-        if not Path(named).is_dir() or len(os.fsencode(named)) > _LONGEST_PLACE:
+    if named:
+        place = Path(named).resolve()
+        if not place.is_dir() or len(os.fsencode(place)) > _LONGEST_PLACE:
             raise ConfigError(
                 f"RAY_TMPDIR={named}: no folder, or its path has more than {_LONGEST_PLACE} bytes"
             )
-        return str(Path(named).resolve())
+        return str(place)
     usual = tempfile.gettempdir()
     return usual if len(os.fsencode(usual)) <= _LONGEST_PLACE else "/tmp"
 

@@ -121,6 +121,7 @@ class Cluster:
         require(
             not self.submit or bool(self.dashboard), "cluster.submit needs cluster.dashboard=http://HOST:8265"
         )
+        require(self.logs is None or self.address == "local", "cluster.logs is for cluster=local alone")
         if self.address == "local":
             require(
                 not self.ship and not self.submit, "cluster.address=local: submit and ship need cluster=ray"

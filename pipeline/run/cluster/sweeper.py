@@ -24,7 +24,7 @@ _UNLOCKED_S = 60.0  # a folder without a lock is older than this if its maker wa
 _LOOK_EVERY_S = 0.1
 
 
-def main(folder: Path, logs: str | None) -> None:
+def sweep_after_run(folder: Path, logs: str | None) -> None:
     """Sweep what is abandoned, wait for the end of standard input, then sweep this folder.
 
     Args:
@@ -65,7 +65,7 @@ def sweep(folder: Path, spared: int = 0, logs: str | None = None) -> None:
 
     Args:
         spared: a process that is left alone.
-        logs: see `main`.
+        logs: see `sweep_after_run`.
     """
     began = time.monotonic()
     while (alive := _writers(folder) - {spared}) and time.monotonic() < began + _MOST_S:
@@ -102,4 +102,4 @@ def _kill(process: int) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2] if len(sys.argv) > 2 else None)
+    sweep_after_run(Path(sys.argv[1]), sys.argv[2] if len(sys.argv) > 2 else None)

@@ -1,0 +1,157 @@
+"""Test that a local cluster is closed to other machines and users, and leaves nothing, however a run ends."""
+
+import contextlib
+import os
+import signal
+import stat
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from pipeline.run.cluster import private, sweeper
+from pipeline.support.errors import ConfigError
+from tests.support.commands import TRIMLINE
+from tests.support.processes import WITHOUT_RAY, finish, listening, members, start
+
+LOOPBACK = {"0100007F", "0000000000000000FFFF00000100007F", "00000000000000000000000001000000"}
+pytestmark = pytest.mark.timeout(600)
+
+
+@pytest.fixture
+def place():
+    """Make a folder for Ray's own: short enough for its sockets."""
+    import tempfile
+
+    with tempfile.TemporaryDirectory(dir="/tmp", prefix="t-") as folder:
+        Path(folder).chmod(0o755)
+        yield Path(folder)
+
+
+@pytest.fixture
+def run(place, tmp_path):
+    """Start a run of many small units; it is waited for and killed at the end."""
+    from tests.support.tars import write_tar
+
+    (tmp_path / "in").mkdir()
+    write_tar(tmp_path / "in" / "0.tar", 20)
+    command = [
+        *(
+            TRIMLINE,
+            "annotate",
+            "source=webdataset",
+            f"source.path={tmp_path}/in",
+            f"output={tmp_path}/out",
+            "unit_samples=1",
+        ),
+        *("model=random", "device=cpu", "decoding.max_new_tokens=2"),
+    ]
+    return start(command, tmp_path, **WITHOUT_RAY | {"RAY_TMPDIR": str(place)})
+
+
+def until(condition, seconds=200.0):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "the moment did not come"
+        time.sleep(0.1)
+
+
+def has_written(tmp_path, run):
+    def written():
+        assert run.poll() is None, run.communicate()
+        return any((tmp_path / "out" / "data").glob("*.parquet"))
+
+    return written
+
+
+def open_below(folder: Path) -> set[int]:
+    return sweeper._writers(folder)
+
+
+@pytest.mark.slow
+def test_nothing_of_a_run_is_open_to_others_and_nothing_is_left(run, place, tmp_path):
+    until(has_written(tmp_path, run))
+    processes = {*members(run.pid)} | open_below(place)
+    addresses = {address for process in processes for address in listening(process)}
+    assert addresses and addresses <= LOOPBACK
+    (home,) = place.iterdir()
+    assert stat.S_IMODE(home.stat().st_mode) == 0o700
+    if os.geteuid() == 0:
+        seen = subprocess.run(["ls", home], user="nobody", capture_output=True, text=True, check=False)
+        assert "Permission denied" in seen.stderr
+    assert finish(run).returncode == 0
+    assert not any(place.iterdir()) and not open_below(place)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_nothing_is_left_after_a_signal(run, place, tmp_path, number):
+    until(has_written(tmp_path, run))
+    processes = open_below(place) - {run.pid}
+    os.kill(run.pid, number)
+    until(lambda: not any(Path(f"/proc/{process}").exists() for process in processes), 30)
+    assert len(processes) > 5 and not any(place.iterdir()) and not open_below(place)
+    finish(run)
+
+
+def hold(place: Path) -> subprocess.Popen:
+    """Start a process that makes a private folder and prints it; it lives until its input ends."""
+    code = "from pipeline.run.cluster.private import *; print(private_folder(), flush=True); input()"
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    environment = os.environ | {"RAY_TMPDIR": str(place)}
+    return subprocess.Popen([sys.executable, "-c", code], env=environment, **pipes)
+
+
+def test_a_folder_of_a_killed_run_is_removed_by_the_next_one(place):
+    killed = hold(place)
+    abandoned = Path(killed.stdout.readline().strip()).parent
+    writer = subprocess.Popen(["sleep", "1000"], stdout=(abandoned / "log").open("w"))
+    (sweeping,) = (entry for entry in Path("/proc").iterdir() if is_sweeper(entry, abandoned))
+    os.kill(int(sweeping.name), signal.SIGKILL)
+    killed.kill()
+    killed.wait()
+    with hold(place) as another:
+        own = Path(another.stdout.readline().strip()).parent
+        until(lambda: not abandoned.exists(), 20)
+        assert own.is_dir() and writer.wait(10) == -signal.SIGKILL
+        with hold(place) as third:
+            third.stdout.readline()
+            time.sleep(1)
+            assert own.is_dir()  # its run is alive
+            third.communicate("\n")
+        another.communicate("\n")
+    assert not any(place.iterdir())
+
+
+def is_sweeper(process: Path, folder: Path) -> bool:
+    with contextlib.suppress(OSError):
+        return str(folder).encode() in (process / "cmdline").read_bytes()
+    return False
+
+
+def test_readers_and_other_users_folders_are_left_alone(place):
+    (place / f"{sweeper.PREFIX}link").symlink_to(place)
+    locked = place / f"{sweeper.PREFIX}locked"
+    locked.mkdir()
+    (locked / "file").write_text("x")
+    with (locked / "file").open():
+        assert open_below(locked) == set()
+    assert list(sweeper.abandoned(place)) == []  # too young to be abandoned without a lock
+    os.utime(locked, (1, 1))
+    assert list(sweeper.abandoned(place)) == [locked]
+    if os.geteuid() == 0:
+        os.chown(locked, 65534, -1)
+        assert list(sweeper.abandoned(place)) == []
+
+
+def test_a_folder_that_ray_cannot_use_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path / "none"))
+    with pytest.raises(ConfigError, match=r"RAY_TMPDIR=.*no folder"):
+        private._place()
+    long = tmp_path / ("x" * 30)
+    long.mkdir()
+    monkeypatch.setenv("RAY_TMPDIR", str(long))
+    with pytest.raises(ConfigError, match="more than 19 bytes"):
+        private._place()
