@@ -1,6 +1,5 @@
 """Builds arms and reducers from the names of their options, whatever the command line chose itself."""
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import product
@@ -10,13 +9,13 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from jobs.common.build import Tree, build_target, to_dict
+from pipeline.output.layout import ARM_NAME
 from pipeline.support.errors import ConfigError
 
 if TYPE_CHECKING:
     from trim import Reducer
 
 CONTROL = "control"
-_NAME = re.compile(r"[A-Za-z0-9_+-][A-Za-z0-9_.,=+-]*")
 _PARTS = ("engine", "model", "clip_text")
 _OPTIONS = ("engine", "model")  # parts that are groups of the configuration: the name of an option will do
 _NOT_OF_REDUCER = ("reducer", "budget_of", *_PARTS)
@@ -56,7 +55,7 @@ def arm_specs(arms: object) -> list[ArmSpec]:
         raise ConfigError(f"arms: {arms!r} is neither a list of reducers nor a mapping of names to settings")
     names = [spec.name for spec in specs]
     for name in names:
-        if not _NAME.fullmatch(name) or names.count(name) > 1:
+        if not ARM_NAME.fullmatch(name) or names.count(name) > 1:
             raise ConfigError(f"arms: {name!r} stands twice or cannot name a folder")
     return specs
 

@@ -10,6 +10,7 @@ from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationToMissingValueError, OmegaConfBaseException
 
+from pipeline.output.targets import trust_class
 from pipeline.support.errors import ConfigError
 
 Tree = dict[str, Any]  # YAML as data: each group has keys of its own
@@ -106,7 +107,7 @@ def _require_lists(kind: type, fields: Tree, prefix: str) -> None:
             raise ConfigError(f'{key}: {value!r} is no list of texts, as in \'{key}=["one","two"]\'')
 
 
-def class_of(target: str | None, key: str) -> type:
+def class_of(target: object, key: str) -> type:
     """Import the dataclass that a `_target_` names.
 
     Raises:
@@ -114,6 +115,8 @@ def class_of(target: str | None, key: str) -> type:
     """
     if target is None:
         raise ConfigError(f"{key}: the option has no _target_")
+    if not isinstance(target, str):
+        raise ConfigError(f"{key}._target_: {target!r} names no class")
     logging.getLogger("hydra.utils").setLevel(logging.CRITICAL)  # it logs what it raises, in many lines
     try:
         named = get_class(target)
@@ -121,6 +124,8 @@ def class_of(target: str | None, key: str) -> type:
         raise ConfigError(f"{key}._target_: {error}") from None
     if not dataclasses.is_dataclass(named):
         raise ConfigError(f"{key}._target_: {target} is not a dataclass")
+    trust_class(target)
+    trust_class(f"{named.__module__}.{named.__qualname__}")  # as a run.json names it
     return named
 
 

@@ -11,6 +11,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
@@ -19,8 +20,12 @@ from jobs.common.arguments import CONF, is_sweep, require_valid, with_log_key
 from jobs.common.credentials import restart_without_credentials
 from jobs.common.error_lines import ErrorLines
 from jobs.common.escapes import decoded
+from pipeline.models.hub import without_hub
 from pipeline.support.errors import ConfigError, RunError, TrimlineError
 from pipeline.support.signals import INTERRUPTED
+
+# Commands that only read an output, which somebody else may have made: it must not send them to the hub.
+_READ_ONLY = ("verify", "status", "report", "export", "evaluate")
 
 
 def command_line(command: str, arguments: Sequence[str]) -> int:
@@ -43,7 +48,8 @@ def run_command(command: str, arguments: Sequence[str]) -> int:
     try:
         require_valid(command, arguments)
         arguments = [decoded(argument) for argument in arguments]
-        with _hydra_arguments(command, arguments):
+        reading = without_hub() if command in _READ_ONLY else contextlib.nullcontext()
+        with reading, _hydra_arguments(command, arguments):
             return _run_hydra(command, job, errors)
     # Hydra raises ValueError for a group set to null. The job's own errors end in `_guard`.
     except (ConfigError, HydraException, OmegaConfBaseException, ValueError) as error:
@@ -70,6 +76,7 @@ def _run_hydra(command: str, job: Callable[[DictConfig], int], errors: ErrorLine
 def _guard(job: Callable[[DictConfig], int], config: DictConfig, errors: ErrorLines) -> int:
     try:
         errors.use(config)
+        _trust_config_folders()
         return job(config)
     except (ConfigError, OmegaConfBaseException) as error:
         return errors.fail(error, 2)
@@ -79,6 +86,17 @@ def _guard(job: Callable[[DictConfig], int], config: DictConfig, errors: ErrorLi
         sys.exit(errors.fail(RunError(INTERRUPTED), 1))
     except Exception as error:  # noqa: BLE001 - the outermost frame: every error is printed, without credentials
         return errors.crash(error)
+
+
+def _trust_config_folders() -> None:
+    """Let an output's classes be made that the configurations of this command name, --config-dir included."""
+    from hydra.core.hydra_config import HydraConfig
+
+    from pipeline.output.targets import trust_folder
+
+    for source in HydraConfig.get().runtime.config_sources:
+        if source.schema == "file" and source.path:
+            trust_folder(Path(source.path))
 
 
 @contextlib.contextmanager

@@ -6,6 +6,7 @@ from pathlib import Path
 from pipeline.models.checkpoints.files import Json, read_json
 from pipeline.models.checkpoints.folders import HUB_ID, resolve
 from pipeline.models.checkpoints.kinds import is_original, language_sizes, vision_sizes
+from pipeline.models.hub import hub_file
 from pipeline.support.errors import ConfigError
 
 BYTES_OF = {"float32": 4, "bfloat16": 2, "float16": 2}
@@ -76,9 +77,4 @@ def shape_of_config(config: Json) -> Shape:
 def _config_file(path: str) -> Path:
     if path.startswith("demo:") or Path(path).expanduser().is_dir() or not HUB_ID.fullmatch(path):
         return resolve(path) / "config.json"
-    from huggingface_hub import hf_hub_download
-
-    try:
-        return Path(hf_hub_download(path, "config.json"))
-    except (OSError, ValueError) as error:  # the hub's exceptions all derive from these two
-        raise ConfigError(f"model: the hub does not give {path}: {type(error).__name__}") from error
+    return hub_file(path, "config.json")

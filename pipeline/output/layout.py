@@ -1,4 +1,8 @@
-"""Names the files of an output folder."""
+"""Names the files of an output folder, and the folders of arms."""
+
+import re
+
+from pipeline.support.errors import ConfigError
 
 MANIFEST = "run.json"
 PLAN = "plan"  # a folder
@@ -13,3 +17,15 @@ COMPARISON = "comparison.json"
 COMPARISON_TABLE = "comparison.parquet"
 REPORT_PAGE = "report.html"
 REPORT_TEXT = "report.txt"
+
+ARM_NAME = re.compile(r"[A-Za-z0-9_+-][A-Za-z0-9_.,=+-]*")  # of an arm, and of its folder beside COMPARISON
+
+
+def require_arm_names(names: object) -> list[str]:
+    """Return the names of arms that a file gives; ConfigError if one is none, as a path out of the folder."""
+    arms: list[str] = []
+    for name in names if isinstance(names, dict | list) else [names]:
+        if not isinstance(name, str) or not ARM_NAME.fullmatch(name):
+            raise ConfigError(f"{COMPARISON} names {name!r}, which is no arm's folder beside it")
+        arms.append(name)
+    return arms

@@ -11,6 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any, TypeVar, overload
 
 from pipeline.output.layout import MANIFEST
+from pipeline.output.targets import require_trusted
 from pipeline.storage.uris import Storage, read_bytes, write_atomic
 from pipeline.support.errors import ConfigError
 from pipeline.support.schema import SCHEMA_VERSION
@@ -128,11 +129,12 @@ def rebuild(settings: Mapping[str, Any], kind: Any = None) -> Any:
         kind: the class, if it is known.
 
     Raises:
+        ConfigError: no configuration names the class: see `require_trusted`.
         TypeError: `_target_` is not a dataclass, or has other fields.
     """
     values = {name: value for name, value in settings.items() if name != "_target_"}
     if kind is None:
-        module, _, name = settings["_target_"].rpartition(".")
+        module, _, name = require_trusted(settings["_target_"]).rpartition(".")
         kind = getattr(importlib.import_module(module), name)
         if not dataclasses.is_dataclass(kind):
             raise TypeError(f"{name} is not a dataclass")

@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 from pipeline.output.changed import file_now
 from pipeline.output.failed_shards import place_of
 from pipeline.output.footers import Footer, read_footers
-from pipeline.output.layout import COMPARISON, DATA, MANIFEST, PLAN
+from pipeline.output.layout import COMPARISON, DATA, MANIFEST, PLAN, require_arm_names
 from pipeline.output.manifest import Json, Manifest, load_manifest, rebuild
 from pipeline.output.plan import Plan, require_plan
 from pipeline.output.units import Finished, finished_units
@@ -91,10 +91,23 @@ def outputs_at(place: str, storage: Storage) -> list[str]:
             return [place]
         arms = [name for name in names if fs.exists(f"{folder}/{name}/{MANIFEST}")]
         comparison = read_bytes(fs, f"{folder}/{COMPARISON}")
-    arms += [] if comparison is None else [arm for arm in json.loads(comparison)["arms"] if arm not in arms]
+    arms += [arm for arm in _compared(comparison, place, storage) if arm not in arms]
     if not arms:
         raise ConfigError(f"output: {storage.redact(place)} is no output of Trimline: it has no run.json")
     return [f"{place.rstrip('/')}/{arm}" for arm in arms]
+
+
+def _compared(comparison: bytes | None, place: str, storage: Storage) -> list[str]:
+    """Read the names of the arms of a comparison.json, if there is one."""
+    if comparison is None:
+        return []
+    try:
+        arms = json.loads(comparison)["arms"]
+    except (ValueError, TypeError, KeyError, RecursionError):
+        raise ConfigError(
+            f"{COMPARISON} in {storage.redact(place)} is damaged or of another version"
+        ) from None
+    return require_arm_names(arms)
 
 
 @dataclass(frozen=True)

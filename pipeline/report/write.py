@@ -4,7 +4,7 @@ import json
 from dataclasses import replace
 
 from pipeline.compare.comparison import Comparison
-from pipeline.output.layout import COMPARISON, REPORT_PAGE, REPORT_TEXT
+from pipeline.output.layout import COMPARISON, REPORT_PAGE, REPORT_TEXT, require_arm_names
 from pipeline.output.opened import open_output
 from pipeline.report.choose import select_requests
 from pipeline.report.gallery import make_gallery
@@ -87,9 +87,10 @@ def _read_comparison(folder: str, storage: Storage) -> Comparison | None:
         return None
     try:
         comparison = Comparison.from_json(json.loads(data))
+        require_arm_names(comparison.arms)
         baseline = str(comparison.baseline)
         return replace(comparison, arms={baseline: comparison.arms[baseline]} | comparison.arms)
-    except (ValueError, TypeError, KeyError):
+    except (ValueError, TypeError, KeyError, RecursionError):
         raise ConfigError(
             f"{COMPARISON} in {storage.redact(folder)} is damaged or of another version"
         ) from None

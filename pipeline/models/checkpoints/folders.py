@@ -7,7 +7,8 @@ from pipeline.models.checkpoints.files import WEIGHTS, read_config
 from pipeline.models.checkpoints.kinds import is_original
 from pipeline.models.config import Model
 from pipeline.models.demo.names import resolve_checkpoint
-from pipeline.support.errors import ConfigError, first_line
+from pipeline.models.hub import hub_folder
+from pipeline.support.errors import ConfigError
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 HUB_FILES = ["*.json", "*.safetensors", "*.txt", "tokenizer.model", "spiece.model"]
@@ -70,11 +71,4 @@ def _folder(path: str, hub_files: list[str]) -> Path:
         return folder
     if not HUB_ID.fullmatch(path) or path.startswith("."):
         raise ConfigError(f"model: {path!r} is neither a folder nor a hub id (owner/name)")
-    from huggingface_hub import snapshot_download
-
-    try:
-        return Path(snapshot_download(path, allow_patterns=hub_files))
-    except (OSError, ValueError) as error:  # the hub's exceptions all derive from these two
-        raise ConfigError(
-            f"model: no folder {path!r}, and the hub does not give it: {first_line(error)}"
-        ) from error
+    return hub_folder(path, hub_files)

@@ -18,8 +18,8 @@ _LONGEST_PLACE = 107 - len(f"/{sweeper.PREFIX}xxxxxxxx/r/{_SESSION}")
 _END_S = 30.0
 
 
-def private_folder(logs: str | None = None) -> str:
-    """Make the folder for everything that Ray keeps; returns the path to give Ray.
+class PrivateFolder:
+    """Holds the folder for everything that Ray keeps, until the process ends or `remove` is called.
 
     Ray opens the folder that it is given to all users, so that one lies within another that is closed. A
     process of its own (`sweeper`) removes both, and Ray's processes, once this process has ended.
@@ -27,24 +27,43 @@ def private_folder(logs: str | None = None) -> str:
     Args:
         logs: folder to which the sweeper copies Ray's logs first.
 
+    Attributes:
+        path: the folder to give Ray.
+
     Raises:
         ConfigError: RAY_TMPDIR is no folder that Ray could use.
     """
-    home = Path(tempfile.mkdtemp(prefix=sweeper.PREFIX, dir=_place()))
-    lock = os.open(home / f"{sweeper.LOCK}.new", os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600)
-    fcntl.flock(lock, fcntl.LOCK_EX)
-    (home / f"{sweeper.LOCK}.new").rename(home / sweeper.LOCK)
-    kept = [str(Path(logs).resolve())] if logs else []
-    process = subprocess.Popen(
-        [sys.executable, "-I", "-S", sweeper.__file__, str(home), *kept],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        pass_fds=(lock,),
-        start_new_session=True,  # Ctrl-C in a terminal is not meant for it
-    )
-    atexit.register(_end, process)
-    return str(home / "r")
+
+    def __init__(self, logs: str | None = None) -> None:
+        home = Path(tempfile.mkdtemp(prefix=sweeper.PREFIX, dir=_place()))
+        self.path = str(home / "r")
+        unnamed = home / f"{sweeper.LOCK}.new"
+        lock = os.open(unnamed, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600)
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        unnamed.rename(home / sweeper.LOCK)
+        kept = [str(Path(logs).resolve())] if logs else []
+        self._sweeper = subprocess.Popen(
+            [sys.executable, "-I", "-S", sweeper.__file__, str(home), *kept],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            pass_fds=(lock,),
+            start_new_session=True,  # Ctrl-C in a terminal is not meant for it
+        )
+        self._lock = lock
+        atexit.register(self.remove)
+
+    def remove(self) -> None:
+        """Stop Ray, and wait until its processes and the folder are gone."""
+        atexit.unregister(self.remove)
+        ray = sys.modules.get("ray")
+        if ray is not None and ray.is_initialized():
+            ray.shutdown()
+        assert self._sweeper.stdin is not None
+        self._sweeper.stdin.close()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._sweeper.wait(_END_S)
+        os.close(self._lock)
 
 
 def _place() -> str:
@@ -58,14 +77,3 @@ def _place() -> str:
         return str(place)
     usual = tempfile.gettempdir()
     return usual if len(os.fsencode(usual)) <= _LONGEST_PLACE else "/tmp"
-
-
-def _end(process: "subprocess.Popen[bytes]") -> None:
-    """Stop Ray, and wait until its processes and folder are gone."""
-    ray = sys.modules.get("ray")
-    if ray is not None and ray.is_initialized():
-        ray.shutdown()
-    assert process.stdin is not None
-    process.stdin.close()
-    with contextlib.suppress(subprocess.TimeoutExpired):
-        process.wait(_END_S)

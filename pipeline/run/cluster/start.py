@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any, TypedDict
 
-from pipeline.run.cluster.private import private_folder
+from pipeline.run.cluster.private import PrivateFolder
 from pipeline.run.cluster.reach import wait_for_cluster
 from pipeline.run.cluster.resources import Cluster, Hardware
 from pipeline.run.cluster.ship import NAMES, ROOT, packages
@@ -50,18 +50,35 @@ def start_ray(cluster: Cluster, device: str, metrics_port: int | None = None) ->
         "runtime_env": environment,
         "log_to_driver": False,
     }
-    if cluster.address == "local":
+    folder = PrivateFolder(cluster.logs) if cluster.address == "local" else None
+    if folder is not None:
         options |= {
             "num_cpus": cluster.local_cpus,
             "num_gpus": cluster.num_gpus,
             "object_store_memory": cluster.object_store_bytes,
             "include_dashboard": False,
             "_node_ip_address": _LOOPBACK,
-            "_temp_dir": private_folder(cluster.logs),
+            "_temp_dir": folder.path,
             "_metrics_export_port": metrics_port,
         }
         # Ray's default is a second, less than the time between two units: dozens of processes would start.
         os.environ.setdefault("RAY_idle_worker_killing_time_threshold_ms", "60000")
+    try:
+        _connect(cluster, options)
+        if folder is not None:
+            _require_loopback()
+        cluster.on(hardware(), device)
+        _require_our_packages()
+    except BaseException:
+        if folder is not None:
+            folder.remove()
+        raise
+
+
+def _connect(cluster: Cluster, options: dict[str, Any]) -> None:  # keyword arguments of ray.init
+    """Start or join the cluster; RunError if it does not answer."""
+    import ray
+
     # The driver's C++ code logs to stderr, but everything that matters is raised as an exception.
     quiet = os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal") == "fatal"
     try:
@@ -71,26 +88,20 @@ def start_ray(cluster: Cluster, device: str, metrics_port: int | None = None) ->
             packages() if cluster.ship else nullcontext() as working_dir,
         ):
             if working_dir:
-                environment["working_dir"] = working_dir
+                options["runtime_env"]["working_dir"] = working_dir
             ray.init(address=cluster.address, logging_level=logging.ERROR, **options)
     except ConnectionError as error:
         raise RunError(f"cluster.address={cluster.address}: {error}") from None
-    if cluster.address == "local":
-        _require_loopback()
-    cluster.on(hardware(), device)
-    _require_our_packages()
 
 
 def _require_loopback() -> None:
     """End a cluster of this process that other machines could reach."""
-    import ray
 
     addresses = {node["NodeManagerAddress"] for node in alive_nodes()}
     if addresses != {_LOOPBACK}:
-        ray.shutdown()
         raise RunError(
-            f"cluster=local: Ray listens on {', '.join(addresses)} instead of {_LOOPBACK}; it was imported "
-            f"before the run started, and then needs {_CLUSTERS}=0 in the environment"
+            f"cluster=local: Ray listens on {', '.join(addresses)} instead of {_LOOPBACK}; set "
+            f"{_CLUSTERS}=0 in the environment"
         )
 
 
@@ -134,11 +145,9 @@ def _secure(cluster: Cluster) -> None:
     kept = [name for name in exported if name and not name.startswith("EXPORT_DATASET")]
     if kept != exported:
         os.environ[f"{_EXPORT}_config"] = ",".join(kept)
+    _use_loopback(cluster.address == "local")
     if cluster.address != "local":
-        if os.environ.get(_CLUSTERS) == "0":
-            del os.environ[_CLUSTERS]
         return
-    os.environ[_CLUSTERS] = "0"
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     if "RAY_AUTH_MODE" in os.environ:
         return
@@ -146,6 +155,18 @@ def _secure(cluster: Cluster) -> None:
         os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
     if "ray" not in sys.modules:  # else Ray has read the mode already; from 2.60 on its default is tokens
         os.environ["RAY_AUTH_MODE"] = "token"
+
+
+def _use_loopback(is_alone: bool) -> None:
+    """Let a node of Ray in this process listen on the loopback address alone, or be reached by others."""
+    if is_alone:
+        os.environ[_CLUSTERS] = "0"
+    elif os.environ.get(_CLUSTERS) == "0":
+        del os.environ[_CLUSTERS]
+    if "ray" in sys.modules:  # which has read the variable already
+        from ray._private import ray_constants
+
+        ray_constants.ENABLE_RAY_CLUSTER = not (is_alone or ray_constants.IS_WINDOWS_OR_OSX)
 
 
 @contextmanager

@@ -97,8 +97,10 @@ def test_nothing_is_left_after_a_signal(run, place, tmp_path, number):
 
 
 def hold(place: Path) -> subprocess.Popen:
-    """Start a process that makes a private folder and prints it; it lives until its input ends."""
-    code = "from pipeline.run.cluster.private import *; print(private_folder(), flush=True); input()"
+    """Start a process that makes a private folder and prints its path; it lives until its input ends."""
+    code = (
+        "from pipeline.run.cluster.private import *; f = PrivateFolder(); print(f.path, flush=True); input()"
+    )
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     environment = os.environ | {"RAY_TMPDIR": str(place)}
     return subprocess.Popen([sys.executable, "-c", code], env=environment, **pipes)
