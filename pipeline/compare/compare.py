@@ -159,5 +159,5 @@ def _notes(
 def _write(place: str, comparison: Comparison, storage: Storage) -> None:
     with storage.reaching("output", place):
         fs, folder = storage.open(place)
-        text = storage.hide(json.dumps(comparison.to_json(), indent=2, allow_nan=False))
+        text = storage.hide_in_data(json.dumps(comparison.to_json(), indent=2, allow_nan=False))
         write_atomic(fs, f"{folder}/{COMPARISON}", text.encode())

@@ -141,7 +141,7 @@ def _submit(dataset: Dataset, join: Join, options: Evaluation, output: Output, r
 def _write(uri: str, evaluation: EvaluationJson, storage: Storage) -> None:
     with storage.reaching("json", uri):
         fs, path = storage.open(uri)
-        write_atomic(fs, path, storage.hide(json.dumps(evaluation, indent=2)).encode())
+        write_atomic(fs, path, storage.hide_in_data(json.dumps(evaluation, indent=2)).encode())
 
 
 def evaluation_table(evaluation: EvaluationJson) -> Table:

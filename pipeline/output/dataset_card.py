@@ -25,7 +25,7 @@ def write_card(folder: str, manifest: Manifest, summary: Summary, storage: Stora
     present = read_bytes(fs, f"{path}/{CARD}")
     if present is not None and not _is_own(present):
         return False
-    text = storage.hide("\n".join(_lines(manifest, summary)) + "\n")
+    text = storage.hide_in_data("\n".join(_lines(manifest, summary)) + "\n")
     write_atomic(fs, f"{path}/{CARD}", f"{text}\n{_seal(text)}\n".encode())
     return True
 

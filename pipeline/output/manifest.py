@@ -82,7 +82,7 @@ def require_same_run(output: str, manifest: Manifest, storage: Storage) -> Manif
     fs, folder = storage.open(output)
     data = read_bytes(fs, f"{folder}/{MANIFEST}")
     if data is None:
-        text = storage.hide(json.dumps(dataclasses.asdict(manifest), indent=2))
+        text = storage.hide_in_data(json.dumps(dataclasses.asdict(manifest), indent=2))
         write_atomic(fs, f"{folder}/{MANIFEST}", text.encode())
         return manifest
     earlier = _parse(data, output, storage)

@@ -112,7 +112,7 @@ def look(options: Look, storage: Storage) -> list[Status]:
 
 def as_json(states: list[Status], storage: Storage) -> str:
     """Write the states as JSON, without credentials."""
-    return storage.hide(json.dumps([state.to_json() for state in states], indent=2))
+    return storage.hide_in_data(json.dumps([state.to_json() for state in states], indent=2))
 
 
 def _look(folder: str, options: Look, storage: Storage) -> Status:

@@ -1,18 +1,74 @@
-"""Hides credentials in texts."""
+"""Hides credentials in texts, and refuses URLs that hold some."""
 
+import json
 import os
 import re
 from collections.abc import Iterable
+from urllib.parse import quote
 
-SECRET_VARIABLES = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "RAY_AUTH_TOKEN")
-_URL_SECRETS = re.compile(
-    r"(?<=://)[^/\s@]+@|(?<=[?&])(?:X-Amz-[\w-]+|Signature|sig|token)=[^&\s]+", re.IGNORECASE
+SECRET_VARIABLES = (
+    *("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_CONTAINER_AUTHORIZATION_TOKEN"),
+    *("AZURE_STORAGE_ACCOUNT_KEY", "AZURE_STORAGE_KEY", "AZURE_STORAGE_SAS_TOKEN"),
+    *("AZURE_STORAGE_CONNECTION_STRING", "AZURE_CLIENT_SECRET"),
+    *("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "RAY_AUTH_TOKEN"),
 )
+_LEAST = 4  # characters of a secret
+_SURE = 16  # characters from which on no word or folder is called like a secret by chance
+# Here what stands before an `@` is a container, an account or a revision.
+_NO_USER = "(?!(?:file|abfss?|az|wasbs?|github|hf)://)"
+_USER = re.compile(rf"\b{_NO_USER}([a-z][\w+.-]*://)[^/\s\"']*@", re.IGNORECASE)
+_NAMES = (
+    r"(?:X-(?:Amz|Goog)-[\w-]+|AWSAccessKeyId|GoogleAccessId|Signature|Policy|Key-Pair-Id|sig|sas|key"
+    r"|[\w-]*(?:token|secret|passw|pwd|api_?key|access_?key|auth|credential)[\w-]*)"
+)
+_QUERY = re.compile(rf"(?<=[?&]){_NAMES}=[^&\s\"']+", re.IGNORECASE)
+_WAYS = {
+    "s3": "storage.key and storage.secret, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY in the environment",
+    "gs": "a gs:// path, with GOOGLE_APPLICATION_CREDENTIALS in the environment",
+    "az": "an az:// path, with AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_SAS_TOKEN in the environment",
+    "": "a store whose credentials come from the environment, or a local copy",
+}
 
 
-def hide_secrets(text: str, secrets: Iterable[str | None]) -> str:
-    """Return `text` without `secrets`, those of the environment, and those within URLs."""
-    for secret in (*secrets, *(os.environ.get(name) for name in SECRET_VARIABLES)):
-        if secret and len(secret) >= 4:
-            text = text.replace(secret, "***")
-    return _URL_SECRETS.sub("***", text)
+def hide_secrets(text: str, secrets: Iterable[str | None], *, words: bool = True) -> str:
+    """Return `text` without `secrets`, those of the environment, and those within URLs.
+
+    A short secret, as the `test` of a local store, is hidden only where it is a word of its own and no part
+    of a path; so `/data/test` stays.
+
+    Args:
+        words: whether short secrets are hidden at all; not in data, where a word is just a word.
+    """
+    known = {*secrets, *(os.environ.get(name) for name in SECRET_VARIABLES)}
+    for secret in sorted(filter(None, known), key=len, reverse=True):
+        if len(secret) >= _SURE:
+            for form in (secret, quote(secret, safe=""), json.dumps(secret)[1:-1]):
+                text = text.replace(form, "***")
+        elif words and len(secret) >= _LEAST:
+            whole = re.escape(secret)
+            text = re.sub(rf"(?<=Credential=){whole}|(?<![\w./-]){whole}(?![\w/-]|\.\w)", "***", text)
+    return _QUERY.sub("***", _USER.sub(r"\1***", text))
+
+
+def way_without_credentials(uri: str) -> str | None:
+    """Return how else to give the credentials that a URL holds; None if it holds none."""
+    protocol = uri.partition("://")[0].lower() if "://" in uri else "file"
+    if protocol in ("file", "github", "hf", "memory"):
+        return None
+    query = _QUERY.search(uri)
+    user = _USER.match(uri)
+    if user is not None and ":" not in user[0].partition("://")[2] and not protocol.startswith("http"):
+        user = None  # a name alone
+    if query is None and user is None:
+        return None
+    return _WAYS[_store_of(protocol, query[0] if query else "", uri)]
+
+
+def _store_of(protocol: str, query: str, uri: str) -> str:
+    if protocol in ("s3", "s3a") or query.lower().startswith(("x-amz", "awsaccess")):
+        return "s3"
+    if protocol in ("gs", "gcs") or query.lower().startswith(("x-goog", "googleaccess")):
+        return "gs"
+    if protocol in ("az", "abfs", "abfss") or ".core.windows.net" in uri:
+        return "az"
+    return ""

@@ -18,18 +18,12 @@ from fsspec.implementations.local import LocalFileSystem
 
 from pipeline.storage.names import as_path, as_text
 from pipeline.storage.pages import s3_pages
-from pipeline.storage.secrets import hide_secrets
+from pipeline.storage.secrets import hide_secrets, way_without_credentials
 from pipeline.support.errors import ConfigError, TrimlineError
 from pipeline.support.fields import free, require
 
 # Bytes of one ranged read of an S3 file that is opened without further options (s3fs's default block size).
 BLOCK_BYTES = 50 << 20
-_CREDENTIALS = re.compile(
-    r"(?!file:)[\w+]+://[^/\s@:]*:[^/\s@]*@|https?://.*[?&](?:X-Amz-Signature|Signature|sig|token)=",
-    re.IGNORECASE,
-)
-
-
 _TEMPORARY = re.compile(r"\..+\.[0-9a-f]{32}\.tmp|\.probe")
 
 
@@ -75,11 +69,9 @@ class Storage:
         Raises:
             ConfigError: the protocol is unknown, its package is not installed, or the URI holds credentials.
         """
-        if _CREDENTIALS.match(uri):
-            raise ConfigError(
-                f"{self.redact(uri)}: a URL must not hold credentials, since outputs name their source: "
-                "use storage.* or the environment"
-            )
+        way = way_without_credentials(uri)
+        if way is not None:
+            raise ConfigError(f"{self.redact(uri)}: a URL must not hold credentials; use {way}")
         try:
             protocol = fsspec.core.split_protocol(uri)[0] or "file"
             if protocol in ("file", "s3", "s3a"):  # names may hold `::`, fsspec's mark of chained URIs
@@ -155,7 +147,15 @@ class Storage:
 
     def hide(self, text: str) -> str:
         """Return `text` without credentials: configured, of the environment, and within URLs."""
-        return hide_secrets(text, [self.key, self.secret, self.token])
+        return hide_secrets(text, self._secrets)
+
+    def hide_in_data(self, text: str) -> str:
+        """Return the text of a file as `hide` does, but for short secrets, which may be any word."""
+        return hide_secrets(text, self._secrets, words=False)
+
+    @property
+    def _secrets(self) -> list[str | None]:
+        return [self.key, self.secret, self.token]
 
 
 @dataclass(frozen=True, kw_only=True)

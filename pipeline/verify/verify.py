@@ -72,7 +72,7 @@ def verify(options: Verification, storage: Storage, reading: Storage | None = No
             repair(outputs[-1], storage)
     if options.json is not None:
         with storage.reaching("json", options.json):
-            text = storage.hide(json.dumps([verified.to_json() for verified in outputs], indent=2))
+            text = storage.hide_in_data(json.dumps([verified.to_json() for verified in outputs], indent=2))
             write_atomic(*storage.open(options.json), text.encode())
     return outputs
 
