@@ -10,7 +10,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from jobs.common.build import Tree, build, build_fields, build_target, to_dict
-from jobs.common.credentials import STORAGES, without_credentials
+from jobs.common.credentials import STORAGES, cluster_without_credentials, storage_without_credentials
 from jobs.common.escapes import without_breaks
 from jobs.common.storages import source_storage
 from pipeline.support.errors import ConfigError
@@ -136,5 +136,6 @@ def _settings(config: DictConfig, source: "Source", task: "Task") -> Tree:
     for name, made in chosen:
         settings[name] = {"_target_": f"{type(made).__module__}.{type(made).__qualname__}", **vars(made)}
     for part in STORAGES:
-        settings[part] = without_credentials(settings[part])
+        settings[part] = storage_without_credentials(settings[part])
+    settings["cluster"] = cluster_without_credentials(settings["cluster"])
     return settings

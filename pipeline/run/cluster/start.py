@@ -6,14 +6,15 @@ import os
 import secrets
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any, TypedDict
 
 from pipeline.run.cluster.private import PrivateFolder
 from pipeline.run.cluster.reach import wait_for_cluster
 from pipeline.run.cluster.resources import Cluster, Hardware
-from pipeline.run.cluster.ship import NAMES, ROOT, packages
+from pipeline.run.cluster.ship import ROOT, packages
+from pipeline.run.cluster.worker_environment import worker_environment
 from pipeline.support.errors import RunError
 from pipeline.support.signals import keeping_sigterm_handler
 
@@ -42,12 +43,8 @@ def start_ray(cluster: Cluster, device: str, metrics_port: int | None = None) ->
         return
     if cluster.address != "local":
         wait_for_cluster(cluster.address, cluster.connect_s)
-    # If two actors' threads spin at OpenMP's barriers on the same cores, they slow each other down tenfold.
-    variables = {"OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "PASSIVE")}
-    environment = {**(cluster.runtime_env or {}), "worker_process_setup_hook": _our_packages_first()}
-    environment["env_vars"] = variables | environment.get("env_vars", {})
     options: dict[str, Any] = {  # keyword arguments of ray.init
-        "runtime_env": environment,
+        "runtime_env": worker_environment(cluster.runtime_env or {}),
         "log_to_driver": False,
     }
     folder = PrivateFolder(cluster.logs) if cluster.address == "local" else None
@@ -184,34 +181,6 @@ def _without_stderr() -> Iterator[None]:
         finally:
             os.dup2(stderr, 2)
             os.close(stderr)
-
-
-def _our_packages_first() -> Callable[[], None]:
-    """Make the function that a worker runs when it starts, so that it imports this installation's packages.
-
-    After this function, Ray puts the driver's working directory first on the worker's path: there, a user's
-    own folder called `pipeline` would be imported in place of ours. The function is a closure, because Ray
-    pickles closures by value; a function of a module would have to be imported from our packages first. On a
-    node without this installation, the packages are in the folder that Ray has copied, or installed there.
-    """
-    root, names = str(ROOT), NAMES
-
-    def hook() -> None:
-        import os
-        import sys
-        from importlib.machinery import ModuleSpec, PathFinder
-
-        sent = [path for path in (os.getcwd(), *sys.path) if "working_dir_files" in path][:1]  # noqa: PTH109
-        places = [root, *sent] if os.path.isdir(os.path.join(root, "pipeline")) else sent  # noqa: PTH112, PTH118
-
-        # uses no names of this module, which are not pickled along
-        def find_spec(name: str, path: object = None, target: object = None) -> ModuleSpec | None:
-            return PathFinder.find_spec(name, places) if path is None and name in names else None
-
-        finder = type("OurPackages", (), {"find_spec": staticmethod(find_spec)})
-        sys.meta_path.insert(0, finder)  # type: ignore[arg-type]
-
-    return hook
 
 
 def _require_our_packages() -> None:

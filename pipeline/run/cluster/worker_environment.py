@@ -1,0 +1,69 @@
+"""Says what Ray gives each worker: environment variables, and the packages of this installation."""
+
+import os
+import re
+from collections.abc import Callable
+from typing import Any
+
+from pipeline.run.cluster.ship import NAMES, ROOT
+
+Json = dict[str, Any]  # of Ray's runtime environments
+# Variables that are read while a process starts, so that setting them later would be too late.
+_EARLY = re.compile(r"(LD|PYTHON|OMP|MKL|KMP|NCCL|CUDA|MALLOC|RAY|LC)_?\w*|PATH|HOME|TMPDIR|LANG|TZ")
+_SECRET = re.compile(r"TOKEN|SECRET|PASS|KEY|CREDENTIAL|AUTH", re.IGNORECASE)
+
+
+def worker_environment(given: Json) -> Json:
+    """Return the runtime environment of all workers.
+
+    Ray writes a runtime environment into its logs and tables, and with it the values of `env_vars`. So
+    those that need not be there when a process starts are set by a function that the worker then runs.
+
+    Args:
+        given: `cluster.runtime_env`.
+    """
+    variables = {str(name): str(value) for name, value in (given.get("env_vars") or {}).items()}
+    early = {name: value for name, value in variables.items() if is_early(name)}
+    # If two actors' threads spin at OpenMP's barriers on the same cores, they slow each other down tenfold.
+    waiting = {"OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "PASSIVE")}
+    return {
+        **given,
+        "env_vars": waiting | early,
+        "worker_process_setup_hook": _setup(
+            {name: variables[name] for name in variables.keys() - early.keys()}
+        ),
+    }
+
+
+def is_early(name: str) -> bool:
+    """Tell whether a variable must be there when a process starts, and is no secret by its name."""
+    return _EARLY.fullmatch(name) is not None and _SECRET.search(name) is None
+
+
+def _setup(secrets: dict[str, str]) -> Callable[[], None]:
+    """Make the function that a worker runs when it starts: it sets variables, and imports this installation.
+
+    After this function, Ray puts the driver's working directory first on the worker's path: there, a user's
+    own folder called `pipeline` would be imported in place of ours. The function is a closure, because Ray
+    pickles closures by value; a function of a module would have to be imported from our packages first. On a
+    node without this installation, the packages are in the folder that Ray has copied, or installed there.
+    """
+    root, names = str(ROOT), NAMES
+
+    def hook() -> None:
+        import os
+        import sys
+        from importlib.machinery import ModuleSpec, PathFinder
+
+        os.environ.update(secrets)
+        sent = [path for path in (os.getcwd(), *sys.path) if "working_dir_files" in path][:1]  # noqa: PTH109
+        places = [root, *sent] if os.path.isdir(os.path.join(root, "pipeline")) else sent  # noqa: PTH112, PTH118
+
+        # uses no names of this module, which are not pickled along
+        def find_spec(name: str, path: object = None, target: object = None) -> ModuleSpec | None:
+            return PathFinder.find_spec(name, places) if path is None and name in names else None
+
+        finder = type("OurPackages", (), {"find_spec": staticmethod(find_spec)})
+        sys.meta_path.insert(0, finder)  # type: ignore[arg-type]
+
+    return hook

@@ -1,0 +1,69 @@
+"""Test that what is secret on a command line is moved into the environment, and kept out of run.json."""
+
+import os
+import sys
+
+import pytest
+
+from jobs.common import credentials
+from pipeline.run.cluster.worker_environment import is_early, worker_environment
+from tests.support.commands import compose
+
+SECRETS = [
+    "storage.key=CANARY-1",
+    "source_storage.secret='CANARY 2'",
+    "+storage.token=CANARY/3+A==",
+    "storage.endpoint_url=http://user:CANARY@host:9000",
+    "cluster.runtime_env={env_vars: {MY_TOKEN: CANARY}}",
+    "cluster.runtime_env.env_vars={MY_TOKEN: CANARY}",
+    "+cluster.runtime_env.env_vars.MY_TOKEN=CANARY",
+]
+OTHERS = [
+    *("storage.endpoint_url=http://host:9000", "storage.key=null", "storage.key=${oc.env:X}", "seed=1"),
+    *("cluster.runtime_env={pip: [x]}", "cluster.runtime_env=null"),
+]
+
+
+@pytest.mark.parametrize("override", SECRETS)
+def test_a_credential_leaves_the_command_line(monkeypatch, override):
+    started: list[tuple[list[str], dict[str, str]]] = []
+    monkeypatch.setattr(sys, "orig_argv", ["python", "trimline", "annotate", override, *OTHERS])
+    monkeypatch.setattr(
+        os, "execve", lambda path, arguments, environment: started.append((arguments, environment))
+    )
+    credentials.restart_without_credentials()
+    ((arguments, environment),) = started
+    assert "CANARY" not in str(arguments) and arguments[4:] == OTHERS
+    assert arguments[3].partition("=")[0] == override.partition("=")[0]
+    assert any("CANARY" in value for name, value in environment.items() if name.startswith("TRIMLINE_"))
+
+
+@pytest.mark.parametrize("override", OTHERS)
+def test_nothing_else_is_moved(monkeypatch, override):
+    monkeypatch.setattr(sys, "orig_argv", ["python", "trimline", "annotate", override])
+    monkeypatch.setattr(os, "execve", None)
+    credentials.restart_without_credentials()
+
+
+def test_variables_of_the_workers_are_not_in_run_json(monkeypatch):
+    monkeypatch.setenv("GIVEN", '{env_vars: {MY_TOKEN: "CANARY is it", OMP_NUM_THREADS: "2"}, pip: [x]}')
+    config = compose(
+        "source=images", "source.path=p", "output=o", "cluster.runtime_env='${oc.decode:${oc.env:GIVEN}}'"
+    )
+    variables = {"MY_TOKEN": "CANARY is it", "OMP_NUM_THREADS": "2"}
+    assert config.cluster.runtime_env == {"env_vars": variables, "pip": ["x"]}
+    hidden = {"env_vars": {"MY_TOKEN": "***", "OMP_NUM_THREADS": "***"}, "pip": ["x"]}
+    assert config.settings["cluster"]["runtime_env"] == hidden
+
+
+def test_ray_is_told_only_what_a_process_needs_at_its_start(monkeypatch):
+    given = {"env_vars": {"MY_TOKEN": "CANARY", "LD_PRELOAD": "x.so", "LEVEL": 3}, "pip": ["x"]}
+    environment = worker_environment(given)
+    assert "CANARY" not in str({name: value for name, value in environment.items() if not callable(value)})
+    assert environment["env_vars"].keys() == {"OMP_WAIT_POLICY", "LD_PRELOAD"} and environment["pip"] == ["x"]
+    for name in given["env_vars"]:
+        monkeypatch.setenv(name, "")
+    monkeypatch.setattr(sys, "meta_path", list(sys.meta_path))
+    environment["worker_process_setup_hook"]()
+    assert (os.environ["MY_TOKEN"], os.environ["LEVEL"]) == ("CANARY", "3")
+    assert not is_early("RAY_AUTH_TOKEN") and is_early("PYTHONPATH") and is_early("NCCL_DEBUG")
