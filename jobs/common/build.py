@@ -106,7 +106,7 @@ def _require_lists(kind: type, fields: Tree, prefix: str) -> None:
             raise ConfigError(f'{key}: {value!r} is no list of texts, as in \'{key}=["one","two"]\'')
 
 
-def class_of(target: str | None, key: str) -> type:
+def class_of(target: object, key: str) -> type:
     """Import the dataclass that a `_target_` names.
 
     Raises:
@@ -114,6 +114,8 @@ def class_of(target: str | None, key: str) -> type:
     """
     if target is None:
         raise ConfigError(f"{key}: the option has no _target_")
+    if not isinstance(target, str):
+        raise ConfigError(f"{key}._target_: {target!r} names no class")
     logging.getLogger("hydra.utils").setLevel(logging.CRITICAL)  # it logs what it raises, in many lines
     try:
         named = get_class(target)

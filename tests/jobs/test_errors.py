@@ -62,6 +62,8 @@ GRAMMAR = "needs quotes inside quotes"
         (["reducer=null"], "group"),
         (["reducer=full,trim"], "reducer=full,trim"),
         (["reducer._target_=os.system"], "reducer._target_"),
+        (["reducer._target_=true"], "reducer._target_: True names no class"),
+        (["source._target_=[a]"], "source._target_: ['a'] names no class"),
         (["reducer._target_=trim.Nope"], "reducer._target_: Error loading 'trim.Nope'"),
         # values
         (["reducer.sign=3"], "reducer: sign must be -1 or 1, not 3"),

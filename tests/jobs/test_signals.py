@@ -12,17 +12,16 @@ import pytest
 
 from pipeline.output.units import Unit
 from tests.support.commands import TRIMLINE
-from tests.support.processes import finish, members, start
+from tests.support.processes import WITHOUT_RAY, finish, members, start
 
 LINE = "trimline annotate: interrupted; run the same command again to go on\n"
-CLEAN = {name: "" for name in os.environ if name.startswith("RAY_")}
 WITHIN_S = 400
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 
 def begin(folder, *overrides: str) -> subprocess.Popen:
     command = [TRIMLINE, "annotate", "source.path=pictures", "output=out", "unit_samples=1", *overrides]
-    return start(command, folder, **CLEAN)
+    return start(command, folder, **WITHOUT_RAY)
 
 
 def send(process: subprocess.Popen, number: int, times: int) -> None:
@@ -104,7 +103,7 @@ def test_signals_end_the_wait_for_a_cluster(folder, number):
 
 def test_a_shell_that_turned_ctrl_c_off_keeps_it_off(folder):
     command = f"trap '' INT; exec {TRIMLINE} annotate source.path=pictures output=out cluster.connect_s=0"
-    process = start(["sh", "-c", command], folder, **CLEAN)
+    process = start(["sh", "-c", command], folder, **WITHOUT_RAY)
     wait_until(has_imported_hydra(process), process)
     send(process, signal.SIGINT, 2)
     result = finish(process)

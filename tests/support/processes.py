@@ -6,6 +6,9 @@ import subprocess
 import time
 from pathlib import Path
 
+# Overrides of the environment without what this process has told Ray; Ray takes no empty niceness.
+WITHOUT_RAY = {name: "" for name in os.environ if name.startswith("RAY_") and name != "RAY_worker_niceness"}
+
 
 def start(command: list[str], folder: Path, **environment: str) -> subprocess.Popen:
     """Start a command in its own session; it receives SIGINT even from a background shell."""

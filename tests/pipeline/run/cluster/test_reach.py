@@ -9,6 +9,7 @@ from contextlib import contextmanager
 import pytest
 
 from tests.support import nodes
+from tests.support.processes import WITHOUT_RAY
 
 WAIT = """
 import sys
@@ -19,7 +20,6 @@ try:
 except TrimlineError as error:
     sys.exit(f"{type(error).__name__}: {error}")
 """
-CLEAN = {name: "" for name in os.environ if name.startswith("RAY_")}
 pytestmark = pytest.mark.slow
 
 
@@ -41,7 +41,7 @@ def nobody():
 def lines_of_wait(address, connect_s, **environment):
     result = subprocess.run(
         [sys.executable, "-c", WAIT, address, str(connect_s)],
-        env=os.environ | CLEAN | environment,
+        env=os.environ | WITHOUT_RAY | environment,
         capture_output=True,
         text=True,
         timeout=300,
