@@ -11,7 +11,8 @@ from pipeline.models.checkpoints.files import Json, read_config, read_json
 from pipeline.models.config import Decoding
 from pipeline.support.errors import ConfigError
 
-# Keys that change no answer here: tokens and lengths that are decided elsewhere, and what is returned.
+# Keys that change no answer here: tokens and lengths that are decided elsewhere, what is returned, and
+# settings of beams or of a second model.
 _HARMLESS = frozenset(
     (
         *("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id"),
@@ -19,6 +20,8 @@ _HARMLESS = frozenset(
         *("use_cache", "cache_implementation", "cache_config", "return_legacy_cache", "prefill_chunk_size"),
         *("output_attentions", "output_hidden_states", "output_scores", "output_logits"),
         *("return_dict_in_generate", "compile_config", "disable_compile"),
+        *("length_penalty", "num_assistant_tokens", "num_assistant_tokens_schedule"),
+        *("assistant_confidence_threshold", "assistant_lookbehind", "target_lookbehind"),
         *("transformers_version", "_from_model_config", "_commit_hash", "_original_object_hash"),
     )
 )
@@ -35,7 +38,18 @@ _SCORES: Json = {
     "suppress_tokens": None,
 }
 # Other keys -> the value that changes nothing.
-_NOT_DONE: Json = {"num_beams": 1, "num_beam_groups": 1, "penalty_alpha": 0, "early_stopping": False}
+_NOT_DONE: Json = {
+    "num_beams": 1,
+    "num_beam_groups": 1,
+    "penalty_alpha": 0,
+    "early_stopping": False,
+    "diversity_penalty": 0.0,
+    "encoder_no_repeat_ngram_size": 0,
+    "encoder_repetition_penalty": 1.0,
+    "epsilon_cutoff": 0.0,
+    "eta_cutoff": 0.0,
+    "guidance_scale": 1.0,
+}
 
 
 @dataclass(frozen=True)
@@ -129,16 +143,21 @@ def end_tokens(folder: Path, default: int | list[int] | None) -> tuple[tuple[int
     return tuple(tokens), note
 
 
+def decoding_keys() -> frozenset[str]:
+    """List all settings of decoding that transformers knows."""
+    from transformers import GenerationConfig
+
+    return frozenset(GenerationConfig().to_dict())  # type: ignore[no-untyped-call]  # transformers has no type here
+
+
 def _settings(folder: Path) -> tuple[Path, Json]:
     """Read the settings of decoding; returns the file that holds them, too."""
     file = folder / "generation_config.json"
     if file.exists():
         return file, read_json(file)
-    from transformers import GenerationConfig
-
     config = read_config(folder)
     text = config.get("text_config")
     parts = (text if isinstance(text, dict) else {}, config)  # what the second says wins
-    keys = GenerationConfig().to_dict()  # type: ignore[no-untyped-call]
+    keys = decoding_keys()
     settings = {key: part[key] for part in parts for key in keys if part.get(key) is not None}
     return folder / "config.json", settings

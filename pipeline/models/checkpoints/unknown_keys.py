@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.models.checkpoints.files import Json, read_config
+from pipeline.models.checkpoints.generation import decoding_keys
 
 _SECTIONS = ("text_config", "vision_config")
 # Keys that no configuration of transformers 5.23 declares, and why nothing needs to read them.
@@ -50,10 +51,7 @@ def unknown_keys_note(folder: Path, config: Any) -> str | None:
 
 
 def _unknown(part: Json, config: Any, where: str) -> list[str]:
-    from transformers import GenerationConfig
-
-    declared = type(config)()
-    decoding = GenerationConfig().to_dict()  # type: ignore[no-untyped-call]
+    declared, decoding = type(config)(), decoding_keys()
     return [
         f"{where}{key}"
         for key, value in part.items()

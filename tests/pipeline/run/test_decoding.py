@@ -5,6 +5,7 @@ from collections import Counter
 
 import pytest
 import torch
+import transformers
 
 from pipeline.engines.next_token import Draw, Finite, uniform
 from pipeline.models.prompts import load_tokenizer
@@ -56,6 +57,22 @@ def test_settings_of_config_json_count_without_a_generation_config(
     assert "config.json asks for repetition_penalty=1.3" in note
     own = "decoding.from_checkpoint=true", f"output={tmp_path}/own"
     assert answers_of(root, requests, *own) == library_answers(root, requests, plain.model.template)
+
+
+@pytest.mark.parametrize("without_a_file", [False, True])
+def test_settings_written_out_as_they_are_by_default_ask_for_nothing(
+    random_checkpoint, requests, tmp_path, without_a_file
+):
+    every = transformers.GenerationConfig._get_default_generation_params()
+    defaults = {key: value for key, value in every.items() if value is not None}
+    change = v.generation(**defaults)
+    if without_a_file:
+        of_text = {f"text_config__{key}": value for key, value in defaults.items()}
+        change = v.both(v.no_generation, v.config(**of_text))
+    root = v.copy_of(random_checkpoint, tmp_path / "model", change)
+    assert len(defaults) > 20 and prepare(compose(*options(root, requests))).notes == ()
+    own = "decoding.from_checkpoint=true", f"output={tmp_path}/own"
+    assert prepare(compose(*options(root, requests, *own))).notes == ()
 
 
 @pytest.mark.parametrize(
