@@ -100,7 +100,7 @@ def _source_and_task(config: DictConfig, storage: "Storage", reading: "Storage")
     from pipeline.sources.base import Source
     from pipeline.sources.task import Task
     from pipeline.storage.paths import parts_of
-    from pipeline.support.cache import cache_folder
+    from pipeline.support.cache import private_cache
 
     if config.get("dataset") is None:
         source = build_target(config, "source")
@@ -116,7 +116,7 @@ def _source_and_task(config: DictConfig, storage: "Storage", reading: "Storage")
             f"{overrides[0]}: dataset={HydraConfig.get().runtime.choices['dataset']} brings its own"
         )
     is_local = config.cluster.address == "local"
-    folder = str(cache_folder() / "datasets") if is_local else f"{config.output.rstrip('/')}/{QUESTIONS}"
+    folder = str(private_cache() / "datasets") if is_local else f"{config.output.rstrip('/')}/{QUESTIONS}"
     if not is_local:
         require_own_folder(config.output, storage, holds_arms=True)
     if "://" in folder and reading != storage:

@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.support.cache import cache_folder, make_once
+from pipeline.support.cache import cached
 from pipeline.support.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def pictures() -> Path:
     Raises:
         ConfigError: scikit-image is not installed.
     """
-    return make_once(cache_folder() / f"pictures-v{_PICTURES_VERSION}", _make_pictures)
+    return cached(f"pictures-v{_PICTURES_VERSION}", _make_pictures)
 
 
 def _make_pictures(folder: Path) -> None:

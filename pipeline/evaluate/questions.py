@@ -10,13 +10,16 @@ import os
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from itertools import islice
+from pathlib import Path
 
 from fsspec.implementations.local import LocalFileSystem
 
 from pipeline.evaluate.base import Reference
 from pipeline.sources.jsonl import Jsonl
 from pipeline.storage.uris import Storage, put_atomic, write_atomic
+from pipeline.support.cache import sha256_of
 
+_CHECKSUM = ".sha256"  # ends the name of the file that holds the hash of a local file
 _QUESTIONS_TOGETHER = 64  # of one image; more would be a sample that max_questions refuses
 
 Question = tuple[Reference, str]  # and the text to ask
@@ -54,12 +57,24 @@ def short_digest(data: bytes) -> str:
 
 def write_once(uri: str, content: bytes | str, storage: Storage) -> None:
     """Write bytes, or the content of a local file, unless the file exists: its name holds the digest."""
-    fs, path = storage.open(uri)
-    if fs.exists(path):
+    if is_written(uri, storage):
         return
+    fs, path = storage.open(uri)
     if isinstance(content, bytes):
         write_atomic(fs, path, content)
     else:
         put_atomic(fs, path, content)
     if isinstance(fs, LocalFileSystem):
         os.utime(path, (0, 0))  # a local file's etag is its time
+        Path(f"{path}{_CHECKSUM}").write_text(sha256_of(Path(path)))
+
+
+def is_written(uri: str, storage: Storage) -> bool:
+    """Tell whether `write_once` has written a file; on a local disk also that it is unchanged since."""
+    fs, path = storage.open(uri)
+    if not fs.exists(path):
+        return False
+    if not isinstance(fs, LocalFileSystem):
+        return True
+    checksum = Path(f"{path}{_CHECKSUM}")
+    return checksum.is_file() and checksum.read_text() == sha256_of(Path(path))

@@ -1,15 +1,64 @@
-"""Finds the user's cache folder, and makes folders once for several processes."""
+"""Keeps generated files in the user's cache: closed to others, checked before use, made once."""
 
+import contextlib
+import hashlib
+import json
+import logging
 import os
+import stat
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
+
+from pipeline.support.errors import ConfigError
+
+_RECORDS = ".records"  # folder of the cache: what was written into each of its folders
+_HASHED_BYTES = 16 << 20  # larger files are hashed again only if their time has changed
 
 
 def cache_folder() -> Path:
     """Return the user's cache of generated files: `$XDG_CACHE_HOME/trimline` or `~/.cache/trimline`."""
     root = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
     return Path(root) / "trimline"
+
+
+def private_cache() -> Path:
+    """Return the cache folder, made and closed to other users.
+
+    Raises ConfigError if it cannot be made, or belongs to another user.
+    """
+    folder = cache_folder()
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        owners = {folder.lstat().st_uid, folder.stat().st_uid}
+        if owners == {os.geteuid()}:
+            folder.chmod(0o700)
+            return folder
+        problem = "belongs to another user"
+    except OSError as error:
+        problem = f"cannot be made or closed to others ({error.strerror})"
+    raise ConfigError(f"the cache {folder} {problem}; name a place of your own with XDG_CACHE_HOME")
+
+
+def cached(name: str, make: Callable[[Path], None]) -> Path:
+    """Return a folder of the cache, filled by `make` if it is missing, or not as `make` left it.
+
+    See `make_once` for processes that do this at the same time.
+    Raises ConfigError as `private_cache`.
+    """
+    cache = private_cache()
+    folder, record = cache / name, cache / _RECORDS / f"{name}.json"
+
+    def make_recorded(target: Path) -> None:
+        make(target)
+        _write_record(target, record)
+
+    if folder.exists() and not is_whole(folder, record):
+        if record.exists():  # earlier releases wrote none
+            logging.getLogger(__name__).warning("%s was damaged, and is made again", folder)
+        _discard(folder)
+    return make_once(folder, make_recorded)
 
 
 def make_once(folder: Path, make: Callable[[Path], None]) -> Path:
@@ -32,3 +81,68 @@ def make_once(folder: Path, make: Callable[[Path], None]) -> Path:
             if not folder.is_dir():
                 raise
     return folder
+
+
+def is_whole(folder: Path, record: Path) -> bool:
+    """Tell whether a folder holds what its record names, all of it this user's alone."""
+    try:
+        recorded = json.loads(record.read_bytes())
+        found = _files(folder)
+        return recorded.keys() == found.keys() and all(
+            _is_same(found[name], entry) for name, entry in recorded.items()
+        )
+    except (OSError, ValueError, AttributeError, KeyError, TypeError):
+        return False
+
+
+def _discard(folder: Path) -> None:
+    """Remove a folder, whose place is free at once."""
+    place = tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-")
+    with place as temporary, contextlib.suppress(FileNotFoundError):  # another process was first
+        folder.rename(Path(temporary) / "damaged")
+
+
+def _write_record(folder: Path, record: Path) -> None:
+    """Write the record of a folder, after no file of it can be written by others.
+
+    It is there before the folder is: a folder without a record is not one of this release.
+    """
+    for path in [folder, *folder.rglob("*")]:
+        if not path.is_symlink():
+            path.chmod(path.stat().st_mode & ~0o022)
+    record.parent.mkdir(exist_ok=True)
+    with tempfile.NamedTemporaryFile("w", dir=record.parent, delete=False) as file:
+        json.dump({name: _entry(path) for name, path in _files(folder).items()}, file)
+    Path(file.name).replace(record)
+
+
+def _files(folder: Path) -> dict[str, Path]:
+    """List the files and links below a folder by their relative names."""
+    found = [path for path in folder.rglob("*") if path.is_symlink() or not path.is_dir()]
+    return {str(path.relative_to(folder)): path for path in found}
+
+
+def _entry(path: Path) -> dict[str, Any]:  # JSON of the record
+    if path.is_symlink():
+        return {"link": str(path.readlink())}
+    found = path.stat()
+    return {"bytes": found.st_size, "time_ns": found.st_mtime_ns, "sha256": sha256_of(path)}
+
+
+def _is_same(path: Path, entry: dict[str, Any]) -> bool:
+    """Tell whether a file is this user's and as recorded; a link's target is not looked into."""
+    found = path.lstat()
+    if found.st_uid != os.geteuid():
+        return False
+    if stat.S_ISLNK(found.st_mode):
+        return entry == {"link": str(path.readlink())} and path.exists()
+    if not stat.S_ISREG(found.st_mode) or found.st_mode & 0o022 or found.st_size != entry["bytes"]:
+        return False
+    is_trusted = found.st_size > _HASHED_BYTES and found.st_mtime_ns == entry["time_ns"]
+    return is_trusted or bool(sha256_of(path) == entry["sha256"])
+
+
+def sha256_of(path: Path) -> str:
+    """Compute the hash of a local file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -18,7 +18,7 @@ from pipeline.evaluate.base import Answered, Metric, Reference
 from pipeline.evaluate.datasets.official import LETTER, Official, WithImages, with_choices
 from pipeline.evaluate.files import json_items, json_pairs, official_file, table_rows
 from pipeline.evaluate.metrics import choice
-from pipeline.evaluate.questions import Question, write_once
+from pipeline.evaluate.questions import Question, is_written, write_once
 from pipeline.sources.base import Source
 from pipeline.sources.parquet import Parquet
 from pipeline.storage.uris import Storage
@@ -186,8 +186,7 @@ class MmBench(Official):
             with fs.open(path, "rb") as file:
                 digest = hashlib.file_digest(file, "sha256").hexdigest()[:16]
             uri = f"{folder.rstrip('/')}/{PurePosixPath(self.table).stem}-{digest}.parquet"
-            fs, path = storage.open(uri)
-            if not fs.exists(path):
+            if not is_written(uri, storage):
                 with tempfile.NamedTemporaryFile() as spool:
                     self._write(spool.name, storage)
                     write_once(uri, spool.name, storage)

@@ -9,7 +9,7 @@ from pipeline.models.checkpoints.files import SMALL_FILES, weight_files
 from pipeline.models.checkpoints.layouts import LANGUAGE_KEYS
 from pipeline.models.checkpoints.loading import load_config, load_part, quiet
 from pipeline.models.prompts import load_table
-from pipeline.support.cache import cache_folder, make_once
+from pipeline.support.cache import cached
 
 _VERSION = 1  # version of the written files; raise it with every change
 _SHARD = "1GB"
@@ -22,9 +22,7 @@ def language_only(folder: Path) -> Path:
     dtype; that takes as much memory and disk as the weights do. Several processes may do it at once.
     Raises ConfigError if weights are missing.
     """
-    return make_once(
-        cache_folder() / f"language-{_identity(folder)}", lambda target: _write(folder.resolve(), target)
-    )
+    return cached(f"language-{_identity(folder)}", lambda target: _write(folder.resolve(), target))
 
 
 def _identity(folder: Path) -> str:

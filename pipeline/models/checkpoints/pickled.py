@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from pipeline.models.checkpoints.files import SMALL_FILES, require_inside, shards_of
 from pipeline.models.checkpoints.sharded import ShardWriter
-from pipeline.support.cache import cache_folder, make_once
+from pipeline.support.cache import cached
 from pipeline.support.errors import ConfigError, first_line
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def as_safetensors(folder: Path) -> Path:
                 writer.add(name, tensor.clone())  # safetensors refuses tensors that share memory
         writer.close()
 
-    return make_once(cache_folder() / f"safetensors-{digest}", make)
+    return cached(f"safetensors-{digest}", make)
 
 
 def _files(folder: Path) -> list[Path]:

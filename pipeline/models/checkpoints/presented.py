@@ -14,7 +14,7 @@ from pipeline.models.checkpoints.files import (
     weight_files,
 )
 from pipeline.models.checkpoints.llama_tokenizer import TOKENIZER_FILES, write_tokenizer
-from pipeline.support.cache import cache_folder, make_once
+from pipeline.support.cache import cached
 from pipeline.support.errors import ConfigError
 
 _VERSION = 1  # version of the written files; raise it with every change
@@ -47,7 +47,7 @@ def present(folder: Path, config: Json, label: str, names: Sequence[str], tokeni
             (target / file.name).symlink_to(file.absolute())
         write_tokenizer(folder, target, config["text_config"], settings=tokenizer)
 
-    return make_once(cache_folder() / f"{label}-{identity}", make)
+    return cached(f"{label}-{identity}", make)
 
 
 def with_tokenizer(folder: Path) -> Path:

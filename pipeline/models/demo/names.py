@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from pipeline.support.cache import cache_folder, make_once
+from pipeline.support.cache import cached
 from pipeline.support.errors import ConfigError
 
 TRAINED = "demo:model/"
@@ -34,12 +34,13 @@ def resolve_checkpoint(name: str) -> Path:
 
 def random_checkpoint() -> Path:
     """Return the folder of the checkpoint with random weights, seed 0; made if missing, in some seconds."""
-    folder = cache_folder() / f"random-v{_RANDOM_VERSION}"
-    if not folder.is_dir():
+
+    def make(target: Path) -> None:
         from pipeline.models.demo.random_weights import make_random
 
-        make_random(folder)
-    return folder
+        make_random(target)
+
+    return cached(f"random-v{_RANDOM_VERSION}", make)
 
 
 def _sized_checkpoint(size: str) -> Path:
@@ -48,5 +49,4 @@ def _sized_checkpoint(size: str) -> Path:
 
     if size not in SIZES:
         raise ConfigError(f"model: {SIZED}{size} is none of {', '.join(SIZED + name for name in SIZES)}")
-    folder = cache_folder() / f"random-{size}-v{_SIZED_VERSION}"
-    return make_once(folder, lambda target: make_sized(target, SIZES[size]))
+    return cached(f"random-{size}-v{_SIZED_VERSION}", lambda target: make_sized(target, SIZES[size]))

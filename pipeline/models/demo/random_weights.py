@@ -38,7 +38,6 @@ from pipeline.models.demo.tokenizers import (
     llava_processor,
     special_ids,
 )
-from pipeline.support.cache import make_once
 
 LOGIT_DEVIATION = 20.0  # norm of the rows of lm_head, so the standard deviation of logits
 LLAVA_SEED = 5  # of eight tried with photographs, the one with varied answers and no near ties
@@ -64,17 +63,10 @@ SENTENCES = [
 
 
 def make_random(folder: Path, seed: int = 0) -> None:
-    """Make `folder/clip` and `folder/llava`, unless the folder exists; see `make_once`.
-
-    The same seed gives the same bytes.
-    """
-
-    def make(target: Path) -> None:
-        with quiet():
-            clip = _make_clip(target / "clip", torch.Generator().manual_seed(seed))
-            _make_llava(target / "llava", clip, torch.Generator().manual_seed(seed + LLAVA_SEED))
-
-    make_once(folder, make)
+    """Write `folder/clip` and `folder/llava`; the same seed gives the same bytes."""
+    with quiet():
+        clip = _make_clip(folder / "clip", torch.Generator().manual_seed(seed))
+        _make_llava(folder / "llava", clip, torch.Generator().manual_seed(seed + LLAVA_SEED))
 
 
 def _make_clip(folder: Path, generator: torch.Generator) -> CLIPModel:

@@ -223,9 +223,8 @@ def test_demo_checkpoints_are_made_once(tmp_path, monkeypatch, random_checkpoint
     with ThreadPoolExecutor(4) as pool:
         folders = list(pool.map(resolve, ["demo:random/llava", "demo:random/clip"] * 2))
     assert check_fit(folders[0], folders[1]).num_patches == 576
-    assert {folder.parent for folder in folders} == set((tmp_path / "trimline").iterdir()), (
-        "no other folder remains"
-    )
+    kept = {folder for folder in (tmp_path / "trimline").iterdir() if folder.name != ".records"}
+    assert {folder.parent for folder in folders} == kept, "no other folder remains"
     for part, folder in (("llava", folders[0]), ("clip", folders[1])):  # generation is deterministic
         assert weights_digest(folder) == weights_digest(random_checkpoint / part)
 

@@ -2,11 +2,13 @@
 
 import multiprocessing
 import os
+import stat
 import time
 
 import pytest
 
-from pipeline.support.cache import make_once
+from pipeline.support.cache import cached, make_once
+from pipeline.support.errors import ConfigError
 
 PROCESSES, FILES = 4, 50
 
@@ -54,3 +56,83 @@ def test_a_folder_that_fails_does_not_appear(tmp_path):
     with pytest.raises(OSError, match="disk full"):
         make_once(tmp_path / "made", fail)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    return tmp_path / "trimline"
+
+
+def fill(target):
+    (target / "sub").mkdir()
+    (target / "sub" / "a").write_text("right")
+    (target / "large").write_bytes(bytes(20 << 20))
+    (target / "link").symlink_to("/etc/hostname")
+    (target / "sub" / "a").chmod(0o666)
+
+
+def test_a_folder_of_the_cache_is_closed_to_others(cache):
+    cache.mkdir(mode=0o777)
+    cache.chmod(0o777)
+    folder = cached("made", fill)
+    assert stat.S_IMODE(cache.stat().st_mode) == 0o700
+    assert stat.S_IMODE((folder / "sub" / "a").stat().st_mode) == 0o644
+    assert sorted(entry.name for entry in folder.iterdir()) == ["large", "link", "sub"]
+    assert cached("made", lambda target: pytest.fail("made again")) == folder
+
+
+DAMAGES = {
+    "changed": lambda folder: (folder / "sub" / "a").write_text("wrong"),
+    "removed": lambda folder: (folder / "sub" / "a").unlink(),
+    "added": lambda folder: (folder / "sub" / "b").touch(),
+    "cut off": lambda folder: os.truncate(folder / "large", 3),
+    "a large file changed": lambda folder: (folder / "large").write_bytes(b"x" * (20 << 20)),
+    "a link elsewhere": lambda folder: [(folder / "link").unlink(), (folder / "link").symlink_to("/etc")],
+    "a link for a file": lambda folder: (
+        (folder / "sub" / "a").rename(folder / "b") and (folder / "sub" / "a").symlink_to(folder / "b")
+    ),
+    "open to others": lambda folder: (folder / "sub" / "a").chmod(0o666),
+    "a FIFO": lambda folder: [(folder / "sub" / "a").unlink(), os.mkfifo(folder / "sub" / "a")],
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_folder_is_made_again_and_told(cache, caplog, damage):
+    folder = cached("made", fill)
+    DAMAGES[damage](folder)
+    assert cached("made", fill) == folder and (folder / "sub" / "a").read_text() == "right"
+    assert [record.getMessage() for record in caplog.records] == [f"{folder} was damaged, and is made again"]
+    assert sorted(entry.name for entry in cache.iterdir()) == [".records", "made"]
+
+
+def test_a_folder_of_an_earlier_release_is_made_again(cache, caplog):
+    (cache / "made").mkdir(parents=True)
+    (cache / "made" / "sub").mkdir()
+    folder = cached("made", fill)
+    assert (folder / "sub" / "a").read_text() == "right" and not caplog.records
+
+
+def test_the_cache_of_another_user_is_refused(cache, tmp_path):
+    if os.geteuid() != 0:
+        pytest.skip("only root can give a folder away")
+    (tmp_path / "theirs").mkdir()
+    cache.symlink_to(tmp_path / "theirs")
+    os.chown(cache, 65534, -1, follow_symlinks=False)
+    with pytest.raises(ConfigError, match="belongs to another user; name a place of your own"):
+        cached("made", fill)
+    cache.unlink()
+    cache.mkdir()
+    planted = cached("made", fill)
+    os.chown(planted / "sub" / "a", 65534, -1)
+    assert cached("made", fill) == planted and (planted / "sub" / "a").stat().st_uid == 0
+    os.chown(cache, 65534, -1)
+    with pytest.raises(ConfigError, match="belongs to another user"):
+        cached("made", fill)
+
+
+def test_a_place_that_cannot_be_written_is_one_line(tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    with pytest.raises(ConfigError, match="cannot be made or closed to others"):
+        cached("made", fill)
