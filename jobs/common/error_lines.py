@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from omegaconf import DictConfig
 
-from jobs.common.credentials import CREDENTIALS, STORAGES, credentials_in
+from jobs.common.credentials import credentials_in, credentials_of
 from pipeline.support import log
 from pipeline.support.plain_text import printable, traceback_text
 
@@ -25,9 +25,7 @@ class ErrorLines:
 
     def use(self, config: DictConfig) -> None:
         """Hide the credentials of a composed configuration, too, and follow its `log`."""
-        parts = [config[part] for part in STORAGES if config.get(part) is not None]
-        values = [part.get(name) for part in parts for name in CREDENTIALS]
-        self._credentials += [str(value) for value in values if value is not None]
+        self._credentials += credentials_of(config)
         if config.get("log") == "json" and not log.is_json():
             log.start("json", self._hide)
 

@@ -83,7 +83,7 @@ def write_unit(
         output = outputs[arm]
         arm_requests = requests.filter(pc.equal(requests["arm"], arm))
         assert arm_requests.num_rows == row.trace["requests"], "a unit lost or gained rows on its way"
-        table = _predictions(arm_requests, row, output)
+        table = _without_secrets(_predictions(arm_requests, row, output), storage)
         totals.append(totals_of(table))
         visited = row.passed("write", started, {}, cpu_from=cpu_from)
         footer = _footer(visited, output, table, totals[-1], attempt)
@@ -111,6 +111,16 @@ def _predictions(requests: pa.Table, row: UnitRow, output: ArmOutput) -> pa.Tabl
         for name in PREDICTIONS.names
     ]
     return pa.table(columns, schema=PREDICTIONS)
+
+
+def _without_secrets(predictions: pa.Table, storage: Storage) -> pa.Table:
+    """Hide credentials in the errors: those of a stage hold what a user's own code or a library said."""
+    errors = predictions["error"]
+    if errors.null_count == len(errors):
+        return predictions
+    shown = [error if error is None else storage.redact(error) for error in errors.to_pylist()]
+    place = predictions.schema.get_field_index("error")
+    return predictions.set_column(place, predictions.schema.field(place), pa.array(shown, errors.type))
 
 
 def _footer(row: UnitRow, output: ArmOutput, table: pa.Table, totals: Totals, attempt: str) -> Footer:

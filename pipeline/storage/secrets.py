@@ -12,6 +12,7 @@ SECRET_VARIABLES = (
     *("AZURE_STORAGE_CONNECTION_STRING", "AZURE_CLIENT_SECRET"),
     *("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "RAY_AUTH_TOKEN"),
 )
+OWN_VARIABLES = "TRIMLINE_SECRET_VARIABLES"  # variable with the names of more, separated by blanks
 _LEAST = 4  # characters of a secret
 _SURE = 16  # characters from which on no word or folder is called like a secret by chance
 # Here what stands before an `@` is a container, an account or a revision.
@@ -39,7 +40,8 @@ def hide_secrets(text: str, secrets: Iterable[str | None], *, words: bool = True
     Args:
         words: whether short secrets are hidden at all; not in data, where a word is just a word.
     """
-    known = {*secrets, *(os.environ.get(name) for name in SECRET_VARIABLES)}
+    named = [*SECRET_VARIABLES, *os.environ.get(OWN_VARIABLES, "").split()]
+    known = {*secrets, *(os.environ.get(name) for name in named)}
     for secret in sorted(filter(None, known), key=len, reverse=True):
         if len(secret) >= _SURE:
             for form in (secret, quote(secret, safe=""), json.dumps(secret)[1:-1]):
@@ -47,6 +49,11 @@ def hide_secrets(text: str, secrets: Iterable[str | None], *, words: bool = True
         elif words and len(secret) >= _LEAST:
             whole = re.escape(secret)
             text = re.sub(rf"(?<=Credential=){whole}|(?<![\w./-]){whole}(?![\w/-]|\.\w)", "***", text)
+    return hide_in_urls(text)
+
+
+def hide_in_urls(text: str) -> str:
+    """Return `text` without the user information and the signatures of URLs."""
     return _QUERY.sub("***", _USER.sub(r"\1***", text))
 
 

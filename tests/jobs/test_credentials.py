@@ -1,12 +1,16 @@
 """Test that what is secret on a command line is moved into the environment, and kept out of run.json."""
 
+import dataclasses
 import os
 import sys
 
 import pytest
+from omegaconf import OmegaConf
 
 from jobs.common import credentials
 from pipeline.run.cluster.worker_environment import is_early, worker_environment
+from pipeline.sources.images import Images
+from pipeline.storage.secrets import OWN_VARIABLES, hide_secrets
 from tests.support.commands import compose
 
 SECRETS = [
@@ -17,10 +21,20 @@ SECRETS = [
     "cluster.runtime_env={env_vars: {MY_TOKEN: CANARY}}",
     "cluster.runtime_env.env_vars={MY_TOKEN: CANARY}",
     "+cluster.runtime_env.env_vars.MY_TOKEN=CANARY",
+    "cluster.dashboard=http://user:CANARY@head:8265",
+    "source.path='https://bucket.s3.amazonaws.com/x.tar?X-Amz-Signature=CANARY'",
+    "+source.password=CANARY",
+    "+engine.api_key=CANARY",
 ]
 OTHERS = [
-    *("storage.endpoint_url=http://host:9000", "storage.key=null", "storage.key=${oc.env:X}", "seed=1"),
-    *("cluster.runtime_env={pip: [x]}", "cluster.runtime_env=null"),
+    *(
+        "storage.endpoint_url=http://host:9000",
+        "storage.key=null",
+        "storage.key=${oc.env:X}",
+        "seed=1",
+        "source.path=s3://b/x",
+    ),
+    *("cluster.runtime_env={pip: [x]}", "cluster.runtime_env=null", "key=value"),
 ]
 
 
@@ -67,3 +81,40 @@ def test_ray_is_told_only_what_a_process_needs_at_its_start(monkeypatch):
     environment["worker_process_setup_hook"]()
     assert (os.environ["MY_TOKEN"], os.environ["LEVEL"]) == ("CANARY", "3")
     assert not is_early("RAY_AUTH_TOKEN") and is_early("PYTHONPATH") and is_early("NCCL_DEBUG")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Reader(Images):
+    """A reader of a user's own, which asks for a password."""
+
+    password: str = ""
+
+
+def test_secret_fields_of_a_users_own_class_are_not_in_run_json(monkeypatch):
+    monkeypatch.setenv("GIVEN", "CANARY")
+    config = compose(
+        "source.path=p", "output=o", f"source._target_={__name__}.Reader", "+source.password=${oc.env:GIVEN}"
+    )
+    assert config.source.password == "CANARY"
+    assert config.settings["source"]["password"] == "***" and "CANARY" not in str(config.settings)
+
+
+def test_messages_hide_what_a_configuration_resolves(monkeypatch):
+    monkeypatch.setenv("GIVEN", "CANARY is it")
+    config = OmegaConf.create(
+        {
+            "storage": {"key": "${oc.env:GIVEN}1", "secret": "???", "token": None},
+            "cluster": {"runtime_env": {"env_vars": {"A": "${oc.env:GIVEN}2", "B": "false"}}},
+            "source": {"api_key": "${oc.env:GIVEN}3", "password": "${oc.env:NOT_THERE}", "path": "???"},
+        }
+    )
+    assert sorted(credentials.credentials_of(config)) == [f"CANARY is it{number}" for number in (1, 2, 3)]
+
+
+def test_variables_of_the_workers_are_hidden_in_what_they_say(monkeypatch):
+    environment = worker_environment({"env_vars": {"MY_TOKEN": "CANARY-of-workers", "LEVEL": "3"}})
+    for name in ("MY_TOKEN", "LEVEL", OWN_VARIABLES):
+        monkeypatch.setenv(name, "")
+    monkeypatch.setattr(sys, "meta_path", list(sys.meta_path))
+    environment["worker_process_setup_hook"]()
+    assert hide_secrets("refused: CANARY-of-workers 3 times", []) == "refused: *** 3 times"
