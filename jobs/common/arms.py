@@ -1,5 +1,6 @@
 """Builds arms and reducers from the names of their options, whatever the command line chose itself."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import product
@@ -10,7 +11,6 @@ from omegaconf.errors import OmegaConfBaseException
 
 from jobs.common.build import Tree, build_target, to_dict
 from jobs.common.credentials import without_secret_fields
-from pipeline.output.layout import ARM_NAME
 from pipeline.support.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 CONTROL = "control"
 _PARTS = ("engine", "model", "clip_text")
+_NAME = re.compile(r"[A-Za-z0-9_+-][A-Za-z0-9_.,=+-]*")  # of an arm, and of its folder
 _OPTIONS = ("engine", "model")  # parts that are groups of the configuration: the name of an option will do
 _NOT_OF_REDUCER = ("reducer", "budget_of", *_PARTS)
 
@@ -56,7 +57,7 @@ def arm_specs(arms: object) -> list[ArmSpec]:
         raise ConfigError(f"arms: {arms!r} is neither a list of reducers nor a mapping of names to settings")
     names = [spec.name for spec in specs]
     for name in names:
-        if not ARM_NAME.fullmatch(name) or names.count(name) > 1:
+        if not _NAME.fullmatch(name) or names.count(name) > 1:
             raise ConfigError(f"arms: {name!r} stands twice or cannot name a folder")
     return specs
 

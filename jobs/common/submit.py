@@ -11,6 +11,7 @@ from jobs.common.credentials import written_out_keys
 from jobs.common.escapes import encoded
 from pipeline.run.cluster.job_server import run_job
 from pipeline.run.cluster.ship import packages
+from pipeline.run.cluster.worker_environment import without_secrets
 from pipeline.storage.paths import parts_of
 from pipeline.support.errors import ConfigError
 
@@ -36,7 +37,7 @@ def submit(command: str, overrides: Sequence[str], config: "RunConfig") -> int:
         ]
     )
     with packages(**user_conf) as folder:
-        environment = {**(config.cluster.runtime_env or {}), "working_dir": folder}
+        environment = {**without_secrets(config.cluster.runtime_env or {}), "working_dir": folder}
         return run_job(str(config.cluster.dashboard), entrypoint, environment)
 
 

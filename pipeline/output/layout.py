@@ -1,7 +1,5 @@
 """Names the files of an output folder, and the folders of arms."""
 
-import re
-
 from pipeline.support.errors import ConfigError
 
 MANIFEST = "run.json"
@@ -18,14 +16,12 @@ COMPARISON_TABLE = "comparison.parquet"
 REPORT_PAGE = "report.html"
 REPORT_TEXT = "report.txt"
 
-ARM_NAME = re.compile(r"[A-Za-z0-9_+-][A-Za-z0-9_.,=+-]*")  # of an arm, and of its folder beside COMPARISON
-
 
 def require_arm_names(names: object) -> list[str]:
     """Return the names of arms that a file gives; ConfigError if one is none, as a path out of the folder."""
     arms: list[str] = []
     for name in names if isinstance(names, dict | list) else [names]:
-        if not isinstance(name, str) or not ARM_NAME.fullmatch(name):
+        if not isinstance(name, str) or not name or name.startswith(".") or set(name) & set("/\\\0"):
             raise ConfigError(f"{COMPARISON} names {name!r}, which is no arm's folder beside it")
         arms.append(name)
     return arms

@@ -14,6 +14,7 @@ SECRET_VARIABLES = (
 )
 OWN_VARIABLES = "TRIMLINE_SECRET_VARIABLES"  # variable with the names of more, separated by blanks
 _LEAST = 4  # characters of a secret
+_FAIR = 8  # from which on a word of a file's data is hidden, too
 _SURE = 16  # characters from which on no word or folder is called like a secret by chance
 # Here what stands before an `@` is a container, an account or a revision.
 _NO_USER = "(?!(?:file|abfss?|az|wasbs?|github|hf)://)"
@@ -38,7 +39,8 @@ def hide_secrets(text: str, secrets: Iterable[str | None], *, words: bool = True
     of a path; so `/data/test` stays.
 
     Args:
-        words: whether short secrets are hidden at all; not in data, where a word is just a word.
+        words: whether secrets of less than eight characters are hidden, too; not in data, where `test` may be
+            any word.
     """
     named = [*SECRET_VARIABLES, *os.environ.get(OWN_VARIABLES, "").split()]
     known = {*secrets, *(os.environ.get(name) for name in named)}
@@ -46,7 +48,7 @@ def hide_secrets(text: str, secrets: Iterable[str | None], *, words: bool = True
         if len(secret) >= _SURE:
             for form in (secret, quote(secret, safe=""), json.dumps(secret)[1:-1]):
                 text = text.replace(form, "***")
-        elif words and len(secret) >= _LEAST:
+        elif len(secret) >= (_LEAST if words else _FAIR):
             whole = re.escape(secret)
             text = re.sub(rf"(?<=Credential=){whole}|(?<![\w./-]){whole}(?![\w/-]|\.\w)", "***", text)
     return hide_in_urls(text)

@@ -8,7 +8,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from jobs.common import credentials
-from pipeline.run.cluster.worker_environment import is_early, worker_environment
+from pipeline.run.cluster.worker_environment import is_early, without_secrets, worker_environment
 from pipeline.sources.images import Images
 from pipeline.storage.secrets import OWN_VARIABLES, hide_secrets
 from tests.support.commands import compose
@@ -80,6 +80,8 @@ def test_ray_is_told_only_what_a_process_needs_at_its_start(monkeypatch):
     monkeypatch.setattr(sys, "meta_path", list(sys.meta_path))
     environment["worker_process_setup_hook"]()
     assert (os.environ["MY_TOKEN"], os.environ["LEVEL"]) == ("CANARY", "3")
+    assert without_secrets(given) == {"env_vars": {"LD_PRELOAD": "x.so"}, "pip": ["x"]}
+    assert without_secrets({"env_vars": {"MY_TOKEN": "CANARY"}}) == {}
     assert not is_early("RAY_AUTH_TOKEN") and is_early("PYTHONPATH") and is_early("NCCL_DEBUG")
 
 

@@ -251,6 +251,9 @@ def test_a_store_that_refuses_connections(annotate):
     assert "CANARY" not in line
 
 
+LONG = "CANARY-0123456789"  # a shorter one is hidden only where it is no part of a path
+
+
 @pytest.mark.parametrize(
     "overrides",
     [
@@ -258,13 +261,13 @@ def test_a_store_that_refuses_connections(annotate):
         ["storage.key=CANARY"],
         ["storage.key=[CANARY]", "storage.secret=x"],
         ["storage.secret={a:CANARY}"],
-        ["source_storage.secret=CANARY", "source_storage.key=abcd", "source.path=nowhere/CANARY"],
+        [f"source_storage.secret={LONG}", "source_storage.key=abcd", f"source.path=nowhere/{LONG}"],
         ["source_storage.key=[CANARY]", "source_storage.secret=x"],
         ["source.path=https://user:CANARY@127.0.0.1/a.jpg"],
         ["source.path='https://127.0.0.1/a.jpg?X-Amz-Signature=CANARY'"],
         ["output=https://user:CANARY@127.0.0.1/out"],
         ["output=s3://user:CANARY@bucket/out"],
-        ["storage.secret=CANARY", "storage.key=abcd", "source.path=nowhere/CANARY"],
+        [f"storage.secret={LONG}", "storage.key=abcd", f"source.path=nowhere/{LONG}"],
         ["source.path=${oc.decode:'CANARY ]'}", "storage.secret=CANARY", "storage.key=abcd"],
         ["source.path=nowhere/ENVIRONMENT-CANARY"],
     ],

@@ -51,8 +51,8 @@ def members(session: int) -> list[int]:
     return pids
 
 
-def listening(process: int) -> set[str]:
-    """List the addresses, as /proc/net writes them, on which a process accepts TCP connections."""
+def listening(process: int) -> set[tuple[str, int]]:
+    """List the addresses, as /proc/net writes them, and ports on which a process accepts TCP connections."""
     try:
         links = [os.readlink(entry.path) for entry in os.scandir(f"/proc/{process}/fd")]  # noqa: PTH115
     except OSError:  # it has ended
@@ -63,7 +63,8 @@ def listening(process: int) -> set[str]:
         for family in ("tcp", "tcp6")
         for line in Path(f"/proc/net/{family}").read_text().splitlines()[1:]
     ]
-    return {row[1].partition(":")[0] for row in rows if row[3] == _LISTEN and row[9] in own}
+    places = [row[1].split(":") for row in rows if row[3] == _LISTEN and row[9] in own]
+    return {(address, int(port, 16)) for address, port in places}
 
 
 def end_session(leader: int) -> None:

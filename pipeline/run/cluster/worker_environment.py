@@ -37,6 +37,16 @@ def worker_environment(given: Json) -> Json:
     }
 
 
+def without_secrets(given: Json) -> Json:
+    """Return a runtime environment with the variables alone that Ray may show to the cluster's users.
+
+    A submitted command reads the others from its own configuration, on the node where it runs.
+    """
+    early = {name: value for name, value in (given.get("env_vars") or {}).items() if is_early(str(name))}
+    others = {name: value for name, value in given.items() if name != "env_vars"}
+    return others | ({"env_vars": early} if early else {})
+
+
 def is_early(name: str) -> bool:
     """Tell whether a variable must be there when a process starts, and is no secret by its name."""
     return _EARLY.fullmatch(name) is not None and _SECRET.search(name) is None

@@ -40,6 +40,7 @@ def test_our_cluster_refuses_callers_without_its_token(tmp_path):
         "HOME": str(tmp_path),
         "RAY_enable_export_api_write": "1",
         "PYTHONPATH": os.pathsep.join(sys.path),
+        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # the callers are on the loopback address, too
     }
     with subprocess.Popen(
         [sys.executable, "-c", START],

@@ -74,15 +74,84 @@ def open_below(folder: Path) -> set[int]:
 def test_nothing_of_a_run_is_open_to_others_and_nothing_is_left(run, place, tmp_path):
     until(has_written(tmp_path, run))
     processes = {*members(run.pid)} | open_below(place)
-    addresses = {address for process in processes for address in listening(process)}
+    addresses = {address for process in processes for address, _ in listening(process)}
     assert addresses and addresses <= LOOPBACK
     (home,) = place.iterdir()
     assert stat.S_IMODE(home.stat().st_mode) == 0o700
-    if os.geteuid() == 0:
-        seen = subprocess.run(["ls", home], user="nobody", capture_output=True, text=True, check=False)
-        assert "Permission denied" in seen.stderr
     assert finish(run).returncode == 0
     assert not any(place.iterdir()) and not open_below(place)
+
+
+# What another user of the machine may try; each attempt that works is printed.
+ATTEMPTS = """
+import contextlib, os, pwd, sys
+from ray._raylet import GcsClient
+home, port, *processes = sys.argv[1:]
+shared = [f"/dev/shm/{name}" for name in os.listdir("/dev/shm") if os.stat(f"/dev/shm/{name}").st_uid == 0]
+nobody = pwd.getpwnam("nobody")
+os.setgroups([])
+os.setgid(nobody.pw_gid)
+os.setuid(nobody.pw_uid)
+def attempt(name, act):
+    with contextlib.suppress(Exception):
+        print(name, act(), flush=True)
+attempt("listed", lambda: os.listdir(home))
+attempt("planted", lambda: open(home + "/r/gcs_server_port", "w"))
+attempt("replaced", lambda: os.rename(home, home + "2"))
+for process in processes:
+    attempt("environment", lambda: open(f"/proc/{process}/environ").read())
+    attempt("memory", lambda: open(f"/proc/{process}/mem", "rb"))
+    attempt("opened", lambda: os.listdir(f"/proc/{process}/fd"))
+    attempt("signalled", lambda: os.kill(int(process), 0))
+for file in shared:
+    attempt("shared memory", lambda: open(file, "rb"))
+attempt("called", lambda: GcsClient(f"127.0.0.1:{port}").internal_kv_keys(b"", b"fun", 10) and "")
+print("tried")
+"""
+
+
+CLUSTER = """
+import pipeline.run.cluster.start as start
+from pipeline.run.cluster.resources import Cluster
+start.start_ray(Cluster(num_cpus=2), "cpu")
+print("started", flush=True)
+input()
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can act as another user")
+def test_another_user_can_do_nothing(place):
+    """The attempts are made with no token, a wrong one, and the right one, with which one of them works."""
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    environment = os.environ | WITHOUT_RAY | {"RAY_TMPDIR": str(place)}
+    with subprocess.Popen([sys.executable, "-c", CLUSTER], env=environment, **pipes) as cluster:
+        assert cluster.stdout.readline() == "started\n"
+        (home,) = place.iterdir()
+        said = said_to_nobody(home, open_below(place))
+        cluster.communicate("\n")
+    assert said == {"token": ["called", "tried"], "disabled": ["tried"], "a wrong token": ["tried"]}
+
+
+def said_to_nobody(home: Path, processes: set[int]) -> dict[str, list[str]]:
+    (gcs,) = (one for one in processes if b"gcs_server" in Path(f"/proc/{one}/cmdline").read_bytes())
+    (port,) = {port for _, port in listening(gcs)}
+    variables = dict(
+        entry.partition(b"=")[::2] for entry in Path(f"/proc/{gcs}/environ").read_bytes().split(b"\0")
+    )
+    right = variables[b"RAY_AUTH_TOKEN"].decode()
+    tokens = {"token": right, "disabled": "", "a wrong token": "f" * 64}
+    attempts = {
+        name: subprocess.Popen(
+            [sys.executable, "-c", ATTEMPTS, str(home), str(port), *map(str, processes)],
+            env={"PATH": os.environ["PATH"], "RAY_AUTH_MODE": name.split()[-1], "RAY_AUTH_TOKEN": token},
+            cwd="/",
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for name, token in tokens.items()
+    }
+    return {name: attempt.communicate(timeout=240)[0].split() for name, attempt in attempts.items()}
 
 
 @pytest.mark.slow
@@ -91,7 +160,7 @@ def test_nothing_is_left_after_a_signal(run, place, tmp_path, number):
     until(has_written(tmp_path, run))
     processes = open_below(place) - {run.pid}
     os.kill(run.pid, number)
-    until(lambda: not any(Path(f"/proc/{process}").exists() for process in processes), 30)
+    until(lambda: run.poll() and not any(Path(f"/proc/{process}").exists() for process in processes), 30)
     assert len(processes) > 5 and not any(place.iterdir()) and not open_below(place)
     finish(run)
 
