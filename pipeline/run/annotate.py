@@ -78,7 +78,8 @@ def _run_units(config: RunConfig, prepared: Prepared) -> None:
     from pipeline.run.prometheus import metrics_of
 
     attempt = f"{time.time():.3f}"  # identifies this start of the job, of which Ray's start is a part
-    start_ray(config.cluster, config.options.device, config.options.metrics_port)
+    options = config.options
+    start_ray(config.cluster, options.device, options.metrics_port, options.metrics_host)
     total = sum(prepared.plan.size(shard) for shard in prepared.pending)
     allowed, most_rows = config.options.max_failed_fraction, _most_rows(config, prepared.plan)
     measured = metrics_of(prepared, total) if config.options.metrics_port else None

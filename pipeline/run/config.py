@@ -7,7 +7,7 @@ from pipeline.engines.base import EngineConfig
 from pipeline.models.config import DEVICES, Decoding, Model
 from pipeline.output.summary import Summary
 from pipeline.output.units import UnitLimits
-from pipeline.run.cluster.resources import Cluster
+from pipeline.run.cluster.resources import LOOPBACK, Cluster
 from pipeline.sources.base import Source
 from pipeline.sources.task import Task
 from pipeline.stages.arms import Arm
@@ -33,6 +33,7 @@ class RunOptions:
     retry_statuses: list[str] = free(default_factory=lambda: ["bad_sample", "bad_image", "failed"])
     log: str = free("text")
     metrics_port: int | None = free(None)
+    metrics_host: str = free(LOOPBACK)
 
     def __post_init__(self) -> None:
         require(bool(self.output), "output must not be empty")

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 from pipeline.models.checkpoints.fit import Geometry
 from pipeline.output.units import MAX_UNIT_BYTES
+from pipeline.run.cluster.resources import LOOPBACK
 from pipeline.support.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -64,6 +65,11 @@ def require_device(config: "RunConfig") -> None:
 
 def require_metrics(config: "RunConfig") -> None:
     """Refuse metrics without Ray's extra `default`, without which Ray silently serves none."""
+    options = config.options
+    if options.metrics_host != LOOPBACK and (
+        options.metrics_port is None or config.cluster.address != "local"
+    ):
+        raise ConfigError("metrics_host: needs metrics_port and cluster=local; a joined cluster has its own")
     serves_metrics = config.options.metrics_port is not None and config.cluster.address == "local"
     if serves_metrics and not (find_spec("opencensus") and find_spec("prometheus_client")):
         raise ConfigError("metrics_port: Ray's metrics need its extra: pip install 'trimline[cluster]'")

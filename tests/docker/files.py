@@ -10,7 +10,8 @@ import yaml
 ROOT = Path(__file__).parents[2]
 DOCKER = ROOT / "docker"
 DOCKERFILES = [DOCKER / "Dockerfile", DOCKER / "Dockerfile.cuda"]
-MANIFESTS = sorted((DOCKER / "kubernetes").glob("*.yaml"))
+MANIFESTS = sorted((DOCKER / "kubernetes").glob("ray*.yaml"))
+POLICY = DOCKER / "kubernetes" / "networkpolicy.yaml"
 COMPOSE = DOCKER / "compose.yaml"
 SLURM = DOCKER / "slurm" / "annotate.sbatch"
 

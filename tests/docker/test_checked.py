@@ -15,6 +15,7 @@ from tests.docker.files import (
     COMPOSE,
     DOCKERFILES,
     MANIFESTS,
+    POLICY,
     ROOT,
     SLURM,
     Instruction,
@@ -105,6 +106,20 @@ def test_manifests_have_the_fields_of_kuberay_and_of_kubernetes(path):
     assert f'rayVersion: "{RAY}"' in path.read_text()
 
 
+def test_the_network_policy_closes_the_pods_of_the_manifests():
+    policy = manifest(POLICY)
+    kubernetes_validate.validate(policy, "1.33", strict=True)
+    labels = policy["spec"]["podSelector"]["matchLabels"].items()
+    exposed = {port["containerPort"] for pod in all_pods() for port in pod["spec"]["containers"][0]["ports"]}
+    assert all(labels <= pod["metadata"]["labels"].items() for pod in all_pods())
+    opened = {port["port"] for rule in policy["spec"]["ingress"] for port in rule.get("ports", [])}
+    assert opened == {8080, 8265, 52365} and exposed - opened == {6379}, "the GCS is for the pods alone"
+
+
+def all_pods():
+    return [pod for path in MANIFESTS for pod in pods(manifest(path))]
+
+
 def test_faults_of_manifests_are_found():
     resource = manifest(MANIFESTS[0])
     resource["spec"]["headGroupSpec"]["replica"] = 1
@@ -136,7 +151,7 @@ def test_options_given_to_ray_start_exist():
             used |= {f"--{name}" for name in group["rayStartParams"]}
     texts = [yaml.safe_dump(compose(), width=10_000), SLURM.read_text().replace("\\\n", " ")]
     for text in texts:
-        for line in re.findall(r"ray start.*", text):
+        for line in re.findall(r"(?:ray start|\bnode) .*", text):
             used |= set(re.findall(r"--[a-z-]+", line.partition("&&")[0]))
     assert {"--head", "--num-cpus", "--dashboard-host", "--address", "--block"} <= used <= known
 

@@ -209,9 +209,9 @@ def activate(words: list[str]) -> None:
 
 
 def named_file(words: list[str]) -> None:
-    """Check only that the file exists, for programs that are not installed here."""
-    (file,) = [word for word in words if word.startswith("docker/")]
-    assert (ROOT / file).is_file()
+    """Check only that the files exist, for programs that are not installed here."""
+    files = [word for word in words if word.startswith("docker/")]
+    assert files and all((ROOT / file).is_file() for file in files)
 
 
 def export(words: list[str]) -> None:

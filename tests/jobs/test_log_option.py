@@ -50,3 +50,8 @@ def test_other_forms_are_refused_and_the_next_command_is_text_again(annotate, ca
 @pytest.mark.parametrize(("port", "message"), [("0", "metrics_port: 0 is no port"), ("x", "metrics_port")])
 def test_an_invalid_port_is_refused(annotate, port, message):
     assert message in annotate.refused(f"metrics_port={port}")
+
+
+@pytest.mark.parametrize("also", [[], ["metrics_port=8080", "cluster=ray"]])
+def test_a_metrics_host_that_would_be_ignored_is_refused(annotate, also):
+    assert "metrics_host: needs metrics_port and" in annotate.refused("metrics_host=0.0.0.0", *also)

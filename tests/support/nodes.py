@@ -30,6 +30,8 @@ IMPATIENT = {
     "RAY_health_check_failure_threshold": "3",
     "RAY_health_check_initial_delay_ms": "1000",
 }
+# Variables by which a local cluster, that this process may have started before, keeps to 127.0.0.1.
+_OF_LOCAL_CLUSTERS = ("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER",)
 RAY = str(Path(sys.executable).with_name("ray"))
 
 
@@ -48,7 +50,8 @@ class Node:
         ]
         quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "start_new_session": True}
         self._folder = folder
-        self.process = subprocess.Popen(command, env=os.environ | ENVIRONMENT | environment, **quiet)
+        own = {name: value for name, value in os.environ.items() if name not in _OF_LOCAL_CLUSTERS}
+        self.process = subprocess.Popen(command, env=own | ENVIRONMENT | environment, **quiet)
 
     def kill(self) -> None:
         """Kill all processes of the node with SIGKILL."""

@@ -14,6 +14,7 @@ GPU_SHARES = {"encode": 0.1, "generate": 0.6}
 _GENERATE_PER_ENCODE = 4
 # One image takes at most 896 MiB (stages/formats/opening.py), the unit that is made some tens more.
 DECODE_MEMORY = 1 << 30
+LOOPBACK = "127.0.0.1"
 _TINY = 1e-9  # against rounding: 0.4 / 0.1 is 4
 _RESERVED = {"working_dir", "worker_process_setup_hook"}  # keys of a runtime environment that Trimline sets
 _POSITIVE = "cluster: num_cpus of a stage must be positive, or Ray starves it"

@@ -10,27 +10,30 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any, TypedDict
 
+from pipeline.run.cluster.metrics_page import serve_metrics
 from pipeline.run.cluster.private import PrivateFolder
 from pipeline.run.cluster.reach import wait_for_cluster
-from pipeline.run.cluster.resources import Cluster, Hardware
+from pipeline.run.cluster.resources import LOOPBACK, Cluster, Hardware
 from pipeline.run.cluster.ship import ROOT, packages
 from pipeline.run.cluster.worker_environment import worker_environment
 from pipeline.support.errors import RunError
 from pipeline.support.signals import keeping_sigterm_handler
 
 _EXPORT = "RAY_enable_export_api_write"
-_LOOPBACK = "127.0.0.1"
 # 0: Ray takes the loopback address at its word, where it would put the machine's own in its place
 _CLUSTERS = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 
 
-def start_ray(cluster: Cluster, device: str, metrics_port: int | None = None) -> None:
+def start_ray(
+    cluster: Cluster, device: str, metrics_port: int | None = None, metrics_host: str = LOOPBACK
+) -> None:
     """Start or join the cluster, unless this process has done so already.
 
     The workers look for our packages in this installation first.
 
     Args:
         metrics_port: where a cluster started here serves its metrics; a joined one has a port of its own.
+        metrics_host: the address of that port.
 
     Raises:
         ConfigError: what the stages book does not fit the cluster.
@@ -54,9 +57,9 @@ def start_ray(cluster: Cluster, device: str, metrics_port: int | None = None) ->
             "num_gpus": cluster.num_gpus,
             "object_store_memory": cluster.object_store_bytes,
             "include_dashboard": False,
-            "_node_ip_address": _LOOPBACK,
+            "_node_ip_address": LOOPBACK,
             "_temp_dir": folder.path,
-            "_metrics_export_port": metrics_port,
+            "_metrics_export_port": metrics_port if metrics_host == LOOPBACK else None,
         }
         # Ray's default is a second, less than the time between two units: dozens of processes would start.
         os.environ.setdefault("RAY_idle_worker_killing_time_threshold_ms", "60000")
@@ -64,6 +67,8 @@ def start_ray(cluster: Cluster, device: str, metrics_port: int | None = None) ->
         _connect(cluster, options)
         if folder is not None:
             _require_loopback()
+            if metrics_port is not None and metrics_host != LOOPBACK:
+                serve_metrics(metrics_host, metrics_port, alive_nodes()[0]["MetricsExportPort"])
         cluster.on(hardware(), device)
         _require_our_packages()
     except BaseException:
@@ -95,9 +100,9 @@ def _require_loopback() -> None:
     """End a cluster of this process that other machines could reach."""
 
     addresses = {node["NodeManagerAddress"] for node in alive_nodes()}
-    if addresses != {_LOOPBACK}:
+    if addresses != {LOOPBACK}:
         raise RunError(
-            f"cluster=local: Ray listens on {', '.join(addresses)} instead of {_LOOPBACK}; set "
+            f"cluster=local: Ray listens on {', '.join(addresses)} instead of {LOOPBACK}; set "
             f"{_CLUSTERS}=0 in the environment"
         )
 
@@ -117,6 +122,7 @@ class Node(TypedDict):
     NodeManagerHostname: str
     NodeManagerAddress: str
     Alive: bool
+    MetricsExportPort: int
     Resources: dict[str, float]
 
 
@@ -158,8 +164,8 @@ def _use_loopback(is_alone: bool) -> None:
     """Let a node of Ray in this process listen on the loopback address alone, or be reached by others."""
     if is_alone:
         os.environ[_CLUSTERS] = "0"
-    elif os.environ.get(_CLUSTERS) == "0":
-        del os.environ[_CLUSTERS]
+    else:
+        os.environ.pop(_CLUSTERS, None)
     if "ray" in sys.modules:  # which has read the variable already
         from ray._private import ray_constants
 
