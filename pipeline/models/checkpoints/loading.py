@@ -62,7 +62,8 @@ def load_config(folder: Path) -> Any:
     try:
         config: Any = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     except Exception as error:  # noqa: BLE001 - its values can make transformers raise anything
-        raise ConfigError(f"{folder}: transformers cannot read config.json: {first_line(error)}") from None
+        reason = first_line(error).partition(" Should contain one of")[0]  # hundreds of names follow
+        raise ConfigError(f"{folder}: transformers cannot read config.json: {reason}") from None
     if hasattr(config, "text_config") and getattr(config, "tie_word_embeddings", False):
         config.text_config.tie_word_embeddings = True
     return config

@@ -64,14 +64,25 @@ def read_header(file: Path) -> bytes:
 
 
 def tensors_of(header: bytes, file: Path) -> dict[str, Located]:
-    """Parse a header into the places of its tensors, sorted by name; ConfigError where they cannot be."""
+    """Parse a header into the places of its tensors, sorted by name; ConfigError where they cannot be.
+
+    As the safetensors library asks, they follow each other without a gap or an overlap, to the file's end.
+    """
     first, stop = 8 + len(header), file.stat().st_size
     entries = config_object(header, file)
-    return {
+    tensors = {
         name: _located(file, first, stop, name, entry)
         for name, entry in sorted(entries.items())
         if name != "__metadata__"
     }
+    end = first
+    for start, size, name in sorted((where.start, where.size, name) for name, where in tensors.items()):
+        if start != end:
+            raise ConfigError(f"{file} is not a safetensors file: {name} lies over another tensor or a gap")
+        end = start + size
+    if end != stop:
+        raise ConfigError(f"{file} is not a safetensors file: {stop - end:,} bytes belong to no tensor")
+    return tensors
 
 
 def _located(file: Path, first: int, stop: int, name: str, entry: Json) -> Located:

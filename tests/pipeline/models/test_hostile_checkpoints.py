@@ -1,20 +1,23 @@
 """Test that a checkpoint that was made to hurt is one line, whatever reads it."""
 
 import json
+import math
 import os
 import shutil
 import struct
 from collections.abc import Callable
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from safetensors import SafetensorError, safe_open
 
 from pipeline.models.checkpoints.files import INDEX, WHOLE
 from pipeline.models.checkpoints.fit import check_fit, weights_digest
-from pipeline.models.checkpoints.tensors import locate
+from pipeline.models.checkpoints.tensors import locate, read_header, tensors_of
 from pipeline.models.prompts import TokenizerError, load_tokenizer, prompt_ids
 from pipeline.support.errors import ConfigError
 
@@ -99,6 +102,8 @@ WEIGHTS = {
     "a negative shape": entry(shape=[-1, 5]),
     "a shape that is no list": entry(shape="x"),
     "a dtype that is no name": entry(dtype=7),
+    "tensors that overlap": entry(data_offsets=[0, 4], shape=[1], dtype="F32"),
+    "bytes of no tensor": lambda folder: (folder / WHOLE).write_bytes((folder / WHOLE).read_bytes() + b"x"),
     "a list": whole([1, 2]),
     "an entry that is null": whole({"a": None}),
     "deep lists": whole(b"[" * 400_000),
@@ -181,3 +186,33 @@ def test_a_tokenizer_whose_pattern_never_ends_gives_up_on_the_text_alone(pair):
     tokenizer = load_tokenizer(pair[0])
     with pytest.raises(TokenizerError, match="gives up on the prompt"):
         prompt_ids(tokenizer, 7, "a" * 5000 + "b")
+
+
+SIZES = st.lists(st.integers(0, 3), max_size=3)
+WRONG = st.sampled_from([None, "F32", "F16", "I64", [0, 4], [4, 8], [0, 0], [1], [2, 2], -1, [4, 0], [8, 8]])
+
+
+@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    st.lists(SIZES, max_size=4),
+    st.sampled_from(["dtype", "shape", "data_offsets"]),
+    WRONG,
+    st.integers(-1, 1),
+)
+def test_headers_are_refused_as_the_library_refuses_them(tmp_path, shapes, field, value, more):
+    ends = [0, *accumulate(4 * math.prod(shape) for shape in shapes)]
+    content = {
+        f"t{number}": {"dtype": "F32", "shape": shape, "data_offsets": list(ends[number : number + 2])}
+        for number, shape in enumerate(shapes)
+    }
+    if content and more == 0:
+        content["t0"][field] = value
+    put(tmp_path, content, bytes(max(0, ends[-1] + more)))
+    try:
+        with safe_open(tmp_path / WHOLE, "np"):
+            pass
+    except SafetensorError:
+        with pytest.raises(ConfigError):
+            tensors_of(read_header(tmp_path / WHOLE), tmp_path / WHOLE)
+    else:
+        assert tensors_of(read_header(tmp_path / WHOLE), tmp_path / WHOLE).keys() == content.keys()
