@@ -31,11 +31,17 @@ class PrivateFolder:
         path: the folder to give Ray.
 
     Raises:
-        ConfigError: RAY_TMPDIR is no folder that Ray could use.
+        ConfigError: Ray's folder cannot be made.
     """
 
     def __init__(self, logs: str | None = None) -> None:
-        home = Path(tempfile.mkdtemp(prefix=sweeper.PREFIX, dir=_place()))
+        place = _place()
+        try:
+            home = Path(tempfile.mkdtemp(prefix=sweeper.PREFIX, dir=place))
+        except OSError as error:
+            raise ConfigError(
+                f"{place}: Ray's folder cannot be made there ({error.strerror}); name another with RAY_TMPDIR"
+            ) from None
         self.path = str(home / "r")
         unnamed = home / f"{sweeper.LOCK}.new"
         lock = os.open(unnamed, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600)

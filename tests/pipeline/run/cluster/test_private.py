@@ -221,6 +221,9 @@ def test_a_folder_that_ray_cannot_use_is_refused(tmp_path, monkeypatch):
     monkeypatch.setenv("RAY_TMPDIR", str(tmp_path / "none"))
     with pytest.raises(ConfigError, match=r"RAY_TMPDIR=.*no folder"):
         private._place()
+    monkeypatch.setenv("RAY_TMPDIR", "/proc")
+    with pytest.raises(ConfigError, match=r"/proc: Ray's folder cannot be made there \(.*\); name another"):
+        private.PrivateFolder()
     long = tmp_path / ("x" * 30)
     long.mkdir()
     monkeypatch.setenv("RAY_TMPDIR", str(long))
