@@ -3,6 +3,7 @@
 import os
 import socket
 import threading
+import time
 import urllib.request
 from collections.abc import Iterator
 from contextlib import suppress
@@ -149,7 +150,7 @@ def run(tmp_path_factory) -> Iterator[Run]:
             folder,
             **WITHOUT_RAY | ENVIRONMENT,
             PYTHONPATH=os.pathsep.join([str(folder / "code"), *filter(None, [os.environ.get("PYTHONPATH")])]),
-            RAY_BACKEND_LOG_LEVEL="debug",
+            RAY_BACKEND_LOG_LEVEL="info",
             RAY_TMPDIR=place,
             TMPDIR=place,
             RAY_metrics_report_interval_ms="500",
@@ -161,6 +162,7 @@ def run(tmp_path_factory) -> Iterator[Run]:
         def watch() -> None:
             while process.poll() is None:
                 watched.look()
+                time.sleep(0.5)
 
         watcher = threading.Thread(target=watch)
         watcher.start()
