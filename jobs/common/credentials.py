@@ -1,6 +1,7 @@
 """Keeps credentials out of command lines, messages and run.json."""
 
 import contextlib
+import itertools
 import os
 import re
 import sys
@@ -10,20 +11,11 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-CREDENTIALS = ("key", "secret", "token")  # fields of each of STORAGES
-STORAGES = ("storage", "source_storage")
-_OVERRIDE = re.compile(r"(\+{0,2}([\w./-]+))=(.+)", re.DOTALL)
-_STORAGE = re.compile(rf"(?:source_)?storage\.(?:{'|'.join(CREDENTIALS)})")
-_VARIABLES = re.compile(r"cluster\.runtime_env(?:\.env_vars(?:\.\w+)?)?")
-_TREES = ("cluster.runtime_env", "cluster.runtime_env.env_vars")  # their values are mappings
-# Names of fields of a user's own classes whose values are secret.
-_SECRET_FIELD = re.compile(
-    r"(?:\w*_)?(?:password|passwd|pwd|secret|credentials?"
-    r"|(?:api|access|secret|account|private)_?key|(?:auth|access|api|bearer|hf|sas|session)_?token)",
-    re.IGNORECASE,
-)
+from jobs.common.written_out import CREDENTIALS, SECRET_FIELD, STORAGES, with_references
+
 _LEAST_VARIABLE = 8  # characters of a variable's value that is hidden in messages: `false` is not
 _HIDDEN = "***"
+_MOVED = "${oc.env:TRIMLINE_"  # how a secret that was moved into the environment is named
 
 
 def restart_without_credentials() -> None:
@@ -32,26 +24,24 @@ def restart_without_credentials() -> None:
     Ray records a driver's command line in the cluster, and `ps` shows it to everyone. Does nothing if the
     command line has no credentials.
     """
-    arguments, environment = list(sys.orig_argv), dict(os.environ)
-    for index, argument in enumerate(arguments):
-        match = _OVERRIDE.fullmatch(argument)
-        if match and _is_credential(match[2], match[3]):
-            variable = re.sub(r"\W", "_", f"TRIMLINE_{match[2]}").upper()
-            environment[variable] = match[3] if match[2] in _TREES else _unquoted(match[3])
-            reference = f"${{oc.env:{variable}}}"
-            arguments[index] = f"{match[1]}={_tree_of(reference) if match[2] in _TREES else reference}"
+    environment = dict(os.environ)
+
+    def refer(key: str, secret: str) -> str:
+        variable = name = re.sub(r"\W", "_", f"TRIMLINE_{key}").upper()
+        numbers = itertools.count(2)
+        while moved.setdefault(variable, secret) != secret:
+            variable = f"{name}_{next(numbers)}"
+        return f"${{oc.env:{variable}}}"
+
+    moved: dict[str, str] = {}
+    arguments = [with_references(argument, refer) for argument in sys.orig_argv]
     if arguments != sys.orig_argv:
-        os.execve(sys.executable, arguments, environment)
+        os.execve(sys.executable, arguments, environment | moved)
 
 
 def credentials_in(arguments: Iterable[str]) -> list[str]:
     """Collect the values of all credentials in some overrides."""
-    matches = filter(None, map(_OVERRIDE.fullmatch, arguments))
-    return [
-        _unquoted(match[3])
-        for match in matches
-        if match[2] not in _TREES and _is_credential(match[2], match[3])
-    ]
+    return [secret for _, secret in _written_out(arguments)]
 
 
 def credentials_of(config: DictConfig) -> list[str]:
@@ -59,17 +49,32 @@ def credentials_of(config: DictConfig) -> list[str]:
     variables = _value(config, "cluster.runtime_env.env_vars")
     values = [str(value) for value in variables.values()] if isinstance(variables, Mapping) else []
     keys = [f"{part}.{name}" for part in STORAGES for name in CREDENTIALS]
-    keys += _secret_fields(OmegaConf.to_container(config))
-    found = [_value(config, key) for key in keys]
-    return [value for value in values if len(value) >= _LEAST_VARIABLE] + [
-        str(value) for value in found if value is not None
-    ]
+    found = [str(value) for value in (_value(config, key) for key in keys) if value is not None]
+    return [value for value in values if len(value) >= _LEAST_VARIABLE] + found + secret_fields_of(config)
+
+
+def secret_fields_of(config: DictConfig) -> list[str]:
+    """Collect the values of secret fields of a user's own classes, which their errors may tell."""
+    found = [_value(config, key) for key in _secret_fields(OmegaConf.to_container(config))]
+    return [str(value) for value in found if value is not None]
 
 
 def written_out_keys(overrides: Sequence[str]) -> list[str]:
     """List the keys whose credentials the overrides write out, instead of naming environment variables."""
-    matches = filter(None, map(_OVERRIDE.fullmatch, overrides))
-    return [match[2] for match in matches if _is_credential(match[2], match[3])]
+    moved = [override.partition("=")[0].lstrip("+") for override in overrides if _MOVED in override]
+    return [key for key, _ in _written_out(overrides)] + moved
+
+
+def _written_out(overrides: Iterable[str]) -> list[tuple[str, str]]:
+    found: list[tuple[str, str]] = []
+
+    def keep(key: str, secret: str) -> str:
+        found.append((key, secret))
+        return ""
+
+    for override in overrides:
+        with_references(override, keep)
+    return found
 
 
 def settings_without_credentials(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -101,6 +106,8 @@ def without_secret_fields(part: Any) -> Any:  # any JSON
 
 def _secret_fields(part: Any, place: str = "") -> list[str]:  # any JSON
     """List the dotted keys of secret fields."""
+    if isinstance(part, list):
+        return [key for index, value in enumerate(part) for key in _secret_fields(value, f"{place}{index}.")]
     if not isinstance(part, Mapping):
         return []
     below = [key for name, value in part.items() for key in _secret_fields(value, f"{place}{name}.")]
@@ -115,30 +122,5 @@ def _value(config: DictConfig, key: str) -> Any:  # of a configuration
 
 
 def _is_secret_field(name: object, value: object) -> bool:
-    return isinstance(value, str) and _SECRET_FIELD.fullmatch(str(name)) is not None
-
-
-def _is_credential(key: str, value: str) -> bool:
-    """Tell whether an override writes out what others must not see."""
-    if value == "null" or "${" in value:
-        return False
-    if _STORAGE.fullmatch(key) or _SECRET_FIELD.fullmatch(key.rpartition(".")[2]):
-        return True
-    if _VARIABLES.fullmatch(key):
-        return key != "cluster.runtime_env" or "env_vars" in value
-    return "://" in value and _holds_credentials(key, value)
-
-
-def _holds_credentials(key: str, value: str) -> bool:
-    from pipeline.storage.secrets import hide_in_urls
-
-    return hide_in_urls(value) != value or (key.endswith(".endpoint_url") and "?" in value)
-
-
-def _tree_of(reference: str) -> str:
-    """Return the override's value that decodes a variable's text into a mapping."""
-    return f"'${{oc.decode:{reference}}}'"
-
-
-def _unquoted(value: str) -> str:
-    return value[1:-1] if len(value) > 1 and value[0] == value[-1] and value[0] in "'\"" else value
+    is_plain = isinstance(value, str | int | float) and not isinstance(value, bool)
+    return is_plain and SECRET_FIELD.fullmatch(str(name)) is not None

@@ -17,10 +17,11 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from jobs.common.arguments import CONF, is_sweep, require_valid, with_log_key
-from jobs.common.credentials import restart_without_credentials
+from jobs.common.credentials import restart_without_credentials, secret_fields_of
 from jobs.common.error_lines import ErrorLines
 from jobs.common.escapes import decoded
 from pipeline.models.hub import without_hub
+from pipeline.storage.secrets import hide_everywhere
 from pipeline.support.errors import ConfigError, RunError, TrimlineError
 from pipeline.support.signals import INTERRUPTED
 
@@ -76,6 +77,7 @@ def _run_hydra(command: str, job: Callable[[DictConfig], int], errors: ErrorLine
 def _guard(job: Callable[[DictConfig], int], config: DictConfig, errors: ErrorLines) -> int:
     try:
         errors.use(config)
+        hide_everywhere(secret_fields_of(config))
         _trust_config_folders()
         return job(config)
     except (ConfigError, OmegaConfBaseException) as error:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from omegaconf import DictConfig
 
 from jobs.common.build import build_fields, to_dict
-from jobs.common.credentials import CREDENTIALS
+from jobs.common.written_out import CREDENTIALS
 from pipeline.support.errors import ConfigError
 
 if TYPE_CHECKING:

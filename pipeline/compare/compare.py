@@ -1,6 +1,5 @@
 """Writes comparison.parquet and comparison.json of finished outputs."""
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
@@ -159,5 +158,5 @@ def _notes(
 def _write(place: str, comparison: Comparison, storage: Storage) -> None:
     with storage.reaching("output", place):
         fs, folder = storage.open(place)
-        text = storage.hide_in_data(json.dumps(comparison.to_json(), indent=2, allow_nan=False))
+        text = storage.as_json(comparison.to_json(), indent=2, allow_nan=False)
         write_atomic(fs, f"{folder}/{COMPARISON}", text.encode())

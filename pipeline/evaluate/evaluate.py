@@ -1,6 +1,5 @@
 """Writes `evaluation.json` of an output: figures with intervals, and the number of unanswered rows."""
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -141,7 +140,7 @@ def _submit(dataset: Dataset, join: Join, options: Evaluation, output: Output, r
 def _write(uri: str, evaluation: EvaluationJson, storage: Storage) -> None:
     with storage.reaching("json", uri):
         fs, path = storage.open(uri)
-        write_atomic(fs, path, storage.hide_in_data(json.dumps(evaluation, indent=2)).encode())
+        write_atomic(fs, path, storage.as_json(evaluation, indent=2).encode())
 
 
 def evaluation_table(evaluation: EvaluationJson) -> Table:

@@ -49,7 +49,7 @@ class Manifest:
         """Lend the configuration, to rebuild its objects; ConfigError if that fails."""
         try:
             yield self.configuration
-        except (KeyError, TypeError, ValueError, AttributeError, ImportError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, ImportError, OverflowError) as error:
             raise ConfigError(
                 f"run.json in {storage.redact(output)} is of another version: {error!r}"
             ) from None
@@ -82,7 +82,7 @@ def require_same_run(output: str, manifest: Manifest, storage: Storage) -> Manif
     fs, folder = storage.open(output)
     data = read_bytes(fs, f"{folder}/{MANIFEST}")
     if data is None:
-        text = storage.hide_in_data(json.dumps(dataclasses.asdict(manifest), indent=2))
+        text = storage.as_json(dataclasses.asdict(manifest), indent=2)
         write_atomic(fs, f"{folder}/{MANIFEST}", text.encode())
         return manifest
     earlier = _parse(data, output, storage)
@@ -143,8 +143,11 @@ def rebuild(settings: Mapping[str, Any], kind: Any = None) -> Any:
 
 def _parse(data: bytes, output: str, storage: Storage) -> Manifest:
     try:
-        return Manifest(**json.loads(data))
-    except (ValueError, TypeError):
+        manifest = Manifest(**json.loads(data))
+        if not isinstance(manifest.configuration, dict) or not isinstance(manifest.counted, dict):
+            raise TypeError
+        return manifest
+    except (ValueError, TypeError, RecursionError):
         raise ConfigError(f"run.json in {storage.redact(output)} is damaged or of another version") from None
 
 

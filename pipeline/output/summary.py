@@ -158,9 +158,7 @@ def summarise(folder: str, plan: Plan, finished: Finished, storage: Storage) -> 
             sums.add(footer)
         summary = sums.summary(plan, finished, partial(read_key, folder, finished, storage))
     fs, path = storage.open(folder)
-    write_atomic(
-        fs, f"{path}/{SUMMARY}", storage.hide_in_data(json.dumps(summary.to_json(), indent=2)).encode()
-    )
+    write_atomic(fs, f"{path}/{SUMMARY}", storage.as_json(summary.to_json(), indent=2).encode())
     return summary
 
 

@@ -44,6 +44,7 @@ class RunOptions:
             require(status in FAULTS, f"retry_statuses: {status!r} is none of {FAULTS}")
         port = self.metrics_port
         require(port is None or 0 < port < 1 << 16, f"metrics_port: {port} is no port")
+        require(bool(self.metrics_host), "metrics_host must not be empty; 0.0.0.0 lets all machines read")
         require(self.log in log.FORMATS, f"log: {self.log!r} is none of {log.FORMATS}")
         require(0 <= self.max_failed_fraction <= 1, "max_failed_fraction must be in [0, 1]")
 

@@ -1,6 +1,5 @@
 """Concludes the state of an output, or of every arm of a comparison, from its files alone."""
 
-import json
 import time
 from dataclasses import asdict, dataclass
 from itertools import pairwise
@@ -112,7 +111,7 @@ def look(options: Look, storage: Storage) -> list[Status]:
 
 def as_json(states: list[Status], storage: Storage) -> str:
     """Write the states as JSON, without credentials."""
-    return storage.hide_in_data(json.dumps([state.to_json() for state in states], indent=2))
+    return storage.as_json([state.to_json() for state in states], indent=2)
 
 
 def _look(folder: str, options: Look, storage: Storage) -> Status:

@@ -13,6 +13,7 @@ SECRET_VARIABLES = (
     *("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "RAY_AUTH_TOKEN"),
 )
 OWN_VARIABLES = "TRIMLINE_SECRET_VARIABLES"  # variable with the names of more, separated by blanks
+OWN_VALUES = "TRIMLINE_SECRET_VALUES"  # variable with a JSON list of further secrets
 _LEAST = 4  # characters of a secret
 _FAIR = 8  # from which on a word of a file's data is hidden, too
 _SURE = 16  # characters from which on no word or folder is called like a secret by chance
@@ -43,7 +44,11 @@ def hide_secrets(text: str, secrets: Iterable[str | None], *, words: bool = True
             any word.
     """
     named = [*SECRET_VARIABLES, *os.environ.get(OWN_VARIABLES, "").split()]
-    known = {*secrets, *(os.environ.get(name) for name in named)}
+    known = {
+        *secrets,
+        *json.loads(os.environ.get(OWN_VALUES, "[]")),
+        *(os.environ.get(name) for name in named),
+    }
     for secret in sorted(filter(None, known), key=len, reverse=True):
         if len(secret) >= _SURE:
             for form in (secret, quote(secret, safe=""), json.dumps(secret)[1:-1]):
@@ -52,6 +57,14 @@ def hide_secrets(text: str, secrets: Iterable[str | None], *, words: bool = True
             whole = re.escape(secret)
             text = re.sub(rf"(?<=Credential=){whole}|(?<![\w./-]){whole}(?![\w/-]|\.\w)", "***", text)
     return hide_in_urls(text)
+
+
+def hide_everywhere(secrets: Iterable[str]) -> None:
+    """Let `hide_secrets` hide these, too, from now on and in the workers of a run; replaces those before."""
+    os.environ.pop(OWN_VALUES, None)
+    found = sorted(set(secrets))
+    if found:
+        os.environ[OWN_VALUES] = json.dumps(found)
 
 
 def hide_in_urls(text: str) -> str:

@@ -1,11 +1,12 @@
 """Opens, reads and writes files by URI through fsspec."""
 
 import io
+import json
 import os
 import re
 import shutil
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, fields
 from datetime import datetime
@@ -153,9 +154,21 @@ class Storage:
         """Return the text of a file as `hide` does, but for short secrets, which may be any word."""
         return hide_secrets(text, self._secrets, words=False)
 
+    def as_json(self, tree: Any, **options: Any) -> str:  # JSON, and what json.dumps takes
+        """Write data as JSON whose texts are as `hide_in_data` leaves them; names and numbers stay."""
+        return json.dumps(_changed_texts(tree, self.hide_in_data), **options)
+
     @property
     def _secrets(self) -> list[str | None]:
         return [self.key, self.secret, self.token]
+
+
+def _changed_texts(tree: Any, change: Callable[[str], str]) -> Any:  # JSON
+    if isinstance(tree, Mapping):
+        return {name: _changed_texts(part, change) for name, part in tree.items()}
+    if isinstance(tree, list | tuple):
+        return [_changed_texts(part, change) for part in tree]
+    return change(tree) if isinstance(tree, str) else tree
 
 
 @dataclass(frozen=True, kw_only=True)

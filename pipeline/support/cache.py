@@ -32,10 +32,13 @@ def private_cache() -> Path:
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         owners = {folder.lstat().st_uid, folder.stat().st_uid}
-        if owners == {os.geteuid()}:
+        if owners != {os.geteuid()}:
+            problem = "belongs to another user"
+        elif folder.is_symlink() and folder.stat().st_mode & 0o077:  # others may need what it leads to
+            problem = "is a link to a folder open to others"
+        else:
             folder.chmod(0o700)
             return folder
-        problem = "belongs to another user"
     except OSError as error:
         problem = f"cannot be made or closed to others ({error.strerror})"
     raise ConfigError(f"the cache {folder} {problem}; name a place of your own with XDG_CACHE_HOME")
@@ -52,7 +55,10 @@ def cached(name: str, make: Callable[[Path], None]) -> Path:
 
     def make_recorded(target: Path) -> None:
         make(target)
-        _write_record(target, record)
+        try:
+            _write_record(target, record)
+        except OSError as error:
+            raise ConfigError(f"{record}: cannot be written ({error.strerror}); remove {cache}") from None
 
     if folder.exists() and not is_whole(folder, record):
         if record.exists():  # earlier releases wrote none

@@ -1,6 +1,5 @@
 """Checks a whole output, or every arm of a comparison, and removes units that a rerun must make again."""
 
-import json
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -72,7 +71,7 @@ def verify(options: Verification, storage: Storage, reading: Storage | None = No
             repair(outputs[-1], storage)
     if options.json is not None:
         with storage.reaching("json", options.json):
-            text = storage.hide_in_data(json.dumps([verified.to_json() for verified in outputs], indent=2))
+            text = storage.as_json([verified.to_json() for verified in outputs], indent=2)
             write_atomic(*storage.open(options.json), text.encode())
     return outputs
 

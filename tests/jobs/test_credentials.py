@@ -8,9 +8,10 @@ import pytest
 from omegaconf import OmegaConf
 
 from jobs.common import credentials
+from jobs.common.written_out import with_references
 from pipeline.run.cluster.worker_environment import is_early, without_secrets, worker_environment
 from pipeline.sources.images import Images
-from pipeline.storage.secrets import OWN_VARIABLES, hide_secrets
+from pipeline.storage.secrets import OWN_VALUES, OWN_VARIABLES, hide_everywhere, hide_secrets
 from tests.support.commands import compose
 
 SECRETS = [
@@ -25,6 +26,16 @@ SECRETS = [
     "source.path='https://bucket.s3.amazonaws.com/x.tar?X-Amz-Signature=CANARY'",
     "+source.password=CANARY",
     "+engine.api_key=CANARY",
+    "storage={key: CANARY, secret: 'CANARY'}",
+    "~storage.secret=CANARY",
+    "arms={a: {engine: {api_key: CANARY}}}",
+    "arms.a.engine={api_key: CANARY, other: 1}",
+    "+source.options=[{password: CANARY}]",
+    "+source.passphrase=CANARY",
+    "source.path=[s3://b/x,'https://me:CANARY@h/x']",
+    "storage.endpoint_url=//user:CANARY@host:9000",
+    "cluster.runtime_env={pip: {pip_install_options: ['--index-url=https://me:CANARY@h/simple']}}",
+    "cluster.runtime_env={env_vars: {A: CANARY, B: 3}, pip: [x]}",
 ]
 OTHERS = [
     *(
@@ -50,6 +61,49 @@ def test_a_credential_leaves_the_command_line(monkeypatch, override):
     assert "CANARY" not in str(arguments) and arguments[4:] == OTHERS
     assert arguments[3].partition("=")[0] == override.partition("=")[0]
     assert any("CANARY" in value for name, value in environment.items() if name.startswith("TRIMLINE_"))
+
+
+@pytest.mark.parametrize("override", SECRETS)
+def test_a_credential_is_known_for_messages(override):
+    shown = override
+    for secret in credentials.credentials_in([override]):
+        shown = shown.replace(secret, "***")
+    assert "CANARY" not in shown
+
+
+MEANT = [
+    (r"storage.secret='it\'s it'", "it's it"),
+    (r"storage.secret=a\,b", "a,b"),
+    ("storage.secret=0123", "0123"),
+    ("storage.secret=1e5", "1e5"),
+    ("storage.secret=a=b", "a=b"),
+    ("storage.secret='a=b'", "a=b"),
+]
+
+
+@pytest.mark.parametrize(("override", "meant"), MEANT)
+def test_a_credential_is_what_hydra_reads(override, meant):
+    assert credentials.credentials_in([override]) == [meant]
+
+
+@pytest.mark.parametrize(
+    "override",
+    ["cluster.runtime_env={env_vars: {A: 'x, \"y\"', B: 3}, pip: [x]}", "storage={key: a, secret: b}"],
+)
+def test_a_tree_with_references_means_the_same(monkeypatch, override):
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    def read(argument: str) -> object:
+        value = OverridesParser.create().parse_override(argument).value()
+        return OmegaConf.to_container(OmegaConf.create({"value": value}), resolve=True)
+
+    def refer(key: str, secret: str) -> str:
+        monkeypatch.setenv(f"GIVEN_{key}", secret)
+        return f"${{oc.env:GIVEN_{key}}}"
+
+    moved = with_references(override, refer)
+    assert moved != override
+    assert str(read(moved)) == str(read(override)).replace("3", "'3'")
 
 
 @pytest.mark.parametrize("override", OTHERS)
@@ -111,6 +165,26 @@ def test_messages_hide_what_a_configuration_resolves(monkeypatch):
         }
     )
     assert sorted(credentials.credentials_of(config)) == [f"CANARY is it{number}" for number in (1, 2, 3)]
+
+
+def test_secret_fields_are_found_in_lists_and_as_numbers():
+    tree = {"source": {"readers": [{"password": 12345678}], "api_key": "CANARY", "max_key": 3}}
+    assert sorted(credentials.secret_fields_of(OmegaConf.create(tree))) == ["12345678", "CANARY"]
+    hidden = {"readers": [{"password": "***"}], "api_key": "***", "max_key": 3}
+    assert credentials.without_secret_fields(tree) == {"source": hidden}
+
+
+def test_workers_hide_what_the_command_hides_everywhere(monkeypatch):
+    monkeypatch.setenv(OWN_VALUES, "[]")
+    hide_everywhere(["CANARY-of-a-class"])
+    hook = worker_environment({})["worker_process_setup_hook"]
+    assert hide_secrets("401: CANARY-of-a-class", []) == "401: ***"
+    hide_everywhere([])
+    assert hide_secrets("401: CANARY-of-a-class", []) == "401: CANARY-of-a-class"
+    monkeypatch.setenv(OWN_VARIABLES, "")
+    monkeypatch.setattr(sys, "meta_path", list(sys.meta_path))
+    hook()
+    assert hide_secrets("401: CANARY-of-a-class", []) == "401: ***"
 
 
 def test_variables_of_the_workers_are_hidden_in_what_they_say(monkeypatch):

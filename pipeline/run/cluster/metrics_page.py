@@ -43,8 +43,9 @@ def serve_metrics(host: str, port: int, ray_port: int) -> ThreadingHTTPServer:
 
     try:
         server = Server((host, port), Page)
-    except OSError as error:
-        raise ConfigError(f"metrics_host={host} metrics_port={port}: {error.strerror or error}") from None
+    except (OSError, ValueError, TypeError) as error:  # TypeError: a zero character in the name
+        reason = getattr(error, "strerror", None) or error
+        raise ConfigError(f"metrics_host={host} metrics_port={port}: {reason}") from None
     threading.Thread(target=server.serve_forever, name="metrics", daemon=True).start()
     return server
 

@@ -81,5 +81,5 @@ def _place() -> str:
                 f"RAY_TMPDIR={named}: no folder, or its path has more than {_LONGEST_PLACE} bytes"
             )
         return str(place)
-    usual = tempfile.gettempdir()
+    usual = os.path.realpath(tempfile.gettempdir())  # the sweeper compares with what the system says
     return usual if len(os.fsencode(usual)) <= _LONGEST_PLACE else "/tmp"

@@ -5,6 +5,7 @@ import os
 from dataclasses import dataclass, replace
 from typing import Any
 
+from pipeline.storage.secrets import hide_in_urls
 from pipeline.support.errors import ConfigError
 from pipeline.support.fields import free, require
 
@@ -123,6 +124,12 @@ class Cluster:
             not self.submit or bool(self.dashboard), "cluster.submit needs cluster.dashboard=http://HOST:8265"
         )
         require(self.logs is None or self.address == "local", "cluster.logs is for cluster=local alone")
+        shown = {name: part for name, part in (self.runtime_env or {}).items() if name != "env_vars"}
+        require(
+            hide_in_urls(str(shown)) == str(shown),
+            "cluster.runtime_env: Ray writes its URLs into logs, so that they must not hold credentials; "
+            "use ~/.netrc or pip.conf on the nodes",
+        )
         if self.address == "local":
             require(
                 not self.ship and not self.submit, "cluster.address=local: submit and ship need cluster=ray"

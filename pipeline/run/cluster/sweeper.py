@@ -31,8 +31,9 @@ def sweep_after_run(folder: Path, logs: str | None) -> None:
         logs: folder to which Ray's logs are copied first.
     """
     run = os.getppid()
-    for other in abandoned(folder.parent):
-        sweep(other)
+    with contextlib.suppress(OSError):  # another sweeper was first, or the place cannot be listed
+        for other in abandoned(folder.parent):
+            sweep(other)
     sys.stdin.buffer.read()
     sweep(folder, spared=run, logs=logs)
 
@@ -75,8 +76,18 @@ def sweep(folder: Path, spared: int = 0, logs: str | None = None) -> None:
         time.sleep(_LOOK_EVERY_S)
     if logs is not None:
         for found in folder.glob("*/session_2*/logs"):
-            shutil.copytree(found, Path(logs) / found.parent.name, dirs_exist_ok=True)
+            with contextlib.suppress(OSError):  # no room, or no right to write there
+                _keep(found, Path(logs) / found.parent.name)
     shutil.rmtree(folder, ignore_errors=True)
+
+
+def _keep(logs: Path, to: Path) -> None:
+    """Copy Ray's logs; Ray's folders are open to all users, the copy is closed to them."""
+    to.mkdir(mode=0o700, parents=True, exist_ok=True)
+    try:
+        shutil.copytree(logs, to, dirs_exist_ok=True)
+    finally:
+        to.chmod(0o700)
 
 
 def _writers(folder: Path) -> set[int]:

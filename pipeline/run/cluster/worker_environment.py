@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from pipeline.run.cluster.ship import NAMES, ROOT
-from pipeline.storage.secrets import OWN_VARIABLES
+from pipeline.storage.secrets import OWN_VALUES, OWN_VARIABLES
 
 Json = dict[str, Any]  # of Ray's runtime environments
 # Variables that are read while a process starts, so that setting them later would be too late.
@@ -28,6 +28,7 @@ def worker_environment(given: Json) -> Json:
     early = {name: value for name, value in variables.items() if is_early(name)}
     late = variables.keys() - early.keys()
     hidden = {OWN_VARIABLES: " ".join(name for name in late if len(variables[name]) >= _LEAST)}
+    hidden |= {OWN_VALUES: os.environ[OWN_VALUES]} if OWN_VALUES in os.environ else {}
     # If two actors' threads spin at OpenMP's barriers on the same cores, they slow each other down tenfold.
     waiting = {"OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "PASSIVE")}
     return {

@@ -7,7 +7,7 @@ import pytest
 
 from pipeline.models import hub
 from pipeline.models.checkpoints.folders import resolve
-from pipeline.output.manifest import rebuild
+from pipeline.output.manifest import Manifest, load_manifest, rebuild
 from pipeline.output.opened import outputs_at
 from pipeline.output.targets import trust_folder
 from pipeline.report.write import _read_comparison
@@ -113,3 +113,25 @@ def test_a_damaged_comparison_is_one_line(tmp_path, content):
     (tmp_path / "comparison.json").write_text(content)
     with pytest.raises(ConfigError, match=r"comparison\.json"):
         outputs_at(str(tmp_path), Storage())
+
+
+@pytest.mark.parametrize(
+    "content",
+    ['{"configuration": [], "counted": {}}', '{"configuration": {}, "counted": 3}', "[" * 200_000],
+)
+def test_a_run_json_that_is_none_is_one_line(tmp_path, content):
+    if content.startswith("{"):
+        names = ("run_id", "fingerprint", "schema_version", "versions")
+        content = json.dumps(dict.fromkeys(names) | json.loads(content))
+    (tmp_path / "run.json").write_text(content)
+    with pytest.raises(ConfigError, match="is damaged or of another version"):
+        load_manifest(str(tmp_path), Storage())
+
+
+def test_numbers_without_end_are_one_line(tmp_path):
+    manifest = Manifest("", "", 1, {}, {"max_questions": float("inf")}, {})
+    with (
+        pytest.raises(ConfigError, match="of another version"),
+        manifest.explaining_errors("o", Storage()) as settings,
+    ):
+        int(settings["max_questions"])

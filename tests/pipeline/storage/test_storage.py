@@ -132,6 +132,20 @@ def test_a_short_secret_is_hidden_where_it_is_no_part_of_a_name(text, hidden):
     assert store.hide_in_data('{"question": "Is this a test ?"}') == '{"question": "Is this a test ?"}'
 
 
+@pytest.mark.parametrize(
+    "secret", ["100000000", "fingerprint", '": {"max_pixels": ', "s\ncounted\\\\", "minioadmin"]
+)
+def test_a_secret_that_looks_like_json_leaves_json(secret):
+    data = {
+        "fingerprint": "0f",
+        "counted": {"max_pixels": 100000000},
+        "path": "/data/minioadmin/x",
+        "said": secret,
+    }
+    shown = Storage(key="k", secret=secret).as_json(data)
+    assert json.loads(shown) == data | {"said": "***" if secret.isalnum() else json.loads(shown)["said"]}
+
+
 @pytest.mark.parametrize("form", ["{}", "a{}b", "/x/{}/y", "Credential={}/2026"])
 def test_a_long_secret_is_hidden_in_any_form(form):
     secret = 'CANARY/sec+ret="quoted"'

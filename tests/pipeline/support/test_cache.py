@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from pipeline.support.cache import cached, make_once
+from pipeline.support.cache import cached, make_once, private_cache
 from pipeline.support.errors import ConfigError
 
 PROCESSES, FILES = 4, 50
@@ -136,3 +136,23 @@ def test_a_place_that_cannot_be_written_is_one_line(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     with pytest.raises(ConfigError, match="cannot be made or closed to others"):
         cached("made", fill)
+
+
+def test_a_link_to_a_folder_open_to_others_is_refused_and_left_as_it_is(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    shared.chmod(0o755)
+    (tmp_path / "trimline").symlink_to(shared)
+    with pytest.raises(ConfigError, match="is a link to a folder open to others"):
+        private_cache()
+    assert stat.S_IMODE(shared.stat().st_mode) == 0o755
+    shared.chmod(0o700)
+    assert private_cache() == tmp_path / "trimline"
+
+
+def test_a_record_that_cannot_be_written_is_one_line(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    (private_cache() / ".records").write_text("")
+    with pytest.raises(ConfigError, match="cannot be written"):
+        cached("x-v1", lambda folder: (folder / "a").write_text("x"))

@@ -12,6 +12,7 @@ import urllib.request
 import pytest
 
 from pipeline.run.cluster.metrics_page import serve_metrics
+from pipeline.run.config import RunOptions
 from pipeline.support.errors import ConfigError
 from tests.support.processes import WITHOUT_RAY, listening
 
@@ -76,3 +77,14 @@ def test_an_address_that_cannot_be_used_is_one_line():
             serve_metrics("127.0.0.3", port, 1)
     with pytest.raises(ConfigError, match=r"metrics_host=nowhere\.invalid metrics_port=1: "):
         serve_metrics("nowhere.invalid", 1, 1)
+
+
+@pytest.mark.parametrize("host", ["a\0b", "ü" * 80, "[::]"])
+def test_an_address_that_is_none_is_refused_in_one_line(host):
+    with pytest.raises(ConfigError, match="metrics_host="):
+        serve_metrics(host, 19555, 1)
+
+
+def test_an_empty_address_is_refused():
+    with pytest.raises(ConfigError, match="metrics_host must not be empty"):
+        RunOptions(metrics_host="")

@@ -229,3 +229,43 @@ def test_a_folder_that_ray_cannot_use_is_refused(tmp_path, monkeypatch):
     monkeypatch.setenv("RAY_TMPDIR", str(long))
     with pytest.raises(ConfigError, match="more than 19 bytes"):
         private._place()
+
+
+def test_a_link_to_the_temporary_folder_is_followed(place, tmp_path, monkeypatch):
+    import tempfile
+
+    (tmp_path / "link").symlink_to(place)
+    monkeypatch.delenv("RAY_TMPDIR", raising=False)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "link"))
+    assert private._place() == str(place.resolve())
+
+
+def test_kept_logs_are_closed_to_others(tmp_path):
+    logs = tmp_path / "folder/r/session_2026/logs"
+    logs.mkdir(parents=True)
+    (logs / "a.log").write_text("x")
+    logs.chmod(0o777)
+    sweeper.sweep(tmp_path / "folder", logs=str(tmp_path / "kept"))
+    kept = tmp_path / "kept/session_2026"
+    assert stat.S_IMODE(kept.stat().st_mode) == 0o700 and (kept / "a.log").read_text() == "x"
+
+
+def test_the_folder_goes_even_if_logs_cannot_be_kept(tmp_path):
+    (tmp_path / "folder/r/session_2026/logs").mkdir(parents=True)
+    (tmp_path / "file").write_text("")
+    sweeper.sweep(tmp_path / "folder", logs=str(tmp_path / "file"))
+    assert not (tmp_path / "folder").exists()
+
+
+def test_a_place_that_cannot_be_listed_stops_no_sweeper(tmp_path, monkeypatch):
+    import io
+    from types import SimpleNamespace
+
+    def gone(place):
+        raise FileNotFoundError(place)
+
+    (tmp_path / "folder").mkdir()
+    monkeypatch.setattr(sweeper, "abandoned", gone)
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO()))
+    sweeper.sweep_after_run(tmp_path / "folder", None)
+    assert not (tmp_path / "folder").exists()

@@ -129,3 +129,18 @@ def test_decoding_books_what_one_image_may_take_or_all_that_the_largest_node_has
         ConfigError, match=r"^cluster\.decode\.memory=2147483648: no node has more than 1073741824"
     ):
         booked(more, 1 << 30)
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [
+        {"pip": {"packages": ["x"], "pip_install_options": ["--index-url=https://me:CANARY@host/simple"]}},
+        {"pip": ["x @ git+https://CANARY@host/x.git"]},
+        {"py_modules": ["https://host/x.zip?X-Amz-Signature=CANARY"]},
+    ],
+)
+def test_credentials_that_ray_would_log_are_refused(environment):
+    with pytest.raises(ConfigError, match="must not hold credentials") as raised:
+        Cluster(runtime_env=environment)
+    assert "CANARY" not in str(raised.value)
+    Cluster(runtime_env={"pip": ["x"], "env_vars": {"PIP_INDEX_URL": "https://me:x@host/simple"}})
