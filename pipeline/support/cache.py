@@ -60,7 +60,7 @@ def cached(name: str, make: Callable[[Path], None]) -> Path:
         except OSError as error:
             raise ConfigError(f"{record}: cannot be written ({error.strerror}); remove {cache}") from None
 
-    if folder.exists() and not is_whole(folder, record):
+    if folder.exists() and not is_as_recorded(folder, record):
         if record.exists():  # earlier releases wrote none
             logging.getLogger(__name__).warning("%s was damaged, and is made again", folder)
         _discard(folder)
@@ -89,7 +89,7 @@ def make_once(folder: Path, make: Callable[[Path], None]) -> Path:
     return folder
 
 
-def is_whole(folder: Path, record: Path) -> bool:
+def is_as_recorded(folder: Path, record: Path) -> bool:
     """Tell whether a folder holds what its record names, all of it this user's alone."""
     try:
         recorded = json.loads(record.read_bytes())
