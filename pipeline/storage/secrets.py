@@ -3,7 +3,8 @@
 import json
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 from urllib.parse import quote
 
 SECRET_VARIABLES = (
@@ -65,6 +66,15 @@ def hide_everywhere(secrets: Iterable[str]) -> None:
     found = sorted(set(secrets))
     if found:
         os.environ[OWN_VALUES] = json.dumps(found)
+
+
+def changed_texts(tree: Any, change: Callable[[str], str]) -> Any:  # JSON
+    """Apply a function to the texts of data; names, numbers and the form stay."""
+    if isinstance(tree, Mapping):
+        return {name: changed_texts(part, change) for name, part in tree.items()}
+    if isinstance(tree, list | tuple):
+        return [changed_texts(part, change) for part in tree]
+    return change(tree) if isinstance(tree, str) else tree
 
 
 def hide_in_urls(text: str) -> str:

@@ -6,7 +6,7 @@ import os
 import re
 import shutil
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, fields
 from datetime import datetime
@@ -19,7 +19,7 @@ from fsspec.implementations.local import LocalFileSystem
 
 from pipeline.storage.names import as_path, as_text
 from pipeline.storage.pages import s3_pages
-from pipeline.storage.secrets import hide_secrets, way_without_credentials
+from pipeline.storage.secrets import changed_texts, hide_secrets, way_without_credentials
 from pipeline.support.errors import ConfigError, TrimlineError
 from pipeline.support.fields import free, require
 
@@ -156,19 +156,11 @@ class Storage:
 
     def as_json(self, tree: Any, **options: Any) -> str:  # JSON, and what json.dumps takes
         """Write data as JSON whose texts are as `hide_in_data` leaves them; names and numbers stay."""
-        return json.dumps(_changed_texts(tree, self.hide_in_data), **options)
+        return json.dumps(changed_texts(tree, self.hide_in_data), **options)
 
     @property
     def _secrets(self) -> list[str | None]:
         return [self.key, self.secret, self.token]
-
-
-def _changed_texts(tree: Any, change: Callable[[str], str]) -> Any:  # JSON
-    if isinstance(tree, Mapping):
-        return {name: _changed_texts(part, change) for name, part in tree.items()}
-    if isinstance(tree, list | tuple):
-        return [_changed_texts(part, change) for part in tree]
-    return change(tree) if isinstance(tree, str) else tree
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import time
+from contextlib import suppress
 from pathlib import Path
 
 # Overrides of the environment without what this process has told Ray; Ray takes no empty niceness.
@@ -53,10 +54,11 @@ def members(session: int) -> list[int]:
 
 def listening(process: int) -> set[tuple[str, int]]:
     """List the addresses, as /proc/net writes them, and ports on which a process accepts TCP connections."""
-    try:
-        links = [os.readlink(entry.path) for entry in os.scandir(f"/proc/{process}/fd")]  # noqa: PTH115
-    except OSError:  # it has ended
-        return set()
+    links = []
+    with suppress(OSError):  # it has ended
+        for entry in os.scandir(f"/proc/{process}/fd"):
+            with suppress(OSError):  # it has been closed
+                links.append(os.readlink(entry.path))  # noqa: PTH115
     own = {link[len("socket:[") : -1] for link in links if link.startswith("socket:[")}
     rows = [
         line.split()
