@@ -79,10 +79,33 @@ class TransformersEngine:
         )
         indices = list(fitting)
         lengths = [encoded.length for encoded in fitting.values()]
-        for batch in plan_batches(lengths, self.token_budget, self.max_batch):
+        for batch in self._batches(lengths):
             chosen = [indices[i] for i in batch]
             answers.update(zip(chosen, self._run([fitting[index] for index in chosen]), strict=True))
         return [answers[i] for i in range(len(requests))]
+
+    def _batches(self, lengths: Sequence[int]) -> list[list[int]]:
+        """Group the indices of `lengths` into batches whose requests do not change one another's answers."""
+        groups: dict[int, list[int]] = {}
+        for index, length in enumerate(lengths):
+            groups.setdefault(self._group(index, length), []).append(index)
+        return [
+            [group[at] for at in batch]
+            for group in groups.values()
+            for batch in plan_batches([lengths[index] for index in group], self.token_budget, self.max_batch)
+        ]
+
+    def _group(self, index: int, length: int) -> int:
+        """Return the number of the group of requests that may share a batch.
+
+        With longrope, the longest request of a batch decides how the positions of all are turned;
+        `min_length` counts padding.
+        """
+        switch = self._lm.rope_switch
+        passes = switch is not None and length <= switch < length + self.decoding.max_new_tokens
+        if passes or self._lm.is_alone or "min_length" in self._choice.scores:
+            return 2 + index
+        return int(switch is not None and length > switch)
 
     @torch.inference_mode()
     def _run(self, batch: list[EncodedRequest]) -> list[Answer]:
@@ -136,9 +159,14 @@ class TransformersEngine:
         return finite, [finite, *warpers(self._choice.sampled), draw]
 
     def _head_of(self, batch: list[EncodedRequest]) -> list[int]:
-        """Return the head whose keys are computed once: none if padding behind it would fill a window."""
+        """Return the head whose keys are computed once.
+
+        There is none if padding behind it would fill a window, or the whole prompt turns its positions
+        by other angles than the head alone.
+        """
         longest = max(encoded.length for encoded in batch) + self.decoding.max_new_tokens
-        if not self.prefix_cache or (self._lm.window is not None and longest > self._lm.window):
+        limits = [limit for limit in (self._lm.window, self._lm.rope_switch) if limit is not None]
+        if not self.prefix_cache or self._lm.is_alone or longest > min(limits, default=longest):
             return []
         return self._lm.head([encoded.token_ids for encoded in batch])
 

@@ -24,6 +24,8 @@ class LanguageModel(Prompts):
     Attributes:
         model: the causal language model of transformers, in inference mode.
         window: the fewest tokens that a layer attends to; None if all layers attend to all tokens.
+        rope_switch: the length beyond which all positions are turned by other angles; None without one.
+        is_alone: padding changes its answers, so that each request is a batch of its own.
     """
 
     def __init__(
@@ -39,6 +41,8 @@ class LanguageModel(Prompts):
             key_mapping=LANGUAGE_KEYS,
         ).to(device)
         self.window = window_of(config.text_config)
+        self.rope_switch = rope_switch_of(config.text_config)
+        self.is_alone = is_alone(config.text_config)
         self.model.get_output_embeddings().register_forward_pre_hook(_contiguous)
         # The run's configuration alone decides how to decode; checkpoints bring temperatures of their own.
         self.model.generation_config = GenerationConfig()  # type: ignore[no-untyped-call]
@@ -67,6 +71,27 @@ def window_of(text_config: Any) -> int | None:
         return None
     sizes = [getattr(text_config, name, None) for name in ("sliding_window", "attention_chunk_size")]
     return min((size for size in sizes if size), default=None)
+
+
+def rope_switch_of(text_config: Any) -> int | None:
+    """Return the length beyond which a language model with longrope takes its long factors; None without."""
+    parameters = getattr(text_config, "rope_parameters", None) or {}
+    kinds = [parameters, *(kind for kind in parameters.values() if isinstance(kind, dict))]
+    lengths = [
+        kind["original_max_position_embeddings"] for kind in kinds if kind.get("rope_type") == "longrope"
+    ]
+    return min(lengths, default=None)
+
+
+def is_alone(text_config: Any) -> bool:
+    """Tell whether padding changes a language model's answers.
+
+    It does where layers keep a state instead of keys (linear attention, Mamba), or where chunks or scales of
+    attention (Llama 4) are counted from the first token, padding or not.
+    """
+    kinds = set(getattr(text_config, "layer_types", None) or ())
+    counted = getattr(text_config, "attn_temperature_tuning", False)
+    return bool(kinds - {"full_attention", "sliding_attention", "attention"} or counted)
 
 
 def _without_weights(text_config: Any) -> torch.nn.Module:

@@ -3,6 +3,7 @@
 Legend: S pixels a side.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +15,7 @@ from PIL import Image
 from pipeline.models.checkpoints.files import Json, read_json
 from pipeline.models.checkpoints.kinds import CLIP, KINDS, Squares, is_original
 from pipeline.models.config import Model
-from pipeline.support.errors import ConfigError
+from pipeline.support.errors import ConfigError, first_line
 
 if TYPE_CHECKING:
     from transformers.image_processing_utils import BaseImageProcessor
@@ -61,12 +62,15 @@ class Preprocessor:
             squares = CLIP.squares
             self._library = _library_processor(folder)
             self.image_size = _crop_side(folder, self._library)
-            settings = self._library.to_dict()
+            # a step that the library's own settings do not name is one that it does not do
+            settings = {"do_rescale": False, "do_normalize": False, **self._library.to_dict()}
         assert squares is not None
         self._stretches = not squares.crops
         self.normalization = _normalization(settings, squares)
         padded = pad or (_kind(settings).startswith("Llava") and settings.get("do_pad", False))
         self._background = tuple(int(255 * mean) for mean in self.normalization.mean) if padded else None
+        if self._library is not None:
+            self._require_plain(folder, self._library)
 
     def __call__(self, rgb: Image.Image) -> NDArray[np.uint8]:
         """Resize an RGB image, and crop it if the processor does: uint8 [S, S, 3].
@@ -86,6 +90,20 @@ class Preprocessor:
         pixels = np.asarray(output["pixel_values"][0])
         return np.ascontiguousarray(pixels.transpose(1, 2, 0).astype(np.uint8, copy=False))
 
+    def _require_plain(self, folder: Path, library: "BaseImageProcessor") -> None:
+        """Refuse a library's processor that does more than resize, crop, rescale and normalise."""
+        noise = np.random.default_rng(0).integers(0, 256, (90, 120, 3), dtype=np.uint8)
+        picture = Image.fromarray(noise)
+        theirs = np.asarray(library(picture)["pixel_values"][0])
+        to = self.normalization
+        ours = ((self(picture) * to.rescale_factor - to.mean) / to.std).transpose(2, 0, 1)
+        grey = abs(to.rescale_factor) / min(map(abs, to.std))  # the library's may round to whole grey values
+        if ours.shape != theirs.shape or not np.allclose(ours, theirs, rtol=0, atol=1.01 * grey):
+            raise ConfigError(
+                f"{folder}: {type(library).__name__} does more than resize, crop, rescale and normalise, "
+                "which is not supported"
+            )
+
 
 def preprocessor_of(model: Model) -> Preprocessor:
     """Make the preprocessor of a model; of its checkpoints, only small files are read.
@@ -99,9 +117,13 @@ def preprocessor_of(model: Model) -> Preprocessor:
 
     llava = resolve(model.path)
     config = read_config(llava)
-    if not is_original(config):
-        return Preprocessor(llava)
-    return Preprocessor(resolve(str(clip_of(model, llava))), pad=pads(llava, config))
+    folder = llava if not is_original(config) else resolve(str(clip_of(model, llava)))
+    try:
+        return Preprocessor(folder, pad=is_original(config) and pads(llava, config))
+    except (TypeError, ValueError, AttributeError, KeyError) as error:
+        raise ConfigError(
+            f"{folder}: the image processor's settings cannot be read: {first_line(error)}"
+        ) from None
 
 
 def settings_of(folder: Path) -> Json:
@@ -156,10 +178,15 @@ def _normalization(settings: Json, squares: Squares) -> Normalization:
     rescales, normalizes = settings.get("do_rescale", True), settings.get("do_normalize", True)
     mean, std = settings.get("image_mean", squares.mean), settings.get("image_std", squares.std)
     return Normalization(
-        rescale_factor=settings.get("rescale_factor", 1 / 255) if rescales else 1.0,
-        mean=tuple(map(float, mean if normalizes else (0,) * 3)),
-        std=tuple(map(float, std if normalizes else (1,) * 3)),
+        rescale_factor=float(settings.get("rescale_factor", 1 / 255)) if rescales else 1.0,
+        mean=_channels(mean if normalizes else 0),
+        std=_channels(std if normalizes else 1),
     )
+
+
+def _channels(values: float | Sequence[float]) -> tuple[float, ...]:
+    """Return one value for each channel; a single number counts for all three."""
+    return tuple(map(float, values if isinstance(values, Sequence) else (values,) * 3))
 
 
 def resize_and_crop(image: Image.Image, side: int, resample: Image.Resampling) -> Image.Image:

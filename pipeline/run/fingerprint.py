@@ -35,18 +35,18 @@ def counted_fields(config: "RunConfig", weights: Json) -> list[Json]:
     return [{**shared, **arm_fields(config, arm)} for arm in config.arms]
 
 
-def weights_fields(llava: Path, clip: Path | None, *, is_tuned: bool, window: int | None) -> Json:
+def weights_fields(llava: Path, clip: Path | None, *, is_tuned: bool, **text: int | None) -> Json:
     """Collect what counts of a model's checkpoints: digests, and whose vision tower runs.
 
     `is_tuned` says that the LLaVA's tower is not the CLIP's. Outputs made with the CLIP's tower lack the
-    field `tower`: they are continued only where the two are equal. `window`: of a language model with sliding
-    windows, which padding behind a cached head filled before.
+    field `tower`: they are continued only where the two are equal. `text`: what of a language model was not
+    answered as transformers does before, such as sliding windows, which padding behind a cached head filled.
     """
     fields: Json = {"weights": weights_digest(llava)}
     if clip is not None:
         fields["clip_weights"] = weights_digest(clip)
     fields |= {"tower": "llava"} if is_tuned else {}
-    return fields | ({"window": window} if window else {})
+    return fields | {name: value for name, value in text.items() if value}
 
 
 def shared_fields(config: "RunConfig", weights: Json) -> Json:

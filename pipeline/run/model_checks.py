@@ -41,7 +41,7 @@ def check_model(config: "RunConfig") -> CheckedModel:
         ConfigError: anything of them is wrong, or would be ignored.
     """
     from pipeline.models.checkpoints.loading import load_config
-    from pipeline.models.llava import window_of
+    from pipeline.models.llava import is_alone, rope_switch_of, window_of
 
     llava, clip = folders(config.model)
     geometry = check_fit(llava, clip)
@@ -55,7 +55,12 @@ def check_model(config: "RunConfig") -> CheckedModel:
     llava_config = load_config(llava)
     text_config = llava_config.text_config
     weights = weights_fields(
-        llava, clip, is_tuned=distance > 0 and not kind.may_be_cut, window=window_of(text_config)
+        llava,
+        clip,
+        is_tuned=distance > 0 and not kind.may_be_cut,
+        window=window_of(text_config),
+        rope_switch=rope_switch_of(text_config),
+        is_alone=is_alone(text_config),
     )
     _, end_note = end_tokens(llava, text_config.eos_token_id)
     notes = (
@@ -95,7 +100,14 @@ def _require_prompt_fits(config: "RunConfig", llava: Path, geometry: Geometry) -
     from pipeline.models.prompts import load_tokenizer, prompt_ids
 
     template = fill_template(config.model.template, "")
-    text = len(prompt_ids(load_tokenizer(llava), image_token_id(llava), template)) - 1
+    image = image_token_id(llava)
+    ids = prompt_ids(load_tokenizer(llava), image, template)
+    if ids.count(image) != 1:
+        raise ConfigError(
+            f"{llava}: the tokenizer makes no token {image} of <image> in model.template (does its "
+            "tokenizer_config.json set split_special_tokens?)"
+        )
+    text = len(ids) - 1
     visual = min(_fewest_tokens(arm, geometry) for arm in config.arms)
     needed = text + visual + config.decoding.max_new_tokens
     if needed > geometry.max_positions:

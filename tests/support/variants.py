@@ -239,6 +239,26 @@ def language(kind: str, **settings: Any) -> Change:
     return apply
 
 
+def split_experts(root: Path) -> None:
+    """Store a Mixtral's experts one by one, as it is published."""
+
+    def change(held: Weights) -> None:
+        for name in [name for name in held if ".mlp.experts." in name]:
+            joined = held.pop(name)
+            stem, _, kind = name.replace(".mlp.", ".block_sparse_moe.").rpartition(".")
+            for number, expert in enumerate(joined):
+                parts = expert.chunk(2) if kind == "gate_up_proj" else (expert,)
+                numbers = ("w1", "w3") if kind == "gate_up_proj" else ("w2",)
+                held |= {
+                    f"{stem}.{number}.{part}.weight": tensor.clone()
+                    for part, tensor in zip(numbers, parts, strict=True)
+                }
+        for name in [name for name in held if ".mlp.gate." in name]:
+            held[name.replace(".mlp.", ".block_sparse_moe.")] = held.pop(name)
+
+    weights(change)(root)
+
+
 def copy_of(checkpoint: Path, root: Path, change: Change) -> Path:
     """Copy the random checkpoint and change the copy."""
     shutil.copytree(checkpoint, root)

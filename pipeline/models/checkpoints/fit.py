@@ -175,7 +175,12 @@ def image_token_id(folder: Path) -> int:
 
 def _image_token_id(folder: Path, config: Json) -> int:
     names = ("image_token_index", "image_token_id")
-    value = next((config[name] for name in names if name in config), _IMAGE_TOKEN_ID)
+    values = [config[name] for name in names if name in config]
+    value = values[0] if values else _IMAGE_TOKEN_ID
+    if any(other != value for other in values):
+        raise ConfigError(
+            f"{folder / 'config.json'}: image_token_index is {value}, image_token_id {values[1]}"
+        )
     if type(value) is not int:
         raise ConfigError(f"{folder / 'config.json'}: image_token_index is {value!r}, no number")
     return value

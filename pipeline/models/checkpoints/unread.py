@@ -35,8 +35,12 @@ def refuse_unread(folder: Path, names: Collection[str], part: str) -> None:
     unknown = sorted(name for name in names if not any(re.search(known, name) for known in HARMLESS))
     if not unknown:
         return
-    forms = (form for pattern, form in _FORMS.items() if re.search(pattern, unknown[0]))
-    form = next(forms, None)
+    form = form_of(unknown[0])
     more = f" (one of {len(unknown)})" if len(unknown) > 1 else ""
     what = f": {form} cannot be read; merge or dequantise it with the library that made it" if form else ""
     raise ConfigError(f"{folder}: no {part} reads the tensor {unknown[0]}{more}{what}")
+
+
+def form_of(name: str) -> str | None:
+    """Return the form, one that is not read, that a tensor's name tells; None if it tells none."""
+    return next((form for pattern, form in _FORMS.items() if re.search(pattern, name)), None)

@@ -31,6 +31,7 @@ def requests(tmp_path_factory, photographs):
         {"repetition_penalty": 0.7},
         {"no_repeat_ngram_size": 2},
         {"min_new_tokens": 8},
+        {"min_length": 618},
         {"suppress_tokens": [300, 301, 302]},
         {"repetition_penalty": 1.1, "no_repeat_ngram_size": 1, "bad_words_ids": [[310], [311, 312]]},
     ],

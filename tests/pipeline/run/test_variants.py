@@ -18,6 +18,20 @@ LLAMA3 = {
     "original_max_position_embeddings": 512,
 }  # fmt: skip
 YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 1024}
+LONGROPE = {
+    "rope_type": "longrope", "short_factor": [1.0] * 12, "long_factor": [1 + n / 2 for n in range(12)]
+}  # fmt: skip
+LINEAR = {
+    "layer_types": ["linear_attention", "linear_attention", "full_attention"],
+    "linear_num_key_heads": 2, "linear_num_value_heads": 4, "linear_conv_kernel_dim": 4,
+    "linear_key_head_dim": 16, "linear_value_head_dim": 16, "tie_word_embeddings": False,
+}  # fmt: skip
+CHUNKS = {
+    "attention_chunk_size": 64, "intermediate_size_mlp": 256, "num_local_experts": 2,
+    "no_rope_layers": [1, 1, 0], "interleave_moe_layer_step": 2, "floor_scale": 100, "attn_scale": 0.5,
+}  # fmt: skip
+MIXTRAL = v.both(v.language("Mixtral", num_local_experts=4, num_experts_per_tok=2), v.split_experts)
+EXPERT = "block_sparse_moe.experts.1.w1.weight"
 
 
 def rope(**scaling: object) -> v.Change:
@@ -70,6 +84,10 @@ EQUAL = {
     "rope dynamic": rope(rope_type="dynamic", factor=2.0),
     "rope llama3": rope(**LLAMA3),
     "rope yarn": rope(**YARN),
+    "rope longrope, some requests beyond": rope(**LONGROPE, original_max_position_embeddings=700),
+    "rope longrope, all beyond": rope(**LONGROPE, original_max_position_embeddings=300),
+    "rope longrope, passed by answers": rope(**LONGROPE, original_max_position_embeddings=614),
+    "one mean for all channels": v.image_settings(image_mean=0.5, image_std=0.25),
     "do_sample in generation_config": v.generation(do_sample=True, temperature=0.2, top_p=0.9),
     "several end tokens": v.generation(eos_token_id=[2, 300, 301]),
     "stored positions": v.plus({"vision_tower.embeddings.position_ids": NUMBERS}),
@@ -93,6 +111,9 @@ EQUAL = {
     "Phi3": v.language("Phi3", sliding_window=None),
     "Olmo2": v.language("Olmo2"),
     "Granite": v.language("Granite"),
+    "Qwen3.5, layers with a state": v.language("Qwen3_5Text", **LINEAR),
+    "Llama 4, chunks": v.language("Llama4Text", **CHUNKS),
+    "Mixtral": MIXTRAL,
 }
 
 REFUSED = {
@@ -110,6 +131,30 @@ REFUSED = {
         "LoRA adapter that is not merged",
     ),
     "LoRA folder": (lambda root: (root / "llava/adapter_config.json").write_text("{}"), "LoRA adapter"),
+    "experts in fp8": (v.both(MIXTRAL, v.cast(torch.float8_e4m3fn, ".experts.")), "stored as F8_E4M3"),
+    "experts with scales": (
+        v.both(MIXTRAL, v.plus({f"language_model.model.layers.0.{EXPERT}_scale": torch.ones(1)})),
+        "weight_scale.*quantised weights",
+    ),
+    "an expert lacks a tensor": (v.both(MIXTRAL, v.without(EXPERT)), r"missing.*experts\.\*\.w1"),
+    "more experts": (v.both(MIXTRAL, v.config(text_config__num_local_experts=3)), r"missing.*experts\.\*"),
+    "a mean of words": (v.image_settings(image_mean=["a", "b", "c"]), "settings cannot be read"),
+    "two projectors": (
+        v.plus({"model.multi_modal_projector.linear_2.weight": torch.ones(96, 96)}),
+        "one tensor of the projector",
+    ),
+    "two image tokens": (v.config(image_token_id=5), "image_token_id 5"),
+    "<image> split": (
+        lambda root: v.edit(root / "llava/tokenizer_config.json", split_special_tokens=True),
+        "split_special_tokens",
+    ),
+    "EfficientNet's images": (
+        v.image_settings(
+            image_processor_type="EfficientNetImageProcessor", size={"height": 336, "width": 336},
+            rescale_offset=True, do_center_crop=False,
+        ),
+        "does more than resize",
+    ),
     "unknown tensor": (v.plus({"model.resampler.query": torch.ones(3)}), r"tensor model\.resampler"),
     "unknown tensor of CLIP": (v.plus({"text_model.x": torch.ones(3)}, "clip"), r"text_model\.x"),
     "other weights": (v.config(transformers_weights="other.safetensors"), "transformers_weights"),
