@@ -70,8 +70,7 @@ class Storage:
         Raises:
             ConfigError: the protocol is unknown, its package is not installed, or the URI holds credentials.
         """
-        way = way_without_credentials(uri)
-        if way is not None:
+        if way := way_without_credentials(uri):
             raise ConfigError(f"{self.redact(uri)}: a URL must not hold credentials; use {way}")
         try:
             protocol = fsspec.core.split_protocol(uri)[0] or "file"
@@ -122,10 +121,8 @@ class Storage:
             token=self.token,
             client_kwargs={name: value for name, value in client.items() if value},
             config_kwargs=timeouts,
-            # with more, s3fs asks for the size of every file before reading it
-            max_concurrency=1,
-            # a listing from before the run must never decide which units are missing
-            use_listings_cache=False,
+            max_concurrency=1,  # with more, s3fs asks for the size of every file before reading it
+            use_listings_cache=False,  # a listing from before the run must not decide which units are missing
         )
 
     @contextmanager
@@ -138,9 +135,8 @@ class Storage:
         except FileNotFoundError:
             raise ConfigError(f"{key}: nothing at {self.redact(uri)}") from None
         except store_errors(uri) as error:
-            raise ConfigError(
-                f"{key}: cannot use {self.redact(f'{uri}: {str(error) or type(error).__name__}')}"
-            ) from None
+            reason = self.redact(f"{uri}: {str(error) or type(error).__name__}")
+            raise ConfigError(f"{key}: cannot use {reason}") from None
 
     def redact(self, text: str) -> str:
         """Return `text` as one line, without credentials."""
@@ -155,12 +151,12 @@ class Storage:
         return hide_secrets(text, self._secrets, words=False)
 
     def as_json(self, tree: Any, **options: Any) -> str:  # JSON, and what json.dumps takes
-        """Write data as JSON whose texts are as `hide_in_data` leaves them; names and numbers stay."""
+        """Write data as JSON without credentials; names and numbers stay."""
         return json.dumps(changed_texts(tree, self.hide_in_data), **options)
 
     @property
-    def _secrets(self) -> list[str | None]:
-        return [self.key, self.secret, self.token]
+    def _secrets(self) -> tuple[str | None, ...]:
+        return self.key, self.secret, self.token
 
 
 @dataclass(frozen=True, kw_only=True)
