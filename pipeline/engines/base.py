@@ -82,6 +82,14 @@ class EngineConfig(ABC):
     def check_choice(self, choice: Choice) -> None:  # noqa: B027 - optional
         """Raise ConfigError if the engine cannot choose tokens so."""
 
+    def check_positions(self, most: int, rope_switch: int | None) -> None:  # noqa: B027 - optional
+        """Raise ConfigError if the engine would turn positions otherwise than transformers.
+
+        Args:
+            most: the positions of the language model.
+            rope_switch: see `LanguageModel`.
+        """
+
     def other_batches(self) -> Self:
         """Return the same configuration with other batch sizes, for the control arm of a comparison.
 

@@ -111,6 +111,14 @@ class Vllm(EngineConfig):
         for key in (*choice.scores, *(choice.sampled.keys() - {"temperature", "top_k", "top_p", "min_p"})):
             raise ConfigError(f"decoding.from_checkpoint: {key} is not supported with engine=vllm")
 
+    def check_positions(self, most: int, rope_switch: int | None) -> None:
+        """See `EngineConfig.check_positions`: vLLM takes the long factors wherever a request may need them."""
+        if rope_switch is not None and min(most, self.max_model_len or most) > rope_switch:
+            raise ConfigError(
+                f"engine=vllm: turns short requests with longrope by the factors of long ones; set "
+                f"engine.max_model_len={rope_switch}, or engine=transformers"
+            )
+
     def load(self, model: Model, decoding: Decoding, *, device: str, seed: int) -> "VllmEngine":
         """Load the model's weights on `device`.
 

@@ -54,6 +54,7 @@ def check_model(config: "RunConfig") -> CheckedModel:
     distance = tower_distance(llava, clip, geometry.feature_layer) if clip is not None else 0.0
     llava_config = load_config(llava)
     text_config = llava_config.text_config
+    config.engine.check_positions(geometry.max_positions, rope_switch_of(text_config))
     weights = weights_fields(
         llava,
         clip,

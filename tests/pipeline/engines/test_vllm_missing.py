@@ -99,3 +99,17 @@ def test_the_control_arm_halves_the_batch_size():
     control = Vllm(max_num_seqs=9, max_batched_tokens=100).other_batches()
     assert (control.max_num_seqs, control.max_batched_tokens) == (4, 50)
     assert Vllm(max_num_seqs=1, max_batched_tokens=1).other_batches().max_num_seqs == 1
+
+
+@pytest.mark.parametrize(
+    ("most", "given", "switch"), [(131072, None, 4096), (131072, 4097, 4096), (4096, 131072, 4000)]
+)
+def test_longrope_is_refused_where_vllm_would_turn_short_requests_otherwise(most, given, switch):
+    with pytest.raises(ConfigError, match=rf"set engine\.max_model_len={switch}, or engine=transformers"):
+        Vllm(max_model_len=given).check_positions(most, switch)
+
+
+def test_longrope_within_its_original_length_is_answered():
+    Vllm(max_model_len=4096).check_positions(131072, 4096)
+    Vllm().check_positions(4096, 4096)
+    Vllm().check_positions(131072, None)
