@@ -8,13 +8,15 @@ CREDENTIALS = ("key", "secret", "token")  # fields of each of STORAGES
 STORAGES = ("storage", "source_storage")
 # Names of fields of a user's own classes whose values are secret.
 SECRET_FIELD = re.compile(
-    r"(?:\w*_)?(?:password|passwd|passphrase|pwd|secret|credentials?"
-    r"|(?:api|access|secret|account|private)_?key|(?:auth|access|api|bearer|hf|github|sas|session)_?token)",
+    r"token|(?:[\w-]*[_-])?(?:password|passwd|passphrase|pwd|secret|credentials?|authorization"
+    r"|(?:api|access|secret|account|private)[_-]?key|(?:auth|access|api|bearer|hf|github|sas|session)[_-]?token)",
     re.IGNORECASE,
 )
 _OVERRIDE = re.compile(r"([+~]{0,2}(\w[\w./-]*))=(.+)", re.DOTALL)
 _VARIABLES = ("cluster", "runtime_env", "env_vars")
-_SUSPECT = re.compile(r"key|secret|token|passw|passphrase|pwd|credential|env|://|endpoint_url", re.IGNORECASE)
+_SUSPECT = re.compile(
+    r"key|secret|token|passw|passphrase|pwd|credential|authorization|env|://|endpoint_url", re.IGNORECASE
+)
 _NAMED = re.compile(rf"\b(?:{SECRET_FIELD.pattern}|key|secret|token|env_vars)['\"]?\s*:", re.IGNORECASE)
 
 Refer = Callable[[str, str], str]  # from a dotted key and its secret to what stands in its place

@@ -112,7 +112,7 @@ class Vllm(EngineConfig):
             raise ConfigError(f"decoding.from_checkpoint: {key} is not supported with engine=vllm")
 
     def check_positions(self, most: int, rope_switch: int | None) -> None:
-        """See `EngineConfig.check_positions`: vLLM takes the long factors wherever a request may need them."""
+        """See `EngineConfig.check_positions`: with longrope vLLM takes the same factors for all requests."""
         if rope_switch is not None and min(most, self.max_model_len or most) > rope_switch:
             raise ConfigError(
                 f"engine=vllm: turns short requests with longrope by the factors of long ones; set "

@@ -1,10 +1,12 @@
 """Keeps generated files in the user's cache: closed to others, checked before use, made once."""
 
+import atexit
 import contextlib
 import hashlib
 import json
 import logging
 import os
+import shutil
 import stat
 import tempfile
 from collections.abc import Callable
@@ -14,13 +16,22 @@ from typing import Any
 from pipeline.support.errors import ConfigError
 
 _RECORDS = ".records"  # folder of the cache: what was written into each of its folders
+_COMPILER_CACHE = "TORCHINDUCTOR_CACHE_DIR"
 _HASHED_BYTES = 16 << 20  # larger files are hashed again only if their time has changed
 
 
 def cache_folder() -> Path:
-    """Return the user's cache of generated files: `$XDG_CACHE_HOME/trimline` or `~/.cache/trimline`."""
-    root = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    return Path(root) / "trimline"
+    """Return the user's cache of generated files: `$XDG_CACHE_HOME/trimline` or `~/.cache/trimline`.
+
+    Raises ConfigError if there is no home.
+    """
+    root = os.environ.get("XDG_CACHE_HOME")
+    try:
+        return Path(root or Path.home() / ".cache").absolute() / "trimline"
+    except RuntimeError:
+        raise ConfigError(
+            "this user has no home folder for a cache; name a place with XDG_CACHE_HOME"
+        ) from None
 
 
 def private_cache() -> Path:
@@ -42,6 +53,21 @@ def private_cache() -> Path:
     except OSError as error:
         problem = f"cannot be made or closed to others ({error.strerror})"
     raise ConfigError(f"the cache {folder} {problem}; name a place of your own with XDG_CACHE_HOME")
+
+
+def use_private_compiler_cache() -> None:
+    """Let torch keep what it compiles where no other user can put something in its place.
+
+    Its own choice is a folder in /tmp under a name that others know. A TORCHINDUCTOR_CACHE_DIR is kept.
+    """
+    if _COMPILER_CACHE in os.environ:
+        return
+    try:
+        folder = private_cache() / "torchinductor"
+    except ConfigError:
+        folder = Path(tempfile.mkdtemp(prefix="trimline-torch-"))
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    os.environ[_COMPILER_CACHE] = str(folder)
 
 
 def cached(name: str, make: Callable[[Path], None]) -> Path:

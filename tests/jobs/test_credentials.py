@@ -26,6 +26,8 @@ SECRETS = [
     "source.path='https://bucket.s3.amazonaws.com/x.tar?X-Amz-Signature=CANARY'",
     "+source.password=CANARY",
     "+engine.api_key=CANARY",
+    "+source.token=CANARY",
+    "+source.headers={Authorization: CANARY, x-api-key: CANARY}",
     "storage={key: CANARY, secret: 'CANARY'}",
     "~storage.secret=CANARY",
     "arms={a: {engine: {api_key: CANARY}}}",

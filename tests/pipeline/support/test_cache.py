@@ -3,7 +3,10 @@
 import multiprocessing
 import os
 import stat
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -156,3 +159,33 @@ def test_a_record_that_cannot_be_written_is_one_line(tmp_path, monkeypatch):
     (private_cache() / ".records").write_text("")
     with pytest.raises(ConfigError, match="cannot be written"):
         cached("x-v1", lambda folder: (folder / "a").write_text("x"))
+
+
+COMPILING = """
+import os, sys
+import pipeline.models.llava
+from torch._inductor.codecache import cache_dir
+print(cache_dir(), os.listdir(os.environ["TMPDIR"]))
+"""
+
+
+@pytest.mark.parametrize("home", ["cache", "file"])
+def test_what_torch_compiles_is_closed_to_others(tmp_path, home):
+    for name in ("tmp", "cache"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "file").touch()
+    own = {"XDG_CACHE_HOME": str(tmp_path / home), "TMPDIR": str(tmp_path / "tmp")}
+    environment = {name: value for name, value in os.environ.items() if name != "TORCHINDUCTOR_CACHE_DIR"}
+    said = subprocess.run(
+        [sys.executable, "-c", COMPILING], env=environment | own, capture_output=True, text=True, check=True
+    ).stdout
+    place = tmp_path / "cache/trimline/torchinductor" if home == "cache" else tmp_path / "tmp/trimline-torch-"
+    assert said.startswith(str(place)) and "torchinductor_" not in said
+    assert list((tmp_path / "tmp").iterdir()) == []
+
+
+def test_without_a_home_a_cache_must_be_named(monkeypatch):
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(Path, "home", lambda: (_ for _ in ()).throw(RuntimeError("none")))
+    with pytest.raises(ConfigError, match="no home folder for a cache; name a place with XDG_CACHE_HOME"):
+        cached("made", fill)
