@@ -21,7 +21,6 @@ from jobs.common.credentials import restart_without_credentials, secret_fields_o
 from jobs.common.error_lines import ErrorLines
 from jobs.common.escapes import decoded
 from pipeline.models.hub import without_hub
-from pipeline.storage.secrets import hide_everywhere
 from pipeline.support.errors import ConfigError, RunError, TrimlineError
 from pipeline.support.signals import INTERRUPTED
 
@@ -75,6 +74,8 @@ def _run_hydra(command: str, job: Callable[[DictConfig], int], errors: ErrorLine
 
 
 def _guard(job: Callable[[DictConfig], int], config: DictConfig, errors: ErrorLines) -> int:
+    from pipeline.storage.secrets import hide_everywhere
+
     try:
         errors.use(config)
         hide_everywhere(secret_fields_of(config))

@@ -66,6 +66,7 @@ def _setup(secrets: dict[str, str]) -> Callable[[], None]:
     def hook() -> None:
         import os
         import sys
+        from contextlib import suppress
         from importlib.machinery import ModuleSpec, PathFinder
 
         os.environ.update(secrets)
@@ -78,5 +79,9 @@ def _setup(secrets: dict[str, str]) -> Callable[[], None]:
 
         finder = type("OurPackages", (), {"find_spec": staticmethod(find_spec)})
         sys.meta_path.insert(0, finder)  # type: ignore[arg-type]
+        with suppress(ImportError):  # where the packages are missing, that is told later
+            from pipeline.support.cache import use_private_compiler_cache
+
+            use_private_compiler_cache()
 
     return hook

@@ -163,6 +163,7 @@ def test_a_record_that_cannot_be_written_is_one_line(tmp_path, monkeypatch):
 
 COMPILING = """
 import os, sys
+import pipeline.run.config
 import pipeline.models.llava
 from torch._inductor.codecache import cache_dir
 print(cache_dir(), os.listdir(os.environ["TMPDIR"]))
