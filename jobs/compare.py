@@ -8,9 +8,9 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from jobs.common.arms import ArmSpec, arm_specs, compose_arm
-from jobs.common.build import build, build_target, to_dict
+from jobs.common.build import build, build_target
 from jobs.common.configs import make_config
-from jobs.common.credentials import without_secret_fields
+from jobs.common.credentials import shown_settings
 from jobs.main import run_as_script
 from pipeline.support.errors import ConfigError
 from pipeline.support.fields import free, require
@@ -140,14 +140,13 @@ def _single_arm(base: "RunConfig", spec: ArmSpec) -> "RunConfig":
             Arm(
                 spec.name,
                 build_target(config, "reducer"),
-                without_secret_fields(to_dict(config.reducer)),
+                shown_settings(config.reducer),
                 folder=spec.name,
                 budget_of=spec.budget_of,
                 clip_text=build(config, "clip_text", ClipText) if "clip_text" in spec.parts else None,
             ),
         ),
-        settings=base.settings
-        | {part: without_secret_fields(to_dict(config[part])) for part in ("model", "engine")},
+        settings=base.settings | {part: shown_settings(config[part]) for part in ("model", "engine")},
     )
 
 

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from jobs.common.build import Tree, build_target, to_dict
-from jobs.common.credentials import without_secret_fields
+from jobs.common.build import Tree, build_target
+from jobs.common.credentials import shown_settings
 from pipeline.support.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -136,7 +136,7 @@ def make_reducer(name: str, overrides: Tree | None = None) -> "tuple[Reducer, Tr
         ConfigError: there is no such option or field, or a value is refused.
     """
     config = compose_arm(ArmSpec(name, name, overrides or {}))
-    return build_target(config, "reducer"), without_secret_fields(to_dict(config.reducer))
+    return build_target(config, "reducer"), shown_settings(config.reducer)
 
 
 def _composed(chosen: dict[str, str]) -> DictConfig:

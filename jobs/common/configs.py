@@ -10,7 +10,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from jobs.common.build import Tree, build, build_fields, build_target, to_dict
-from jobs.common.credentials import settings_without_credentials, without_secret_fields
+from jobs.common.credentials import settings_without_credentials, shown_settings
 from jobs.common.escapes import without_breaks
 from jobs.common.storages import source_storage
 from pipeline.support.errors import ConfigError
@@ -57,7 +57,7 @@ def make_config(config: DictConfig) -> "RunConfig":
     names = {field.name for field in dataclasses.fields(UnitLimits)}
     options = {name: value for name, value in top.items() if name not in names}
     limits = {name: value for name, value in top.items() if name in names}
-    reducer = without_secret_fields(to_dict(config.reducer))
+    reducer = shown_settings(config.reducer)
     storage = build(config, "storage", Storage)
     reading = source_storage(config, storage)
     source, task = _source_and_task(config, storage, reading)

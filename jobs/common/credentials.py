@@ -11,9 +11,9 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from jobs.common.build import Tree, to_dict
 from jobs.common.written_out import CREDENTIALS, SECRET_FIELD, STORAGES, with_references
 
-_LEAST_VARIABLE = 8  # characters of a variable's value that is hidden in messages: `false` is not
 _HIDDEN = "***"
 _MOVED = "${oc.env:TRIMLINE_"  # how a secret that was moved into the environment is named
 
@@ -46,11 +46,13 @@ def credentials_in(arguments: Iterable[str]) -> list[str]:
 
 def credentials_of(config: DictConfig) -> list[str]:
     """Collect the values of all credentials in a composed configuration."""
+    from pipeline.storage.secrets import FAIR
+
     variables = _value(config, "cluster.runtime_env.env_vars")
     values = [str(value) for value in variables.values()] if isinstance(variables, Mapping) else []
     keys = [f"{part}.{name}" for part in STORAGES for name in CREDENTIALS]
     found = [str(value) for value in (_value(config, key) for key in keys) if value is not None]
-    return [value for value in values if len(value) >= _LEAST_VARIABLE] + found + secret_fields_of(config)
+    return [value for value in values if len(value) >= FAIR] + found + secret_fields_of(config)
 
 
 def secret_fields_of(config: DictConfig) -> list[str]:
@@ -82,7 +84,7 @@ def settings_without_credentials(settings: Mapping[str, Any]) -> dict[str, Any]:
 
     The storages' credentials are left out; of the workers' variables and of secret fields the names stay.
     """
-    kept = {name: without_secret_fields(part) for name, part in settings.items()}
+    kept = {name: _without_secret_fields(part) for name, part in settings.items()}
     for part in STORAGES:
         if isinstance(settings.get(part), Mapping):
             kept[part] = {name: value for name, value in settings[part].items() if name not in CREDENTIALS}
@@ -94,14 +96,20 @@ def settings_without_credentials(settings: Mapping[str, Any]) -> dict[str, Any]:
     return kept
 
 
-def without_secret_fields(part: Any) -> Any:  # any JSON
+def shown_settings(config: DictConfig) -> Tree:
+    """Convert a part of a configuration to what of it may be written into run.json."""
+    shown: Tree = _without_secret_fields(to_dict(config))
+    return shown
+
+
+def _without_secret_fields(part: Any) -> Any:  # any JSON
     """Return a part of a configuration with stars for the values of secret fields."""
     if isinstance(part, Mapping):
         return {
-            name: _HIDDEN if _is_secret_field(name, value) else without_secret_fields(value)
+            name: _HIDDEN if _is_secret_field(name, value) else _without_secret_fields(value)
             for name, value in part.items()
         }
-    return [without_secret_fields(value) for value in part] if isinstance(part, list) else part
+    return [_without_secret_fields(value) for value in part] if isinstance(part, list) else part
 
 
 def _secret_fields(part: Any, place: str = "") -> list[str]:  # any JSON

@@ -75,10 +75,12 @@ def _run_hydra(command: str, job: Callable[[DictConfig], int], errors: ErrorLine
 
 def _guard(job: Callable[[DictConfig], int], config: DictConfig, errors: ErrorLines) -> int:
     from pipeline.storage.secrets import hide_everywhere
+    from pipeline.support.cache import use_private_compiler_cache
 
     try:
         errors.use(config)
         hide_everywhere(secret_fields_of(config))
+        use_private_compiler_cache()
         _trust_config_folders()
         return job(config)
     except (ConfigError, OmegaConfBaseException) as error:

@@ -16,7 +16,7 @@ SECRET_VARIABLES = (
 OWN_VARIABLES = "TRIMLINE_SECRET_VARIABLES"  # variable with the names of more, separated by blanks
 OWN_VALUES = "TRIMLINE_SECRET_VALUES"  # variable with a JSON list of further secrets
 _LEAST = 4  # characters of a secret
-_FAIR = 8  # from which on a word of a file's data is hidden, too
+FAIR = 8  # from which on a word of a file's data is hidden, too, and the value of any variable of the workers
 _SURE = 16  # characters from which on no word or folder is called like a secret by chance
 # Here what stands before an `@` is a container, an account or a revision.
 _NO_USER = "(?!(?:file|abfss?|az|wasbs?|github|hf)://)"
@@ -54,7 +54,7 @@ def hide_secrets(text: str, secrets: Iterable[str | None], *, words: bool = True
         if len(secret) >= _SURE:
             for form in (secret, quote(secret, safe=""), json.dumps(secret)[1:-1]):
                 text = text.replace(form, "***")
-        elif len(secret) >= (_LEAST if words else _FAIR):
+        elif len(secret) >= (_LEAST if words else FAIR):
             whole = re.escape(secret)
             text = re.sub(rf"(?<=Credential=){whole}|(?<![\w./-]){whole}(?![\w/-]|\.\w)", "***", text)
     return hide_in_urls(text)

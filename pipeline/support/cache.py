@@ -9,7 +9,7 @@ import os
 import shutil
 import stat
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -73,21 +73,25 @@ def use_private_compiler_cache() -> None:
 def cached(name: str, make: Callable[[Path], None]) -> Path:
     """Return a folder of the cache, filled by `make` if it is missing, or not as `make` left it.
 
+    A file that is made again with the same content keeps its time, by which plans know the files of a source.
     See `make_once` for processes that do this at the same time.
     Raises ConfigError as `private_cache`.
     """
     cache = private_cache()
     folder, record = cache / name, cache / _RECORDS / f"{name}.json"
 
+    times: dict[tuple[str, str], int] = {}
+
     def make_recorded(target: Path) -> None:
         make(target)
         try:
-            _write_record(target, record)
+            _write_record(target, record, times)
         except OSError as error:
             raise ConfigError(f"{record}: cannot be written ({error.strerror}); remove {cache}") from None
 
-    if folder.exists() and not is_as_recorded(folder, record):
-        if record.exists():  # earlier releases wrote none
+    if not is_as_recorded(folder, record):
+        times |= _known_times(folder, record)
+        if folder.exists() and record.exists():  # earlier releases wrote no record
             logging.getLogger(__name__).warning("%s was damaged, and is made again", folder)
         _discard(folder)
     return make_once(folder, make_recorded)
@@ -128,23 +132,41 @@ def is_as_recorded(folder: Path, record: Path) -> bool:
 
 
 def _discard(folder: Path) -> None:
-    """Remove a folder, whose place is free at once."""
+    """Remove a folder if it is there; its place is free at once."""
     place = tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-")
     with place as temporary, contextlib.suppress(FileNotFoundError):  # another process was first
         folder.rename(Path(temporary) / "damaged")
 
 
-def _write_record(folder: Path, record: Path) -> None:
+def _known_times(folder: Path, record: Path) -> dict[tuple[str, str], int]:
+    """Collect the times of a folder's files by name and hash: from its record, or as they are."""
+    with contextlib.suppress(OSError, ValueError, AttributeError, KeyError, TypeError):
+        entries = json.loads(record.read_bytes()).items()
+        return {
+            (name, entry["sha256"]): int(entry["time_ns"]) for name, entry in entries if "link" not in entry
+        }
+    files = {name: path for name, path in _files(folder).items() if path.is_file() and not path.is_symlink()}
+    return {(name, sha256_of(path)): path.stat().st_mtime_ns for name, path in files.items()}
+
+
+def _write_record(folder: Path, record: Path, times: Mapping[tuple[str, str], int]) -> None:
     """Write the record of a folder, after no file of it can be written by others.
 
-    It is there before the folder is: a folder without a record is not one of this release.
+    It is there before the folder is: a folder without a record is not one of this release. A file's time is
+    the known one of the same content, else 0, so that processes that make it at once write equal records.
     """
     for path in [folder, *folder.rglob("*")]:
         if not path.is_symlink():
             path.chmod(path.stat().st_mode & ~0o022)
+    files = _files(folder)
+    entries = {name: _entry(path) for name, path in files.items()}
+    for name, entry in entries.items():
+        if "sha256" in entry:
+            entry["time_ns"] = times.get((name, entry["sha256"]), 0)
+            os.utime(files[name], ns=(entry["time_ns"],) * 2)
     record.parent.mkdir(exist_ok=True)
     with tempfile.NamedTemporaryFile("w", dir=record.parent, delete=False) as file:
-        json.dump({name: _entry(path) for name, path in _files(folder).items()}, file)
+        json.dump(entries, file)
     Path(file.name).replace(record)
 
 
@@ -157,8 +179,7 @@ def _files(folder: Path) -> dict[str, Path]:
 def _entry(path: Path) -> dict[str, Any]:  # JSON of the record
     if path.is_symlink():
         return {"link": str(path.readlink())}
-    found = path.stat()
-    return {"bytes": found.st_size, "time_ns": found.st_mtime_ns, "sha256": sha256_of(path)}
+    return {"bytes": path.stat().st_size, "sha256": sha256_of(path)}
 
 
 def _is_same(path: Path, entry: dict[str, Any]) -> bool:

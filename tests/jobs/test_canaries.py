@@ -111,6 +111,7 @@ class Run:
     folder: Path
     watched: Watched
     said: str
+    left: list[str]  # in the temporary folder
 
 
 @pytest.fixture(scope="module")
@@ -169,12 +170,17 @@ def run(tmp_path_factory) -> Iterator[Run]:
         ended = finish(process)
         watcher.join()
         assert ended.returncode == 0, ended.stderr
-        yield Run(folder, watched, ended.stdout + ended.stderr)
+        left = [entry.name for entry in Path(place).iterdir()]
+        yield Run(folder, watched, ended.stdout + ended.stderr, left)
 
 
 def test_others_see_no_secret_while_it_runs(run):
     assert run.watched.looks > 5 and run.watched.metrics > 0
     assert run.watched.found == []
+
+
+def test_no_temporary_file_is_left(run):
+    assert run.left == []
 
 
 def test_nothing_that_is_said_or_written_holds_a_secret(run):

@@ -173,7 +173,7 @@ def test_secret_fields_are_found_in_lists_and_as_numbers():
     tree = {"source": {"readers": [{"password": 12345678}], "api_key": "CANARY", "max_key": 3}}
     assert sorted(credentials.secret_fields_of(OmegaConf.create(tree))) == ["12345678", "CANARY"]
     hidden = {"readers": [{"password": "***"}], "api_key": "***", "max_key": 3}
-    assert credentials.without_secret_fields(tree) == {"source": hidden}
+    assert credentials.settings_without_credentials(tree) == {"source": hidden}
 
 
 def test_workers_hide_what_the_command_hides_everywhere(monkeypatch):

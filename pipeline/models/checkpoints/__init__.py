@@ -1,5 +1,1 @@
 """Finds, checks, converts and loads checkpoint files."""
-
-from pipeline.support.cache import use_private_compiler_cache
-
-use_private_compiler_cache()  # before transformers is imported, which compiles and loads code

@@ -31,11 +31,12 @@ class PrivateFolder:
         path: the folder to give Ray.
 
     Raises:
-        ConfigError: Ray's folder cannot be made.
+        ConfigError: Ray's folder or that of the logs cannot be made.
     """
 
     def __init__(self, logs: str | None = None) -> None:
         place = _place()
+        kept = [_folder_for_logs(logs)] if logs else []
         try:
             home = Path(tempfile.mkdtemp(prefix=sweeper.PREFIX, dir=place))
         except OSError as error:
@@ -47,7 +48,6 @@ class PrivateFolder:
         lock = os.open(unnamed, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600)
         fcntl.flock(lock, fcntl.LOCK_EX)
         unnamed.rename(home / sweeper.LOCK)
-        kept = [str(Path(logs).resolve())] if logs else []
         self._sweeper = subprocess.Popen(
             [sys.executable, "-I", "-S", sweeper.__file__, str(home), *kept],
             stdin=subprocess.PIPE,
@@ -70,6 +70,17 @@ class PrivateFolder:
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._sweeper.wait(_END_S)
         os.close(self._lock)
+
+
+def _folder_for_logs(named: str) -> str:
+    folder = Path(named).resolve()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"cluster.logs={named}: {error.strerror}") from None
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise ConfigError(f"cluster.logs={named}: the folder cannot be written")
+    return str(folder)
 
 
 def _place() -> str:

@@ -98,7 +98,6 @@ def _connect(cluster: Cluster, options: dict[str, Any]) -> None:  # keyword argu
 
 def _require_loopback() -> None:
     """End a cluster of this process that other machines could reach."""
-
     addresses = {node["NodeManagerAddress"] for node in alive_nodes()}
     if addresses != {LOOPBACK}:
         raise RunError(

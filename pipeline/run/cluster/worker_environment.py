@@ -6,12 +6,11 @@ from collections.abc import Callable
 from typing import Any
 
 from pipeline.run.cluster.ship import NAMES, ROOT
-from pipeline.storage.secrets import OWN_VALUES, OWN_VARIABLES
+from pipeline.storage.secrets import FAIR, OWN_VALUES, OWN_VARIABLES
 
 Json = dict[str, Any]  # of Ray's runtime environments
 # Variables that are read while a process starts, so that setting them later would be too late.
 _EARLY = re.compile(r"(LD|PYTHON|OMP|MKL|KMP|NCCL|CUDA|MALLOC|RAY|LC)_?\w*|PATH|HOME|TMPDIR|LANG|TZ")
-_LEAST = 8  # characters of a value that is hidden in rows and messages: `false` is not
 _SECRET = re.compile(r"TOKEN|SECRET|PASS|KEY|CREDENTIAL|AUTH", re.IGNORECASE)
 
 
@@ -27,7 +26,7 @@ def worker_environment(given: Json) -> Json:
     variables = {str(name): str(value) for name, value in (given.get("env_vars") or {}).items()}
     early = {name: value for name, value in variables.items() if is_early(name)}
     late = variables.keys() - early.keys()
-    hidden = {OWN_VARIABLES: " ".join(name for name in late if len(variables[name]) >= _LEAST)}
+    hidden = {OWN_VARIABLES: " ".join(name for name in late if len(variables[name]) >= FAIR)}
     hidden |= {OWN_VALUES: os.environ[OWN_VALUES]} if OWN_VALUES in os.environ else {}
     # If two actors' threads spin at OpenMP's barriers on the same cores, they slow each other down tenfold.
     waiting = {"OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "PASSIVE")}

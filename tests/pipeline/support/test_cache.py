@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import shutil
 import stat
 import subprocess
 import sys
@@ -109,6 +110,24 @@ def test_a_damaged_folder_is_made_again_and_told(cache, caplog, damage):
     assert sorted(entry.name for entry in cache.iterdir()) == [".records", "made"]
 
 
+@pytest.mark.parametrize("record", ["kept", "lost", "damaged"])
+def test_what_is_made_again_keeps_the_times_of_equal_files(cache, record):
+    """A plan knows the files of `demo:pictures` by size and time."""
+    folder = cached("made", fill)
+    assert {path.stat().st_mtime_ns for path in (folder / "sub" / "a", folder / "large")} == {0}
+    os.utime(folder / "large", ns=(7, 7))
+    shutil.rmtree(cache / ".records")
+    cached("made", fill)  # as of an earlier release, which wrote no record
+    assert (folder / "large").stat().st_mtime_ns == 7
+    (folder / "sub" / "a").unlink()
+    if record == "lost":
+        shutil.rmtree(cache / ".records")
+    if record == "damaged":
+        (cache / ".records" / "made.json").write_text("[1]")
+    cached("made", fill)
+    assert (folder / "large").stat().st_mtime_ns == 7 and (folder / "sub" / "a").stat().st_mtime_ns == 0
+
+
 def test_a_folder_of_an_earlier_release_is_made_again(cache, caplog):
     (cache / "made").mkdir(parents=True)
     (cache / "made" / "sub").mkdir()
@@ -163,7 +182,8 @@ def test_a_record_that_cannot_be_written_is_one_line(tmp_path, monkeypatch):
 
 COMPILING = """
 import os, sys
-import pipeline.run.config
+from pipeline.support.cache import use_private_compiler_cache
+use_private_compiler_cache()
 import pipeline.models.llava
 from torch._inductor.codecache import cache_dir
 print(cache_dir(), os.listdir(os.environ["TMPDIR"]))

@@ -231,6 +231,14 @@ def test_a_folder_that_ray_cannot_use_is_refused(tmp_path, monkeypatch):
         private._place()
 
 
+def test_a_folder_for_logs_that_cannot_be_is_refused_at_the_start(place, tmp_path, monkeypatch):
+    monkeypatch.setenv("RAY_TMPDIR", str(place))
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match=r"cluster\.logs=.*file"):
+        private.PrivateFolder(str(tmp_path / "file"))
+    assert not any(place.iterdir())
+
+
 def test_a_link_to_the_temporary_folder_is_followed(place, tmp_path, monkeypatch):
     import tempfile
 
