@@ -5,8 +5,6 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 
-import pyarrow.compute as pc
-
 from pipeline.output.dataset_card import write_card
 from pipeline.output.failed_shards import MOST_NAMED, place_of
 from pipeline.output.layout import CARD, MANIFEST
@@ -22,6 +20,7 @@ from pipeline.output.summary import (
 )
 from pipeline.run.cluster.start import start_ray
 from pipeline.run.config import Outcome, RunConfig
+from pipeline.run.early_stop import EarlyStop
 from pipeline.run.prepare import ArmState, Prepared, look_again, prepare, prepare_all
 from pipeline.run.progress import Progress
 from pipeline.storage.uris import canonical, store_errors
@@ -81,26 +80,12 @@ def _run_units(config: RunConfig, prepared: Prepared) -> None:
     options = config.options
     start_ray(config.cluster, options.device, options.metrics_port, options.metrics_host)
     total = sum(prepared.plan.size(shard) for shard in prepared.pending)
-    allowed, most_rows = config.options.max_failed_fraction, _most_rows(config, prepared.plan)
+    early = EarlyStop(config, prepared.plan)
     measured = metrics_of(prepared, total) if config.options.metrics_port else None
     with Progress(total, _known_samples(prepared)) as progress:
         for stats in run_flow(config, prepared, attempt, metrics=measured):
             progress.add(stats)
-            if most_rows is not None and progress.failed > allowed * most_rows:
-                raise RunError(
-                    f"stopped early: {progress.failed} of at most {most_rows} rows have failed, more than "
-                    f"max_failed_fraction={allowed} allows; raise it and run the same command again to go on"
-                )
-
-
-def _most_rows(config: RunConfig, plan: Plan) -> int | None:
-    """Compute an upper bound of all arms' rows; None while the plan lacks some shard's number of samples."""
-    samples = plan.table["samples"]
-    if samples.null_count:
-        return None
-    return int(
-        pc.sum(samples).as_py() * config.task.most_questions(config.limits.max_questions) * len(config.arms)
-    )
+            early.add(stats)
 
 
 def _known_samples(prepared: Prepared) -> int | None:
