@@ -9,7 +9,7 @@ Ray does not fuse a task into an actor.
 import logging
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -18,8 +18,10 @@ import pyarrow as pa
 
 from pipeline.run.cluster.resources import TaskResources
 from pipeline.run.cluster.start import hardware
-from pipeline.run.guard.ledger import LedgerHandle, start_ledger
-from pipeline.run.guard.stage import Watch, watched_actor, watched_read, watched_task
+from pipeline.run.guard.actor import watched_actor
+from pipeline.run.guard.incidents import Incident
+from pipeline.run.guard.ledger_handle import LedgerHandle, start_ledger
+from pipeline.run.guard.stage import Watch, watched_read, watched_task
 from pipeline.run.guard.stall import unless_stalled
 from pipeline.stages.decode import decode_unit
 from pipeline.stages.encode import Encode
@@ -40,6 +42,8 @@ if TYPE_CHECKING:
 _TASK_RETRIES = {"max_retries": -1}
 _ACTOR_RETRIES = {"max_restarts": -1, "max_task_retries": -1}
 
+_LEDGER_S = 30.0  # how long the ledger may take to answer at the end
+
 # A stage's function, and the class of an actor with such a function.
 UnitFunction = Callable[[pa.Table], pa.Table]
 ActorClass = Callable[..., UnitFunction]
@@ -53,6 +57,7 @@ def run_flow(
     encode: ActorClass = Encode,
     generate: ActorClass = Generate,
     metrics: "Metrics | None" = None,
+    incidents: list[Incident] | None = None,
 ) -> Iterator[UnitStats]:
     """Make every missing unit of the pending shards, and yield each unit's statistics once it is written.
 
@@ -60,6 +65,7 @@ def run_flow(
         attempt: identifies this start of the job, and goes into the footers.
         encode, generate: the actors' classes; benchmarks of the rest replace them by stubs.
         metrics: counts the units' statistics, and what the ledger says is in work.
+        incidents: what happened to devices is appended to it at the end.
 
     Raises:
         RunError: a stage failed for good, or no stage makes progress.
@@ -84,6 +90,9 @@ def run_flow(
             f"{config.redact(_original_error(error))}; run the same command again to go on"
         ) from error
     finally:
+        if incidents is not None:
+            with suppress(ray.exceptions.RayError):
+                incidents += ledger.incidents(timeout_s=_LEDGER_S)
         ledger.kill()
 
 
@@ -129,10 +138,11 @@ def _encode_and_generate(
 ) -> "Dataset":
     arguments = stage_arguments(config, prepared)
     for name, actor_class in classes.items():
-        threads = config.cluster.actors(name).threads
-        make = partial(actor_class, **arguments[name], threads=threads)
+        resources = config.cluster.actors(name)
+        make = partial(actor_class, **arguments[name], threads=resources.threads)
         at_once = config.engine.units_at_once if name == "generate" else 1
-        units = _actors(units, Watch(name, make, ledger), config, at_once)
+        watch = Watch(name, make, ledger, num_gpus=resources.num_gpus or 0.0, at_once=at_once)
+        units = _actors(units, watch, config)
     return units
 
 
@@ -191,8 +201,8 @@ def _booked(resources: TaskResources) -> dict[str, Any]:
     return {"num_cpus": resources.num_cpus, **memory}
 
 
-def _actors(units: "Dataset", watch: Watch, config: "RunConfig", at_once: int) -> "Dataset":
-    """Add a stage of actors, each of which works on up to `at_once` units in as many threads."""
+def _actors(units: "Dataset", watch: Watch, config: "RunConfig") -> "Dataset":
+    """Add a stage of actors, each of which works on up to `watch.at_once` units in as many threads."""
     import ray.data
 
     resources = config.cluster.actors(watch.name)
@@ -205,9 +215,9 @@ def _actors(units: "Dataset", watch: Watch, config: "RunConfig", at_once: int) -
         compute=ray.data.ActorPoolStrategy(
             min_size=resources.num_actors,
             max_size=resources.max_actors or resources.num_actors,
-            enable_true_multi_threading=at_once > 1,
+            enable_true_multi_threading=watch.at_once > 1,
         ),
-        max_concurrency=at_once,
+        max_concurrency=watch.at_once,
         **_ACTOR_RETRIES,
     )
 
