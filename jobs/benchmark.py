@@ -58,8 +58,6 @@ class Benchmark:
 
 def run(config: DictConfig) -> int:
     """Measure, print and write the figures; returns the exit status."""
-    import torch
-
     from pipeline.benchmark.devices import compute_device
     from pipeline.benchmark.gauges import machine, show_machine
     from pipeline.support import table
@@ -68,7 +66,7 @@ def run(config: DictConfig) -> int:
     run_config = make_config(config)
     chosen = benchmark.parts or list(parts)
     device = compute_device(run_config.options.device)
-    this_machine = machine(device if set(chosen) - _ON_THE_HOST else torch.device("cpu"))
+    this_machine = machine(device if set(chosen) - _ON_THE_HOST else None)
     figures: dict[str, object] = {"machine": this_machine}
     _write(figures, benchmark.json)  # fails before the first part if the file cannot be written
     show_machine(this_machine)

@@ -28,15 +28,18 @@ class Machine(TypedDict):
     trimline: str
 
 
-def machine(device: "torch.device") -> Machine:
-    """Describe this machine, for the head of a benchmark; its GPU only if that is the `device` used."""
+def machine(device: "torch.device | None") -> Machine:
+    """Describe this machine, for the head of a benchmark; its GPU only if that is the `device` used.
+
+    None: nothing was computed on a device.
+    """
     import torch
 
     return {
         "processor": _processor(),
         "cores": len(os.sched_getaffinity(0)),
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
-        "gpu": torch.cuda.get_device_name(device) if device.type == "cuda" else None,
+        "gpu": torch.cuda.get_device_name(device) if device and device.type == "cuda" else None,
         "load": os.getloadavg()[0],
         "python": platform.python_version(),
         "torch": version("torch"),
