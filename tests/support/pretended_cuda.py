@@ -62,6 +62,7 @@ def pretended_cuda(
         if hasattr(torch.accelerator, name)
     ]
     changes.append((threading.Thread, "run", run_thread))
+    changes.append((torch, "_has_compatible_shallow_copy_type", lambda *_: False))  # in `Module.to`
     try:
         for place, attribute, value in changes:
             saved.append((place, attribute, getattr(place, attribute)))
@@ -83,7 +84,8 @@ _INSTALLED = ExitStack()
 
 @contextmanager
 def _modes(device: Device) -> Iterator[None]:
-    with _Operations(device), _Names():
+    """Enter this thread into the pretence; without gradients, for which torch would ask the device itself."""
+    with torch.no_grad(), _Operations(device), _Names():
         yield
 
 

@@ -1,7 +1,6 @@
 """Keeps the state of the pretended CUDA device: its memory, copies under way, and counts of waits."""
 
 import sys
-import weakref
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -61,6 +60,16 @@ class _Copy:
     line: str
 
 
+class Held:
+    """Gives memory of the device back when it is gone, with the tensor that holds it."""
+
+    def __init__(self, device: "Device", key: int) -> None:
+        self._device, self._key = device, key
+
+    def __del__(self) -> None:
+        self._device.release(self._key)
+
+
 class Device:
     """Holds the one device that there is; its work is one queue, whatever streams it was put into.
 
@@ -77,15 +86,14 @@ class Device:
         self.counts = Counts()
         self.allocated = self.reserved = self.peak = self.peak_reserved = 0
         self._storages: dict[int, list[int]] = {}  # of each storage how many tensors share it, and its bytes
-        self._alive: dict[int, weakref.ref[Tensor]] = {}
         self._pinned: dict[int, torch.UntypedStorage] = {}  # held, so that no other gets the address
         self._copies: list[_Copy] = []
         self.place = self.reached = 0  # of the queue: how long it is, and up to where it is known to be done
 
     # --- memory ---
 
-    def hold(self, tensor: Tensor, data: Tensor) -> None:
-        """Count the memory of a tensor until it is gone; raises torch.OutOfMemoryError above the limit."""
+    def hold(self, data: Tensor) -> "Held":
+        """Count a tensor's memory until what is returned is gone; torch.OutOfMemoryError above the limit."""
         storage = data.untyped_storage()
         key, size = storage._cdata, storage.nbytes()
         entry = self._storages.get(key)
@@ -104,11 +112,10 @@ class Device:
             self.reserved = max(self.reserved, self.allocated)
             self.peak_reserved = max(self.peak_reserved, self.reserved)
         entry[0] += 1
-        number = id(tensor)
-        self._alive[number] = weakref.ref(tensor, lambda _: self._release(number, key))
+        return Held(self, key)
 
-    def _release(self, number: int, key: int) -> None:
-        self._alive.pop(number, None)
+    def release(self, key: int) -> None:
+        """Give back one tensor's share of a storage."""
         entry = self._storages[key]
         entry[0] -= 1
         if entry[0] == 0:

@@ -45,8 +45,6 @@ def run(device: Device, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
     if func in (aten.is_pinned.default, aten.pin_memory.default, aten._pin_memory.default):
         return _pinning(device, func, args[0])
     name = func.name() if hasattr(func, "name") else str(func)
-    if "_has_compatible_shallow_copy_type" in name:
-        return False
     flat, _ = tree_flatten((args, kwargs))
     ours = [x for x in flat if isinstance(x, PretendedTensor)]
     target = kwargs.get("device")

@@ -28,19 +28,29 @@ class PretendedTensor(Tensor):
     def __new__(cls, data: Tensor, owner: "Device") -> "PretendedTensor":
         """Wrap a CPU tensor; raises torch.OutOfMemoryError if the device has no room for it."""
         assert not isinstance(data, PretendedTensor)
-        tensor: PretendedTensor = torch.Tensor._make_wrapper_subclass(
-            cls,
-            data.size(),
-            strides=data.stride(),
-            storage_offset=data.storage_offset(),
-            dtype=data.dtype,
-            layout=data.layout,
-            device=CUDA,
-            requires_grad=False,
-        )
+        held = owner.hold(data)
+        with torch.inference_mode(data.is_inference()):  # a view of a parameter is none in inference mode
+            tensor: PretendedTensor = torch.Tensor._make_wrapper_subclass(
+                cls,
+                data.size(),
+                strides=data.stride(),
+                storage_offset=data.storage_offset(),
+                dtype=data.dtype,
+                layout=data.layout,
+                device=CUDA,
+                requires_grad=False,
+            )
         tensor.data_on_cpu, tensor.owner = data, owner
-        owner.hold(tensor, data)
+        tensor._held = held
         return tensor
+
+    def __tensor_flatten__(self) -> tuple[list[str], "Device"]:
+        """Say that this is a wrapper, whose parameters `Module.to` swaps, so that tied ones stay tied."""
+        return ["data_on_cpu"], self.owner
+
+    @staticmethod
+    def __tensor_unflatten__(inner: dict[str, Tensor], owner: "Device", *_: Any) -> "PretendedTensor":
+        return PretendedTensor(inner["data_on_cpu"], owner)
 
     def __repr__(self, **_: Any) -> str:  # type: ignore[override]
         return f"PretendedTensor({tuple(self.shape)}, {self.dtype})"
@@ -72,6 +82,9 @@ class PretendedTensor(Tensor):
             if name == "nonzero" and not kwargs:
                 first.owner.wait("nonzero")
                 return PretendedTensor(first.data_on_cpu.nonzero(), first.owner)
+            if name == "contiguous":
+                made = first.data_on_cpu.contiguous()
+                return first if made is first.data_on_cpu else PretendedTensor(made, first.owner)
             if name == "data_ptr":
                 return first.data_on_cpu.data_ptr()
             if name == "__deepcopy__":
