@@ -1,9 +1,10 @@
 """Measures seconds a request, from pixels to answers, of Trimline's arms and of the plain transformers loop.
 
 All arms answer the same requests in one process and take turns round by round; if the engine is
-`transformers`, they share one set of weights. Pictures are decoded beforehand. CLIP with reduction, and
-generation, are timed separately. The loop runs at batch 1, as TRIM's paper measured it, and at others; its
-best is the least median. Each round has new pictures: an engine with a prefix cache would know the last ones.
+`transformers`, they share one set of weights. All compute on the device of the run, and each clock waits for
+it. Pictures are decoded beforehand. CLIP with reduction, and generation, are timed separately. The loop runs
+at batch 1, as TRIM's paper measured it, and at others; its best is the least median. Each round has new
+pictures: an engine with a prefix cache would know the last ones.
 
 Legend: B requests, S pixels a side, K tokens kept of one image, D vision width.
 """
@@ -14,7 +15,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from statistics import median
-from time import perf_counter
 from typing import Any, TypedDict
 
 import numpy as np
@@ -22,7 +22,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from pipeline.benchmark.gauges import gemm_tflops, peak_mib
+from pipeline.benchmark.devices import compute_device, gemm_tflops, peak_mib
 from pipeline.benchmark.options import EndToEndOptions
 from pipeline.benchmark.plain_loop import PlainLoop
 from pipeline.engines.base import Engine, EngineConfig, Request
@@ -30,6 +30,7 @@ from pipeline.engines.transformers import Transformers
 from pipeline.models.checkpoints.fit import check_fit
 from pipeline.models.checkpoints.folders import folders
 from pipeline.models.config import Decoding, Model, fill_template
+from pipeline.models.devices import synchronized_time
 from pipeline.models.encoder import load_encoder
 from pipeline.models.llava import LanguageModel
 from pipeline.models.preprocess import preprocessor_of
@@ -50,6 +51,7 @@ class Job:
     loop_batches: tuple[int, ...]
 
 
+_CPU = torch.device("cpu")
 Measured = dict[str, float]  # one round of an arm: seconds, tokens, MiB
 ArmFigures = dict[str, Any]  # JSON: the medians of Measured, ratios to baselines, and `rounds`
 
@@ -70,17 +72,25 @@ class EndToEndFigures(TypedDict):
 class Bench:
     """Holds one set of weights, and the requests in the form that CLIP and the language model take."""
 
-    def __init__(self, model: Model, engine: EngineConfig, job: Job, needs: frozenset[str]):
+    def __init__(
+        self,
+        model: Model,
+        engine: EngineConfig,
+        job: Job,
+        needs: frozenset[str],
+        device: torch.device = _CPU,
+    ):
         llava, clip = folders(model)
         preprocess = preprocessor_of(model)
-        self.job, self.geometry = job, check_fit(llava, clip)
-        self.encoder = load_encoder(model, self.geometry, needs=needs | {"text"})
-        self.language_model = LanguageModel(llava, dtype=getattr(torch, model.generate_dtype))
+        self.job, self.geometry, self.device = job, check_fit(llava, clip), device
+        self.encoder = load_encoder(model, self.geometry, needs=needs | {"text"}, device=device)
+        dtype = getattr(torch, model.generate_dtype)
+        self.language_model = LanguageModel(llava, device=device, dtype=dtype)
         decoding = Decoding(max_new_tokens=job.new_tokens)
         self.engine: Engine = (
             engine.of_model(self.language_model, decoding, seed=0)
             if isinstance(engine, Transformers)
-            else engine.load(model, decoding, device="cpu", seed=0)
+            else engine.load(model, decoding, device=device.type, seed=0)
         )
         self.loop = PlainLoop(llava, clip, self.language_model, getattr(torch, model.encode_dtype))
         squares = [preprocess(_picture(index)) for index in range(job.requests)]
@@ -92,16 +102,16 @@ class Bench:
     def run(self, reducer: Reducer, number: int) -> Measured:
         """Answer all requests once under one arm."""
         pixels_BSSC = self.pictures(number)
-        started = perf_counter()
+        started = synchronized_time(self.device)
         tokens = [
             item
             for first in range(0, self.job.requests, self.job.images_at_once)
             for item in self._encode(reducer, pixels_BSSC, first)
         ]
-        encoded = perf_counter()
+        encoded = synchronized_time(self.device)
         requests = [Request(text, kept) for text, kept in zip(self.prompts, tokens, strict=True)]
-        peak, answers = peak_mib(lambda: self.engine.generate(requests))
-        done = perf_counter()
+        peak, answers = peak_mib(lambda: self.engine.generate(requests), self.device)
+        done = synchronized_time(self.device)
         lengths = [len(kept) + answer.prompt_tokens for kept, answer in zip(tokens, answers, strict=True)]
         prefill_s = sum(answer.prefill_s for answer in answers)
         return {
@@ -119,7 +129,7 @@ class Bench:
         pixels_BCSS = self.encoder.normalize(self.pictures(number))
         answer = self.loop.answer
         peak, (encode_s, rest_s, answers) = peak_mib(
-            lambda: answer(self.prompts, pixels_BCSS, batch, self.job.new_tokens)
+            lambda: answer(self.prompts, pixels_BCSS, batch, self.job.new_tokens), self.device
         )
         return {
             "encode_s": encode_s,
@@ -144,8 +154,16 @@ class Bench:
         if "embeddings" in reducer.needs:
             fields["embeddings"] = self.language_model.project(fields["patches"])
         if "identity" in reducer.needs:
-            fields["identity"] = torch.tensor([identity_of("benchmark", text) for text in questions])
-        return [item.tokens for item in reducer(VisualTokens(**fields))]
+            fields["identity"] = torch.tensor(
+                [identity_of("benchmark", text) for text in questions], device=self.device
+            )
+        kept = [item.tokens for item in reducer(VisualTokens(**fields))]
+        # A run hands tokens to the language model through the host: one copy a batch.
+        return (
+            list(torch.split(torch.cat(kept).cpu(), [len(tokens) for tokens in kept]))
+            if self.device.type == "cuda"
+            else kept
+        )
 
     def _prefill_flop(self, length: int) -> float:
         """Count the operations of a prompt's forward pass: two a weight and token, and causal attention.
@@ -168,7 +186,8 @@ def measure(config: RunConfig, options: EndToEndOptions) -> EndToEndFigures:
         images_at_once=model.encode_batch_size,
         loop_batches=tuple(options.loop_batches),
     )
-    bench = Bench(model, engine, job, frozenset[str]().union(*(arm.reducer.needs for arm in arms)))
+    device = compute_device(config.options.device)
+    bench = Bench(model, engine, job, frozenset[str]().union(*(arm.reducer.needs for arm in arms)), device)
     runs: dict[str, Callable[[int], Measured]] = {
         f"loop, batch {batch}": partial(bench.run_loop, batch) for batch in job.loop_batches
     }
@@ -193,7 +212,7 @@ def measure(config: RunConfig, options: EndToEndOptions) -> EndToEndFigures:
         "requests": job.requests,
         "new_tokens": job.new_tokens,
         "best_loop": best,
-        "gemm_tflops": gemm_tflops(getattr(torch, model.generate_dtype)),
+        "gemm_tflops": gemm_tflops(getattr(torch, model.generate_dtype), device),
         "arms": figures,
     }
 

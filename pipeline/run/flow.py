@@ -151,6 +151,7 @@ def stage_arguments(config: "RunConfig", prepared: "Prepared") -> dict[str, dict
             "engine": config.engine,
             "decoding": config.decoding,
             "seed": config.options.seed,
+            "prompts": config.task.prompts,
         },
     }
 
