@@ -25,7 +25,7 @@ def serve(commands: Connection, answers: Connection) -> None:
     try:
         stage = pickle.loads(commands.recv_bytes())()  # from our own parent process
     except Exception as error:  # noqa: BLE001 - the parent raises it again
-        answers.send_bytes((ERROR if ends_run(error) else NOT_MADE) + described(error).encode())
+        answers.send_bytes(NOT_MADE + described(error).encode())
         return
     try:
         while True:

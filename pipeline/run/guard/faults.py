@@ -61,7 +61,7 @@ class DeviceBroken(Exception):  # noqa: N818 - an event, handled where it happen
 
 
 class NotStarted(RunError):  # noqa: N818 - an event, handled where it happens on a GPU
-    """Says that a stage could not be made in a separate process, for a reason that may pass."""
+    """Says that a stage could not be made in a separate process; on a GPU the reason may pass."""
 
 
 def ends_run(error: BaseException) -> bool:

@@ -55,12 +55,14 @@ class ActorStart:
         error: of the last one that failed; "" if none has told any.
         apart: units that are to run in a separate process, before this one loads the model.
         retired: why its GPU was given up; None if it was not.
+        is_restart: whether another process of this actor was here before.
     """
 
     deaths: int
     error: str = ""
     apart: frozenset[WorkItem] = frozenset()
     retired: str | None = None
+    is_restart: bool = False
 
 
 _DEATH = "killed by a signal, or it ended itself"
@@ -83,6 +85,7 @@ class Ledger:
         self._apart: dict[WorkItem, str] = {}  # by actor
         self._lost: set[WorkItem] = set()  # units that were in work when a process lost its GPU
         self._health: dict[str, Health] = defaultdict(Health)  # of GPUs, by stage
+        self._actors: set[str] = set()  # that have started
         self._errors: dict[WorkItem, str] = {}  # of starts
         self._retired: dict[tuple[str, Location], str] = {}
         self._samples: dict[str, pa.Table] = {}
@@ -141,7 +144,9 @@ class Ledger:
             self._apart |= dict.fromkeys(apart, process.actor)
         retired = self._retired.get((stage, process.location))
         retired = retired or self._health[stage].sickness(process.location)
-        return ActorStart(deaths, self._errors.get(item, ""), frozenset(apart), retired)
+        is_restart = process.actor in self._actors
+        self._actors.add(process.actor)
+        return ActorStart(deaths, self._errors.get(item, ""), frozenset(apart), retired, is_restart)
 
     def fail_start(self, stage: str, process: WorkerProcess, error: str) -> None:
         """Record why a start has failed; the process ends, and that counts as a death."""

@@ -83,8 +83,8 @@ def test_the_first_loss_is_no_death_and_later_ones_are_the_units_that_met_them()
     ledger = Ledger()
     for pid, deaths in ((1, 0), (2, 0), (3, 1), (4, 2)):
         here = process(GPU0, pid)
-        start = ledger.start("generate", here)
-        assert start == ActorStart(0, apart=frozenset([UNIT] if pid == 4 else []))
+        apart = frozenset([UNIT] if pid == 4 else [])
+        assert ledger.start("generate", here) == ActorStart(0, apart=apart, is_restart=pid > 1)
         ledger.end(WorkItem("generate (start of actor x)"))
         assert ledger.begin(UNIT, here) == deaths
         assert ledger.begin(OTHER, here) == 0, "it was in the same process"
@@ -139,7 +139,7 @@ def test_a_start_that_fails_is_counted_with_its_reason():
     ledger = Ledger()
     ledger.start("generate", process(GPU1))
     ledger.fail_start("generate", process(GPU1), "RuntimeError: 429")
-    assert ledger.start("generate", process(GPU1, 2)) == ActorStart(1, "RuntimeError: 429")
+    assert ledger.start("generate", process(GPU1, 2)) == ActorStart(1, "RuntimeError: 429", is_restart=True)
     assert [(one.event, one.times) for one in ledger.incidents()] == [(NOT_LOADED, 1)]
 
 
