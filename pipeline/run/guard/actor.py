@@ -52,7 +52,7 @@ from pipeline.run.guard.substitute import Substitute
 from pipeline.stages.rows import pack_unit, unpack_unit
 from pipeline.support.errors import ConfigError, RunError, described
 
-# A start that fails is tried again after so many seconds, and after more the next time: what has just died may
+# A start that fails is tried again after so many seconds, and more the next time: what has just died may
 # still hold the GPU's memory, so that a model seems not to fit, and a server may have too much to do.
 _PAUSE_S = 2.0
 _APART_FIRST_S = 10.0  # how long the other threads' units wait for those that run apart
