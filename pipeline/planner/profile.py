@@ -19,7 +19,8 @@ from pipeline.output.opened import open_output
 from pipeline.planner.contention import without_contention
 from pipeline.planner.simulate import Station, Worker
 from pipeline.planner.timeline import ACTORS, STAGES, Timeline, timeline_of
-from pipeline.run.cluster.resources import GPU_SHARES, ActorResources, Cluster, TaskResources
+from pipeline.run.cluster.gpu_room import GPU_SHARES
+from pipeline.run.cluster.resources import ActorResources, Cluster, TaskResources
 from pipeline.storage.uris import Storage
 from pipeline.support.errors import ConfigError
 
