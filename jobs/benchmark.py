@@ -39,6 +39,8 @@ BENCHMARKS: dict[str, dict[str, type]] = {
     "end_to_end": {"end_to_end": options.EndToEndOptions},
 }
 
+_ON_THE_HOST = {"overhead", "driver_memory", "resume", "decode"}  # parts that compute on no GPU
+
 
 @dataclass(frozen=True, kw_only=True)
 class Benchmark:
@@ -56,16 +58,19 @@ class Benchmark:
 
 def run(config: DictConfig) -> int:
     """Measure, print and write the figures; returns the exit status."""
+    from pipeline.benchmark.devices import compute_device
     from pipeline.benchmark.gauges import machine, show_machine
     from pipeline.support import table
 
     benchmark, parts = read_keys(to_dict(config.benchmark))
     run_config = make_config(config)
-    this_machine = machine()
+    chosen = benchmark.parts or list(parts)
+    device = compute_device(run_config.options.device)
+    this_machine = machine(device if set(chosen) - _ON_THE_HOST else None)
     figures: dict[str, object] = {"machine": this_machine}
     _write(figures, benchmark.json)  # fails before the first part if the file cannot be written
     show_machine(this_machine)
-    for part in benchmark.parts or parts:
+    for part in chosen:
         figures[part], part_table = _measure(part, parts[part], run_config)
         table.show(part_table)
         _write(figures, benchmark.json)

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pipeline.benchmark.devices import compute_device
 from pipeline.benchmark.options import DemoOptions
 from pipeline.demo.scene import HELD_OUT
 from pipeline.demo.scenes import CAPTION_PROMPT, SceneSample, make_sample
@@ -36,6 +37,7 @@ from trim import Full, Random, Reducer, Trim, VisualTokens
 AT_ONCE = 16  # pictures
 RESAMPLES = 2000
 _STANDARD = ("full", "trim", "random")
+_CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)
@@ -91,6 +93,7 @@ def measure(config: RunConfig, options: DemoOptions) -> DemoFigures:
         split=options.demo_split,
         seed=0,
         pictures=options.demo_pictures,
+        device=compute_device(config.options.device),
         progress=lambda done: print(f"\r{done} pictures", end="", file=sys.stderr, flush=True),
     )
     print(file=sys.stderr)
@@ -105,6 +108,7 @@ def measure_arms(
     split: str,
     seed: int,
     pictures: int,
+    device: torch.device = _CPU,
     progress: Callable[[int], None],
 ) -> DemoFigures:
     """Answer all questions about the first `pictures` of a split under every arm.
@@ -113,10 +117,10 @@ def measure_arms(
         arms: by name; `full`, `trim` and `random` must be among them.
         progress: called with the number of pictures that are done.
     """
-    loaded = engine.load(model, Decoding(max_new_tokens=64), device="cpu", seed=0)
+    loaded = engine.load(model, Decoding(max_new_tokens=64), device=device.type, seed=0)
     answers: dict[str, list[Scored]] = {name: [] for name in arms}
     needs = frozenset[str]().union(*(arm.reducer.needs for arm in arms.values()))
-    for first, samples, features in _encoded(model, needs, split, seed, pictures):
+    for first, samples, features in _encoded(model, needs, device, split, seed, pictures):
         requests = [
             (image, question) for image, sample in enumerate(samples) for question in _questions(sample)
         ]
@@ -197,13 +201,14 @@ def _questions(sample: SceneSample) -> list[tuple[str, str, tuple[str, ...]]]:
 
 
 def _encoded(
-    model: Model, needs: frozenset[str], split: str, seed: int, pictures: int
+    model: Model, needs: frozenset[str], device: torch.device, split: str, seed: int, pictures: int
 ) -> Iterator[tuple[int, list[SceneSample], VisualTokens]]:
     """Encode batches of samples: the fields in `needs` of each picture, text and identity of each request."""
     llava, clip = folders(model)
     preprocess = preprocessor_of(model)
-    encoder = load_encoder(model, check_fit(llava, clip), needs=needs | {"text"}, dtype=torch.float32)
-    projector = load_projector(llava, torch.float32) if "embeddings" in needs else None
+    geometry = check_fit(llava, clip)
+    encoder = load_encoder(model, geometry, needs=needs | {"text"}, device=device, dtype=torch.float32)
+    projector = load_projector(llava, torch.float32).to(device) if "embeddings" in needs else None
     for first in range(0, pictures, AT_ONCE):
         stop = min(first + AT_ONCE, pictures)
         samples = [make_sample(split, seed, index) for index in range(first, stop)]
@@ -214,7 +219,7 @@ def _encoded(
                 fields["embeddings"] = projector(fields["patches"])
         texts = [text for sample in samples for _, text, _ in _questions(sample)]
         names = [identity_of(sample.key, text) for sample in samples for _, text, _ in _questions(sample)]
-        text_BP, identity_B = encoder.encode_texts(texts), torch.tensor(names)
+        text_BP, identity_B = encoder.encode_texts(texts), torch.tensor(names, device=device)
         yield first, samples, VisualTokens(**fields, text=text_BP, identity=identity_B)
 
 
@@ -223,13 +228,15 @@ def _reduce(
     reducer: Reducer, features: VisualTokens, images: list[int], budget: list[int] | None
 ) -> list[Tensor]:
     """Reduce the tokens of each request's picture; returns [K, D] of each."""
-    rows = torch.tensor(images)
+    device = features.patches.device
+    rows = torch.tensor(images, device=device)
     image_fields = {
         name: value[rows]
         for name, value in vars(features).items()
         if value is not None and name not in ("text", "identity")
     }
-    tokens = replace(features, **image_fields, budget=None if budget is None else torch.tensor(budget))
+    budget_R = None if budget is None else torch.tensor(budget, device=device)
+    tokens = replace(features, **image_fields, budget=budget_R)
     return [item.tokens for item in reducer(tokens)]
 
 

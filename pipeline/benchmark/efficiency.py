@@ -144,7 +144,13 @@ def _bare(config: RunConfig, prepared: Prepared) -> BareRound:
         "threads": None,
     }
     encode = Encode(clip_text=config.clip_text, suffix=config.task.suffix, **shared)
-    generate = Generate(engine=config.engine, decoding=config.decoding, seed=config.options.seed, **shared)
+    generate = Generate(
+        engine=config.engine,
+        decoding=config.decoding,
+        seed=config.options.seed,
+        prompts=config.task.prompts,
+        **shared,
+    )
     stages: dict[str, _Stage] = {
         "decode": partial(decode_unit, model=config.model, imaging=config.imaging),
         "encode": encode,

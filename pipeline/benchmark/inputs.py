@@ -1,10 +1,8 @@
-"""Makes the input of benchmarks: WebDataset tars of small pictures, a random ViT; times calls."""
+"""Makes the input of benchmarks: WebDataset tars of small pictures, and a random ViT."""
 
 import io
 import json
 import tarfile
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -47,11 +45,4 @@ def vit_l(dtype: torch.dtype) -> torch.nn.Module:
         patch_size=14,
     )
     tower: torch.nn.Module = CLIPVisionModel(config)
-    return tower.to(dtype).eval()
-
-
-def timed(work: Callable[[], object]) -> float:
-    """Measure the seconds of a call."""
-    started = time.perf_counter()
-    work()
-    return time.perf_counter() - started
+    return tower.to(dtype).eval().requires_grad_(False)

@@ -18,7 +18,7 @@ def merge_loop(
     Returns:
         [K, D] in the dtype of the patches.
     """
-    pruned_N = torch.ones(len(patches_ND), dtype=torch.bool)
+    pruned_N = torch.ones(len(patches_ND), dtype=torch.bool, device=patches_ND.device)
     pruned_N[kept_k] = False
     kept_parts = (patches_ND[kept_k], unit_ND[kept_k], scores_N[kept_k].to(patches_ND.dtype))
     pruned_parts = (patches_ND[pruned_N], unit_ND[pruned_N], scores_N[pruned_N].to(patches_ND.dtype))

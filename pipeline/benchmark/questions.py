@@ -9,8 +9,9 @@ from typing import TypedDict
 
 import pyarrow as pa
 
+from pipeline.benchmark.devices import compute_device, timed
 from pipeline.benchmark.efficiency import units_of
-from pipeline.benchmark.inputs import timed, write_tars
+from pipeline.benchmark.inputs import write_tars
 from pipeline.benchmark.options import QuestionsOptions
 from pipeline.models.checkpoints.fit import Geometry
 from pipeline.run.config import RunConfig
@@ -38,7 +39,7 @@ class QuestionsFigures(TypedDict):
 
 def measure(config: RunConfig, options: QuestionsOptions) -> QuestionsFigures:
     """Time the whole encode stage over one unit, with one question an image and with ten."""
-    images = options.question_images
+    images, device = options.question_images, compute_device(config.options.device)
     with tempfile.TemporaryDirectory(prefix="trimline-") as folder:
         units = {number: _unit(config, Path(folder) / str(number), images, number) for number in (1, _MANY)}
     encode = Encode(
@@ -47,13 +48,13 @@ def measure(config: RunConfig, options: QuestionsOptions) -> QuestionsFigures:
         arms=config.arms,
         clip_text=config.clip_text,
         suffix=config.task.suffix,
-        device=config.options.device,
+        device=device.type,
         threads=None,
     )
     seconds: dict[int, list[float]] = {number: [] for number in units}
     for number in range(options.rounds + 1):
         for questions, (_, unit) in units.items():
-            duration = timed(partial(encode, unit)) / (images * questions)
+            duration = timed(partial(encode, unit), device) / (images * questions)
             if number:  # the first round warms up
                 seconds[questions].append(duration)
     ratios = [many / one for one, many in zip(seconds[1], seconds[_MANY], strict=True)]

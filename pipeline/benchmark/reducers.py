@@ -10,8 +10,8 @@ from typing import TypedDict
 
 import torch
 
-from pipeline.benchmark.gauges import peak_mib
-from pipeline.benchmark.inputs import timed, vit_l
+from pipeline.benchmark.devices import compute_device, peak_mib, timed
+from pipeline.benchmark.inputs import vit_l
 from pipeline.benchmark.merge_loop import merge_loop
 from pipeline.benchmark.options import ReducersOptions
 from pipeline.run.config import RunConfig
@@ -63,7 +63,8 @@ def measure(config: RunConfig, options: ReducersOptions) -> ReducersFigures:
     """
     reducers = {arm.name: arm.reducer for arm in config.arms}
     rounds, kind = options.rounds, getattr(torch, options.reducer_dtype)
-    tower = vit_l(kind)
+    device = compute_device(config.options.device)
+    tower = vit_l(kind).to(device)
     rows: list[ReducerRow] = []
     vit_ms: dict[int, float] = {}
     for batch in options.reducer_batches:
@@ -71,16 +72,17 @@ def measure(config: RunConfig, options: ReducersOptions) -> ReducersFigures:
         kept: dict[str, float] = {}
         peaks: dict[str, float] = {}
         vit_s: list[float] = []
-        pixels = torch.randn(min(batch, 4), 3, 336, 336).to(kind)  # a larger batch is no faster here
-        features = {name: _features(batch, kind, reducer.needs) for name, reducer in reducers.items()}
+        # a larger batch is no faster on a CPU
+        pixels = torch.randn(min(batch, 4) if device.type == "cpu" else batch, 3, 336, 336).to(device, kind)
+        features = {name: _features(batch, kind, reducer.needs, device) for name, reducer in reducers.items()}
         for name, reducer in reducers.items():  # warms up, too
-            peaks[name], results = peak_mib(partial(reducer, features[name]))
+            peaks[name], results = peak_mib(partial(reducer, features[name]), device)
             kept[name] = sum(len(item.tokens) for item in results) / batch
         for _ in range(rounds):
             for name, reducer in reducers.items():
-                times[name].append(timed(partial(reducer, features[name])))
+                times[name].append(timed(partial(reducer, features[name]), device))
             with torch.inference_mode():
-                vit_s.append(timed(partial(tower, pixels)) / len(pixels))
+                vit_s.append(timed(partial(tower, pixels), device) / len(pixels))
         for name in reducers:
             rows.append(
                 {
@@ -99,17 +101,17 @@ def measure(config: RunConfig, options: ReducersOptions) -> ReducersFigures:
         "width": _D,
         "rows": rows,
         "vit_ms_an_image": vit_ms,
-        "merge": _measure_merge(rounds),
+        "merge": _measure_merge(rounds, device),
     }
 
 
-def _measure_merge(rounds: int) -> MergeFigures:
+def _measure_merge(rounds: int, device: torch.device) -> MergeFigures:
     """Time PruMerge's merge of one image and the published loop over its tokens, in float32, in turns."""
-    x = _features(1, torch.float32, PruMerge.needs)
+    x = _features(1, torch.float32, PruMerge.needs, device)
     assert x.last_cls_attention is not None and x.last_keys is not None
     scores_N = x.last_cls_attention[0]
     kept_k = scores_N.argsort(descending=True)[: int(iqr_outliers(scores_N[None]).sum())]
-    unit_ND = unit_vectors(x.last_keys[0], "last_keys", 0)
+    unit_ND = unit_vectors(x.last_keys[0])[0]
     arguments = (x.patches[0], scores_N, unit_ND, kept_k, PruMerge().neighbours)
     published = (
         x.patches[0],
@@ -122,8 +124,8 @@ def _measure_merge(rounds: int) -> MergeFigures:
     merge_s: list[float] = []
     loop_s: list[float] = []
     for _ in range(10 * rounds):
-        merge_s.append(timed(partial(merge_neighbours, *arguments)))
-        loop_s.append(timed(partial(merge_loop, *published)))
+        merge_s.append(timed(partial(merge_neighbours, *arguments), device))
+        loop_s.append(timed(partial(merge_loop, *published), device))
     return {
         "kept": len(kept_k),
         "ms_an_image": 1e3 * median(merge_s),
@@ -163,8 +165,8 @@ def table(figures: ReducersFigures) -> Table:
     )
 
 
-def _features(batch: int, dtype: torch.dtype, needs: frozenset[str]) -> VisualTokens:
-    """Make random features of `batch` images, only those in `needs`."""
+def _features(batch: int, dtype: torch.dtype, needs: frozenset[str], device: torch.device) -> VisualTokens:
+    """Make random features of `batch` images on a device, the same on each, only those in `needs`."""
     generator = torch.Generator().manual_seed(batch)
 
     def normal(*shape: int) -> torch.Tensor:
@@ -184,4 +186,5 @@ def _features(batch: int, dtype: torch.dtype, needs: frozenset[str]) -> VisualTo
         "embeddings": lambda: normal(batch, _N, _H).to(dtype),
         "identity": lambda: torch.randint(2**62, (batch,), generator=generator),
     }
-    return VisualTokens(patches=normal(batch, _N, _D).to(dtype), **{name: fields[name]() for name in needs})
+    patches_BND = normal(batch, _N, _D).to(device, dtype)
+    return VisualTokens(patches=patches_BND, **{name: fields[name]().to(device) for name in needs})

@@ -1,4 +1,4 @@
-"""Measures the throughput with one and with two `generate` actors, each on one core."""
+"""Measures the throughput with one and with two `generate` actors, each on one core or one GPU."""
 
 import dataclasses
 import tempfile
@@ -6,6 +6,9 @@ from pathlib import Path
 from statistics import median
 from typing import TypedDict
 
+import torch
+
+from pipeline.benchmark.devices import compute_device
 from pipeline.benchmark.efficiency import run_whole, steady_span
 from pipeline.benchmark.inputs import write_tars
 from pipeline.benchmark.options import WorkersOptions
@@ -14,6 +17,7 @@ from pipeline.run.config import RunConfig
 from pipeline.run.prepare import prepare
 from pipeline.sources.task import Task
 from pipeline.sources.webdataset import WebDataset
+from pipeline.support.fields import require
 from pipeline.support.table import SPREAD, Table, spread_cells
 
 _WORKERS = (1, 2)
@@ -29,7 +33,12 @@ class WorkersFigures(TypedDict):
 
 
 def measure(config: RunConfig, options: WorkersOptions) -> WorkersFigures:
-    """Measure requests a second in the steady state, with one thread for each actor."""
+    """Measure requests a second in the steady state, with one thread for each actor.
+
+    Raises:
+        ConfigError: the run uses GPUs, and there are not two.
+    """
+    _require_gpus(config)
     rates: dict[int, list[float]] = {workers: [] for workers in _WORKERS}
     with tempfile.TemporaryDirectory(prefix="trimline-") as folder:
         source = WebDataset(path=str(write_tars(Path(folder) / "in", options.samples, 1, 4, options.side)))
@@ -67,6 +76,15 @@ def table(figures: WorkersFigures) -> Table:
         ],
         (f"{figures['requests']:,} requests a round, of which the steady state counts",),
     )
+
+
+def _require_gpus(config: RunConfig) -> None:
+    if compute_device(config.options.device).type == "cuda":
+        there = config.cluster.num_gpus
+        require(
+            (torch.cuda.device_count() if there is None else there) >= max(_WORKERS),
+            "benchmark.parts: workers needs two GPUs, or device=cpu; name the other parts alone",
+        )
 
 
 def _rate(config: RunConfig) -> float:

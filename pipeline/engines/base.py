@@ -20,12 +20,14 @@ if TYPE_CHECKING:
 class Request:
     """Holds a prompt with exactly one `<image>`, and the visual tokens to put in its place.
 
-    What is sampled for it depends on the run's seed and its `key`.
+    What is sampled for it depends on the run's seed and its `key`. Requests of one `kind` have answers of
+    like length.
     """
 
     prompt: str
     tokens_KD: "Tensor"
     key: str = ""
+    kind: str = ""
 
 
 @dataclass(frozen=True)

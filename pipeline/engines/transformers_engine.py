@@ -6,6 +6,8 @@ Legend: B requests of a batch, L tokens of the longest prompt (visual ones inclu
 """
 
 import copy
+import gc
+import logging
 from collections.abc import Sequence
 from time import perf_counter
 
@@ -30,6 +32,7 @@ from pipeline.engines.answers import (
     tokens_before_eos,
 )
 from pipeline.engines.base import Answer, Request
+from pipeline.engines.batches import pad_behind, plan_batches
 from pipeline.engines.next_token import Draw, Finite, warpers
 from pipeline.models.checkpoints.generation import choice_of
 from pipeline.models.config import Decoding
@@ -68,6 +71,7 @@ class TransformersEngine:
             **self._choice.scores,
         )
         self._stop_strings = _stop_strings(language_model, decoding)
+        self._too_large: int | None = None  # tokens of the smallest batch that found no room
 
     def generate(self, requests: Sequence[Request]) -> list[Answer]:
         """Return one answer for each request, in order; a request too long for the model gets an error."""
@@ -78,21 +82,27 @@ class TransformersEngine:
             positions=self._lm.max_positions,
         )
         indices = list(fitting)
-        lengths = [encoded.length for encoded in fitting.values()]
-        for batch in self._batches(lengths):
+        for batch in self._batches(list(fitting.values())):
             chosen = [indices[i] for i in batch]
-            answers.update(zip(chosen, self._run([fitting[index] for index in chosen]), strict=True))
+            found = self._run_in_memory([fitting[index] for index in chosen])
+            answers.update(zip(chosen, found, strict=True))
         return [answers[i] for i in range(len(requests))]
 
-    def _batches(self, lengths: Sequence[int]) -> list[list[int]]:
-        """Group the indices of `lengths` into batches whose requests do not change one another's answers."""
-        groups: dict[int, list[int]] = {}
-        for index, length in enumerate(lengths):
-            groups.setdefault(self._group(index, length), []).append(index)
+    def _batches(self, fitting: Sequence[EncodedRequest]) -> list[list[int]]:
+        """Group the indices of requests into batches that change no answer and end at like times.
+
+        A batch runs until its longest answer ends: requests of another kind are in another batch.
+        """
+        groups: dict[tuple[int, str], list[int]] = {}
+        for index, encoded in enumerate(fitting):
+            group = self._group(index, encoded.length), encoded.request.kind
+            groups.setdefault(group, []).append(index)
         return [
             [group[at] for at in batch]
             for group in groups.values()
-            for batch in plan_batches([lengths[index] for index in group], self.token_budget, self.max_batch)
+            for batch in plan_batches(
+                [fitting[index].length for index in group], self.token_budget, self.max_batch
+            )
         ]
 
     def _group(self, index: int, length: int) -> int:
@@ -106,6 +116,36 @@ class TransformersEngine:
         if passes or self._lm.is_alone or "min_length" in self._choice.scores:
             return 2 + index
         return int(switch is not None and length > switch)
+
+    def _run_in_memory(self, batch: list[EncodedRequest]) -> list[Answer]:
+        """Answer a batch; one that finds no room on the device is run as two halves, again and again.
+
+        A later batch as large as one that found none is halved at once.
+
+        Raises:
+            torch.OutOfMemoryError: there is no room for a single request.
+        """
+        longest = max(encoded.length for encoded in batch)
+        tokens = len(batch) * (longest + self.decoding.max_new_tokens)
+        if len(batch) == 1 or self._too_large is None or tokens < self._too_large:
+            try:
+                return self._run(batch)
+            except torch.OutOfMemoryError:
+                if len(batch) == 1:
+                    raise
+                self._too_large = tokens
+            # only here, with the exception gone, nothing holds the batch's tensors any more
+            gc.collect()
+            if self._lm.device.type == "cuda":
+                torch.cuda.empty_cache()
+            logging.getLogger(__name__).warning(
+                "%d requests of up to %d tokens find no room on the device and are answered as two batches; "
+                "a smaller engine.token_budget or engine.max_batch avoids the second try",
+                len(batch),
+                longest,
+            )
+        half = len(batch) // 2
+        return self._run_in_memory(batch[:half]) + self._run_in_memory(batch[half:])
 
     @torch.inference_mode()
     def _run(self, batch: list[EncodedRequest]) -> list[Answer]:
@@ -199,39 +239,6 @@ class TransformersEngine:
         cache = copy.deepcopy(self._head_cache)
         cache.batch_repeat_interleave(count)
         return cache
-
-
-def plan_batches(lengths: Sequence[int], token_budget: int, max_batch: int) -> list[list[int]]:
-    """Group the indices of `lengths` into batches of similar length, the longest first.
-
-    A batch's size times its longest length is at most `token_budget`, unless it has a single member. With
-    the longest first, a batch that is too large for memory fails at the start rather than after hours.
-    """
-    batches: list[list[int]] = []
-    for index in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
-        longest = lengths[batches[-1][0]] if batches else 0
-        if not batches or len(batches[-1]) == max_batch or (len(batches[-1]) + 1) * longest > token_budget:
-            batches.append([])
-        batches[-1].append(index)
-    return batches
-
-
-def pad_behind(embeds: Sequence[Tensor], head: int) -> tuple[Tensor, Tensor]:
-    """Pad sequences [*, H] to one length, with zeros between the common head and the rest of each.
-
-    So both the heads and the ends are aligned.
-
-    Returns:
-        inputs_BLH, and the attention mask_BL (int64; 0 where padded).
-    """
-    longest = max(len(sequence) for sequence in embeds)
-    inputs_BLH = embeds[0].new_zeros(len(embeds), longest, embeds[0].shape[1])
-    mask_BL = torch.zeros(inputs_BLH.shape[:2], dtype=torch.int64, device=inputs_BLH.device)
-    for row, sequence in enumerate(embeds):
-        rest = len(sequence) - head
-        inputs_BLH[row, :head], inputs_BLH[row, longest - rest :] = sequence[:head], sequence[head:]
-        mask_BL[row, :head] = mask_BL[row, longest - rest :] = 1
-    return inputs_BLH, mask_BL
 
 
 class _PrefillClock(StoppingCriteria):

@@ -41,6 +41,17 @@ class Model:
         return {"encode": self.encode_dtype, "generate": self.generate_dtype}
 
 
+@dataclass(frozen=True, kw_only=True)
+class PinnedModel(Model):
+    """Holds a run's model: hub ids in it name a commit, and the weights are known by their digests.
+
+    Whoever finds other weights at its paths, on any node, refuses them (checkpoints/folders.py).
+    """
+
+    weights: str = free()  # of the LLaVA, see checkpoints/digest.py
+    clip_weights: str | None = free()
+
+
 def fill_template(template: str, question: str) -> str:
     """Put a question into a model's prompt template; `<image>` stays."""
     return template.replace("{question}", question)

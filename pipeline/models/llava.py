@@ -3,6 +3,7 @@
 Legend: K visual tokens kept, L tokens of a prompt (visual ones included), D vision width, H language width.
 """
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from pipeline.models.checkpoints.layouts import LANGUAGE_KEYS, language_name
 from pipeline.models.checkpoints.loading import load_config, load_part
 from pipeline.models.checkpoints.parts import Part, make_part
 from pipeline.models.prompts import Prompts, projector_part
+from pipeline.support.turns import turn
 
 
 class LanguageModel(Prompts):
@@ -32,14 +34,17 @@ class LanguageModel(Prompts):
         self, folder: Path, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
     ):
         config = load_config(folder)
-        self.model = load_part(
-            AutoModelForCausalLM,
-            "language model",
-            folder,
-            dtype,
-            config=config.text_config,
-            key_mapping=LANGUAGE_KEYS,
-        ).to(device)
+        on_cpu = torch.device(device).type == "cpu"
+        # on the way to a GPU the weights take this machine's memory: for one of its processes at a time
+        with nullcontext() if on_cpu else turn("weights"):
+            self.model = load_part(
+                AutoModelForCausalLM,
+                "language model",
+                folder,
+                dtype,
+                config=config.text_config,
+                key_mapping=LANGUAGE_KEYS,
+            ).to(device)
         self.window = window_of(config.text_config)
         self.rope_switch = rope_switch_of(config.text_config)
         self.is_alone = is_alone(config.text_config)

@@ -15,6 +15,7 @@ from typing import TypedDict
 
 from pipeline.benchmark.gauges import Machine, machine
 from pipeline.benchmark.inputs import write_tars
+from pipeline.models.devices import torch_device
 from pipeline.planner.planner import Planning, simulator_of
 from pipeline.planner.profile import read_profile
 from pipeline.storage.uris import Storage
@@ -79,7 +80,12 @@ def validate(options: Planning) -> Validation:
                     "error": hours["value"] * 3600 / measured.seconds - 1,
                 }
             )
-    return {"machine": machine(), "runs": rows}
+    return {"machine": machine(torch_device(_device(options.validate_with))), "runs": rows}
+
+
+def _device(keys: Sequence[str]) -> str:
+    """Return the `device` among keys of annotate, or its default."""
+    return next((key.partition("=")[2] for key in reversed(keys) if key.startswith("device=")), "auto")
 
 
 def validation_table(figures: Validation) -> Table:

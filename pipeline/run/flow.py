@@ -133,7 +133,7 @@ def _read_and_decode(
     )
     read = watched_read(Watch("read", make, ledger), prepared.pending)
     units = _through(shards, read, **_booked(config.cluster.read), **_TASK_RETRIES)
-    decode = partial(decode_unit, model=config.model, imaging=config.imaging)
+    decode = partial(decode_unit, model=prepared.model_of(config), imaging=config.imaging)
     return _tasks(units, "decode", decode, config, ledger)
 
 
@@ -156,7 +156,7 @@ def _encode_and_generate(
 
 def stage_arguments(config: "RunConfig", prepared: "Prepared") -> dict[str, dict[str, object]]:
     """Collect the arguments of `Encode` and `Generate`, except `threads`, by the stages' names."""
-    shared = {"geometry": prepared.geometry, "model": config.model, "arms": config.arms}
+    shared = {"geometry": prepared.geometry, "model": prepared.model_of(config), "arms": config.arms}
     device = {name: config.cluster.device_of(name, config.options.device) for name in ("encode", "generate")}
     return {
         "encode": {
@@ -171,6 +171,7 @@ def stage_arguments(config: "RunConfig", prepared: "Prepared") -> dict[str, dict
             "engine": config.engine,
             "decoding": config.decoding,
             "seed": config.options.seed,
+            "prompts": config.task.prompts,
         },
     }
 

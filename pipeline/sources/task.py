@@ -1,6 +1,7 @@
 """Makes the requests of a sample: fixed prompts, the source's own questions, or both."""
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any  # a row's columns differ in type
 
@@ -9,6 +10,8 @@ from pipeline.support.errors import BadQuestion, BadSample
 from pipeline.support.fields import counted, require
 
 IMAGE_TOKEN = "<image>"
+# How data sets ask for a short answer, in a question's last line: "... single word or phrase", "... letter".
+_SHORT = re.compile(r"\b(answer|respond|reply)\b.*\b(words?|phrase|letters?|number|yes|no)\b", re.IGNORECASE)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,3 +102,15 @@ def requests_of(shard: int, row: Mapping[str, Any]) -> list[dict[str, Any]]:
 def request_key(shard: int, sample: int, number: int) -> str:
     """Return the key of a sample's question `number`: unique within an output."""
     return f"{shard:06d}-{sample:08d}-{number:04d}"
+
+
+def kind_of_answer(question: str, prompts: Sequence[str]) -> str:
+    """Name the kind of answer that a question asks for; those of one kind are of like length.
+
+    Each of the task's fixed prompts is a kind. The source's questions are one kind, and another where their
+    last line asks for a word, a phrase or a letter.
+    """
+    if question in prompts:
+        return f"prompt {list(prompts).index(question)}"
+    last_line = question.strip().rpartition("\n")[2]
+    return "short" if _SHORT.search(last_line) else "question"

@@ -1,6 +1,7 @@
 """Generates answers from questions and reduced visual tokens."""
 
 import time
+from collections.abc import Sequence
 
 import pyarrow as pa
 import torch
@@ -9,6 +10,7 @@ from pipeline.engines.base import Answer, EngineConfig, Request
 from pipeline.models.checkpoints.fit import Geometry
 from pipeline.models.config import Decoding, Model, fill_template
 from pipeline.models.devices import from_bytes, torch_device, use_threads
+from pipeline.sources.task import kind_of_answer
 from pipeline.stages.arms import Arm
 from pipeline.stages.rows import Fields, pack_unit, unpack_unit
 from pipeline.support.schema import REQUESTS
@@ -17,7 +19,7 @@ from pipeline.support.schema import REQUESTS
 class Generate:
     """Answers requests; the class of the generate actors, which hold the engine.
 
-    Each of an actor's threads works on one unit at a time.
+    Each of an actor's threads works on one unit at a time. `prompts` are the task's fixed ones.
     """
 
     def __init__(
@@ -31,9 +33,11 @@ class Generate:
         seed: int,
         device: str,
         threads: int | None,
+        prompts: Sequence[str] = (),
     ) -> None:
         started = time.perf_counter()
         use_threads(threads)
+        self._prompts = prompts
         self._template, self._dtype = model.template, getattr(torch, model.encode_dtype)
         self._width, self._num_arms = geometry.vision_width, len(arms)
         self._engine = engine.load(model, decoding, device=str(torch_device(device)), seed=seed)
@@ -57,7 +61,8 @@ class Generate:
     def _request(self, fields: Fields, tokens: pa.ChunkedArray) -> Request:
         question = fields["question"].replace("<image>", " ")
         visual = from_bytes(tokens[fields["visual"]].as_buffer(), self._dtype, self._width)
-        return Request(fill_template(self._template, question), visual, fields["key"])
+        kind = kind_of_answer(fields["question"], self._prompts)
+        return Request(fill_template(self._template, question), visual, fields["key"], kind)
 
 
 def _answer_fields(fields: Fields, answer: Answer) -> Fields:

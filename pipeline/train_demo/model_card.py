@@ -12,6 +12,7 @@ from pipeline.benchmark.gauges import Machine, machine
 from pipeline.demo.scene import COLORS, HELD_OUT, SHAPES
 from pipeline.engines.transformers import Transformers
 from pipeline.models.config import Model
+from pipeline.models.devices import torch_device
 
 if TYPE_CHECKING:
     from pipeline.train_demo.config import Recipe
@@ -70,7 +71,7 @@ def write_model_card(recipe: "Recipe", say: Callable[[str], None]) -> None:
     logs = {part: _log(Path(recipe.work) / part / "log.jsonl") for part in ("tower", "language")}
     report: TrainingReport = {
         "recipe": asdict(recipe),
-        "machine": machine(),
+        "machine": machine(torch_device(recipe.device)),
         "trim_sign": sign,
         "logs": logs,
         "figures": figures,

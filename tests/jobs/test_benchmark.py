@@ -6,7 +6,10 @@ import pytest
 
 from jobs.common.entry import run_command
 from pipeline.benchmark import driver_memory
+from pipeline.benchmark.devices import compute_device
+from pipeline.benchmark.gauges import machine
 from pipeline.support.table import SPREAD, Table, show, spread_cells
+from tests.support.pretended_cuda import pretended_cuda
 
 
 def test_a_table_is_plain_text_without_a_terminal(capsys):
@@ -128,3 +131,17 @@ def test_decoding_is_measured_by_format_and_size(folder, capfd):
     assert len(differences) == 6
     assert 0 < differences["JPEG", 3200] < 0.5
     assert {value for name, value in differences.items() if name != ("JPEG", 3200)} == {0}
+
+
+def test_the_head_names_the_gpu_only_if_a_part_computes_on_it(folder, capfd):
+    decode = ["benchmark.name=decode", "benchmark.decode_sides=[32]", "benchmark.rounds=1"]
+    with pretended_cuda():
+        assert run_command("benchmark", [*decode, "device=cuda"]) == 0
+        assert machine(compute_device("auto"))["gpu"] == "NVIDIA H100"
+        assert machine(compute_device("cpu"))["gpu"] is None
+    assert ", no GPU used\n" in capfd.readouterr().out
+
+
+def test_a_device_that_is_not_there_is_refused(folder, capfd):
+    assert run_command("benchmark", ["benchmark.name=reducers", "device=cuda"]) == 2
+    assert "device=cuda: torch" in capfd.readouterr().err

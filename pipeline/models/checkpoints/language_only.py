@@ -10,6 +10,7 @@ from pipeline.models.checkpoints.layouts import LANGUAGE_KEYS
 from pipeline.models.checkpoints.loading import load_config, load_part, quiet
 from pipeline.models.prompts import load_table
 from pipeline.support.cache import cached
+from pipeline.support.turns import turn
 
 _VERSION = 1  # version of the written files; raise it with every change
 _SHARD = "1GB"
@@ -19,10 +20,12 @@ def language_only(folder: Path) -> Path:
     """Return a cache folder with the language model of the LLaVA checkpoint in `folder`.
 
     It is made once for each path, configuration, and sizes and times of the weight files, in the stored
-    dtype; that takes as much memory and disk as the weights do. Several processes may do it at once.
-    Raises ConfigError if weights are missing.
+    dtype; that takes as much memory and disk as the weights do, so that of a machine's processes the first
+    makes it and the others wait. Raises ConfigError if weights are missing.
     """
-    return cached(f"language-{_identity(folder)}", lambda target: _write(folder.resolve(), target))
+    name = f"language-{_identity(folder)}"
+    with turn(name):
+        return cached(name, lambda target: _write(folder.resolve(), target))
 
 
 def _identity(folder: Path) -> str:

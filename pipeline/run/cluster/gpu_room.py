@@ -17,7 +17,6 @@ from pipeline.support.errors import ConfigError
 
 WHOLE = 10_000
 BESIDE = 100  # of which CLIPs may book, on a GPU with a language model
-GPU_SHARES = {"encode": BESIDE / WHOLE, "generate": 1 - BESIDE / WHOLE}
 _STACKED = 10  # of a CLIP that Ray may put beside nine others
 GENERATE_PER_ENCODE = 4
 _TINY = 1e-9  # against rounding: 0.4 / 0.1 is 4

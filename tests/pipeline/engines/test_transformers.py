@@ -9,9 +9,10 @@ import torch
 from PIL import ImageOps
 from transformers import AutoProcessor, LlavaForConditionalGeneration
 
+from pipeline.engines.answers import share
 from pipeline.engines.base import Request
+from pipeline.engines.batches import pad_behind
 from pipeline.engines.transformers import Transformers
-from pipeline.engines.transformers_engine import pad_behind, plan_batches, share
 from pipeline.models.clip import ClipEncoder
 from pipeline.models.config import Decoding, Model
 from pipeline.models.llava import LanguageModel
@@ -245,42 +246,6 @@ def test_the_configuration_loads_the_engine(random_checkpoint, reference):
     assert all(answer.text is not None and answer.generated_tokens <= 4 for answer in answers)
     with pytest.raises(ConfigError, match=r"engine\.token_budget"):
         Transformers(token_budget=0)
-
-
-@pytest.mark.parametrize(
-    ("lengths", "budget", "largest", "expected"),
-    [
-        ([], 10, 4, []),
-        ([5, 1, 5, 2], 10, 4, [[0, 2], [3, 1]]),
-        ([3, 50, 3], 6, 4, [[1], [0, 2]]),
-        ([1] * 5, 100, 2, [[0, 1], [2, 3], [4]]),
-    ],
-)
-def test_plan_batches(lengths, budget, largest, expected):
-    assert plan_batches(lengths, budget, largest) == expected
-
-
-def test_a_batch_plan_is_complete_and_within_its_bounds():
-    numbers = random.Random(0)
-    for _ in range(200):
-        lengths = [numbers.randint(1, 700) for _ in range(numbers.randint(0, 40))]
-        budget, largest = numbers.randint(1, 3000), numbers.randint(1, 10)
-        batches = plan_batches(lengths, budget, largest)
-        assert sorted(index for batch in batches for index in batch) == list(range(len(lengths)))
-        for batch in batches:
-            assert 1 <= len(batch) <= largest
-            assert len(batch) == 1 or len(batch) * max(lengths[i] for i in batch) <= budget
-
-
-def test_padding_stands_behind_the_head():
-    short, long = torch.ones(1, 2), torch.full((3, 2), 2.0)
-    inputs_BLH, mask_BL = pad_behind([short, long], 0)
-    assert mask_BL.tolist() == [[0, 0, 1], [1, 1, 1]]
-    assert inputs_BLH[:, :, 0].tolist() == [[0, 0, 1], [2, 2, 2]]
-    head = torch.full((2, 2), 7.0)
-    inputs_BLH, mask_BL = pad_behind([torch.cat([head, short]), torch.cat([head, long])], 2)
-    assert mask_BL.tolist() == [[1, 1, 0, 0, 1], [1, 1, 1, 1, 1]]
-    assert inputs_BLH[:, :, 0].tolist() == [[7, 7, 0, 0, 1], [7, 7, 2, 2, 2]]
 
 
 def test_a_cached_head_changes_no_answer(language_model, reference):

@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -33,7 +34,7 @@ def logits(model, embeds_LH):
 
 
 def folders_of(cache):
-    return [folder for folder in cache.iterdir() if folder.name != ".records"]
+    return [folder for folder in cache.iterdir() if not folder.name.startswith(".")]
 
 
 def test_the_export_answers_like_the_original(random_checkpoint, cache):
@@ -129,3 +130,18 @@ def test_missing_weights_are_refused_and_leave_no_export(random_checkpoint, tmp_
     save_file({name: weights[name] for name in weights if "embed_tokens" not in name}, file, {"format": "pt"})
     with pytest.raises(ConfigError, match="0 tables of text embeddings"):
         load_table(tmp_path / "llava")
+
+
+def test_of_callers_at_once_one_makes_it(random_checkpoint, monkeypatch):
+    """They wait for the first, as the processes of a node with several GPUs do, and take its folder."""
+    loaded = []
+    load = module.load_part
+
+    def counting(*arguments, **options):
+        loaded.append(1)
+        return load(*arguments, **options)
+
+    monkeypatch.setattr(module, "load_part", counting)
+    with ThreadPoolExecutor(4) as callers:
+        folders = set(callers.map(language_only, [random_checkpoint / "llava"] * 4))
+    assert len(folders) == len(loaded) == 1
