@@ -22,8 +22,9 @@ def run(config: DictConfig) -> int:
     from jobs.common.outcome import show_outcome
     from jobs.common.submit import submit
     from pipeline.run.annotate import annotate
+    from pipeline.run.settle import settle
 
-    run_config = _with_tuned_reducer(make_config(config))
+    run_config = settle(_with_tuned_reducer(make_config(config)))
     if run_config.cluster.submit:
         return submit("annotate", HydraConfig.get().overrides.task, run_config)
     outcome = annotate(run_config)
