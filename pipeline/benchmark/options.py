@@ -101,7 +101,7 @@ class DecodeOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class EndToEndOptions:
-    """Configures requests of one picture each, batches of the plain loop, and interleaved rounds.
+    """Configures requests of one picture each, batches of the plain loop (none: no loop), and rounds.
 
     `arms` has the form that `arms` of compare has; null: full and trim.
     """
@@ -114,7 +114,9 @@ class EndToEndOptions:
     def __post_init__(self) -> None:
         _require_rounds(self.rounds)
         require(self.requests >= 1, "benchmark.requests must be at least 1")
-        _require_each("loop_batches", self.loop_batches, 1)
+        require(
+            all(batch >= 1 for batch in self.loop_batches), "benchmark.loop_batches must be at least 1 each"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
