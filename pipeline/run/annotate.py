@@ -80,7 +80,13 @@ def _run_units(config: RunConfig, prepared: Prepared) -> list[Incident]:
 
     attempt = f"{time.time():.3f}"  # identifies this start of the job, of which Ray's start is a part
     options = config.options
-    start_ray(config.cluster, options.device, options.metrics_port, options.metrics_host)
+    start_ray(
+        config.cluster,
+        options.device,
+        options.metrics_port,
+        options.metrics_host,
+        dtypes=config.model.dtypes,
+    )
     total = sum(prepared.plan.size(shard) for shard in prepared.pending)
     early = EarlyStop(config, prepared.plan)
     measured = metrics_of(prepared, total) if config.options.metrics_port else None
