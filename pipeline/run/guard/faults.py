@@ -52,6 +52,10 @@ class StageRaised(UnitFault):
         return f"stage {stage} raised {self}"
 
 
+class DeviceRaised(StageRaised):
+    """Says that the stage raised an error of the device, in a separate process."""
+
+
 class DeviceLost(Exception):  # noqa: N818 - an event, handled where it happens
     """Says that this process can use its GPU no more: CUDA repeats most errors until the process ends."""
 

@@ -149,7 +149,8 @@ class Ledger:
         return ActorStart(deaths, self._errors.get(item, ""), frozenset(apart), retired, is_restart)
 
     def fail_start(self, stage: str, process: WorkerProcess, error: str) -> None:
-        """Record why a start has failed; the process ends, and that counts as a death."""
+        """Record why a start has failed; the process ends, and that counts as a death at the start alone."""
+        self._release(process)
         self._errors[start_of(stage, process)] = error
         self._incidents.add(NOT_LOADED, stage, process.location, error)
 
@@ -160,8 +161,7 @@ class Ledger:
 
         From the second time on it is one at the unit `item`, which met the error.
         """
-        for entry in [entry for entry in self._in_work.values() if entry.process == process]:
-            del self._in_work[entry.item]
+        self._release(process)
         health = self._health[item.stage]
         if health.add_fault(item, process):  # several of its threads may meet the error
             self._incidents.add(LOST, item.stage, process.location, error)
@@ -202,6 +202,12 @@ class Ledger:
     def incidents(self) -> list[Incident]:
         """List what happened to devices."""
         return list(self._incidents)
+
+    def _release(self, process: WorkerProcess) -> None:
+        """Let no unit in a process that ends count a death by that."""
+        for item in [item for item, entry in self._in_work.items() if entry.process == process]:
+            if item.is_unit:
+                del self._in_work[item]
 
     def _deaths_of(self, item: WorkItem) -> int:
         return sum(self._deaths.get(item, Counter()).values())
