@@ -28,7 +28,8 @@ from pipeline.support.errors import ConfigError, first_line
 
 NAME = "vLLM's own LLaVA"
 _START_S = 3600.0  # the most that loading, or a round, may take
-_NOT_FOR_IMAGES = ("skip_tokenizer_init", "enable_prompt_embeds", "generation_config", "use_tqdm_on_load")
+# what embedded prompts need, and our choice of blocks: vLLM's own is the baseline
+_NOT_FOR_IMAGES = {"skip_tokenizer_init", "enable_prompt_embeds", "use_tqdm_on_load", "block_size"}
 
 
 def own_arm(
