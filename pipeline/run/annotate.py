@@ -96,9 +96,12 @@ def _run_units(config: RunConfig, prepared: Prepared) -> list[Incident]:
             for stats in run_flow(config, prepared, attempt, metrics=measured, incidents=incidents):
                 progress.add(stats)
                 early.add(stats)
-    finally:
-        for incident in incidents:
-            log.event("incident", incident.line, level=logging.WARNING, **incident.to_json())
+    except RunError:
+        for incident in incidents:  # the notes tell them at the end of a run that succeeds
+            log.tell("incident", config.redact(incident.line))
+        raise
+    for incident in incidents:
+        log.event("incident", incident.line, level=logging.WARNING, **incident.to_json())
     return incidents
 
 
