@@ -75,6 +75,7 @@ class Case:
             the sound one goes on with its second unit: else it would have answered all before, be free, and
             be given to what comes back from the sick one.
         at_once: units in an actor at once.
+        free_gpu_s: how long to wait for a GPU while nobody works; a process takes seconds to start.
         has_places: whether the actors' places are reserved, as a run does.
     """
 
@@ -83,6 +84,7 @@ class Case:
     loads: int = 0
     retired: bool = False
     at_once: int = 1
+    free_gpu_s: float = 40.0
     has_places: bool = False
 
 
@@ -121,7 +123,7 @@ CASES = {
     "dies at each load": Case(at_load=_die_if_sick, retired=True),
     "samples": Case(at_sample=_suffer),
     "once": Case(at_load=_fail_once, at_sample=_lose_once, loads=4),
-    "no gpu works": Case(at_sample=_lose, at_once=3),
+    "no gpu works": Case(at_sample=_lose, at_once=3, free_gpu_s=4),
 }
 
 
@@ -219,7 +221,9 @@ def answered(case: str, folder: Path, ledger: LedgerHandle):
 
     at_once = CASES[case].at_once
     make = functools.partial(Moody, folder, CASES[case])
-    watch = Watch("generate", make, ledger, num_gpus=SHARE, at_once=at_once, free_gpu_s=4)
+    watch = Watch(
+        "generate", make, ledger, num_gpus=SHARE, at_once=at_once, free_gpu_s=CASES[case].free_gpu_s
+    )
     group = None
     if CASES[case].has_places:
         group = placement_group([{"GPU": SHARE, "CPU": 0.5}] * 2, strategy="SPREAD")
