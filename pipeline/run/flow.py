@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from pipeline.run.cluster.gpu_room import GpuRoom
+from pipeline.run.cluster.nodes import hardware
 from pipeline.run.cluster.placement import reserved_places
 from pipeline.run.cluster.resources import Cluster, TaskResources
-from pipeline.run.cluster.start import hardware
 from pipeline.run.guard.ledger import LedgerHandle, start_ledger
 from pipeline.run.guard.stage import Watch, watched_actor, watched_read, watched_task
 from pipeline.run.guard.stall import unless_stalled
