@@ -18,8 +18,9 @@ COMMIT = re.compile(r"[0-9a-f]{40}")
 # Seconds between tries while the hub answers "too many requests" (429), or that it cannot answer (5xx). The
 # library itself tries what it downloads five times, waiting as long as the hub says.
 RETRY_S = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
+_MOST_S = 600.0  # from the first try to the start of the last
 
-_HUB_ID = re.compile(r"(?P<name>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w.-]+(?:/[\w.-]+)*))?")
+_HUB_ID = re.compile(r"(?P<name>[\w.-]+/[\w.-]+)(?:@(?P<revision>\w[\w.-]*(?:/\w[\w.-]*)*))?")
 _Answer = TypeVar("_Answer")
 
 _is_asked = True
@@ -153,15 +154,19 @@ def _turn(repository: HubId) -> Iterator[None]:
 
 def _patiently(ask: Callable[[], _Answer]) -> _Answer:
     """Return what the hub answers, asking again for a minute or so while it is busy or out of order."""
+    until = time.monotonic() + _MOST_S
     for wait_s in (*RETRY_S, None):
         try:
             return ask()
         except (OSError, ValueError) as error:
-            status = _status_of(error)
-            if wait_s is None or status is None or not (status == 429 or status >= 500):
+            if wait_s is None or time.monotonic() > until or not _is_busy(_status_of(error)):
                 raise
             time.sleep(wait_s * random.uniform(0.5, 1.5))  # nodes that were refused together come apart
     raise AssertionError("the last try returns or raises")
+
+
+def _is_busy(status: int | None) -> bool:
+    return status is not None and (status == 429 or status >= 500)
 
 
 def _status_of(error: BaseException | None) -> int | None:
@@ -184,9 +189,9 @@ def _explaining(repository: HubId) -> Iterator[None]:
             reason = (
                 "this command does not ask the model hub, and its cache on this machine has no such model"
             )
-        elif status is not None and (status == 429 or status >= 500):
+        elif _is_busy(status):
             reason = (
-                f"the hub still answers {status} after {len(RETRY_S) + 1} tries; run the same command again "
+                f"the hub still answers {status} to every try; run the same command again "
                 "later, set HF_TOKEN, or name a folder that holds the files"
             )
         else:

@@ -9,7 +9,7 @@ Ray does not fuse a task into an actor.
 import logging
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -20,8 +20,10 @@ from pipeline.run.cluster.gpu_room import GpuRoom
 from pipeline.run.cluster.nodes import hardware
 from pipeline.run.cluster.placement import reserved_places
 from pipeline.run.cluster.resources import Cluster, TaskResources
-from pipeline.run.guard.ledger import LedgerHandle, start_ledger
-from pipeline.run.guard.stage import Watch, watched_actor, watched_read, watched_task
+from pipeline.run.guard.actor import watched_actor
+from pipeline.run.guard.incidents import Incident
+from pipeline.run.guard.ledger_handle import LedgerHandle, start_ledger
+from pipeline.run.guard.stage import Watch, watched_read, watched_task
 from pipeline.run.guard.stall import unless_stalled
 from pipeline.stages.decode import decode_unit
 from pipeline.stages.encode import Encode
@@ -43,6 +45,8 @@ if TYPE_CHECKING:
 _TASK_RETRIES = {"max_retries": -1}
 _ACTOR_RETRIES = {"max_restarts": -1, "max_task_retries": -1}
 
+_LEDGER_S = 30.0  # how long the ledger may take to answer at the end
+
 # A stage's function, and the class of an actor with such a function.
 UnitFunction = Callable[[pa.Table], pa.Table]
 ActorClass = Callable[..., UnitFunction]
@@ -56,6 +60,7 @@ def run_flow(
     encode: ActorClass = Encode,
     generate: ActorClass = Generate,
     metrics: "Metrics | None" = None,
+    incidents: list[Incident] | None = None,
 ) -> Iterator[UnitStats]:
     """Make every missing unit of the pending shards, and yield each unit's statistics once it is written.
 
@@ -63,6 +68,7 @@ def run_flow(
         attempt: identifies this start of the job, and goes into the footers.
         encode, generate: the actors' classes; benchmarks of the rest replace them by stubs.
         metrics: counts the units' statistics, and what the ledger says is in work.
+        incidents: what happened to devices is appended to it at the end.
 
     Raises:
         RunError: a stage failed for good, or no stage makes progress.
@@ -93,6 +99,9 @@ def run_flow(
             f"{config.redact(_original_error(error))}; run the same command again to go on"
         ) from error
     finally:
+        if incidents is not None:
+            with suppress(ray.exceptions.RayError):
+                incidents += ledger.incidents(timeout_s=_LEDGER_S)
         ledger.kill()
 
 
@@ -147,10 +156,11 @@ def _encode_and_generate(
 ) -> "Dataset":
     arguments = stage_arguments(config, prepared)
     for name, actor_class in classes.items():
-        threads = config.cluster.actors(name).threads
-        make = partial(actor_class, **arguments[name], threads=threads)
+        resources = config.cluster.actors(name)
+        make = partial(actor_class, **arguments[name], threads=resources.threads)
         at_once = config.engine.units_at_once if name == "generate" else 1
-        units = _actors(units, Watch(name, make, ledger), config, at_once, places.get(name, {}))
+        watch = Watch(name, make, ledger, num_gpus=resources.num_gpus or 0.0, at_once=at_once)
+        units = _actors(units, watch, config, places.get(name, {}))
     return units
 
 
@@ -212,10 +222,8 @@ def _booked(resources: TaskResources) -> dict[str, Any]:
     return {"num_cpus": resources.num_cpus, **memory}
 
 
-def _actors(
-    units: "Dataset", watch: Watch, config: "RunConfig", at_once: int, place: dict[str, Any]
-) -> "Dataset":
-    """Add a stage of actors, each of which works on up to `at_once` units in as many threads.
+def _actors(units: "Dataset", watch: Watch, config: "RunConfig", place: dict[str, Any]) -> "Dataset":
+    """Add a stage of actors, each of which works on up to `watch.at_once` units in as many threads.
 
     Args:
         place: Ray's options that put the actors on the GPUs reserved for them.
@@ -232,9 +240,9 @@ def _actors(
         compute=ray.data.ActorPoolStrategy(
             min_size=resources.num_actors,
             max_size=resources.max_actors or resources.num_actors,
-            enable_true_multi_threading=at_once > 1,
+            enable_true_multi_threading=watch.at_once > 1,
         ),
-        max_concurrency=at_once,
+        max_concurrency=watch.at_once,
         **place,
         **_ACTOR_RETRIES,
     )
