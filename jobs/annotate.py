@@ -22,8 +22,12 @@ def run(config: DictConfig) -> int:
     from jobs.common.outcome import show_outcome
     from jobs.common.submit import submit
     from pipeline.run.annotate import annotate
+    from pipeline.run.pinning import pin_model
 
-    run_config = _with_tuned_reducer(make_config(config))
+    run_config = make_config(config)
+    if not run_config.cluster.submit:  # else the job on the cluster does it
+        run_config = pin_model(run_config)
+    run_config = _with_tuned_reducer(run_config)
     if run_config.cluster.submit:
         return submit("annotate", HydraConfig.get().overrides.task, run_config)
     outcome = annotate(run_config)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from trim.cosine import cosines
+from trim.host import all_finite, read
 from trim.select import (
     budget_of,
     check_count,
@@ -94,10 +95,11 @@ class CDPruner:
         count_B = budget_of(x)
         if count_B is None:
             count_B = torch.full((batch,), min(self.num_kept, patches), device=patches_BND.device)
-        relevance_BN = relevance(self.sign * text_scores(metric_BNP, text_BP, normalize=True))
-        cosine_BNN = cosines(embeddings_BNH, "embeddings")
-        picked_BK = greedy_map(relevance_BN, cosine_BNN, max(count_B.tolist(), default=0))
-        return keep_patches(patches_BND, picked_mask(picked_BK, count_B, patches))
+        scores_BN = text_scores(metric_BNP, text_BP, normalize=True)
+        cosine_BNN, finite_B = cosines(embeddings_BNH)
+        (count,) = read(x, {"metric and text": all_finite(scores_BN), "embeddings": finite_B}, count_B)
+        picked_BK = greedy_map(relevance(self.sign * scores_BN), cosine_BNN, max(count, default=0))
+        return keep_patches(patches_BND, picked_mask(picked_BK, count_B, patches), count)
 
 
 def relevance(signed_BN: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from trim.cosine import cosines
+from trim.host import read
 from trim.select import budget_of, check_count, keep_patches, patches_of, picked_mask, require_field
 from trim.types import Reduced, VisualTokens
 
@@ -60,8 +61,10 @@ class DivPrune:
         count_B = budget_of(x)
         if count_B is None:
             count_B = torch.full((batch,), min(self.num_kept, patches), device=patches_BND.device)
-        picked_BK = pick_farthest(cosines(embeddings_BNH, "embeddings"), max(count_B.tolist(), default=0))
-        return keep_patches(patches_BND, picked_mask(picked_BK, count_B, patches))
+        cosine_BNN, finite_B = cosines(embeddings_BNH)
+        (count,) = read(x, {"embeddings": finite_B}, count_B)
+        picked_BK = pick_farthest(cosine_BNN, max(count, default=0))
+        return keep_patches(patches_BND, picked_mask(picked_BK, count_B, patches), count)
 
 
 def pick_farthest(cosine_BNN: Tensor, count: int) -> Tensor:

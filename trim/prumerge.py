@@ -6,6 +6,7 @@ m neighbours merged into each.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -14,10 +15,10 @@ from torch import Tensor
 from torch.nn.functional import embedding_bag
 
 from trim.cosine import unit_vectors
+from trim.host import all_finite, marked_places, read, send
 from trim.select import (
     budget_of,
     check_count,
-    check_finite,
     iqr_outliers,
     patches_of,
     require_field,
@@ -84,18 +85,39 @@ class PruMerge:
         batch, patches, _ = patches_BND.shape
         scores_BN = require_field(x, "last_cls_attention", batch, patches, ndim=2).float()
         keys_BND = require_field(x, "last_keys", batch, patches, ndim=3)
-        check_finite(scores_BN, "last_cls_attention")
-        order_BN = scores_BN.argsort(dim=-1, descending=True, stable=True)
-        outliers = iqr_outliers(scores_BN).sum(-1).tolist()
-        budget_B = budget_of(x)
-        budget = [None] * batch if budget_B is None else budget_B.tolist()
+        kept = self._choose_all(x, scores_BN)
+        finite_B = scores_BN.new_empty(batch, dtype=torch.bool)
         reduced = []
-        for i in range(batch):
-            kept_k = self.choose(order_BN[i], outliers[i], budget[i])
-            unit_ND = unit_vectors(keys_BND[i], "last_keys", i)
+        for i, kept_k in enumerate(kept):
+            unit_ND, finite_B[i] = unit_vectors(keys_BND[i])
             tokens_KD = merge_neighbours(patches_BND[i], scores_BN[i], unit_ND, kept_k, self.neighbours)
             reduced.append(Reduced(tokens_KD, kept_k))
+        read(x, {"last_keys": finite_B})
         return reduced
+
+    def _choose_all(self, x: VisualTokens, scores_BN: Tensor) -> list[Tensor]:
+        """Choose the patches to keep of each image: [k] int64 each, on the device.
+
+        The host must know how many. PruMerge+ looks into the order of the patches, too, so it chooses there.
+        """
+        order_BN = scores_BN.argsort(dim=-1, descending=True, stable=True)
+        budget_B = budget_of(x)
+        finite = {"last_cls_attention": all_finite(scores_BN)}
+        outliers_B = iqr_outliers(scores_BN).sum(-1)
+        budget: Sequence[int | None]
+        if budget_B is None:
+            (outliers,) = read(x, finite, outliers_B)
+            budget = [None] * len(outliers)
+        else:
+            outliers, budget = read(x, finite, outliers_B, budget_B)
+        if self.plus:
+            order_BN = order_BN.cpu()
+        kept = [self.choose(*image) for image in zip(order_BN, outliers, budget, strict=True)]
+        if not self.plus or not kept:
+            return kept
+        return list(
+            send(torch.cat(kept), scores_BN.device).split_with_sizes([len(kept_k) for kept_k in kept])
+        )
 
     def choose(self, order_N: Tensor, outliers: int, budget: int | None) -> Tensor:
         """Choose the patches of one image to keep, [k] int64 in the order of the result.
@@ -158,7 +180,8 @@ def merge_neighbours(
     pruned_N = torch.ones_like(scores_N, dtype=torch.bool).index_fill_(0, kept_k, False)
     # A bag for each kept patch and one for the rest, each added up in the order of its patches: the same bits
     # whatever the other bags, the batch and the threads are.
-    in_bags = torch.cat([near_km.flatten(), pruned_N.nonzero()[:, 0]])
+    rest_n = marked_places(pruned_N[None], patches - len(kept_k))[0]
+    in_bags = torch.cat([near_km.flatten(), rest_n])
     begin_K = torch.arange(len(kept_k) + 1, device=kept_k.device) * near_km.shape[1]
     weights = scores_N.to(wide_ND.dtype)[in_bags]
     tokens_KD = embedding_bag(in_bags, wide_ND, begin_K, mode="sum", per_sample_weights=weights)
@@ -176,8 +199,9 @@ def nearest(cosine_kN: Tensor, count: int) -> Tensor:
         return cosine_kN.new_empty(len(cosine_kN), 0, dtype=torch.int64)
     last_k1 = cosine_kN.topk(count, dim=-1).values[:, -1:]
     chosen_kN = cosine_kN >= last_k1
-    if int(chosen_kN.sum()) > count * len(cosine_kN):  # some are equal to the last one
+    # Some may be equal to the last one; to ask a GPU takes longer than to act as if they were.
+    if cosine_kN.is_cuda or int(chosen_kN.sum()) > count * len(cosine_kN):
         equal_kN = cosine_kN == last_k1
         room_k1 = count - (cosine_kN > last_k1).sum(-1, keepdim=True)
         chosen_kN &= ~equal_kN | (equal_kN.cumsum(-1) <= room_k1)
-    return chosen_kN.nonzero()[:, 1].view(-1, count)
+    return marked_places(chosen_kN, count)

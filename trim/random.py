@@ -11,6 +11,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from trim.host import read
 from trim.select import (
     budget_of,
     check_size,
@@ -68,8 +69,11 @@ class Random:
         if count_B is None:
             own = max(1, fixed_count(self.keep_ratio, self.num_kept, patches) or 0)
             count_B = torch.full((batch,), own, device=patches_BND.device)
+            count = [own] * batch
+        else:
+            (count,) = read(x, {}, count_B)
         lots_BN = draw_lots(self.seed, identity_B.to(patches_BND.device), patches)
-        return keep_patches(patches_BND, top_mask(lots_BN, count_B))
+        return keep_patches(patches_BND, top_mask(lots_BN, count_B), count)
 
 
 def draw_lots(seed: int, identity_B: Tensor, patches: int) -> Tensor:
@@ -78,7 +82,7 @@ def draw_lots(seed: int, identity_B: Tensor, patches: int) -> Tensor:
     Integer arithmetic that wraps at 64 bits gives the same numbers on every device and in every release
     of torch, which torch.Generator does not promise; and it needs no loop over images.
     """
-    start = scramble(torch.tensor(seed, device=identity_B.device))
+    start = int(scramble(torch.tensor(seed)))
     stream_B1 = scramble(start ^ identity_B)[:, None]
     counter_N = torch.arange(1, patches + 1, device=identity_B.device)
     return scramble(stream_B1 + counter_N * _GOLDEN_GAMMA)

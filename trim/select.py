@@ -14,6 +14,7 @@ from typing import TypeGuard
 import torch
 from torch import Tensor
 
+from trim.host import marked_places
 from trim.types import Reduced, VisualTokens
 
 
@@ -42,17 +43,6 @@ def require_field(x: VisualTokens, name: str, *lead: int, ndim: int | None = Non
     return value
 
 
-def check_finite(scores_BN: Tensor, origin: str) -> None:
-    """Refuse scores that are NaN or infinite; `origin` says which fields they come from.
-
-    Raises:
-        ValueError: a score is NaN or infinite; the message names the first such image.
-    """
-    wrong_B = scores_BN.isfinite().logical_not().any(-1)
-    if wrong_B.any():
-        raise ValueError(f"scores of image {int(wrong_B.nonzero()[0])} are NaN or infinite: see its {origin}")
-
-
 def patches_of(x: VisualTokens) -> Tensor:
     """Return the patches, [B, N, D] with N >= 1.
 
@@ -65,12 +55,13 @@ def patches_of(x: VisualTokens) -> Tensor:
 
 
 def budget_of(x: VisualTokens) -> Tensor | None:
-    """Return the tokens to keep of each image, [B] int64 in [1, N]; None if the batch has no budget.
+    """Return the tokens to keep of each image, [B] int64; None if the batch has no budget.
 
-    A budget above N means all N.
+    A budget above N means all N. `trim.host.read` refuses one below 1, together with what else it
+    reads of the device.
 
     Raises:
-        ValueError: a budget below 1 (the message names the image), another shape or a floating dtype.
+        ValueError: another shape or a floating dtype.
     """
     if x.budget is None:
         return None
@@ -78,11 +69,6 @@ def budget_of(x: VisualTokens) -> Tensor | None:
     budget_B = require_field(x, "budget", batch)
     if budget_B.ndim != 1 or budget_B.is_floating_point():
         raise ValueError("VisualTokens.budget must be [B] whole numbers")
-    if (too_small := (budget_B < 1).nonzero()).numel():
-        image = int(too_small[0])
-        raise ValueError(
-            f"VisualTokens.budget of image {image} is {int(budget_B[image])}, must be at least 1"
-        )
     return budget_B.to(x.patches.device, torch.int64).clamp(max=patches)
 
 
@@ -230,15 +216,23 @@ def mean_of_rest(patches_BND: Tensor, kept_BN: Tensor) -> Tensor:
     return (sum_BD / rest_B[:, None]).to(patches_BND.dtype)
 
 
-def keep_patches(patches_BND: Tensor, kept_BN: Tensor, mean_BD: Tensor | None = None) -> list[Reduced]:
+def keep_patches(
+    patches_BND: Tensor, kept_BN: Tensor, count: list[int], mean_BD: Tensor | None = None
+) -> list[Reduced]:
     """Split a batch into one ragged result per image: its kept patches in spatial order, then its mean.
 
     An image that keeps every patch gets no mean, because there is no rest to stand for.
+
+    Args:
+        patches_BND: [B, N, D].
+        kept_BN: [B, N] bool.
+        count: how many patches each image keeps, from `trim.host.read`.
+        mean_BD: [B, D] the means; None leaves them out.
     """
-    count = kept_BN.sum(-1).tolist()  # one transfer from the device for the whole batch
-    kept = kept_BN.nonzero()[:, 1].split_with_sizes(count)
+    place_BK = marked_places(kept_BN, max(count, default=0))
     reduced = []
-    for i, kept_k in enumerate(kept):
+    for i in range(len(count)):
+        kept_k = place_BK[i, : count[i]].clone()
         tokens_KD = patches_BND[i].index_select(0, kept_k)
         if mean_BD is not None and count[i] < patches_BND.shape[1]:
             tokens_KD = torch.cat([tokens_KD, mean_BD[i : i + 1]])

@@ -12,9 +12,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from trim.host import all_finite, read
 from trim.select import (
     budget_of,
-    check_finite,
     check_sign,
     check_size,
     fixed_count,
@@ -113,10 +113,11 @@ class Trim:
         metric_BNP = require_field(x, "metric", batch, patches)
         text_BP = require_field(x, "text", batch, metric_BNP.shape[-1])
         logits_BN = self.sign * text_scores(metric_BNP, text_BP, self.normalize)
-        kept_BN = top_mask(logits_BN, self.counts(logits_BN, budget_of(x)))
-        return keep_patches(
-            patches_BND, kept_BN, mean_of_rest(patches_BND, kept_BN) if self.aggregate else None
-        )
+        count_B = self.counts(logits_BN, budget_of(x))
+        kept_BN = top_mask(logits_BN, count_B)
+        mean_BD = mean_of_rest(patches_BND, kept_BN) if self.aggregate else None
+        (count,) = read(x, {"metric and text": all_finite(logits_BN)}, count_B)
+        return keep_patches(patches_BND, kept_BN, count, mean_BD)
 
     def counts(self, logits_BN: Tensor, budget_B: Tensor | None) -> Tensor:
         """Count the patches of each image to keep, [B] int64, without the mean."""
@@ -142,10 +143,7 @@ def text_scores(metric_BNP: Tensor, text_BP: Tensor, normalize: bool) -> Tensor:
         normalize: True gives the cosine (0 for a vector of length 0), False the dot product.
 
     Returns:
-        [B, N] float32.
-
-    Raises:
-        ValueError: a score is NaN or infinite; the message names the first such image.
+        [B, N] float32; NaN or infinite where the fields are.
     """
     metric_BNP, text_BP = metric_BNP.float(), text_BP.float()
     scores_BN = ordered_dot(metric_BNP, text_BP[:, None])
@@ -153,5 +151,4 @@ def text_scores(metric_BNP: Tensor, text_BP: Tensor, normalize: bool) -> Tensor:
         metric_norm_BN = ordered_dot(metric_BNP, metric_BNP).sqrt()
         text_norm_B1 = ordered_dot(text_BP, text_BP).sqrt()[:, None]
         scores_BN = scores_BN / (metric_norm_BN * text_norm_B1).clamp(min=1e-12)
-    check_finite(scores_BN, "metric and text")
     return scores_BN

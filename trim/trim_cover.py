@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from trim.cosine import cosines
+from trim.host import all_finite, read
 from trim.select import budget_of, keep_patches, mean_of_rest, patches_of, picked_mask, require_field
 from trim.trim import Trim, text_scores
 from trim.types import Reduced, VisualTokens
@@ -75,13 +76,12 @@ class TrimCover:
         text_BP = require_field(x, "text", batch, metric_BNP.shape[-1], ndim=2)
         logits_BN = self.sign * text_scores(metric_BNP, text_BP, normalize=False)
         count_B = self._rule().counts(logits_BN, budget_of(x)).clamp(max=patches)
-        picked_BK = cover(
-            logits_BN, cosines(patches_BND, "patches"), self.diversity, max(count_B.tolist(), default=0)
-        )
+        cosine_BNN, finite_B = cosines(patches_BND)
+        (count,) = read(x, {"metric and text": all_finite(logits_BN), "patches": finite_B}, count_B)
+        picked_BK = cover(logits_BN, cosine_BNN, self.diversity, max(count, default=0))
         kept_BN = picked_mask(picked_BK, count_B, patches)
-        return keep_patches(
-            patches_BND, kept_BN, mean_of_rest(patches_BND, kept_BN) if self.aggregate else None
-        )
+        mean_BD = mean_of_rest(patches_BND, kept_BN) if self.aggregate else None
+        return keep_patches(patches_BND, kept_BN, count, mean_BD)
 
 
 def cover(logits_BN: Tensor, cosine_BNN: Tensor, diversity: float, count: int) -> Tensor:

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from trim.cosine import unit_vectors
-from trim.select import budget_of, check_count, check_finite, patches_of, require_field, top_mask
+from trim.host import all_finite, marked_places, read
+from trim.select import budget_of, check_count, patches_of, require_field, top_mask
 from trim.types import Reduced, VisualTokens
 
 
@@ -67,21 +68,24 @@ class VisionZip:
         cls_BD = require_field(x, "cls", batch, width, ndim=2).to(patches_BND.dtype)
         scores_BN = require_field(x, "cls_attention", batch, patches, ndim=2).float()
         keys_BNd = require_field(x, "head_mean_keys", batch, patches, ndim=3)
-        check_finite(scores_BN, "cls_attention")
         tokens_B = budget_of(x)
         if tokens_B is None:
             own = min(self.dominant + self.contextual, patches)
             tokens_B = torch.full((batch,), own, device=patches_BND.device)
         contextual_B = tokens_B * self.contextual // (self.dominant + self.contextual)
+        tokens, contextual = read(x, {"cls_attention": all_finite(scores_BN)}, tokens_B, contextual_B)
+        dominant = [a - b - 1 for a, b in zip(tokens, contextual, strict=True)]
         kept_BN = top_mask(scores_BN, tokens_B - contextual_B - 1)
-        contextual = contextual_B.tolist()
+        place_BK = marked_places(kept_BN, max(dominant, default=0))
+        rest_BN = marked_places(kept_BN.logical_not(), patches)
+        finite_B = kept_BN.new_empty(batch)
         reduced = []
         for i in range(batch):
-            kept_k = kept_BN[i].nonzero()[:, 0]
-            rest_n = kept_BN[i].logical_not().nonzero()[:, 0]
-            unit_nd = unit_vectors(keys_BNd[i], "head_mean_keys", i)[rest_n]
-            merged_tD = merge_groups(patches_BND[i, rest_n], unit_nd, contextual[i])
+            kept_k, rest_n = place_BK[i, : dominant[i]].clone(), rest_BN[i, : patches - dominant[i]]
+            unit_Nd, finite_B[i] = unit_vectors(keys_BNd[i])
+            merged_tD = merge_groups(patches_BND[i, rest_n], unit_Nd[rest_n], contextual[i])
             reduced.append(Reduced(torch.cat([cls_BD[i : i + 1], patches_BND[i, kept_k], merged_tD]), kept_k))
+        read(x, {"head_mean_keys": finite_B})
         return reduced
 
 
@@ -99,10 +103,11 @@ def merge_groups(rest_nD: Tensor, unit_nd: Tensor, contextual: int) -> Tensor:
     if contextual == 0:
         return rest_nD[:0]
     target_t = torch.arange(contextual, device=rest_nD.device) * max(1, len(rest_nD) // contextual)
-    other_n = torch.ones_like(rest_nD[:, 0], dtype=torch.bool).index_fill_(0, target_t, False)
-    nearest = (unit_nd[other_n] @ unit_nd[target_t].T).argmax(dim=-1)
+    is_other_n = torch.ones_like(rest_nD[:, 0], dtype=torch.bool).index_fill_(0, target_t, False)
+    other_M = marked_places(is_other_n[None], len(rest_nD) - contextual)[0]
+    nearest = (unit_nd[other_M] @ unit_nd[target_t].T).argmax(dim=-1)
     wide = torch.promote_types(rest_nD.dtype, torch.float32)
-    mean_tD = group_means(rest_nD[other_n].to(wide), nearest, contextual)
+    mean_tD = group_means(rest_nD[other_M].to(wide), nearest, contextual)
     return (rest_nD[target_t].to(wide) + mean_tD).to(rest_nD.dtype)
 
 
@@ -112,15 +117,21 @@ def group_means(x_MD: Tensor, group_M: Tensor, groups: int) -> Tensor:
     Rows of one group are added in pairs, then the pairs' sums, and so on: elementwise additions in an order
     that the groups alone decide, which index_add_ does not promise on a GPU.
     """
+    rows = len(group_M)
     order_M = group_M.argsort(stable=True)
-    group_M, x_MD = group_M[order_M], x_MD[order_M]
+    group_M = group_M[order_M]
+    # A last row, of no group, takes the additions that a group does not need.
+    x_MD = torch.cat([x_MD[order_M], x_MD.new_zeros(1, x_MD.shape[1])])
     size_g = (group_M[:, None] == torch.arange(groups, device=group_M.device)).sum(0)
     first_g = size_g.cumsum(0) - size_g
-    rank_M = torch.arange(len(group_M), device=group_M.device) - first_g[group_M]
+    rank_M = torch.arange(rows, device=group_M.device) - first_g[group_M]
     step = 1
-    while step < len(group_M):
-        into = ((rank_M % (2 * step) == 0) & (rank_M + step < size_g[group_M])).nonzero()[:, 0]
-        x_MD[into] += x_MD[into + step]
+    while step < rows:
+        adds_M = (rank_M % (2 * step) == 0) & (rank_M + step < size_g[group_M])
+        # A group of s rows has at most (s + step - 1) / (2 step) of them.
+        most = min(rows // 2, (rows + groups * (step - 1)) // (2 * step))
+        into = marked_places(adds_M[None], most, fill=rows)[0]
+        x_MD[into] += x_MD[(into + step).clamp_(max=rows)]
         step *= 2
-    sum_gD = x_MD[first_g.clamp(max=len(x_MD) - 1)]
+    sum_gD = x_MD[first_g.clamp(max=rows)]
     return (sum_gD / size_g.clamp(min=1)[:, None]).masked_fill(size_g[:, None] == 0, 0)

@@ -111,7 +111,7 @@ def _measure_merge(rounds: int, device: torch.device) -> MergeFigures:
     assert x.last_cls_attention is not None and x.last_keys is not None
     scores_N = x.last_cls_attention[0]
     kept_k = scores_N.argsort(descending=True)[: int(iqr_outliers(scores_N[None]).sum())]
-    unit_ND = unit_vectors(x.last_keys[0], "last_keys", 0)
+    unit_ND = unit_vectors(x.last_keys[0])[0]
     arguments = (x.patches[0], scores_N, unit_ND, kept_k, PruMerge().neighbours)
     published = (
         x.patches[0],

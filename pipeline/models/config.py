@@ -36,6 +36,17 @@ class Model:
             require(self.template.count(part) == 1, f"model.template must hold {part} exactly once")
 
 
+@dataclass(frozen=True, kw_only=True)
+class PinnedModel(Model):
+    """Holds a run's model: hub ids in it name a commit, and the weights are known by their digests.
+
+    Whoever finds other weights at its paths, on any node, refuses them (checkpoints/folders.py).
+    """
+
+    weights: str = free()  # of the LLaVA, see checkpoints/digest.py
+    clip_weights: str | None = free()
+
+
 def fill_template(template: str, question: str) -> str:
     """Put a question into a model's prompt template; `<image>` stays."""
     return template.replace("{question}", question)

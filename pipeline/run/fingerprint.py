@@ -16,7 +16,7 @@ Whatever is added here changes the fingerprint of every output: existing ones ca
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.models.checkpoints.fit import weights_digest
+from pipeline.models.checkpoints.digest import weights_digest
 from pipeline.stages.arms import Arm
 from pipeline.support.fields import fingerprint_fields
 

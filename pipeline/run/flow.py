@@ -116,7 +116,7 @@ def _read_and_decode(
     )
     read = watched_read(Watch("read", make, ledger), prepared.pending)
     units = _through(shards, read, **_booked(config.cluster.read), **_TASK_RETRIES)
-    decode = partial(decode_unit, model=config.model, imaging=config.imaging)
+    decode = partial(decode_unit, model=prepared.model_of(config), imaging=config.imaging)
     return _tasks(units, "decode", decode, config, ledger)
 
 
@@ -140,7 +140,7 @@ def stage_arguments(config: "RunConfig", prepared: "Prepared") -> dict[str, dict
     """Collect the arguments of `Encode` and `Generate`, except `threads`, by the stages' names."""
     shared = {
         "geometry": prepared.geometry,
-        "model": config.model,
+        "model": prepared.model_of(config),
         "arms": config.arms,
         "device": config.options.device,
     }

@@ -138,6 +138,24 @@ def test_the_job_has_the_same_cluster_specification():
     assert job["rayClusterSpec"] == cluster
 
 
+def test_a_cluster_that_scales_is_used_by_its_job(tmp_path, monkeypatch):
+    """A run whose actors have no max_actors keeps those that fit on the nodes of its start."""
+    from tests.support.commands import compose as composed
+
+    monkeypatch.chdir(tmp_path)
+    cluster, job = (manifest(path)["spec"] for path in MANIFESTS)
+    (workers,) = cluster["workerGroupSpecs"]
+    (container,) = workers["template"]["spec"]["containers"]
+    gpus = int(container["resources"]["limits"]["nvidia.com/gpu"])
+    assert workers["maxReplicas"] > workers["replicas"]
+    run = composed(*shlex.split(job["entrypoint"])[2:]).cluster
+    assert run.generate.num_actors == workers["replicas"] * gpus
+    assert run.generate.max_actors == workers["maxReplicas"] * gpus
+    assert 1 == run.encode.num_actors < run.encode.max_actors
+    named = re.findall(r"cluster\.\w+\.max_actors=\d+", MANIFESTS[0].read_text())
+    assert len(named) == 2 and set(named) <= set(job["entrypoint"].split()), "raycluster.yaml says the same"
+
+
 def test_options_given_to_ray_start_exist():
     help_text = subprocess.run(
         [BIN / "ray", "start", "--help"], capture_output=True, text=True, timeout=200

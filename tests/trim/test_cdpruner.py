@@ -78,7 +78,7 @@ def test_a_basis_comes_before_its_combinations() -> None:
 def test_more_patches_than_dimensions_stay_finite() -> None:
     x = make(5, 3, 200, width=2)
     r = relevance(-(torch.rand(3, 200) * 2 - 1))
-    picked = greedy_map(r, cosines(x.embeddings, "embeddings"), 200)
+    picked = greedy_map(r, cosines(x.embeddings)[0], 200)
     assert all(sorted(row) == list(range(200)) for row in picked.tolist())
 
 

@@ -34,7 +34,7 @@ def test_order_of_choice() -> None:
     """Vectors by degrees: 90's neighbour is farthest, then always the patch farthest from the chosen ones."""
     angle = torch.deg2rad(torch.tensor([0.0, 10.0, 20.0, 90.0, 130.0, 165.0]))
     embeddings = torch.stack([angle.cos(), angle.sin()], -1)[None]
-    assert pick_farthest(cosines(embeddings, "x"), 6).tolist() == [[3, 0, 5, 4, 2, 1]]
+    assert pick_farthest(cosines(embeddings)[0], 6).tolist() == [[3, 0, 5, 4, 2, 1]]
 
 
 def test_distinct_patches_come_before_duplicates() -> None:

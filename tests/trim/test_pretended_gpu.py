@@ -28,6 +28,22 @@ def test_a_reducer_gives_the_cpus_bits(reducer, dtype) -> None:
             assert torch.equal(result.tokens, same.tokens) and torch.equal(result.kept, same.kept)
 
 
+@pytest.mark.parametrize("budgeted", [False, True])
+@pytest.mark.parametrize("reducer", configured().values(), ids=configured())
+def test_the_host_waits_three_times_at_most_however_many_images_there_are(reducer, budgeted) -> None:
+    waits = []
+    for images in (2, 6):
+        x = make(5, images, 30)
+        x = dataclasses.replace(x, budget=torch.full((images,), 9)) if budgeted else x
+        with pretended_cuda() as counts:
+            there = on(x, "cuda")
+            counts.reset()
+            reducer(there)
+        waits.append(counts.waits.total())
+        assert counts.to_device.total() <= 1, str(counts)  # what PruMerge+ has chosen
+    assert waits[0] == waits[1] <= 3, str(counts)
+
+
 @pytest.mark.parametrize("reducer", configured().values(), ids=configured())
 def test_a_nan_is_refused_there_too(reducer) -> None:
     with pretended_cuda():

@@ -17,7 +17,7 @@ def test_the_loop_and_the_merge_agree(seed, patches, kept, neighbours):
     x_ND, keys_ND = torch.randn(2, patches, 24, generator=generator)
     scores_N = torch.rand(patches, generator=generator)
     kept_k = torch.randperm(patches, generator=generator)[:kept]
-    inputs = (x_ND, scores_N, unit_vectors(keys_ND, "last_keys", 0), kept_k, neighbours)
+    inputs = (x_ND, scores_N, unit_vectors(keys_ND)[0], kept_k, neighbours)
     torch.testing.assert_close(merge_neighbours(*inputs), merge_loop(*inputs), rtol=1e-4, atol=1e-4)
 
 
