@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pipeline.benchmark.devices import compute_device
 from pipeline.benchmark.gauges import Machine, machine, show_machine
-from pipeline.benchmark.gpu_check.page import to_html
+from pipeline.benchmark.gpu_check.page import check_page
 from pipeline.benchmark.gpu_check.parts import PARTS, run_part
 from pipeline.benchmark.gpu_check.results import FAILURES, Result
 from pipeline.benchmark.options import GpuCheckOptions
@@ -19,7 +19,7 @@ from pipeline.support.fields import require
 _FILE = "gpu-check.json"
 
 
-def check(config: RunConfig, options: GpuCheckOptions, parts: Sequence[str], file: str | None) -> int:
+def check(config: RunConfig, options: GpuCheckOptions, file: str | None) -> int:
     """Run the parts on this machine's GPU; returns 0 if all their claims hold here, else 1.
 
     Args:
@@ -32,6 +32,7 @@ def check(config: RunConfig, options: GpuCheckOptions, parts: Sequence[str], fil
     this_machine = machine(compute_device("cuda"))
     target = Path(file or _FILE)
     results: list[Result] = []
+    parts = options.check_parts or list(PARTS)
     _write(target, this_machine, options, results)
     show_machine(this_machine)
     began = time.monotonic()
@@ -69,6 +70,6 @@ def _write(target: Path, on: Machine, options: GpuCheckOptions, results: Sequenc
     }
     try:
         target.write_text(json.dumps(figures, indent=2))
-        target.with_suffix(".html").write_text(to_html(on, options.geometry, results))
+        target.with_suffix(".html").write_text(check_page(on, options.geometry, results))
     except OSError as error:
         raise ConfigError(f"benchmark.json: {error}") from None

@@ -8,7 +8,7 @@ from pipeline.benchmark.gpu_check.results import FAILURES, Result
 from pipeline.support.words import cell_text
 
 
-def to_html(machine: Machine, geometry: str, results: Sequence[Result]) -> str:
+def check_page(machine: Machine, geometry: str, results: Sequence[Result]) -> str:
     """Render what was claimed and measured, part by part."""
     import jinja2
 

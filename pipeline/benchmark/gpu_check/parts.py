@@ -26,7 +26,7 @@ Measure = Callable[[RunConfig, GpuCheckOptions], Measured]
 
 
 @dataclass(frozen=True)
-class Part:
+class CheckPart:
     """Names a part's function, and its share of the time; the time that a part leaves goes to the next.
 
     `needs_vllm`: it is left out where vLLM is not installed.
@@ -38,14 +38,14 @@ class Part:
 
 
 # A peer that users would pick instead, such as vLLM's own LLaVA, is one more part.
-PARTS: dict[str, Part] = {
-    "same_answers": Part("same_answers.measure", 50),
-    "same_answers_vllm": Part("same_answers.measure_vllm", 80, needs_vllm=True),
-    "waits": Part("waits.measure", 40),
-    "halved": Part("halved.measure", 30),
-    "weights": Part("speed.make_weights", 70),
-    "speed": Part("speed.measure", 80),
-    "speed_vllm": Part("speed.measure_vllm", 130, needs_vllm=True),
+PARTS: dict[str, CheckPart] = {
+    "same_answers": CheckPart("same_answers.measure", 40),
+    "same_answers_vllm": CheckPart("same_answers.measure_vllm", 80, needs_vllm=True),
+    "waits": CheckPart("waits.measure", 40),
+    "halved": CheckPart("halved.measure", 30),
+    "weights": CheckPart("speed.make_weights", 100),
+    "speed": CheckPart("speed.measure", 70),
+    "speed_vllm": CheckPart("speed.measure_vllm", 120, needs_vllm=True),
 }
 
 

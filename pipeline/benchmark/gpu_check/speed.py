@@ -7,10 +7,12 @@ from typing import Any
 from pipeline.benchmark import end_to_end
 from pipeline.benchmark.gpu_check.results import Claim, Measured, Sheet
 from pipeline.benchmark.options import EndToEndOptions, GpuCheckOptions
+from pipeline.engines import vllm
 from pipeline.engines.base import EngineConfig
 from pipeline.engines.transformers import Transformers
 from pipeline.engines.vllm import Vllm
 from pipeline.models.checkpoints.folders import folders
+from pipeline.models.checkpoints.language_only import language_only
 from pipeline.models.config import Decoding, Model
 from pipeline.run.config import RunConfig
 from pipeline.stages.arms import Arm
@@ -24,8 +26,10 @@ _LOOP = 8  # requests at a time in the plain loop
 
 
 def make_weights(config: RunConfig, options: GpuCheckOptions) -> Measured:
-    """Make the checkpoint of random weights in the cache, or find it there."""
+    """Make the checkpoint of random weights in the cache, or find it there; vLLM's copy, too, where it is."""
     llava, _ = folders(_model(config, options.geometry))
+    if vllm.installed():
+        language_only(llava)
     size = sum(file.stat().st_size for file in llava.rglob("*") if file.is_file())
     left = shutil.disk_usage(private_cache()).free
     row = (f"LLaVA of size {options.geometry}", size / 2**30, left / 2**30)
