@@ -61,10 +61,11 @@ def run(config: DictConfig) -> int:
     """Measure, print and write the figures; returns the exit status."""
     from pipeline.benchmark.devices import compute_device
     from pipeline.benchmark.gauges import machine, show_machine
+    from pipeline.run.settle import settle
     from pipeline.support import table
 
     benchmark, parts = read_keys(to_dict(config.benchmark))
-    run_config = make_config(config)
+    run_config = settle(make_config(config))
     chosen = benchmark.parts or list(parts)
     if benchmark.name == "gpu_check":
         return _check_gpu(run_config, parts["gpu_check"], benchmark.json)

@@ -35,6 +35,11 @@ class Model:
         for part in ("<image>", "{question}"):
             require(self.template.count(part) == 1, f"model.template must hold {part} exactly once")
 
+    @property
+    def dtypes(self) -> dict[str, str]:
+        """The precision in which each stage computes, by the stages' names."""
+        return {"encode": self.encode_dtype, "generate": self.generate_dtype}
+
 
 @dataclass(frozen=True, kw_only=True)
 class PinnedModel(Model):

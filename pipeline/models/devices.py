@@ -1,17 +1,27 @@
 """Sets devices and threads of a stage's process, and serialises tensors."""
 
 import os
+import socket
 import time
 
 import pyarrow as pa
 import torch
 
+from pipeline.support.errors import ConfigError
+
 
 def torch_device(name: str) -> torch.device:
-    """Return the device that `auto`, `cpu` or `cuda` means in this process."""
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(name)
+    """Return the device that `auto`, `cpu` or `cuda` means in this process.
+
+    Raises:
+        ConfigError: torch sees no GPU for `cuda`, as on a node that joined the cluster after the others.
+    """
+    is_there = torch.cuda.is_available()
+    if name == "cuda" and not is_there:
+        raise ConfigError(
+            f"device=cuda: torch {torch.__version__} sees no GPU on the node {socket.gethostname()}"
+        )
+    return torch.device("cuda" if is_there and name != "cpu" else "cpu")
 
 
 def use_threads(threads: int | None) -> None:

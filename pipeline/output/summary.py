@@ -2,8 +2,8 @@
 
 import json
 from collections import Counter
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 
 from pipeline.output.failed_shards import FailedShard, failed_shard
@@ -35,6 +35,8 @@ class Summary:
         census: what became of the sources' entries, as `Census.to_json` has it; None: no unit tells.
         repeated: how many sample keys, and question ids within one sample, came before, and the first of
             them, as `RepeatedNames.to_json` has them; None: an earlier release wrote some of the units.
+        incidents: what happened to GPUs in the last start of the job, as `Incident.to_json` has it; None:
+            nothing.
         failed_shards: how many shards could not be read whole; `failed_shards_named` are the first of them.
     """
 
@@ -58,6 +60,7 @@ class Summary:
     failed_shards_named: list[FailedShard]
     census: Json | None = None
     repeated: Json | None = None
+    incidents: list[Json] | None = None
 
     @property
     def ok(self) -> int:
@@ -68,7 +71,7 @@ class Summary:
         """Return the summary as it is written."""
         data = asdict(self)
         kept_fraction = data.pop("kept_fraction")
-        for later in ("census", "repeated"):  # not in those of 0.1.0
+        for later in ("census", "repeated", "incidents"):  # not in those of 0.1.0
             if data[later] is None:
                 del data[later]
         return {**data, "tokens": {**self.tokens, "kept_fraction": kept_fraction}}
@@ -149,14 +152,21 @@ class _Sums:
         )
 
 
-def summarise(folder: str, plan: Plan, finished: Finished, storage: Storage) -> Summary:
-    """Build summary.json of an output and write it; RunError if a unit is not of the plan's shard."""
+def summarise(
+    folder: str, plan: Plan, finished: Finished, storage: Storage, incidents: Sequence[Json] = ()
+) -> Summary:
+    """Build summary.json of an output and write it; RunError if a unit is not of the plan's shard.
+
+    Args:
+        incidents: what happened to GPUs, as `Incident.to_json` has it.
+    """
     with RepeatedNames() as repeated:
         sums = _Sums(repeated=repeated)
         for footer in read_footers(folder, finished, storage):
             _require_same_shard(footer, plan)
             sums.add(footer)
         summary = sums.summary(plan, finished, partial(read_key, folder, finished, storage))
+    summary = replace(summary, incidents=list(incidents) or None)
     fs, path = storage.open(folder)
     write_atomic(fs, f"{path}/{SUMMARY}", storage.as_json(summary.to_json(), indent=2).encode())
     return summary

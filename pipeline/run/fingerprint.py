@@ -58,7 +58,7 @@ def shared_fields(config: "RunConfig", weights: Json) -> Json:
         "source": {"kind": type(config.source).__name__, **rules, **fingerprint_fields(config.source)},
         "task": fingerprint_fields(config.task),
         "model": {**fingerprint_fields(config.model), **weights},
-        "engine": {"kind": type(config.engine).__name__, **fingerprint_fields(config.engine)},
+        "engine": {"kind": type(config.engine).__name__, **config.engine.counted()},
         "decoding": {**draws, **fingerprint_fields(config.decoding)},
         "image": fingerprint_fields(config.imaging),
         **fingerprint_fields(config.limits),

@@ -59,14 +59,18 @@ def test_an_image_is_pinned_small_and_without_root(path):
     assert copied == ["--from=build /opt/trimline /opt/trimline"], "neither pip's caches nor the sources"
 
 
-def test_the_images_differ_in_torch_alone():
+def test_the_images_differ_in_torch_and_vllm_alone():
     cpu, cuda = (
         {(instruction.stage, instruction.name, instruction.text) for instruction in instructions(path)}
         for path in DOCKERFILES
     )
-    assert {name for _, name, _ in cpu ^ cuda} == {"ENV"}
-    (instruction,) = cuda - cpu
-    assert "NVIDIA_VISIBLE_DEVICES=all" in instruction[2]
+    assert {name for _, name, _ in cpu ^ cuda} == {"COPY", "ENV", "RUN"}
+    own = [text for _, _, text in sorted(cuda - cpu)]
+    assert len(own) == 5
+    assert own[0] == "constraints-vllm.txt ./" and "--constraint constraints-vllm.txt" in own[2]
+    assert own[1].endswith("'.[demo,cluster,vllm]'")
+    assert "NVIDIA_VISIBLE_DEVICES=all" in own[3]
+    assert "gcc" in own[4], "Triton compiles what vLLM runs on a GPU"
 
 
 def test_instructions_are_read_as_docker_reads_them(tmp_path):

@@ -1,8 +1,8 @@
 """Runs a stage in a child process: `python -m pipeline.run.guard.child READ WRITE`, two inherited pipes.
 
 The parent sends the pickled function that makes the stage, then units. For each unit the child sends the
-tables that the stage returns, and then DONE. What the stage raises on a unit it sends as RAISED, what ends
-the run as ERROR; then it ends.
+tables that the stage returns, and then DONE. What the stage raises on a unit it sends as RAISED, what it
+raises while it is made as NOT_MADE, and what ends the run as ERROR; then it ends.
 """
 
 import pickle
@@ -16,7 +16,7 @@ from pipeline.run.guard.faults import ends_run
 from pipeline.stages.rows import table_from_ipc, table_to_ipc
 from pipeline.support.errors import described
 
-TABLE, DONE, RAISED, ERROR = b"T", b"D", b"R", b"E"
+TABLE, DONE, RAISED, NOT_MADE, ERROR = b"T", b"D", b"R", b"N", b"E"
 Stage = Callable[[pa.Table], pa.Table | Iterator[pa.Table]]
 
 
@@ -25,7 +25,7 @@ def serve(commands: Connection, answers: Connection) -> None:
     try:
         stage = pickle.loads(commands.recv_bytes())()  # from our own parent process
     except Exception as error:  # noqa: BLE001 - the parent raises it again
-        answers.send_bytes(ERROR + described(error).encode())
+        answers.send_bytes((ERROR if ends_run(error) else NOT_MADE) + described(error).encode())
         return
     try:
         while True:

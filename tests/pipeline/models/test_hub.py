@@ -9,14 +9,14 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from pipeline.models import hub as our_hub
-from pipeline.models.checkpoints.folders import folders, resolve
+from pipeline.models.checkpoints.folders import folders, resolve, resolve_small
 from pipeline.models.hub import without_hub
 from pipeline.run.flow import stage_arguments
-from pipeline.run.in_process import make_units, run_in_process
+from pipeline.run.in_process import make_units
 from pipeline.run.prepare import prepare
 from pipeline.stages.encode import Encode
 from pipeline.stages.generate import Generate
-from pipeline.support.errors import ConfigError
+from pipeline.support.errors import ConfigError, RunError
 from tests.support.commands import compose, trimline
 from tests.support.hub import Hub, serving
 
@@ -81,8 +81,7 @@ def test_a_run_takes_one_commit(hub: Hub, other, tmp_path):
     hub.refuses = 429
     make_units(config, prepared, "1")
     assert not hub.asked, "stages have the files and ask nobody"
-    shutil.rmtree(tmp_path / "out/data")
-    run_in_process(config)
+    assert prepare(config).model_of(config) == model
     assert not hub.asked, "a later start takes the commit of run.json"
 
     hub.refuses = None
@@ -109,7 +108,7 @@ def test_a_busy_hub_is_asked_again(hub: Hub, times):
     if times is not None:
         assert resolve(LLAVA).is_dir()
         return
-    with pytest.raises(ConfigError, match="the hub still answers 503 after 4 tries") as caught:
+    with pytest.raises(RunError, match="the hub still answers 503 to every try") as caught:
         resolve(LLAVA)
     assert "\n" not in str(caught.value)
     assert len(hub.asked) == 4
@@ -126,6 +125,26 @@ def test_a_partial_snapshot_is_completed(hub: Hub, tmp_path):
         resolve(f"{LLAVA}@{commit}")
     resolve(f"{LLAVA}@{commit}")
     assert not hub.asked
+
+
+def test_who_decodes_gets_no_weights(hub: Hub):
+    (commit,) = hub.commits[LLAVA]
+    assert (resolve_small(f"{LLAVA}@{commit}") / "processor_config.json").is_file()
+    assert not any("safetensors" in line for line in hub.asked)
+
+
+@pytest.mark.parametrize(
+    ("path", "parts"),
+    [
+        ("tiny/llava", ("tiny/llava", None)),
+        ("tiny/llava@v1.5", ("tiny/llava", "v1.5")),
+        ("tiny/llava@refs/pr/3", ("tiny/llava", "refs/pr/3")),
+        *((path, None) for path in ("./llava", "/models/llava", "llava", "a/b/c", "demo:random/llava")),
+        *((path, None) for path in ("tiny/llava@", "tiny/llava@../x", "tiny/llava@a/../b", "tiny/llava@a b")),
+    ],
+)
+def test_hub_ids_are_told_from_other_paths(path, parts):
+    assert our_hub.hub_id(path) == parts
 
 
 def test_a_missing_commit_is_one_line(hub: Hub):
@@ -160,6 +179,7 @@ def test_other_weights_than_the_fingerprints_are_refused(random_checkpoint, othe
     assert folders(plain)[0] == root / "llava", "without a run nothing is compared"
 
 
+@pytest.mark.slow
 def test_nodes_work_while_the_hub_refuses(hub: Hub, other, tmp_path):
     """When the driver has all files, other weights are uploaded, and the hub refuses everything."""
     (first,) = hub.commits[LLAVA]
