@@ -18,6 +18,7 @@ _LEFT = 0.6  # of what a whole batch takes: half of one fits, all of one does no
 _QUESTIONS = 2
 _DEVICE = torch.device("cuda")
 _MIB = 2**20
+_WORDS = {True: "yes", False: "no"}
 Units = tuple[pa.Table, pa.Table | None]  # what came of all memory, and of too little
 
 
@@ -33,7 +34,7 @@ def measure(config: RunConfig, options: GpuCheckOptions) -> Measured:
     sheets = Sheet(
         "Memory taken away",
         ("", "MiB of a whole batch", "MiB left to it", "same as before"),
-        (("encode", *encoding, kept[0]), ("generate", *generating, kept[1])),
+        (("encode", *encoding, _WORDS[kept[0]]), ("generate", *generating, _WORDS[kept[1]])),
         f"A batch of {images} images, and of {images * _QUESTIONS} requests. What is left is set by "
         "torch.cuda.set_per_process_memory_fraction.",
     )

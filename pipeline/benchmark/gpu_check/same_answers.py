@@ -40,8 +40,8 @@ def _measure(config: RunConfig, options: GpuCheckOptions, engine: EngineConfig |
         (
             Claim(
                 f"answers by {name} on the GPU are the CPU's where the same patches are kept: "
-                f"{sum(row.same for row in rows)} of {sum(row.same_patches for row in rows)}",
-                all(row.same == row.same_patches for row in rows),
+                f"{sum(row.same_answer for row in rows)} of {sum(row.same_patches for row in rows)}",
+                all(row.same_answer == row.same_patches for row in rows),
             ),
             Claim(
                 f"each of {len(rows)} reducers keeps the CPU's patches, but for at most 1 in {_IN:,} that "
@@ -65,14 +65,14 @@ def _measure(config: RunConfig, options: GpuCheckOptions, engine: EngineConfig |
 class Compared:
     """Counts the requests of one arm by what is the same on both devices.
 
-    `same` are those with the same patches and the same answer.
+    `same_answer` are those with the same patches and the same answer.
     """
 
     reducer: str
     requests: int
     answered: int
     same_patches: int
-    same: int
+    same_answer: int
     patches_apart: int
     tokens_of_an_answer: float
 

@@ -50,7 +50,7 @@ def _model(config: RunConfig, geometry: str) -> Model:
     """Return a model of random weights in bfloat16."""
     name = "demo:random" if geometry == "random" else f"demo:random_{geometry}"
     return Model(
-        name=f"random {geometry}",
+        name="random" if geometry == "random" else f"random_{geometry}",
         path=f"{name}/llava",
         clip=f"{name}/clip",
         template=config.model.template,
