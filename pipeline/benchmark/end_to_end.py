@@ -3,8 +3,8 @@
 All arms answer the same requests in one process and take turns round by round; if the engine is
 `transformers`, they share one set of weights. All compute on the device of the run, and each clock waits for
 it. Pictures are decoded beforehand. CLIP with reduction, and generation, are timed separately. The loop runs
-at batch 1, as TRIM's paper measured it, and at others; its best is the least median. Each round has new
-pictures: an engine with a prefix cache would know the last ones.
+at batch 1, as TRIM's paper measured it, and at others; its best is the least median. With engine=vllm, vLLM's
+own LLaVA answers, too. Each round has new pictures: an engine with a prefix cache would know the last ones.
 """
 
 import ctypes
@@ -19,6 +19,7 @@ import torch
 from pipeline.benchmark.bench import Bench, Job, Measured
 from pipeline.benchmark.devices import compute_device, gemm_tflops
 from pipeline.benchmark.options import EndToEndOptions
+from pipeline.benchmark.own_llava import NAME, own_arm
 from pipeline.run.config import RunConfig
 from pipeline.support.table import Table
 
@@ -40,6 +41,7 @@ class EndToEndFigures(TypedDict):
     baselines: dict[str, str]
     gemm_tflops: float
     arms: dict[str, ArmFigures]
+    notes: list[str]
 
 
 def measure(config: RunConfig, options: EndToEndOptions) -> EndToEndFigures:
@@ -58,7 +60,11 @@ def measure(config: RunConfig, options: EndToEndOptions) -> EndToEndFigures:
         f"loop, batch {batch}": partial(bench.run_loop, batch) for batch in job.loop_batches
     }
     runs |= {arm.name: partial(bench.run, arm.reducer) for arm in arms}
+    own, own_note = own_arm(model, engine, bench)
+    runs |= {NAME: own} if own else {}
     bench.run(arms[0].reducer, job.rounds)  # warms up
+    if own:
+        own(job.rounds)
     rounds: dict[str, list[Measured]] = {name: [] for name in runs}
     for number in range(job.rounds):
         for name, run in runs.items():
@@ -70,6 +76,8 @@ def measure(config: RunConfig, options: EndToEndOptions) -> EndToEndFigures:
     baselines = {"first_arm": arms[0].name}
     if best is not None:
         baselines = {"first_loop": next(iter(loops)), "best_loop": best}
+    if own:
+        baselines["vllm_own"] = NAME
     for figure in figures.values():
         for name, baseline in baselines.items():
             figure[f"of_{name}"] = _ratio(figure, figures[baseline], ("encode_s", "generate_s"))
@@ -84,6 +92,7 @@ def measure(config: RunConfig, options: EndToEndOptions) -> EndToEndFigures:
         "baselines": baselines,
         "gemm_tflops": gemm_tflops(getattr(torch, model.generate_dtype), device),
         "arms": figures,
+        "notes": [own_note] if own_note else [],
     }
 
 
@@ -127,6 +136,7 @@ def table(figures: EndToEndFigures) -> Table:
             f"medians of {len(arms[first]['rounds'])} interleaved rounds; "
             "MiB: the peak above the weights while generating",
             f"measured peak of a matrix product: {peak:.2f} TFLOP/s",
+            *figures["notes"],
         ),
     )
 

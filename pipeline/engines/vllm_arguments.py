@@ -34,6 +34,7 @@ _KEYS = {
     "kv_cache_memory_bytes": "engine.kv_cache_gib",
     "gpu_memory_utilization": "engine.gpu_memory_utilization",
     "enable_lora": "engine.lora",
+    "hf_token": "HF_TOKEN in the environment",  # this configuration is written into outputs
 }
 _OURS = {*ALWAYS, "distributed_executor_backend", "worker_cls", "tokenizer_mode", "trust_remote_code"}
 

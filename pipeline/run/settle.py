@@ -44,11 +44,13 @@ def settle(config: "RunConfig", *, shares_images: bool | None = None, tells: boo
             logging.getLogger(__name__).warning("engine=auto is engine=%s: %s", name, reason)
     engine = engine.settled(setting)
     settings = config.settings
-    if engine != config.engine:
+    if type(engine) is not type(config.engine):
         kind = type(engine)
-        settings = settings | {
-            "engine": {"_target_": f"{kind.__module__}.{kind.__qualname__}", **vars(engine)}
-        }
+        target = f"{kind.__module__}.{kind.__qualname__}"
+        settings = settings | {"engine": {"_target_": target, **vars(engine)}}
+    else:  # what else is there may have been redacted
+        decided = {name: value for name, value in vars(engine).items() if value != vars(config.engine)[name]}
+        settings = settings | {"engine": settings["engine"] | decided}
     return _with_gpus(replace(config, engine=engine, settings=settings))
 
 

@@ -16,6 +16,8 @@ from pipeline.models.config import Decoding
 from pipeline.support.errors import ConfigError
 from tests.support.adapters import make_adapter
 
+pytestmark = pytest.mark.slow  # each loads an engine or two
+
 NEW_TOKENS = 24
 TEMPLATE = "USER: <image>\n{question} ASSISTANT:"
 

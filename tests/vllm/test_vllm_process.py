@@ -42,6 +42,7 @@ def children_of(parent: int) -> set[int]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_the_engines_process_answers_alike_and_ends_with_a_killed_actor(model, requests, expected):
     context = multiprocessing.get_context("spawn")

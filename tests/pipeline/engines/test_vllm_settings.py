@@ -47,6 +47,7 @@ def test_new_fields_leave_the_fingerprint_of_earlier_outputs_as_it_is():
         ("max_num_seqs", r"engine\.max_num_seqs"),
         ("tensor_parallel_size", r"engine\.tensor_parallel"),
         ("model", r"model\.path"),
+        ("hf_token", "HF_TOKEN in the environment"),
         ("enable_prompt_embeds", "Trimline itself"),
         ("distributed_executor_backend", "Trimline itself"),
     ],

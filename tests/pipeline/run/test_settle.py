@@ -70,6 +70,8 @@ def test_an_output_goes_on_with_its_engine_and_its_sizes(output, caplog):
     manifest = {"run_id": "1", "fingerprint": "1", "schema_version": 1, "counted": counted}
     output.mkdir()
     (output / "run.json").write_text(json.dumps(manifest | {"configuration": {}, "versions": {}}))
+    kept = composed("engine=vllm", "device=cuda", "output=output", "+engine.args.api_key=CANARY").settings
+    assert kept["engine"]["max_num_seqs"] == 64 and "CANARY" not in str(kept)
     for engine in ("vllm", "auto"):
         config = composed(f"engine={engine}", "device=cuda", "output=output")
         assert (config.engine.max_num_seqs, config.engine.max_batched_tokens) == (64, 8192)
