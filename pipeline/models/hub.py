@@ -12,12 +12,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
-from pipeline.support.errors import ConfigError, first_line
+from pipeline.support.errors import ConfigError, RunError, first_line
 
 COMMIT = re.compile(r"[0-9a-f]{40}")
 # Seconds between tries while the hub answers "too many requests" (429), or that it cannot answer (5xx). The
 # library itself tries what it downloads five times, waiting as long as the hub says.
-RETRY_S = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
+RETRY_S = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, *[60.0] * 6)
 _MOST_S = 600.0  # from the first try to the start of the last
 
 _HUB_ID = re.compile(r"(?P<name>[\w.-]+/[\w.-]+)(?:@(?P<revision>\w[\w.-]*(?:/\w[\w.-]*)*))?")
@@ -64,7 +64,7 @@ def hub_folder(repository: HubId, patterns: list[str]) -> Path:
     """Return a local folder with the files of a repository that match; ConfigError if there is none.
 
     The hub is not asked for files of a commit that are all here. Of the processes of a machine that need the
-    same commit, one asks and the others wait for it.
+    same commit, one asks and the others wait for it. Raises RunError if the hub is busy for some minutes.
     """
     with _explaining(repository):
         if not repository.is_commit or not _is_asked:
@@ -153,7 +153,7 @@ def _turn(repository: HubId) -> Iterator[None]:
 
 
 def _patiently(ask: Callable[[], _Answer]) -> _Answer:
-    """Return what the hub answers, asking again for a minute or so while it is busy or out of order."""
+    """Return what the hub answers, asking again for some minutes while it is busy or out of order."""
     until = time.monotonic() + _MOST_S
     for wait_s in (*RETRY_S, None):
         try:
@@ -190,10 +190,10 @@ def _explaining(repository: HubId) -> Iterator[None]:
                 "this command does not ask the model hub, and its cache on this machine has no such model"
             )
         elif _is_busy(status):
-            reason = (
-                f"the hub still answers {status} to every try; run the same command again "
-                "later, set HF_TOKEN, or name a folder that holds the files"
-            )
+            raise RunError(
+                f"model {str(repository)!r}: the hub still answers {status} to every try; run the same "
+                "command again later, set HF_TOKEN, or name a folder that holds the files"
+            ) from error
         else:
             reason = f"the hub does not give it: {first_line(error)}"
         raise ConfigError(f"model: no folder {str(repository)!r}, and {reason}") from error

@@ -131,7 +131,9 @@ def test_a_node_of_eight_gpus_is_planned_as_eight(profile, tmp_path, capfd):
         manifest["configuration"]["cluster"][stage]["num_actors"] = actors
     (folder / "run.json").write_text(json.dumps(manifest))
     file = tmp_path / "plan.json"
-    status, out, err = plan(capfd, "requests=1e6", f"profile={folder}", "workers=[1,64]", f"json={file}")
+    status, out, err = plan(
+        capfd, "requests=1e6", f"profile={folder}", "workers=[1,64]", f"json={file}", "resamples=2"
+    )
     assert (status, err) == (0, "")
     assert "and 8 GPUs, as in the profile" in out and "all GPUs" in out
     assert [line.split()[:2] for line in out.splitlines() if line.startswith(("1 ", "64 "))] == [
