@@ -24,6 +24,11 @@ def torch_device(name: str) -> torch.device:
     return torch.device("cuda" if is_there and name != "cpu" else "cpu")
 
 
+def device_name(device: torch.device) -> str:
+    """Name a device for people: the GPU as its driver does, or `CPU`."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
+
+
 def use_threads(threads: int | None) -> None:
     """Let torch use `threads` cores, or all; Ray sets one for a process that books less than two."""
     torch.set_num_threads(threads or len(os.sched_getaffinity(0)))

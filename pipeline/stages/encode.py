@@ -14,7 +14,7 @@ import torch
 from pipeline.models.checkpoints.fit import Geometry
 from pipeline.models.checkpoints.folders import folders
 from pipeline.models.config import Model
-from pipeline.models.devices import synchronized_time, torch_device, use_threads
+from pipeline.models.devices import device_name, synchronized_time, torch_device, use_threads
 from pipeline.sources.task import requests_of
 from pipeline.stages.arms import Arm, reduction_order, with_budgets
 from pipeline.stages.clip_text import ClipText
@@ -93,7 +93,9 @@ class Encode:
             "requests": pa.Table.from_pylist(output.requests, schema=REQUESTS),
             "tokens": pa.table([pa.array(output.tokens, pa.large_binary())], schema=TOKENS),
         }
-        return pack_unit(row.passed("encode", started, tables, self._startup_s, cpu_from))
+        return pack_unit(
+            row.passed("encode", started, tables, self._startup_s, cpu_from, device_name(self._device))
+        )
 
     def _encode(self, images: pa.Table, part: list[int], requests: list[OpenRequest]) -> EncodedBatch:
         """Run the vision tower over images."""

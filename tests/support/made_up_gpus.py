@@ -57,9 +57,9 @@ def places_on_gpus() -> dict[str, list[tuple[str, int]]]:
     import ray
     from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
+    from pipeline.run.cluster.nodes import hardware
     from pipeline.run.cluster.placement import reserved_places
     from pipeline.run.cluster.resources import Cluster
-    from pipeline.run.cluster.start import hardware
 
     @ray.remote
     def where() -> tuple[str, int]:

@@ -26,7 +26,7 @@ import threading
 import time
 from contextlib import suppress
 from functools import partial
-from typing import cast
+from typing import ClassVar, cast
 
 import pyarrow as pa
 
@@ -50,10 +50,10 @@ from pipeline.run.guard.shared_lock import SharedLock
 from pipeline.run.guard.stage import PATIENCE, Watch, failed_if_given_up
 from pipeline.run.guard.substitute import Substitute
 from pipeline.stages.rows import pack_unit, unpack_unit
-from pipeline.support.errors import RunError, described
+from pipeline.support.errors import ConfigError, RunError, described
 
-# A start that fails is tried again after so many seconds, and after more the next time: what has died just
-# before may still hold the GPU's memory, and a server may have too much to do.
+# A start that fails is tried again after so many seconds, and more the next time: what has just died may
+# still hold the GPU's memory, so that a model seems not to fit, and a server may have too much to do.
 _PAUSE_S = 2.0
 _APART_FIRST_S = 10.0  # how long the other threads' units wait for those that run apart
 
@@ -66,6 +66,8 @@ def watched_actor(name: str) -> type:
 class _Actor:
     """Runs an actor's stage; several threads may each have a unit in it."""
 
+    comes_after_another: ClassVar[bool] = False  # on its GPU, whose memory may not be free yet
+
     def __init__(self, *, watch: Watch) -> None:
         self._watch, self._process = watch, this_process()
         self._lock, self._loading = SharedLock(), threading.Lock()
@@ -73,6 +75,7 @@ class _Actor:
         self._answered: pa.Table | None = None  # a sample that the stage can answer
         self._substitute: Substitute | None = None
         start = watch.ledger.start(watch.name, self._process)
+        self._may_wait = self._is_on_gpu and (start.is_restart or self.comes_after_another)
         self._apart, self._none_apart = set(start.apart), threading.Event()
         if start.retired is not None:
             self._retire(start.retired)
@@ -115,7 +118,7 @@ class _Actor:
         try:
             self._stage = cast(Run, self._watch.make())
         except BaseException as error:
-            if ends_run(error):
+            if ends_run(error) and not (isinstance(error, ConfigError) and self._may_wait):
                 raise
             ledger.fail_start(name, self._process, described(error))
             time.sleep(_PAUSE_S * (deaths + 1))
@@ -124,9 +127,10 @@ class _Actor:
 
     def _give_up_start(self, start: ActorStart) -> None:
         """Hand the units to another GPU; RunError if this process has none, and so is not at fault."""
-        what = "its worker died" if not start.error else "it could not be started"
-        told = f"{what} {start.deaths} times while it loaded its model"
-        told += f", the last time with {start.error}" if start.error else ""
+        if start.error:
+            told = f"its model could not be loaded, {start.deaths} times, the last time with {start.error}"
+        else:
+            told = f"its worker died {start.deaths} times while it loaded its model"
         if not self._is_on_gpu:
             raise RunError(f"stage {self._watch.name}: {told}")
         self._retire(told)

@@ -52,6 +52,10 @@ class StageRaised(UnitFault):
         return f"stage {stage} raised {self}"
 
 
+class DeviceRaised(StageRaised):
+    """Says that the stage raised an error of the device, in a separate process."""
+
+
 class DeviceLost(Exception):  # noqa: N818 - an event, handled where it happens
     """Says that this process can use its GPU no more: CUDA repeats most errors until the process ends."""
 
@@ -61,7 +65,7 @@ class DeviceBroken(Exception):  # noqa: N818 - an event, handled where it happen
 
 
 class NotStarted(RunError):  # noqa: N818 - an event, handled where it happens on a GPU
-    """Says that a stage could not be made in a separate process, for a reason that may pass."""
+    """Says that a stage could not be made in a separate process; on a GPU the reason may pass."""
 
 
 def ends_run(error: BaseException) -> bool:

@@ -13,9 +13,10 @@ from typing import Self
 import pyarrow as pa
 
 from pipeline.run.cluster.ship import ROOT
-from pipeline.run.guard.child import DONE, ERROR, NOT_MADE, RAISED, Stage
+from pipeline.run.guard.child import DEVICE, DONE, ERROR, NOT_MADE, RAISED, Stage
 from pipeline.run.guard.faults import (
     DeviceBroken,
+    DeviceRaised,
     NotStarted,
     ProcessDied,
     StageRaised,
@@ -26,7 +27,12 @@ from pipeline.stages.rows import table_from_ipc, table_to_ipc
 from pipeline.support.errors import RunError
 
 MakeStage = Callable[[], Stage]
-_ERRORS: dict[bytes, type[Exception]] = {ERROR: RunError, NOT_MADE: NotStarted, RAISED: StageRaised}
+_ERRORS: dict[bytes, type[Exception]] = {
+    ERROR: RunError,
+    NOT_MADE: NotStarted,
+    RAISED: StageRaised,
+    DEVICE: DeviceRaised,
+}
 
 
 class IsolatedStage:
@@ -136,7 +142,8 @@ def answer_controlled(
         known: returns a packed sample that another unit's process has answered.
 
     Raises:
-        DeviceBroken: the sample that was answered before is answered no more, or nothing ever was.
+        DeviceBroken: the sample that was answered before is answered no more; or nothing ever was, and the
+            processes die or meet errors of the device.
         RunError: as `answer_isolated` does; NotStarted: the stage cannot be made here.
     """
     with IsolatedStage(make) as process:

@@ -55,12 +55,14 @@ class ActorStart:
         error: of the last one that failed; "" if none has told any.
         apart: units that are to run in a separate process, before this one loads the model.
         retired: why its GPU was given up; None if it was not.
+        is_restart: whether another process of this actor was here before.
     """
 
     deaths: int
     error: str = ""
     apart: frozenset[WorkItem] = frozenset()
     retired: str | None = None
+    is_restart: bool = False
 
 
 _DEATH = "killed by a signal, or it ended itself"
@@ -83,6 +85,7 @@ class Ledger:
         self._apart: dict[WorkItem, str] = {}  # by actor
         self._lost: set[WorkItem] = set()  # units that were in work when a process lost its GPU
         self._health: dict[str, Health] = defaultdict(Health)  # of GPUs, by stage
+        self._actors: set[str] = set()  # that have started
         self._errors: dict[WorkItem, str] = {}  # of starts
         self._retired: dict[tuple[str, Location], str] = {}
         self._samples: dict[str, pa.Table] = {}
@@ -141,10 +144,13 @@ class Ledger:
             self._apart |= dict.fromkeys(apart, process.actor)
         retired = self._retired.get((stage, process.location))
         retired = retired or self._health[stage].sickness(process.location)
-        return ActorStart(deaths, self._errors.get(item, ""), frozenset(apart), retired)
+        is_restart = process.actor in self._actors
+        self._actors.add(process.actor)
+        return ActorStart(deaths, self._errors.get(item, ""), frozenset(apart), retired, is_restart)
 
     def fail_start(self, stage: str, process: WorkerProcess, error: str) -> None:
-        """Record why a start has failed; the process ends, and that counts as a death."""
+        """Record why a start has failed; the process ends, and that counts as a death at the start alone."""
+        self._release(process)
         self._errors[start_of(stage, process)] = error
         self._incidents.add(NOT_LOADED, stage, process.location, error)
 
@@ -155,8 +161,7 @@ class Ledger:
 
         From the second time on it is one at the unit `item`, which met the error.
         """
-        for entry in [entry for entry in self._in_work.values() if entry.process == process]:
-            del self._in_work[entry.item]
+        self._release(process)
         health = self._health[item.stage]
         if health.add_fault(item, process):  # several of its threads may meet the error
             self._incidents.add(LOST, item.stage, process.location, error)
@@ -197,6 +202,12 @@ class Ledger:
     def incidents(self) -> list[Incident]:
         """List what happened to devices."""
         return list(self._incidents)
+
+    def _release(self, process: WorkerProcess) -> None:
+        """Let no unit in a process that ends count a death by that."""
+        for item in [item for item, entry in self._in_work.items() if entry.process == process]:
+            if item.is_unit:
+                del self._in_work[item]
 
     def _deaths_of(self, item: WorkItem) -> int:
         return sum(self._deaths.get(item, Counter()).values())

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 import pyarrow as pa
 
-from pipeline.run.guard.faults import DeviceBroken, Run, StageRaised, UnitFault
+from pipeline.run.guard.faults import DeviceBroken, DeviceRaised, Run, StageRaised, UnitFault
 from pipeline.run.guard.samples import (
     count_open,
     join_samples,
@@ -85,6 +85,7 @@ class _Pieces:
             self.done.append(unpack_unit(self.run(pack_unit(piece))))
         except UnitFault as fault:
             is_exception, error = isinstance(fault, StageRaised), fault.error(self.name)
+            is_code = is_exception and not isinstance(fault, DeviceRaised)  # no GPU is at fault
         else:
             if count_open(piece) > 0:
                 self.has_answers = True
@@ -95,7 +96,7 @@ class _Pieces:
                 self.add(request)
         else:
             self.faults, self.error = self.faults + 1, error
-            if self.control is None or self.control(self.known):
+            if self.control is None or self.control(self.known) or is_code:
                 self._add_failed(piece, error)
             else:
                 self.undecided.append((piece, error))

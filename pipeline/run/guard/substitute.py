@@ -66,6 +66,9 @@ class Substitute:
         from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
         group = get_current_placement_group()
+        free = ray.available_resources()  # type: ignore[no-untyped-call]
+        if free.get("GPU", 0.0) >= self._watch.num_gpus:
+            group = None  # there is room beside the run's own places
         options = {
             "num_cpus": 0,  # this process uses none
             "num_gpus": self._watch.num_gpus,
@@ -76,8 +79,8 @@ class Substitute:
             # of a group any place: those of actors that have ended are free
             "scheduling_strategy": PlacementGroupSchedulingStrategy(group) if group else "DEFAULT",
         }
-        methods = {"answer": _answer, "is_ready": _is_ready}
-        kind = type(self._watch.name, (self._kind,), methods)
+        members = {"answer": _answer, "is_ready": _is_ready, "comes_after_another": True}
+        kind = type(self._watch.name, (self._kind,), members)
         return ray.remote(kind).options(**options).remote(watch=self._watch)
 
     def _require_hope(self) -> None:

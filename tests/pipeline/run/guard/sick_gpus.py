@@ -10,6 +10,7 @@ import json
 import os
 import signal
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable
@@ -33,7 +34,7 @@ from pipeline.support.schema import REQUESTS
 
 UNITS, SAMPLES = 6, 2
 POISON, BREAKING = (3, 1), (4, 1)  # samples, by their unit and their number in it
-SICK = "1"
+SICK, SHARE = "1", 0.99
 
 
 class AcceleratorError(RuntimeError):
@@ -74,6 +75,7 @@ class Case:
             the sound one goes on with its second unit: else it would have answered all before, be free, and
             be given to what comes back from the sick one.
         at_once: units in an actor at once.
+        has_places: whether the actors' places are reserved, as a run does.
     """
 
     at_load: Callable[[Place], None] = lambda _: None
@@ -81,6 +83,7 @@ class Case:
     loads: int = 0
     retired: bool = False
     at_once: int = 1
+    has_places: bool = False
 
 
 def _lose(place: Place, *_: object) -> None:
@@ -100,6 +103,8 @@ def _lose_once(place: Place, *_: object) -> None:
 def _fail_once(place: Place) -> None:
     if place.is_sick and place.once("starts"):
         raise RuntimeError("429 Too Many Requests")
+    if place.is_sick and place.once("starts again"):
+        raise ConfigError("the process before still holds the GPU's memory")
 
 
 def _suffer(place: Place, sample: tuple[int, int]) -> None:
@@ -112,10 +117,10 @@ def _suffer(place: Place, sample: tuple[int, int]) -> None:
 
 
 CASES = {
-    "kills each unit": Case(at_sample=_die_if_sick, retired=True),
+    "kills each unit": Case(at_sample=_die_if_sick, retired=True, has_places=True),
     "dies at each load": Case(at_load=_die_if_sick, retired=True),
     "samples": Case(at_sample=_suffer),
-    "once": Case(at_load=_fail_once, at_sample=_lose_once, loads=3),
+    "once": Case(at_load=_fail_once, at_sample=_lose_once, loads=4),
     "no gpu works": Case(at_sample=_lose, at_once=3),
 }
 
@@ -123,9 +128,9 @@ CASES = {
 class Moody:
     """A stage that holds its GPU alone, as a large model does, and behaves as the case says."""
 
-    def __init__(self, folder: Path, case: Case, ledger: LedgerHandle) -> None:
+    def __init__(self, folder: Path, case: Case) -> None:
         gpu = os.environ["CUDA_VISIBLE_DEVICES"]
-        self._place, self._case, self._ledger, self._units = Place(folder, gpu), case, ledger, 0
+        self._place, self._case, self._units = Place(folder, gpu), case, 0
         with (folder / f"loads-{gpu}").open("a") as file:
             print(os.getpid(), file=file)
         case.at_load(self._place)
@@ -150,8 +155,8 @@ class Moody:
     def _sick_one_has_come(self) -> bool:
         file = self._place.folder / f"loads-{SICK}"
         loads = len(file.read_text().split()) if file.exists() else 0
-        is_retired = self._case.retired and any(one.event == RETIRED for one in self._ledger.incidents())
-        return loads >= self._case.loads and is_retired == self._case.retired
+        is_retired = (self._place.folder / RETIRED).exists()
+        return loads >= self._case.loads and is_retired >= self._case.retired
 
 
 def _wait(holds: Callable[[], bool], seconds: float = 60) -> None:
@@ -174,7 +179,8 @@ def unit(number: int) -> pa.Table:
 def run_case(case: str, folder: Path) -> dict[str, Any]:
     """Run the units of a case; returns rows, incidents and seconds, or the error."""
     ledger = start_ledger()
-    started = time.monotonic()
+    started, ended = time.monotonic(), threading.Event()
+    threading.Thread(target=_tell_of_retired, args=(ledger, folder, ended)).start()
     told: dict[str, Any] = {"rows": {}, "error": None}
     try:
         for row in answered(case, folder, ledger):
@@ -183,6 +189,7 @@ def run_case(case: str, folder: Path) -> dict[str, Any]:
     except Exception as error:  # noqa: BLE001 - whatever it is, the test compares it
         told["error"] = _original_error(error)
         traceback.print_exc()
+    ended.set()
     incidents = [{**incident.to_json(), "line": incident.line} for incident in ledger.incidents()]
     in_work = [entry.item.stage for entry in ledger.in_work()[1]]
     ledger.kill()
@@ -196,13 +203,27 @@ def run_case(case: str, folder: Path) -> dict[str, Any]:
     }
 
 
+def _tell_of_retired(ledger: LedgerHandle, folder: Path, ended: threading.Event) -> None:
+    """Make a file once a GPU has been given up."""
+    while not ended.wait(0.3):
+        if any(incident.event == RETIRED for incident in ledger.incidents()):
+            (folder / RETIRED).touch()
+            return
+
+
 def answered(case: str, folder: Path, ledger: LedgerHandle):
     """Yield the units after the stage, which has an actor on each of the two GPUs."""
     import ray.data
+    from ray.util import placement_group, remove_placement_group
+    from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
     at_once = CASES[case].at_once
-    make = functools.partial(Moody, folder, CASES[case], ledger)
-    watch = Watch("generate", make, ledger, num_gpus=1, at_once=at_once, free_gpu_s=4)
+    make = functools.partial(Moody, folder, CASES[case])
+    watch = Watch("generate", make, ledger, num_gpus=SHARE, at_once=at_once, free_gpu_s=4)
+    group = None
+    if CASES[case].has_places:
+        group = placement_group([{"GPU": SHARE, "CPU": 0.5}] * 2, strategy="SPREAD")
+        assert group.wait(60)
     units = ray.data.from_blocks([unit(number) for number in range(UNITS)]).map_batches(
         watched_actor("generate"),
         batch_size=1,
@@ -210,14 +231,19 @@ def answered(case: str, folder: Path, ledger: LedgerHandle):
         zero_copy_batch=True,
         fn_constructor_kwargs={"watch": watch},
         num_cpus=0.5,
-        num_gpus=1,
+        num_gpus=SHARE,
         compute=ray.data.ActorPoolStrategy(size=2, enable_true_multi_threading=at_once > 1),
         max_concurrency=at_once,
         max_restarts=-1,
         max_task_retries=-1,
+        **({"scheduling_strategy": PlacementGroupSchedulingStrategy(group)} if group else {}),
     )
-    for batch in units.iter_batches(batch_size=1, batch_format="pyarrow", prefetch_batches=0):
-        yield unpack_unit(batch)
+    try:
+        for batch in units.iter_batches(batch_size=1, batch_format="pyarrow", prefetch_batches=0):
+            yield unpack_unit(batch)
+    finally:
+        if group is not None:
+            remove_placement_group(group)
 
 
 def main(folder: Path, cases: list[str]) -> None:

@@ -83,8 +83,8 @@ def test_the_first_loss_is_no_death_and_later_ones_are_the_units_that_met_them()
     ledger = Ledger()
     for pid, deaths in ((1, 0), (2, 0), (3, 1), (4, 2)):
         here = process(GPU0, pid)
-        start = ledger.start("generate", here)
-        assert start == ActorStart(0, apart=frozenset([UNIT] if pid == 4 else []))
+        apart = frozenset([UNIT] if pid == 4 else [])
+        assert ledger.start("generate", here) == ActorStart(0, apart=apart, is_restart=pid > 1)
         ledger.end(WorkItem("generate (start of actor x)"))
         assert ledger.begin(UNIT, here) == deaths
         assert ledger.begin(OTHER, here) == 0, "it was in the same process"
@@ -138,9 +138,11 @@ def test_what_happened_on_a_gpu_that_is_given_up_counts_no_more():
 def test_a_start_that_fails_is_counted_with_its_reason():
     ledger = Ledger()
     ledger.start("generate", process(GPU1))
+    ledger.begin(UNIT, process(GPU1))  # the model is loaded late, after a unit that ran apart
     ledger.fail_start("generate", process(GPU1), "RuntimeError: 429")
-    assert ledger.start("generate", process(GPU1, 2)) == ActorStart(1, "RuntimeError: 429")
+    assert ledger.start("generate", process(GPU1, 2)) == ActorStart(1, "RuntimeError: 429", is_restart=True)
     assert [(one.event, one.times) for one in ledger.incidents()] == [(NOT_LOADED, 1)]
+    assert ledger.begin(UNIT, process(GPU1, 2)) == 0
 
 
 def test_deaths_on_cpus_are_no_incidents():
@@ -257,6 +259,20 @@ def test_a_known_sample_of_another_unit_judges_a_unit_that_is_bad_as_a_whole():
 def test_where_nothing_is_answered_the_place_is_at_fault(known):
     with pytest.raises(DeviceBroken):
         answer(Machine(*range(99)), 5, known)
+
+
+def test_an_exception_is_the_codes_where_nothing_is_answered_either():
+    """A stage that raises on everything ends the run as one that answers nothing, and names no GPU."""
+
+    def raising(batch: pa.Table) -> pa.Table:
+        if any(line["status"] == "ok" for line in requests_in(batch)):
+            raise StageRaised("KeyError: 'not in my table'")
+        return batch
+
+    batch = unit_of([["ok"]] * 2)
+    answered = answer_in_pieces("generate", raising, batch, control=lambda _: False)
+    assert answered.hopeless == "stage generate raised KeyError: 'not in my table'"
+    assert {line["status"] for line in requests_in(answered.batch)} == {"failed"}
 
 
 def test_a_place_that_breaks_within_a_unit_is_at_fault():
