@@ -35,7 +35,7 @@ from pipeline.models.encoder import load_encoder
 from pipeline.models.llava import LanguageModel
 from pipeline.models.preprocess import preprocessor_of
 from pipeline.run.config import RunConfig
-from pipeline.stages.reduce import identity_of
+from pipeline.stages.batches import identity_of
 from pipeline.support.table import Table
 from trim import Reducer, VisualTokens
 
