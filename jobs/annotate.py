@@ -22,10 +22,16 @@ def run(config: DictConfig) -> int:
     from jobs.common.outcome import show_outcome
     from jobs.common.submit import submit
     from pipeline.run.annotate import annotate
+    from pipeline.run.pinning import pin_model
+    from pipeline.run.settle import settle
 
-    run_config = _with_tuned_reducer(make_config(config))
+    run_config = make_config(config)
+    if not run_config.cluster.submit:  # else the job on the cluster does it
+        run_config = pin_model(run_config)
+    run_config = _with_tuned_reducer(run_config)
     if run_config.cluster.submit:
         return submit("annotate", HydraConfig.get().overrides.task, run_config)
+    run_config = settle(run_config)
     outcome = annotate(run_config)
     show_outcome(outcome, run_config.options.output)
     return outcome.status

@@ -106,7 +106,7 @@ def _groups(base: "RunConfig", specs: list[ArmSpec]) -> list["RunConfig"]:
     groups: list[RunConfig] = []
     for spec in specs:
         try:
-            single = _single_arm(base, spec)
+            single = _single_arm(base, spec, tells=not groups)
         except ConfigError as error:
             raise ConfigError(f"arms: {spec.name}: {error}") from None
         for number, group in enumerate(groups):
@@ -122,20 +122,18 @@ def _without_arms(config: "RunConfig") -> "RunConfig":
     return dataclasses.replace(config, arms=(), settings={})
 
 
-def _single_arm(base: "RunConfig", spec: ArmSpec) -> "RunConfig":
+def _single_arm(base: "RunConfig", spec: ArmSpec, *, tells: bool) -> "RunConfig":
     """Make the run of one arm alone."""
     from pipeline.models.config import Model
+    from pipeline.run.settle import settle
     from pipeline.stages.arms import Arm
     from pipeline.stages.clip_text import ClipText
 
     config = compose_arm(spec)
-    engine = build_target(config, "engine")
-    if spec.other_batches:
-        engine = engine.other_batches()
-    return dataclasses.replace(
+    single = dataclasses.replace(
         base,
         model=build(config, "model", Model),
-        engine=engine,
+        engine=build_target(config, "engine"),
         arms=(
             Arm(
                 spec.name,
@@ -148,6 +146,9 @@ def _single_arm(base: "RunConfig", spec: ArmSpec) -> "RunConfig":
         ),
         settings=base.settings | {part: shown_settings(config[part]) for part in ("model", "engine")},
     )
+    # one engine serves all arms of a group, some of which share an image's tokens among its questions
+    single = settle(single, shares_images=True, tells=tells)
+    return dataclasses.replace(single, engine=single.engine.other_batches()) if spec.other_batches else single
 
 
 if __name__ == "__main__":

@@ -139,7 +139,7 @@ def measure_one_size() -> None:
     """Measure one run: its configuration comes from stdin, the figures go to the file in argv."""
     config: RunConfig = pickle.loads(sys.stdin.buffer.read())
     prepared = prepare(config)
-    start_ray(config.cluster, config.options.device)
+    start_ray(config.cluster, config.options.device, dtypes=config.model.dtypes)
     rows, times = 0, []
     cpu_from = time.process_time()
     for stats in run_flow(config, prepared, "benchmark", encode=StubEncode, generate=StubGenerate):

@@ -203,7 +203,7 @@ class Whole:
 def run_whole(config: RunConfig, prepared: Prepared) -> Whole:
     """Run the whole pipeline and read the footers of its units."""
     began = time.time()
-    start_ray(config.cluster, config.options.device)
+    start_ray(config.cluster, config.options.device, dtypes=config.model.dtypes)
     ready = time.time()
     for _ in run_flow(config, prepared, attempt="benchmark"):
         pass

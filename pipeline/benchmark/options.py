@@ -11,6 +11,16 @@ from pipeline.models.config import DTYPES
 from pipeline.support.fields import free, require
 
 SPLITS = ("train", "val", "test")
+GEOMETRIES = ("7b", "1b", "13b", "random")
+GPU_CHECK_PARTS = (
+    "same_answers",
+    "same_answers_vllm",
+    "waits",
+    "halved",
+    "weights",
+    "speed",
+    "speed_vllm",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,7 +111,7 @@ class DecodeOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class EndToEndOptions:
-    """Configures requests of one picture each, batches of the plain loop, and interleaved rounds.
+    """Configures requests of one picture each, batches of the plain loop (none: no loop), and rounds.
 
     `arms` has the form that `arms` of compare has; null: full and trim.
     """
@@ -114,7 +124,9 @@ class EndToEndOptions:
     def __post_init__(self) -> None:
         _require_rounds(self.rounds)
         require(self.requests >= 1, "benchmark.requests must be at least 1")
-        _require_each("loop_batches", self.loop_batches, 1)
+        require(
+            all(batch >= 1 for batch in self.loop_batches), "benchmark.loop_batches must be at least 1 each"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,6 +149,31 @@ class DemoOptions:
             all(number >= 1 for number in self.demo_budgets), "benchmark.demo_budgets must be at least 1 each"
         )
         require(self.demo_pictures >= 1, "benchmark.demo_pictures must be at least 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class GpuCheckOptions:
+    """Configures the size of the model whose speed is measured, the work of each part, and the time of all.
+
+    `geometry` is a size of the random checkpoints, or `random`: the smallest, to try the command itself.
+    """
+
+    check_parts: list[str] | None = free(None)
+    geometry: str = free("7b")
+    check_images: int = free(32)
+    check_tokens: int = free(32)
+    check_s: float = free(480.0)
+
+    def __post_init__(self) -> None:
+        require(
+            self.geometry in GEOMETRIES,
+            f"benchmark.geometry: {self.geometry!r} not among {list(GEOMETRIES)}",
+        )
+        unknown = [part for part in self.check_parts or () if part not in GPU_CHECK_PARTS]
+        require(not unknown, f"benchmark.check_parts: {unknown} not among {list(GPU_CHECK_PARTS)}")
+        require(self.check_images >= 2, "benchmark.check_images must be at least 2: a batch is halved")
+        require(self.check_tokens >= 1, "benchmark.check_tokens must be at least 1")
+        require(self.check_s > 0, "benchmark.check_s must be positive")
 
 
 def _require_rounds(rounds: int) -> None:

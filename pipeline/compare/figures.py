@@ -20,7 +20,7 @@ from pipeline.compare.machine_time import BUSY, MachineTime
 from pipeline.evaluate.score_intervals import ScoresJson
 from pipeline.models.sizes import Shape, read_shape
 from pipeline.output.manifest import Manifest
-from pipeline.support.errors import ConfigError
+from pipeline.support.errors import ConfigError, RunError
 from pipeline.support.intervals import Figure, interval, quotient
 
 _FULL_OR_KEPT = ("visual_tokens_full", KEPT)
@@ -181,5 +181,5 @@ def shape_of(manifest: Manifest) -> Shape | None:
     path = model.get("path") if isinstance(model, dict) else None
     try:
         return read_shape(path) if path else None
-    except ConfigError:
+    except (ConfigError, RunError):  # the latter: from the hub
         return None

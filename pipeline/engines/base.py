@@ -4,13 +4,14 @@ Legend: K visual tokens kept, D vision width.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Protocol, Self
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, Protocol, Self
 
 from pipeline.models.checkpoints.generation import Choice
 from pipeline.models.config import Decoding, Model
 from pipeline.support.errors import ConfigError
+from pipeline.support.fields import fingerprint_fields
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -58,11 +59,31 @@ class Engine(Protocol):
 
 
 @dataclass(frozen=True)
+class Setting:
+    """Holds where a run computes, as far as an engine's defaults depend on it.
+
+    Args:
+        on_gpu: the engine computes on GPUs.
+        shares_images: several questions about one image may be answered from the same visual tokens.
+        earlier: what an existing output's fingerprint counts of its engine, `kind` included.
+    """
+
+    on_gpu: bool
+    shares_images: bool = True
+    earlier: Mapping[str, Any] = field(default_factory=dict)  # values of any type
+
+
+@dataclass(frozen=True)
 class EngineConfig(ABC):
     """Configures an engine; base class of the frozen dataclasses that YAMLs name as `_target_`.
 
     A field may take the place of a property.
     """
+
+    @property
+    def gpus(self) -> int:
+        """The number of GPUs that one engine computes on, where it computes on GPUs."""
+        return 1
 
     @property
     def units_at_once(self) -> int:
@@ -80,6 +101,19 @@ class EngineConfig(ABC):
 
     def check(self, decoding: Decoding) -> None:  # noqa: B027 - optional: most engines run everywhere
         """Raise ConfigError if the engine cannot run on this machine, or not with these decoding settings."""
+
+    def counted(self) -> dict[str, object]:
+        """Collect what the fingerprint covers of the configuration."""
+        return fingerprint_fields(self)
+
+    @property
+    def settles(self) -> bool:
+        """Tell whether `settled` has anything to decide."""
+        return False
+
+    def settled(self, setting: Setting) -> "EngineConfig":
+        """Return the configuration with everything decided that it leaves to where the run computes."""
+        return self
 
     def check_choice(self, choice: Choice) -> None:  # noqa: B027 - optional
         """Raise ConfigError if the engine cannot choose tokens so."""

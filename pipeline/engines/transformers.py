@@ -48,7 +48,10 @@ class Transformers(EngineConfig):
             raise ConfigError(f"decoding.from_checkpoint: {first_line(error)}") from None
 
     def load(self, model: Model, decoding: Decoding, *, device: str, seed: int) -> "TransformersEngine":
-        """Load the model's weights on `device`. Raises ConfigError if they cannot be loaded."""
+        """Load the model's weights on `device`.
+
+        Raises ConfigError if they cannot be loaded, or batches of this size do not fit beside them.
+        """
         import torch
 
         from pipeline.models.checkpoints.folders import folders
@@ -56,8 +59,14 @@ class Transformers(EngineConfig):
         from pipeline.models.llava import LanguageModel
 
         dtype = getattr(torch, model.generate_dtype)
-        folder, _ = folders(model)
+        folder, clip = folders(model)
         require_room(model, {"generate": of_generate(folder, model.generate_dtype)}, *room_of(device))
+        if device.partition(":")[0] == "cuda":
+            from pipeline.engines.gpu_memory import require_budget
+
+            require_budget(
+                model, decoding, (folder, clip), token_budget=self.token_budget, max_batch=self.max_batch
+            )
         language_model = LanguageModel(folder, device=device, dtype=dtype)
         return self.of_model(language_model, decoding, seed=seed)
 

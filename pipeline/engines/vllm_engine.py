@@ -3,12 +3,15 @@
 Legend: K visual tokens kept, L tokens of a prompt (visual ones included), H language width.
 """
 
+import dataclasses
 import hashlib
 import json
 import os
+import sys
 import threading
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
 from time import perf_counter
@@ -19,6 +22,7 @@ import torch
 from pipeline.engines.answers import EncodedRequest, admit, make_answer, not_finite, stop_test
 from pipeline.engines.base import Answer, Request
 from pipeline.engines.vllm_steps import Generation, Steps
+from pipeline.models.checkpoints.adapter import Adapter
 from pipeline.models.checkpoints.generation import choice_of
 from pipeline.models.checkpoints.language_only import language_only
 from pipeline.models.config import Decoding
@@ -30,20 +34,11 @@ if TYPE_CHECKING:
 
 # vLLM reads these when it is imported. A variable that is already set is kept.
 _ENVIRONMENT = {
-    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # the engine runs in this process and uses all cores
     "VLLM_LOGGING_LEVEL": "ERROR",
     "VLLM_NO_USAGE_STATS": "1",
+    "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
 }
-# Arguments of vLLM's EngineArgs that no configuration changes.
-_ALWAYS = {
-    "skip_tokenizer_init": True,
-    "enable_prompt_embeds": True,
-    "generation_config": "vllm",  # ignore the one in the checkpoint
-    "enable_chunked_prefill": True,
-    "distributed_executor_backend": "uni",
-    "disable_log_stats": True,
-    "use_tqdm_on_load": False,
-}
+_OWN_PROCESS = "VLLM_ENABLE_V1_MULTIPROCESSING"
 
 
 class VllmEngine:
@@ -57,14 +52,20 @@ class VllmEngine:
         folder: Path,
         decoding: Decoding,
         *,
-        arguments: Mapping[str, object],
+        adapter: Adapter | None,
+        arguments: Callable[[], Mapping[str, object]],
         max_num_seqs: int,
         max_model_len: int | None,
         dtype: str,
         device: str,
         seed: int,
     ) -> None:
-        """Load the language model of a checkpoint; `arguments` are further arguments of vLLM's EngineArgs."""
+        """Load the language model of a checkpoint.
+
+        Args:
+            adapter: is added to the language model's weights.
+            arguments: makes further arguments of vLLM's EngineArgs, once all else is loaded.
+        """
         _require_platform(device)
         self.decoding = decoding
         self.seed = seed
@@ -75,14 +76,14 @@ class VllmEngine:
         # embedded prompts are large: at most as many may wait as are being generated
         self._slots = threading.Semaphore(2 * max_num_seqs)
         of_model = {
-            "model": str(language_only(folder)),
+            "model": str(language_only(folder, adapter)),
             "dtype": dtype,
             "seed": seed % 2**32,
             "max_model_len": self.positions,
         }
         threads = torch.get_num_threads()
         stopped = stop_test(self._prompts.tokenizer, decoding.stop)
-        every: dict[str, object] = {**_ALWAYS, **of_model, **arguments, "max_num_seqs": max_num_seqs}
+        every: dict[str, object] = {**of_model, **arguments(), "max_num_seqs": max_num_seqs}
         self._steps = Steps(lambda: _make_engine(every, threads), stopped, _clean_up)
         self.close = weakref.finalize(self, self._steps.close)
 
@@ -149,12 +150,16 @@ class VllmEngine:
 
 
 def _require_platform(device: str) -> None:
-    """Raise ConfigError if the installed vLLM was built for another device."""
-    for name, value in _ENVIRONMENT.items():
+    """Raise ConfigError if the installed vLLM was built for another device.
+
+    On a CPU the engine runs in this process and uses all its cores, on a GPU in one of its own, so that
+    embedding prompts does not hold it up.
+    """
+    kind = torch.device(device).type
+    for name, value in {**_ENVIRONMENT, _OWN_PROCESS: "0" if kind == "cpu" else "1"}.items():
         os.environ.setdefault(name, value)
     from vllm.platforms import current_platform
 
-    kind = torch.device(device).type
     if current_platform.device_type != kind:
         raise ConfigError(
             f"engine=vllm: device={kind}, but the vLLM that is installed here runs on "
@@ -163,11 +168,40 @@ def _require_platform(device: str) -> None:
 
 
 def _make_engine(arguments: Mapping[str, object], threads: int) -> "LLMEngine":
-    """Make vLLM's engine in the calling thread."""
+    """Make vLLM's engine in the calling thread, and where it has a process of its own, that process.
+
+    Raises:
+        ConfigError: vLLM knows no such argument.
+    """
     from vllm import EngineArgs, LLMEngine
 
     torch.set_num_threads(threads)
-    return LLMEngine.from_engine_args(EngineArgs(**arguments))
+    unknown = sorted(arguments.keys() - {field.name for field in dataclasses.fields(EngineArgs)})
+    if unknown:
+        raise ConfigError(f"engine.args.{unknown[0]}: the vLLM that is installed here has no such argument")
+    backend = _executor(parallel=arguments["tensor_parallel_size"] != 1)
+    with _importable():
+        return LLMEngine.from_engine_args(EngineArgs(**arguments, distributed_executor_backend=backend))
+
+
+def _executor(*, parallel: bool) -> object:
+    """Choose what runs vLLM's workers: in this process, or in one that ends with this one."""
+    if os.environ[_OWN_PROCESS] == "0":
+        return "mp" if parallel else "uni"
+    from pipeline.engines.vllm_process import AloneExecutor, ParallelExecutor
+
+    return ParallelExecutor if parallel else AloneExecutor
+
+
+@contextmanager
+def _importable() -> Iterator[None]:
+    """Let processes that are started meanwhile import this installation, whatever their folder holds."""
+    root = str(Path(__file__).parents[2])
+    sys.path.insert(0, root)
+    try:
+        yield
+    finally:
+        sys.path.remove(root)
 
 
 def _clean_up() -> None:

@@ -104,6 +104,7 @@ class Steps:
         except BaseException as error:  # noqa: BLE001 - raised again in the waiting threads
             self._end(error)
         finally:
+            engine.engine_core.shutdown()  # frees its memory now; a process of its own ends
             del engine
             self._close()
 

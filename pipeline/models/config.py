@@ -35,6 +35,22 @@ class Model:
         for part in ("<image>", "{question}"):
             require(self.template.count(part) == 1, f"model.template must hold {part} exactly once")
 
+    @property
+    def dtypes(self) -> dict[str, str]:
+        """The precision in which each stage computes, by the stages' names."""
+        return {"encode": self.encode_dtype, "generate": self.generate_dtype}
+
+
+@dataclass(frozen=True, kw_only=True)
+class PinnedModel(Model):
+    """Holds a run's model: hub ids in it name a commit, and the weights are known by their digests.
+
+    Whoever finds other weights at its paths, on any node, refuses them (checkpoints/folders.py).
+    """
+
+    weights: str = free()  # of the LLaVA, see checkpoints/digest.py
+    clip_weights: str | None = free()
+
 
 def fill_template(template: str, question: str) -> str:
     """Put a question into a model's prompt template; `<image>` stays."""

@@ -1,6 +1,7 @@
 """Sets devices and threads of a stage's process, and serialises tensors."""
 
 import os
+import socket
 import time
 
 import numpy as np
@@ -8,12 +9,26 @@ import pyarrow as pa
 import torch
 from numpy.typing import NDArray
 
+from pipeline.support.errors import ConfigError
+
 
 def torch_device(name: str) -> torch.device:
-    """Return the device that `auto`, `cpu` or `cuda` means in this process."""
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(name)
+    """Return the device that `auto`, `cpu` or `cuda` means in this process.
+
+    Raises:
+        ConfigError: torch sees no GPU for `cuda`, as on a node that joined the cluster after the others.
+    """
+    is_there = torch.cuda.is_available()
+    if name == "cuda" and not is_there:
+        raise ConfigError(
+            f"device=cuda: torch {torch.__version__} sees no GPU on the node {socket.gethostname()}"
+        )
+    return torch.device("cuda" if is_there and name != "cpu" else "cpu")
+
+
+def device_name(device: torch.device) -> str:
+    """Name a device for people: the GPU as its driver does, or `CPU`."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
 
 
 def use_threads(threads: int | None) -> None:

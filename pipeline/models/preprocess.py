@@ -112,12 +112,12 @@ def preprocessor_of(model: Model) -> Preprocessor:
     (`image_aspect_ratio`) says whether images are padded first.
     """
     from pipeline.models.checkpoints.files import read_config
-    from pipeline.models.checkpoints.folders import clip_of, resolve
+    from pipeline.models.checkpoints.folders import clip_of, resolve_small
     from pipeline.models.checkpoints.original import pads
 
-    llava = resolve(model.path)
+    llava = resolve_small(model.path)
     config = read_config(llava)
-    folder = llava if not is_original(config) else resolve(str(clip_of(model, llava)))
+    folder = llava if not is_original(config) else resolve_small(str(clip_of(model, llava)))
     try:
         return Preprocessor(folder, pad=is_original(config) and pads(llava, config))
     except (TypeError, ValueError, AttributeError, KeyError) as error:

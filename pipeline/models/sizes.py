@@ -4,9 +4,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.models.checkpoints.files import Json, read_json
-from pipeline.models.checkpoints.folders import HUB_ID, resolve
+from pipeline.models.checkpoints.folders import resolve
 from pipeline.models.checkpoints.kinds import is_original, language_sizes, vision_sizes
-from pipeline.models.hub import hub_file
+from pipeline.models.hub import hub_file, hub_id
 from pipeline.support.errors import ConfigError
 
 BYTES_OF = {"float32": 4, "bfloat16": 2, "float16": 2}
@@ -75,6 +75,5 @@ def shape_of_config(config: Json) -> Shape:
 
 
 def _config_file(path: str) -> Path:
-    if path.startswith("demo:") or Path(path).expanduser().is_dir() or not HUB_ID.fullmatch(path):
-        return resolve(path) / "config.json"
-    return hub_file(path, "config.json")
+    repository = hub_id(path)
+    return resolve(path) / "config.json" if repository is None else hub_file(repository, "config.json")

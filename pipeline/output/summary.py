@@ -2,10 +2,11 @@
 
 import json
 from collections import Counter
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 
+from pipeline.output.computed_on import computed_on
 from pipeline.output.failed_shards import FailedShard, failed_shard
 from pipeline.output.footers import Footer, Json, known_fields, read_footers, read_key
 from pipeline.output.layout import SUCCESS, SUMMARY
@@ -32,9 +33,12 @@ class Summary:
         active_seconds: from the first unit's start to the last one's end, summed over the job's starts.
         starts: how often the job was started.
         rows_by_node: number of rows by the node that generated them.
+        rows_by_device: by the GPU's name, or `CPU` (see `computed_on`); None: an earlier release wrote it.
         census: what became of the sources' entries, as `Census.to_json` has it; None: no unit tells.
         repeated: how many sample keys, and question ids within one sample, came before, and the first of
             them, as `RepeatedNames.to_json` has them; None: an earlier release wrote some of the units.
+        incidents: what happened to GPUs in the last start of the job, as `Incident.to_json` has it; None:
+            nothing.
         failed_shards: how many shards could not be read whole; `failed_shards_named` are the first of them.
     """
 
@@ -58,6 +62,8 @@ class Summary:
     failed_shards_named: list[FailedShard]
     census: Json | None = None
     repeated: Json | None = None
+    rows_by_device: dict[str, int] | None = None
+    incidents: list[Json] | None = None
 
     @property
     def ok(self) -> int:
@@ -68,7 +74,7 @@ class Summary:
         """Return the summary as it is written."""
         data = asdict(self)
         kept_fraction = data.pop("kept_fraction")
-        for later in ("census", "repeated"):  # not in those of 0.1.0
+        for later in ("census", "repeated", "rows_by_device", "incidents"):  # not in those of 0.1.0
             if data[later] is None:
                 del data[later]
         return {**data, "tokens": {**self.tokens, "kept_fraction": kept_fraction}}
@@ -95,6 +101,7 @@ class _Sums:
     tokens: Counter[str] = field(default_factory=Counter)
     seconds: dict[str, float] = field(default_factory=dict)
     nodes: Counter[str] = field(default_factory=Counter)
+    devices: Counter[str] = field(default_factory=Counter)
     spans: dict[str, tuple[float, float]] = field(default_factory=dict)  # of the job's starts
     failed_shards: list[tuple[int, str]] = field(default_factory=list)
     census: Census = field(default_factory=Census)
@@ -110,6 +117,7 @@ class _Sums:
         for name, seconds in totals.seconds.items():
             self.seconds[name] = self.seconds.get(name, 0) + seconds
         self.nodes[footer.stages["generate"].node] += totals.rows
+        self.devices[computed_on(footer.stages)] += totals.rows
         begin, end = self.spans.get(footer.attempt, (footer.start, footer.end_time))
         self.spans[footer.attempt] = (min(begin, footer.start), max(end, footer.end_time))
         if footer.census:
@@ -140,6 +148,7 @@ class _Sums:
             requests_per_s=self.rows / active_s if active_s else None,
             starts=len(self.spans),
             rows_by_node=dict(self.nodes),
+            rows_by_device=dict(self.devices),
             failed_shards=len(self.failed_shards),
             failed_shards_named=[
                 failed_shard(plan, shard, error) for shard, error in self.failed_shards[:_MOST_SHARDS_NAMED]
@@ -149,14 +158,21 @@ class _Sums:
         )
 
 
-def summarise(folder: str, plan: Plan, finished: Finished, storage: Storage) -> Summary:
-    """Build summary.json of an output and write it; RunError if a unit is not of the plan's shard."""
+def summarise(
+    folder: str, plan: Plan, finished: Finished, storage: Storage, incidents: Sequence[Json] = ()
+) -> Summary:
+    """Build summary.json of an output and write it; RunError if a unit is not of the plan's shard.
+
+    Args:
+        incidents: what happened to GPUs, as `Incident.to_json` has it.
+    """
     with RepeatedNames() as repeated:
         sums = _Sums(repeated=repeated)
         for footer in read_footers(folder, finished, storage):
             _require_same_shard(footer, plan)
             sums.add(footer)
         summary = sums.summary(plan, finished, partial(read_key, folder, finished, storage))
+    summary = replace(summary, incidents=list(incidents) or None)
     fs, path = storage.open(folder)
     write_atomic(fs, f"{path}/{SUMMARY}", storage.as_json(summary.to_json(), indent=2).encode())
     return summary

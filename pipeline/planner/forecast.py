@@ -27,8 +27,8 @@ class Forecast:
 
     Args:
         hours: value, low, high (95 %), from the job's start to the last unit's end.
-        bound: the bottleneck: the name of a stage, `cores`, `driver`, or `start-up`.
-        busy: the busy share of each stage's servers and of the cores in the steady state, and of the driver.
+        bound: the bottleneck: the name of a stage, `cores`, `gpus`, `driver`, or `start-up`.
+        busy: the busy share of each stage's servers, cores and GPUs in the steady state, and of the driver.
         worker_units_per_s: of one worker in the steady state, without the driver's limit.
     """
 

@@ -92,6 +92,7 @@ class JobForecast:
                         "servers": len(station.ready),
                         "ready_s": station.ready,
                         "cores": station.demand,
+                        "gpus": station.gpu_demand,
                         "unit_s": float(profile.alone_VS[:, place].mean()),
                         "handover_s": float(profile.handover[place].mean()),
                     }

@@ -17,9 +17,10 @@ from pipeline.output.footers import Footer
 from pipeline.output.manifest import Manifest, rebuild
 from pipeline.output.opened import open_output
 from pipeline.planner.contention import without_contention
+from pipeline.planner.gpus import Gpus, gpus_of
 from pipeline.planner.simulate import Station, Worker
 from pipeline.planner.timeline import ACTORS, STAGES, Timeline, timeline_of
-from pipeline.run.cluster.resources import GPU_SHARES, ActorResources, Cluster, TaskResources
+from pipeline.run.cluster.resources import ActorResources, Cluster, TaskResources
 from pipeline.storage.uris import Storage
 from pipeline.support.errors import ConfigError
 
@@ -48,7 +49,7 @@ class Profile:
     handover: tuple[NDArray[np.float64], ...]
     warm_V: NDArray[np.bool_]
     seconds: float
-    gpus: float
+    gpus: int
     manifest: Manifest
     cluster: Cluster
     footers: tuple[Footer, ...]
@@ -89,7 +90,7 @@ def read_profile(folder: str, storage: Storage) -> Profile:
         at_once = int(settings["engine"].get("units_at_once", 1))
     try:
         timeline, cores = timeline_of(footers), _cores(footers)
-        gpus = _gpus(footers, cluster)
+        gpus = gpus_of(footers, cluster, at_once)
     except (KeyError, TypeError, ValueError) as error:
         raise ConfigError(
             f"profile: {name} was not made by `trimline annotate` of this version: its files lack "
@@ -107,30 +108,36 @@ def _profile(
     timeline: Timeline,
     servers: Sequence[int],
     cores: int,
-    gpus: float,
+    gpus: Gpus,
     manifest: Manifest,
     cluster: Cluster,
     footers: tuple[Footer, ...],
     everything: tuple[Footer, ...],
 ) -> Profile:
     loading = tuple(timeline.loading())
+    on_gpu = [gpus.demand.get(stage, 0.0) for stage in STAGES]
     alone_VS, demand_S = without_contention(
-        timeline.start_VS, timeline.end_VS, timeline.cpu_VS, cores, loading
+        timeline.start_VS, timeline.end_VS, timeline.cpu_VS, cores, loading, gpus.count, on_gpu
     )
     stations = tuple(
-        Station(stage, _ready(timeline, place, servers[place], alone_VS), float(demand_S[place]))
+        Station(
+            stage,
+            _ready(timeline, place, servers[place], alone_VS),
+            float(demand_S[place]),
+            gpu_demand=on_gpu[place],
+        )
         for place, stage in enumerate(STAGES)
     )
     starting = [timeline.starting(place, servers[place]) for place in range(len(STAGES))]
     ordered = sorted(footers, key=lambda footer: footer.end_time)
     return Profile(
-        worker=Worker(stations, float(cores), loading),
+        worker=Worker(stations, float(cores), loading, gpus.count),
         requests_V=np.array([footer.totals.rows for footer in ordered], float),
         alone_VS=alone_VS,
         handover=tuple(timeline.handovers(place, servers[place]) for place in range(len(STAGES))),
         warm_V=~np.any(starting, axis=0),
         seconds=ordered[-1].end_time - float(ordered[-1].attempt),
-        gpus=gpus,
+        gpus=gpus.count,
         manifest=manifest,
         cluster=cluster,
         footers=tuple(ordered),
@@ -189,11 +196,3 @@ def _cores(footers: Iterable[Footer]) -> int:
     if len(counts) < len(nodes):
         raise KeyError("cores")
     return sum(counts)
-
-
-def _gpus(footers: Iterable[Footer], cluster: Cluster) -> float:
-    """Sum the GPUs that the actors booked; 0 if torch used none."""
-    used = any(visit.peak_gpu_memory_bytes is not None for unit in footers for visit in unit.stages.values())
-    booked = {stage: getattr(cluster, stage).num_gpus for stage in ACTORS}
-    shares = {stage: GPU_SHARES[stage] if gpus is None else gpus for stage, gpus in booked.items()}
-    return sum(getattr(cluster, stage).num_actors * share for stage, share in shares.items()) if used else 0.0

@@ -4,12 +4,12 @@ A worker is the hardware and the actors on which the profile was measured. Each 
 times the units that one actor works on at once, or task slots. A free server takes the next waiting unit.
 First comes the hand-over, some seconds without work; then the work, which keeps `demand` cores busy. When all
 work under way wants more cores than there are, all of it slows down by the same factor, as under a fair
-scheduler (processor sharing). A station starts no unit while `room` units are in it or wait behind it: Ray
-Data's backpressure.
+scheduler (processor sharing); work on GPUs slows down likewise when it wants more GPUs than there are. A
+station starts no unit while `room` units are in it or wait behind it: Ray Data's backpressure.
 
-So there are two clocks. Hand-overs end at a time of the real clock (`_timers`). Work ends at a time of the
-work clock (`_work`), which advances by `speed` x real seconds. `_step` takes whichever comes first, then
-gives waiting units to free servers.
+So there are three clocks. Hand-overs end at a time of the real clock (`_timers`). Work ends at a time of a
+work clock (`_work`), which advances by `speed` x real seconds: one for work on GPUs, one for the rest.
+`_step` takes whichever comes first, then gives waiting units to free servers.
 
 N units, S stations.
 """
@@ -34,6 +34,7 @@ class Station:
     Args:
         ready: for each server the second at which it is up.
         demand: cores that a server wants while it works.
+        gpu_demand: GPUs that it wants.
         room: the most units that may be in the station or wait behind it for the next one.
     """
 
@@ -41,15 +42,20 @@ class Station:
     ready: tuple[float, ...]
     demand: float = 0.0
     room: int = 1 << 30
+    gpu_demand: float = 0.0
 
 
 @dataclass(frozen=True)
 class Worker:
-    """Holds stations in a row that share cores; `loading`: start and end of each model's loading."""
+    """Holds stations in a row that share cores and GPUs (0: none is looked at).
+
+    `loading`: start and end of each model's loading.
+    """
 
     stations: tuple[Station, ...]
     cores: float = float("inf")
     loading: tuple[tuple[float, float], ...] = ()
+    gpus: int = 0
 
 
 @dataclass(frozen=True)
@@ -59,7 +65,7 @@ class Simulated:
     Args:
         begun, ended: [N, S] seconds at which the work on a unit began and ended at a station.
         steady: the first and the last second of the steady state.
-        busy: the busy share of each station's servers, and of the cores, in the steady state.
+        busy: the busy share of each station's servers, of the cores and of the GPUs, in the steady state.
     """
 
     begun: NDArray[np.float64]
@@ -84,22 +90,33 @@ class Simulated:
 
 @dataclass
 class _Clock:
-    """Keeps the real clock (`now`) and the work clock (`worked`), which is slower while cores are short."""
+    """Keeps the real clock (`now`) and the work clocks, which are slower while cores or GPUs are short.
+
+    `worked` has the seconds of work without a GPU, and of work on one.
+    """
 
     cores: float
+    gpus: float
     now: float = 0.0
-    worked: float = 0.0
+    worked: list[float] = field(default_factory=lambda: [0.0, 0.0])
     demand: float = 0.0
+    gpu_demand: float = 0.0
 
-    @property
-    def speed(self) -> float:
-        """Work seconds for each real second, at most 1."""
-        return min(1.0, self.cores / self.demand) if self.demand > 0 else 1.0
+    def speed(self, on_gpu: int) -> float:
+        """Return the work seconds for each real second, at most 1."""
+        speed = min(1.0, self.cores / self.demand) if self.demand > 0 else 1.0
+        return min(speed, self.gpus / self.gpu_demand) if on_gpu and self.gpu_demand > 0 else speed
 
     def advance(self, to: float) -> None:
-        """Move both clocks on; `to` is a time of the real clock."""
-        self.worked += (to - self.now) * self.speed
+        """Move all clocks on; `to` is a time of the real clock."""
+        for on_gpu in (0, 1):
+            self.worked[on_gpu] += (to - self.now) * self.speed(on_gpu)
         self.now = to
+
+    def take(self, station: Station, count: int) -> None:
+        """Add what `count` servers of a station want; a negative count gives it back."""
+        self.demand = max(0.0, self.demand + count * station.demand)
+        self.gpu_demand = max(0.0, self.gpu_demand + count * station.gpu_demand)
 
 
 @dataclass
@@ -110,7 +127,7 @@ class _State:
         free: servers without a unit.
         inside: units in the station.
         waiting: units that wait before the station; the last queue has the finished ones.
-        busy_s: server seconds so far; the last entry has core seconds.
+        busy_s: server seconds so far; the last entries have core seconds and GPU seconds.
     """
 
     free: list[int]
@@ -119,7 +136,7 @@ class _State:
     busy_s: list[float] = field(init=False)
 
     def __post_init__(self) -> None:
-        self.busy_s = [0.0] * (len(self.free) + 1)
+        self.busy_s = [0.0] * (len(self.free) + 2)
 
 
 def simulate(
@@ -153,11 +170,11 @@ class _Simulation:
         self._alone, self._handover = alone_NS.tolist(), handover_NS.tolist()
         self._delay = np.column_stack([delay_NS, np.zeros(len(delay_NS))]).tolist()
         stations = len(worker.stations)
-        self._clock = _Clock(worker.cores)
+        self._clock = _Clock(worker.cores, worker.gpus or float("inf"))
         self._state = _State([0] * stations, [0] * stations, [deque() for _ in range(stations + 1)])
         self._begun, self._ended = np.zeros((2, self._count, stations))
         self._timers: list[tuple[float, int, int, int]] = []
-        self._work: list[tuple[float, int, int]] = []
+        self._work: tuple[list[tuple[float, int, int]], ...] = ([], [])  # without a GPU, and on one
         for unit in range(self._count):
             self._arrive(0, unit)
         for place, station in enumerate(worker.stations):
@@ -176,21 +193,28 @@ class _Simulation:
             while len(seen) < len(marks) and len(self._state.waiting[-1]) >= marks[len(seen)]:
                 seen.append((self._clock.now, np.array(self._state.busy_s)))
         (first, before), (last, after) = seen
-        names = [*(station.name for station in self._stations), "cores"]
-        servers = np.array([*(len(station.ready) for station in self._stations), self._clock.cores])
+        names = [*(station.name for station in self._stations), "cores", "gpus"]
+        capacity = (self._clock.cores, self._clock.gpus)
+        servers = np.array([*(len(station.ready) for station in self._stations), *capacity])
         parts = (after - before) / servers / (last - first) if last > first else np.zeros(len(names))
-        return Simulated(
-            self._begun, self._ended, (first, last), dict(zip(names, map(float, parts), strict=True))
-        )
+        busy = dict(zip(names, map(float, parts), strict=True))
+        if self._clock.gpus == float("inf"):
+            del busy["gpus"]
+        return Simulated(self._begun, self._ended, (first, last), busy)
 
     def _step(self) -> None:
         """Advance to the next event and handle it."""
         clock = self._clock
         timer = self._timers[0][0] if self._timers else float("inf")
-        work = clock.now + (self._work[0][0] - clock.worked) / clock.speed if self._work else float("inf")
+        work, on_gpu = min(
+            (clock.now + (self._work[kind][0][0] - clock.worked[kind]) / clock.speed(kind), kind)
+            if self._work[kind]
+            else (float("inf"), kind)
+            for kind in (0, 1)
+        )
         self._pass_time(min(timer, work))
         if work <= timer:
-            _, place, unit = heapq.heappop(self._work)
+            _, place, unit = heapq.heappop(self._work[on_gpu])
             self._end(place, unit)
         else:
             _, kind, place, unit = heapq.heappop(self._timers)
@@ -211,7 +235,8 @@ class _Simulation:
         if span > 0:
             for place, inside in enumerate(state.inside):
                 state.busy_s[place] += inside * span
-            state.busy_s[-1] += min(clock.demand, clock.cores) * span
+            state.busy_s[-2] += min(clock.demand, clock.cores) * span
+            state.busy_s[-1] += min(clock.gpu_demand, clock.gpus) * span
         clock.advance(to)
 
     def _hand_out(self) -> None:
@@ -236,14 +261,16 @@ class _Simulation:
         """Begin the work on a unit whose hand-over is done."""
         clock = self._clock
         self._begun[unit, place] = clock.now
-        clock.demand += self._stations[place].demand
-        heapq.heappush(self._work, (clock.worked + self._alone[unit][place], place, unit))
+        station = self._stations[place]
+        clock.take(station, 1)
+        on_gpu = int(station.gpu_demand > 0)
+        heapq.heappush(self._work[on_gpu], (clock.worked[on_gpu] + self._alone[unit][place], place, unit))
 
     def _end(self, place: int, unit: int) -> None:
         """End the work on a unit and send it to the next station."""
         state = self._state
         self._ended[unit, place] = self._clock.now
-        self._clock.demand = max(0.0, self._clock.demand - self._stations[place].demand)
+        self._clock.take(self._stations[place], -1)
         state.free[place] += 1
         state.inside[place] -= 1
         self._arrive(place + 1, unit)

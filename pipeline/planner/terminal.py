@@ -94,14 +94,23 @@ def _stations(job: JobForecast) -> Table:
             str(len(station.ready)),
             duration(float(profile.alone_VS[:, place].mean())),
             f"{station.demand:.2f}",
+            *([f"{station.gpu_demand:.2f}"] if profile.gpus else []),
             percent(busy[station.name]),
         )
         for place, station in enumerate(profile.worker.stations)
     ]
-    rows += [("all cores", f"{profile.worker.cores:g}", "", "", percent(busy["cores"]))]
+    gpus = ("GPUs",) if profile.gpus else ()
+    blank = ("",) * len(gpus)
+    rows += [("all cores", f"{profile.worker.cores:g}", "", "", *blank, percent(busy["cores"]))]
+    if profile.gpus:
+        rows += [("all GPUs", f"{profile.gpus}", "", "", "", percent(busy["gpus"]))]
     return Table(
         "a worker in its steady state",
-        ("", "at once", "a unit alone", "cores", "busy"),
+        ("", "at once", "a unit alone", "cores", *gpus, "busy"),
         rows,
-        ("a unit alone: its seconds if it had all the cores that it wants (column `cores`)",),
+        (
+            "a unit alone: its seconds if it had all that it wants (columns `cores` and `GPUs`)"
+            if gpus
+            else "a unit alone: its seconds if it had all the cores that it wants (column `cores`)",
+        ),
     )

@@ -5,8 +5,10 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 
+from pipeline.output.computed_on import mixture_lines
 from pipeline.output.dataset_card import write_card
 from pipeline.output.failed_shards import MOST_NAMED, place_of
+from pipeline.output.footers import read_footer
 from pipeline.output.layout import CARD, MANIFEST
 from pipeline.output.plan import Plan
 from pipeline.output.repeated import repeated_lines
@@ -18,9 +20,13 @@ from pipeline.output.summary import (
     summary_of,
     take_back_success,
 )
+from pipeline.run.cluster.gpus import devices_of_answers
 from pipeline.run.cluster.start import start_ray
 from pipeline.run.config import Outcome, RunConfig
+from pipeline.run.driver_load import DriverLoad
 from pipeline.run.early_stop import EarlyStop
+from pipeline.run.guard.incidents import Incident
+from pipeline.run.machine_checks import largest_unit
 from pipeline.run.prepare import ArmState, Prepared, look_again, prepare, prepare_all
 from pipeline.run.progress import Progress
 from pipeline.storage.uris import canonical, store_errors
@@ -62,30 +68,60 @@ def _finish(config: RunConfig, prepared: Prepared) -> list[Outcome]:
         return [_conclude(config, prepared, state, message) for state in prepared.states]
     for state in prepared.states:
         take_back_success(state.folder, config.storage)
-    _run_units(config, prepared)
+    incidents = _run_units(config, prepared)
     done = look_again(prepared, config.storage)
     if done.pending:
         raise RunError(
             f"{len(done.pending)} shards are not finished, the first is "
             f"{place_of(done.plan, done.pending[0])}; `trimline verify output=...` tells why"
         )
-    return [_conclude(config, done, state, "done") for state in done.states]
+    return [_conclude(config, done, state, "done", incidents) for state in done.states]
 
 
-def _run_units(config: RunConfig, prepared: Prepared) -> None:
+def _run_units(config: RunConfig, prepared: Prepared) -> list[Incident]:
+    """Make the missing units; returns what happened to GPUs meanwhile."""
     from pipeline.run.flow import run_flow
     from pipeline.run.prometheus import metrics_of
 
     attempt = f"{time.time():.3f}"  # identifies this start of the job, of which Ray's start is a part
     options = config.options
-    start_ray(config.cluster, options.device, options.metrics_port, options.metrics_host)
+    start_ray(
+        config.cluster,
+        options.device,
+        options.metrics_port,
+        options.metrics_host,
+        dtypes=config.model.dtypes,
+    )
+    _tell_other_device(config, prepared)
     total = sum(prepared.plan.size(shard) for shard in prepared.pending)
     early = EarlyStop(config, prepared.plan)
+    load = DriverLoad(config.limits, largest_unit(config, prepared.geometry))
     measured = metrics_of(prepared, total) if config.options.metrics_port else None
-    with Progress(total, _known_samples(prepared)) as progress:
-        for stats in run_flow(config, prepared, attempt, metrics=measured):
-            progress.add(stats)
-            early.add(stats)
+    incidents: list[Incident] = []
+    try:
+        with Progress(total, _known_samples(prepared)) as progress:
+            for stats in run_flow(config, prepared, attempt, metrics=measured, incidents=incidents):
+                progress.add(stats)
+                early.add(stats)
+                load.add()
+    finally:
+        for incident in incidents:
+            log.event("incident", incident.line, level=logging.WARNING, **incident.to_json())
+    return incidents
+
+
+def _tell_other_device(config: RunConfig, prepared: Prepared) -> None:
+    """Say so if a run goes on where answers may differ from its first ones by rounding."""
+    state = prepared.states[0]
+    first = next(iter(state.finished), None)
+    if first is None:
+        return
+    before = read_footer(state.folder, first.file_name, config.storage).stages["generate"].device
+    now = devices_of_answers(config.cluster, config.options.device)
+    if before is not None and before not in now:
+        names = ", ".join(sorted(now))
+        text = f"this output was begun on {before} and goes on on {names}, which rounds differently"
+        log.tell("other_device", text)
 
 
 def _known_samples(prepared: Prepared) -> int | None:
@@ -101,10 +137,16 @@ def _known_samples(prepared: Prepared) -> int | None:
     return samples
 
 
-def _conclude(config: RunConfig, prepared: Prepared, state: ArmState, message: str) -> Outcome:
+def _conclude(
+    config: RunConfig,
+    prepared: Prepared,
+    state: ArmState,
+    message: str,
+    incidents: Sequence[Incident] = (),
+) -> Outcome:
     """Conclude an arm's output, and log how its run ended."""
-    outcome = _conclude_output(config, prepared.plan, state, message)
-    notes = (*prepared.notes, *outcome.notes)
+    outcome = _conclude_output(config, prepared.plan, state, message, incidents)
+    notes = (*prepared.notes, *outcome.notes, *(config.redact(incident.line) for incident in incidents))
     outcome = replace(outcome, run_id=state.manifest.run_id, notes=notes)
     counts = ("units", "samples", "rows", "status", "tokens", "samples_per_s", "failed_shards")
     summary = outcome.summary.to_json()
@@ -123,17 +165,20 @@ def _conclude(config: RunConfig, prepared: Prepared, state: ArmState, message: s
     return outcome
 
 
-def _conclude_output(config: RunConfig, plan: Plan, state: ArmState, message: str) -> Outcome:
+def _conclude_output(
+    config: RunConfig, plan: Plan, state: ArmState, message: str, incidents: Sequence[Incident]
+) -> Outcome:
     """Write summary.json and the data set card and, if the run succeeded, _SUCCESS as the last file."""
     summary = _valid_summary(config, state)
     notes: tuple[str, ...] = ()
     if summary is None:
         take_back_success(state.folder, config.storage)
-        summary = summarise(state.folder, plan, state.finished, config.storage)
+        told = [incident.to_json() for incident in incidents]
+        summary = summarise(state.folder, plan, state.finished, config.storage, told)
         if not write_card(state.folder, state.manifest, summary, config.storage):
             notes = (f"{CARD} is not Trimline's, or was edited, and stays as it is",)
     ok, rows = summary.ok, summary.rows
-    notes += tuple(repeated_lines(summary.repeated))
+    notes += (*repeated_lines(summary.repeated), *mixture_lines(summary.rows_by_device))
     if summary.failed_shards:
         first = summary.failed_shards_named[0]
         text = f"{summary.failed_shards} shards could not be read whole"

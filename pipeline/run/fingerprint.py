@@ -16,7 +16,7 @@ Whatever is added here changes the fingerprint of every output: existing ones ca
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.models.checkpoints.fit import weights_digest
+from pipeline.models.checkpoints.digest import weights_digest
 from pipeline.stages.arms import Arm
 from pipeline.support.fields import fingerprint_fields
 
@@ -58,7 +58,7 @@ def shared_fields(config: "RunConfig", weights: Json) -> Json:
         "source": {"kind": type(config.source).__name__, **rules, **fingerprint_fields(config.source)},
         "task": fingerprint_fields(config.task),
         "model": {**fingerprint_fields(config.model), **weights},
-        "engine": {"kind": type(config.engine).__name__, **fingerprint_fields(config.engine)},
+        "engine": {"kind": type(config.engine).__name__, **config.engine.counted()},
         "decoding": {**draws, **fingerprint_fields(config.decoding)},
         "image": fingerprint_fields(config.imaging),
         **fingerprint_fields(config.limits),

@@ -9,23 +9,28 @@ Ray does not fuse a task into an actor.
 import logging
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from pipeline.run.cluster.resources import TaskResources
-from pipeline.run.cluster.start import hardware
-from pipeline.run.guard.ledger import LedgerHandle, start_ledger
-from pipeline.run.guard.stage import Watch, watched_actor, watched_read, watched_task
+from pipeline.run.cluster.gpu_room import GpuRoom
+from pipeline.run.cluster.nodes import hardware
+from pipeline.run.cluster.placement import reserved_places
+from pipeline.run.cluster.resources import Cluster, TaskResources
+from pipeline.run.guard.actor import watched_actor
+from pipeline.run.guard.incidents import Incident
+from pipeline.run.guard.ledger_handle import LedgerHandle, start_ledger
+from pipeline.run.guard.stage import Watch, watched_read, watched_task
 from pipeline.run.guard.stall import unless_stalled
 from pipeline.stages.decode import decode_unit
 from pipeline.stages.encode import Encode
 from pipeline.stages.generate import Generate
 from pipeline.stages.read import ReadPending
 from pipeline.stages.write import ArmOutput, UnitStats, write_unit
+from pipeline.support import log
 from pipeline.support.errors import RunError
 
 if TYPE_CHECKING:
@@ -40,6 +45,8 @@ if TYPE_CHECKING:
 _TASK_RETRIES = {"max_retries": -1}
 _ACTOR_RETRIES = {"max_restarts": -1, "max_task_retries": -1}
 
+_LEDGER_S = 30.0  # how long the ledger may take to answer at the end
+
 # A stage's function, and the class of an actor with such a function.
 UnitFunction = Callable[[pa.Table], pa.Table]
 ActorClass = Callable[..., UnitFunction]
@@ -53,6 +60,7 @@ def run_flow(
     encode: ActorClass = Encode,
     generate: ActorClass = Generate,
     metrics: "Metrics | None" = None,
+    incidents: list[Incident] | None = None,
 ) -> Iterator[UnitStats]:
     """Make every missing unit of the pending shards, and yield each unit's statistics once it is written.
 
@@ -60,6 +68,7 @@ def run_flow(
         attempt: identifies this start of the job, and goes into the footers.
         encode, generate: the actors' classes; benchmarks of the rest replace them by stubs.
         metrics: counts the units' statistics, and what the ledger says is in work.
+        incidents: what happened to devices is appended to it at the end.
 
     Raises:
         RunError: a stage failed for good, or no stage makes progress.
@@ -67,13 +76,19 @@ def run_flow(
     import ray
 
     _configure_ray_data()
-    config = replace(config, cluster=config.cluster.on(hardware(), config.options.device))
+    available = hardware()
+    room = config.cluster.room_on(available, config.options.device)
+    config = replace(config, cluster=config.cluster.on(available, config.options.device))
     ledger = start_ledger()
-    units = _read_and_decode(config, prepared, attempt, ledger)
-    units = _encode_and_generate(units, config, prepared, ledger, {"encode": encode, "generate": generate})
-    units = _write(units, config, prepared, attempt, ledger)
     try:
-        with metrics.watching(ledger) if metrics else nullcontext():
+        with (
+            _places(config.cluster, room) as places,
+            metrics.watching(ledger) if metrics else nullcontext(),
+        ):
+            units = _read_and_decode(config, prepared, attempt, ledger)
+            classes = {"encode": encode, "generate": generate}
+            units = _encode_and_generate(units, config, prepared, ledger, classes, places)
+            units = _write(units, config, prepared, attempt, ledger)
             for row in unless_stalled(units.iter_rows(), ledger, config.cluster.stall_s):
                 stats = UnitStats.from_row(row)
                 if metrics:
@@ -84,7 +99,18 @@ def run_flow(
             f"{config.redact(_original_error(error))}; run the same command again to go on"
         ) from error
     finally:
+        if incidents is not None:
+            with suppress(ray.exceptions.RayError):
+                incidents += ledger.incidents(timeout_s=_LEDGER_S)
         ledger.kill()
+
+
+def _places(cluster: Cluster, room: GpuRoom) -> AbstractContextManager[dict[str, dict[str, Any]]]:
+    """Reserve the actors' places on GPUs, and tell which GPUs stay without a language model."""
+    if room.idle:
+        log.tell("idle_gpus", f"{room.idle} GPUs of the cluster get no actor: {room.reason}")
+    num_cpus = {stage: cluster.actors(stage).num_cpus for stage in ("encode", "generate")}
+    return reserved_places(room, num_cpus, cluster.stall_s)
 
 
 def _original_error(error: Exception) -> str:
@@ -116,7 +142,7 @@ def _read_and_decode(
     )
     read = watched_read(Watch("read", make, ledger), prepared.pending)
     units = _through(shards, read, **_booked(config.cluster.read), **_TASK_RETRIES)
-    decode = partial(decode_unit, model=config.model, imaging=config.imaging)
+    decode = partial(decode_unit, model=prepared.model_of(config), imaging=config.imaging)
     return _tasks(units, "decode", decode, config, ledger)
 
 
@@ -126,28 +152,32 @@ def _encode_and_generate(
     prepared: "Prepared",
     ledger: LedgerHandle,
     classes: dict[str, ActorClass],
+    places: dict[str, dict[str, Any]],
 ) -> "Dataset":
     arguments = stage_arguments(config, prepared)
     for name, actor_class in classes.items():
-        threads = config.cluster.actors(name).threads
-        make = partial(actor_class, **arguments[name], threads=threads)
+        resources = config.cluster.actors(name)
+        make = partial(actor_class, **arguments[name], threads=resources.threads)
         at_once = config.engine.units_at_once if name == "generate" else 1
-        units = _actors(units, Watch(name, make, ledger), config, at_once)
+        watch = Watch(name, make, ledger, num_gpus=resources.num_gpus or 0.0, at_once=at_once)
+        units = _actors(units, watch, config, places.get(name, {}))
     return units
 
 
 def stage_arguments(config: "RunConfig", prepared: "Prepared") -> dict[str, dict[str, object]]:
     """Collect the arguments of `Encode` and `Generate`, except `threads`, by the stages' names."""
-    shared = {
-        "geometry": prepared.geometry,
-        "model": config.model,
-        "arms": config.arms,
-        "device": config.options.device,
-    }
+    shared = {"geometry": prepared.geometry, "model": prepared.model_of(config), "arms": config.arms}
+    device = {name: config.cluster.device_of(name, config.options.device) for name in ("encode", "generate")}
     return {
-        "encode": {**shared, "clip_text": config.clip_text, "suffix": config.task.suffix},
+        "encode": {
+            **shared,
+            "device": device["encode"],
+            "clip_text": config.clip_text,
+            "suffix": config.task.suffix,
+        },
         "generate": {
             **shared,
+            "device": device["generate"],
             "engine": config.engine,
             "decoding": config.decoding,
             "seed": config.options.seed,
@@ -192,8 +222,12 @@ def _booked(resources: TaskResources) -> dict[str, Any]:
     return {"num_cpus": resources.num_cpus, **memory}
 
 
-def _actors(units: "Dataset", watch: Watch, config: "RunConfig", at_once: int) -> "Dataset":
-    """Add a stage of actors, each of which works on up to `at_once` units in as many threads."""
+def _actors(units: "Dataset", watch: Watch, config: "RunConfig", place: dict[str, Any]) -> "Dataset":
+    """Add a stage of actors, each of which works on up to `watch.at_once` units in as many threads.
+
+    Args:
+        place: Ray's options that put the actors on the GPUs reserved for them.
+    """
     import ray.data
 
     resources = config.cluster.actors(watch.name)
@@ -206,9 +240,10 @@ def _actors(units: "Dataset", watch: Watch, config: "RunConfig", at_once: int) -
         compute=ray.data.ActorPoolStrategy(
             min_size=resources.num_actors,
             max_size=resources.max_actors or resources.num_actors,
-            enable_true_multi_threading=at_once > 1,
+            enable_true_multi_threading=watch.at_once > 1,
         ),
-        max_concurrency=at_once,
+        max_concurrency=watch.at_once,
+        **place,
         **_ACTOR_RETRIES,
     )
 

@@ -54,6 +54,6 @@ def make_units(
             lacking_arms=lacking_arms,
         )
         for unit in units:
-            decoded = decode_unit(unit, model=config.model, imaging=config.imaging)
+            decoded = decode_unit(unit, model=prepared.model_of(config), imaging=config.imaging)
             answered = generate_unit(encode_unit(decoded))
             write_unit(answered, outputs=outputs, storage=config.storage, attempt=attempt)

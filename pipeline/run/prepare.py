@@ -6,6 +6,8 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from pipeline.models.checkpoints.fit import Geometry
+from pipeline.models.config import Model
+from pipeline.models.hub import HubId
 from pipeline.output.changed import require_unchanged
 from pipeline.output.layout import MANIFEST
 from pipeline.output.manifest import Manifest, make_manifest, require_same_run
@@ -22,6 +24,7 @@ from pipeline.run.machine_checks import (
     require_unit_fits,
 )
 from pipeline.run.model_checks import CheckedModel, check_model
+from pipeline.run.pinning import pin_model, with_digests
 from pipeline.run.retry import delete_failed_units
 from pipeline.sources.base import Source
 from pipeline.stages.arms import Arm, reduction_order
@@ -48,13 +51,14 @@ class ArmState:
 class Prepared:
     """Holds a run that is ready to start, or has ended. The arms' outputs have equal plans.
 
-    `notes` say what a user should know of the model, one line each.
+    `notes` say what a user should know of the model, one line each. `model` is what the stages load.
     """
 
     plan: Plan
     geometry: Geometry
     states: tuple[ArmState, ...]
     notes: tuple[str, ...] = ()
+    model: Model | None = None
 
     @cached_property
     def pending(self) -> list[int]:
@@ -74,6 +78,10 @@ class Prepared:
         """Return the source of the whole plan, which may have been extended by other paths."""
         same = source_text(config.source.path, config.reading) == self.plan.source
         return config.source if same else config.source.relocated(path_of_text(self.plan.source))
+
+    def model_of(self, config: "RunConfig") -> Model:
+        """Return the model that the stages load: with commits and digests, once it has been checked."""
+        return self.model or config.model
 
     def missing(self, shard: int) -> PendingShard:
         """Work out which units of a shard are finished, and which arms lack the others.
@@ -96,8 +104,12 @@ class Prepared:
 
 @dataclass(frozen=True)
 class _Checked:
-    """Holds the results of checking a configuration; `started` says that some output exists already."""
+    """Holds the results of checking a configuration; `started` says that some output exists already.
 
+    `config` is the configuration with a pinned model.
+    """
+
+    config: "RunConfig"
     model: CheckedModel
     folders: list[str]
     manifests: list[Manifest]
@@ -116,7 +128,8 @@ def prepare(config: "RunConfig") -> Prepared:
 
 def prepare_all(groups: Sequence["RunConfig"]) -> list[Prepared]:
     """Prepare several runs that answer the same requests: they share one plan and retry the same units."""
-    checked = [_check(group) for group in groups]
+    commits: dict[HubId, str] = {}
+    checked = [_check(group, commits) for group in groups]
     first = groups[0]
     if first.options.retry_failed:
         folders = [folder for group in checked for folder in group.folders]
@@ -130,18 +143,19 @@ def prepare_all(groups: Sequence["RunConfig"]) -> list[Prepared]:
                 first.reading,
             )
     prepared: list[Prepared] = []
-    for config, outputs in zip(groups, checked, strict=True):
-        prepared.append(_freeze_plan(config, outputs, prepared[0].plan if prepared else None))
+    for outputs in checked:
+        prepared.append(_freeze_plan(outputs, prepared[0].plan if prepared else None))
     return prepared
 
 
-def _check(config: "RunConfig") -> _Checked:
+def _check(config: "RunConfig", commits: dict[HubId, str]) -> _Checked:
     output = canonical(config.options.output, config.storage)
     require_own_folder(output, config.storage, holds_arms=any(arm.folder for arm in config.arms))
     require_device(config)
     require_engine(config)
     require_metrics(config)
     reduction_order(config.arms)
+    config = pin_model(config, commits)
     model = check_model(config)
     require_unit_fits(config, model.geometry)
     outputs = [f"{output}/{arm.folder}".rstrip("/") for arm in config.arms]
@@ -152,7 +166,7 @@ def _check(config: "RunConfig") -> _Checked:
         )
     ]
     started = [_is_started(config, *both) for both in zip(outputs, manifests, strict=True)]
-    return _Checked(model, outputs, manifests, any(started))
+    return _Checked(config, model, outputs, manifests, any(started))
 
 
 def _settings_of(config: "RunConfig", arm: Arm) -> dict[str, Any]:  # JSON of any form
@@ -161,13 +175,14 @@ def _settings_of(config: "RunConfig", arm: Arm) -> dict[str, Any]:  # JSON of an
     return {**config.settings, "reducer": arm.settings, **own}
 
 
-def _freeze_plan(config: "RunConfig", checked: _Checked, shared: Plan | None) -> Prepared:
+def _freeze_plan(checked: _Checked, shared: Plan | None) -> Prepared:
     """Write the plan and run.json into each output, or check those that exist, and list the finished units.
 
     Args:
         shared: the plan of another run of the same requests.
     """
-    folders, storage = checked.folders, config.storage
+    config, folders = checked.config, checked.folders
+    storage = config.storage
     plan = shared or _current_plan(config, folders)
     manifests = []
     for folder, manifest in zip(folders, checked.manifests, strict=True):
@@ -177,7 +192,13 @@ def _freeze_plan(config: "RunConfig", checked: _Checked, shared: Plan | None) ->
         ArmState(arm, folder, manifest, finished_units(folder, storage))
         for arm, folder, manifest in zip(config.arms, folders, manifests, strict=True)
     ]
-    prepared = Prepared(plan, checked.model.geometry, tuple(states), checked.model.notes)
+    prepared = Prepared(
+        plan,
+        checked.model.geometry,
+        tuple(states),
+        checked.model.notes,
+        with_digests(config.model, checked.model.weights),
+    )
     if prepared.pending:
         require_model_room(config, prepared.geometry)
     if prepared.pending and checked.started:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline.stages.write import UnitStats
 
 if TYPE_CHECKING:
-    from pipeline.run.guard.ledger import LedgerHandle
+    from pipeline.run.guard.ledger_handle import LedgerHandle
     from pipeline.run.prepare import Prepared
 
 STAGES = ("read", "decode", "encode", "generate", "write")

@@ -15,7 +15,7 @@ import torch
 from pipeline.models.checkpoints.fit import Geometry
 from pipeline.models.checkpoints.folders import folders
 from pipeline.models.config import Model
-from pipeline.models.devices import no_tf32, torch_device, use_threads
+from pipeline.models.devices import device_name, no_tf32, torch_device, use_threads
 from pipeline.sources.task import requests_of
 from pipeline.stages.arms import Arm, reduction_order, with_budgets
 from pipeline.stages.batches import DeviceBatch, HostBatch, OpenRequest, Preparer
@@ -86,7 +86,8 @@ class Encode:
                 _finish(*waiting.pop(0), output)
         for results in waiting:
             _finish(*results, output)
-        return pack_unit(row.passed("encode", started, output.tables(), self._startup_s, cpu_from))
+        visit = started, output.tables(), self._startup_s, cpu_from, device_name(self._device)
+        return pack_unit(row.passed("encode", *visit))
 
     def _preparer(
         self, images: pa.Table, requests: list[OpenRequest], needed_arms: Collection[int]

@@ -69,6 +69,7 @@ class UnitRow:
         tables: dict[str, pa.Table],
         startup_s: float = 0.0,
         cpu_from: float | None = None,
+        device: str | None = None,
     ) -> "UnitRow":
         """Return the row after a stage, with the stage's tables and its visit added to the trace.
 
@@ -76,6 +77,7 @@ class UnitRow:
             started: when the stage began, in seconds since the epoch.
             startup_s: how long the stage's process took to load its models.
             cpu_from: `time.process_time()` at the beginning, which counts all threads of the process.
+            device: on which the stage's model computed, as `models.devices.device_name` has it.
         """
         visit = Visit(
             node=_node(),
@@ -87,6 +89,7 @@ class UnitRow:
             peak_memory_bytes=peak_memory_bytes(),
             peak_gpu_memory_bytes=peak_gpu_memory_bytes(),
             startup_s=startup_s,
+            device=device,
         )
         trace = self.trace.copy()
         trace["stages"] = {**self.trace.get("stages", {}), stage: visit}

@@ -11,6 +11,8 @@ import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
 
+from pipeline.support.plain_text import printable
+
 FORMATS = ("text", "json")
 
 _context: dict[str, str | None] = {"run_id": None, "output": None}
@@ -68,6 +70,14 @@ def event(name: str, message: str = "", *, level: int = logging.INFO, **fields: 
     extra = {"event": name, "fields": fields, "levelname": logging.getLevelName(level), "levelno": level}
     for handler in _handlers():
         handler.handle(logging.makeLogRecord({"name": "trimline", "msg": message, **extra}))
+
+
+def tell(name: str, message: str) -> None:
+    """Say on stderr, in one line, what a user should know now; under `log=json` as an event."""
+    if is_json():
+        event(name, message)
+    else:
+        print(printable(message), file=sys.stderr, flush=True)
 
 
 def _handlers() -> list[_JsonLines]:

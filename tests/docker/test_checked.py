@@ -59,14 +59,18 @@ def test_an_image_is_pinned_small_and_without_root(path):
     assert copied == ["--from=build /opt/trimline /opt/trimline"], "neither pip's caches nor the sources"
 
 
-def test_the_images_differ_in_torch_alone():
+def test_the_images_differ_in_torch_and_vllm_alone():
     cpu, cuda = (
         {(instruction.stage, instruction.name, instruction.text) for instruction in instructions(path)}
         for path in DOCKERFILES
     )
-    assert {name for _, name, _ in cpu ^ cuda} == {"ENV"}
-    (instruction,) = cuda - cpu
-    assert "NVIDIA_VISIBLE_DEVICES=all" in instruction[2]
+    assert {name for _, name, _ in cpu ^ cuda} == {"COPY", "ENV", "RUN"}
+    own = [text for _, _, text in sorted(cuda - cpu)]
+    assert len(own) == 5
+    assert own[0] == "constraints-vllm.txt ./" and "--constraint constraints-vllm.txt" in own[2]
+    assert own[1].endswith("'.[demo,cluster,vllm]'")
+    assert "NVIDIA_VISIBLE_DEVICES=all" in own[3]
+    assert "gcc" in own[4], "Triton compiles what vLLM runs on a GPU"
 
 
 def test_instructions_are_read_as_docker_reads_them(tmp_path):
@@ -136,6 +140,24 @@ def test_faults_of_manifests_are_found():
 def test_the_job_has_the_same_cluster_specification():
     cluster, job = (manifest(path)["spec"] for path in MANIFESTS)
     assert job["rayClusterSpec"] == cluster
+
+
+def test_a_cluster_that_scales_is_used_by_its_job(tmp_path, monkeypatch):
+    """A run whose actors have no max_actors keeps those that fit on the nodes of its start."""
+    from tests.support.commands import compose as composed
+
+    monkeypatch.chdir(tmp_path)
+    cluster, job = (manifest(path)["spec"] for path in MANIFESTS)
+    (workers,) = cluster["workerGroupSpecs"]
+    (container,) = workers["template"]["spec"]["containers"]
+    gpus = int(container["resources"]["limits"]["nvidia.com/gpu"])
+    assert workers["maxReplicas"] > workers["replicas"]
+    run = composed(*shlex.split(job["entrypoint"])[2:]).cluster
+    assert run.generate.num_actors == workers["replicas"] * gpus
+    assert run.generate.max_actors == workers["maxReplicas"] * gpus
+    assert 1 == run.encode.num_actors < run.encode.max_actors
+    named = re.findall(r"cluster\.\w+\.max_actors=\d+", MANIFESTS[0].read_text())
+    assert len(named) == 2 and set(named) <= set(job["entrypoint"].split()), "raycluster.yaml says the same"
 
 
 def test_options_given_to_ray_start_exist():

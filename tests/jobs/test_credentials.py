@@ -130,7 +130,8 @@ def test_ray_is_told_only_what_a_process_needs_at_its_start(monkeypatch):
     given = {"env_vars": {"MY_TOKEN": "CANARY", "LD_PRELOAD": "x.so", "LEVEL": 3}, "pip": ["x"]}
     environment = worker_environment(given)
     assert "CANARY" not in str({name: value for name, value in environment.items() if not callable(value)})
-    assert environment["env_vars"].keys() == {"OMP_WAIT_POLICY", "LD_PRELOAD"} and environment["pip"] == ["x"]
+    ours = {"OMP_WAIT_POLICY", "PYTORCH_CUDA_ALLOC_CONF"}
+    assert environment["env_vars"].keys() == ours | {"LD_PRELOAD"} and environment["pip"] == ["x"]
     for name in given["env_vars"]:
         monkeypatch.setenv(name, "")
     monkeypatch.setattr(sys, "meta_path", list(sys.meta_path))

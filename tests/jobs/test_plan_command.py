@@ -118,6 +118,34 @@ def changed(profile: Path, folder: Path, change) -> Path:
     return folder
 
 
+def test_a_node_of_eight_gpus_is_planned_as_eight(profile, tmp_path, capfd):
+    """Of 8 language models and the 2 CLIPs beside them; their shares of a GPU add up to less."""
+
+    def on_gpus(footer):
+        for stage in ("encode", "generate"):
+            footer["stages"][stage]["peak_gpu_memory_bytes"] = 1 << 30
+
+    folder = changed(profile, tmp_path / "gpus", on_gpus)
+    manifest = json.loads((folder / "run.json").read_text())
+    for stage, actors in (("encode", 2), ("generate", 8)):
+        manifest["configuration"]["cluster"][stage]["num_actors"] = actors
+    (folder / "run.json").write_text(json.dumps(manifest))
+    file = tmp_path / "plan.json"
+    status, out, err = plan(
+        capfd, "requests=1e6", f"profile={folder}", "workers=[1,64]", f"json={file}", "resamples=2"
+    )
+    assert (status, err) == (0, "")
+    assert "and 8 GPUs, as in the profile" in out and "all GPUs" in out
+    assert [line.split()[:2] for line in out.splitlines() if line.startswith(("1 ", "64 "))] == [
+        ["1", "8"],
+        ["64", "512"],
+    ]
+    forecast = json.loads(file.read_text())
+    assert forecast["profile"]["gpus"] == 8
+    assert forecast["profile"]["stations"]["generate"]["gpus"] == 1
+    assert 0 < forecast["profile"]["stations"]["encode"]["gpus"] <= 1
+
+
 def test_an_output_of_an_older_version_is_refused(profile, tmp_path, capfd):
     def older(footer):
         for visit in footer["stages"].values():

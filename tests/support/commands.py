@@ -62,12 +62,13 @@ def compose(*overrides: str):
 
     from jobs.common.arguments import CONF
     from jobs.common.configs import make_config
+    from pipeline.run.settle import settle
 
     with initialize_config_dir(str(CONF), version_base="1.3"):
         tree = hydra_compose("annotate", list(overrides), return_hydra_config=True)
     HydraConfig.instance().set_config(tree)
     del tree._content["hydra"]
-    return make_config(tree)
+    return settle(make_config(tree))
 
 
 def begin(*overrides: str) -> None:

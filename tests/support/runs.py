@@ -16,6 +16,7 @@ from pipeline.models.config import Decoding, Model
 from pipeline.output.units import Unit, UnitLimits
 from pipeline.run.cluster.resources import ActorResources, Cluster
 from pipeline.run.config import RunConfig, RunOptions
+from pipeline.run.guard.incidents import Incident
 from pipeline.run.in_process import make_units
 from pipeline.run.prepare import Prepared
 from pipeline.sources.base import Source
@@ -81,8 +82,9 @@ def make_config(
 def without_ray() -> Iterator[None]:
     """Within the block runs call their stages in this process, which saves the start of Ray's workers."""
 
-    def run_units(config: RunConfig, prepared: Prepared) -> None:
+    def run_units(config: RunConfig, prepared: Prepared) -> list[Incident]:
         make_units(config, prepared, f"{time.time():.3f}")
+        return []
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("pipeline.run.annotate._run_units", run_units)

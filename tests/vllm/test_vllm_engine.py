@@ -1,16 +1,22 @@
 """The vLLM engine against the transformers engine: token for token in float32."""
 
+import shutil
 import threading
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from pipeline.engines.base import Request
+from pipeline.engines.transformers import Transformers
 from pipeline.engines.vllm import Vllm
 from pipeline.engines.vllm_steps import Generation
 from pipeline.models.config import Decoding
 from pipeline.support.errors import ConfigError
+from tests.support.adapters import make_adapter
+
+pytestmark = pytest.mark.slow  # each loads an engine or two
 
 NEW_TOKENS = 24
 TEMPLATE = "USER: <image>\n{question} ASSISTANT:"
@@ -196,3 +202,36 @@ def test_a_failing_engine_fails_all_waiting_and_later_calls(model, requests):
 def test_another_device_than_vllms_is_refused(model):
     with pytest.raises(ConfigError, match="device=cuda"):
         Vllm().load(model, Decoding(), device="cuda", seed=0)
+
+
+def test_an_argument_that_vllm_does_not_know_is_refused_and_a_known_one_arrives(model, requests, expected):
+    with (
+        pytest.raises(ConfigError, match=r"engine\.args\.max_logprob: the vLLM"),
+        loaded(model, args={"max_logprob": 3}),
+    ):
+        pass
+    with loaded(model, args={"long_prefill_token_threshold": 64}) as engine:
+        assert all(map(same, engine.generate(requests[:4]), expected))
+
+
+def test_an_adapter_answers_as_the_merged_checkpoint(model, requests, expected, tmp_path):
+    """Merged here by hand into a copy of the LLaVA, which the transformers engine answers from."""
+    from safetensors.torch import load_file, save_file
+
+    adapter = make_adapter(Path(model.path), tmp_path / "adapter", size=0.2)
+    shutil.copytree(model.path, tmp_path / "merged")
+    file = tmp_path / "merged" / "model.safetensors"
+    weights, sides = load_file(file), load_file(adapter / "adapter_model.safetensors")
+    for name in [name for name in sides if ".lora_A." in name]:
+        layer = name.removeprefix("base_model.model.").replace(".lora_A.", ".")
+        layer = layer if layer in weights else layer.replace("model.language_model", "language_model.model")
+        weights[layer] += 2.0 * sides[name.replace(".lora_A.", ".lora_B.")] @ sides[name]
+    save_file(weights, file, {"format": "pt"})
+    merged = replace(model, path=str(tmp_path / "merged"))
+    engine = Transformers(max_batch=16).load(
+        merged, Decoding(max_new_tokens=NEW_TOKENS), device="cpu", seed=0
+    )
+    wanted = engine.generate(requests[:12])
+    assert not all(map(same, wanted, expected)), "the adapter changes answers"
+    with loaded(model, lora=str(adapter)) as engine:
+        assert all(map(same, engine.generate(requests[:12]), wanted))

@@ -1,28 +1,19 @@
-"""Checks that a LLaVA and a CLIP belong together, and computes a digest of a checkpoint.
+"""Checks that a LLaVA and a CLIP belong together.
 
 It reads JSON and the headers of safetensors files, without torch, in a few milliseconds.
 """
 
-import hashlib
-import struct
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.models.checkpoints.files import (
-    SMALL_FILES,
-    Json,
-    read_config,
-    read_json,
-    require_inside,
-    weight_files,
-)
+from pipeline.models.checkpoints.files import Json, read_config, read_json
 from pipeline.models.checkpoints.kinds import CLIP, Kind, kind_of, language_sizes, vision_sizes
 from pipeline.models.checkpoints.layouts import projector_name
 from pipeline.models.checkpoints.supported import require_supported
-from pipeline.models.checkpoints.tensors import locate, read_header, read_tensor, tensors_of
+from pipeline.models.checkpoints.tensors import locate, read_tensor
 from pipeline.models.checkpoints.vision_tower import tower_of
 from pipeline.models.sizes import Shape, shape_of_config
 from pipeline.support.errors import ConfigError
@@ -52,33 +43,6 @@ class Geometry(Shape):
     feature_layer: int
     max_positions: int
     kind: str = CLIP.name
-
-
-def weights_digest(folder: Path) -> str:
-    """Compute a sha256 that changes with the checkpoint, without reading its gigabytes.
-
-    It covers name, size and header of each weight file, the first 64 bytes of each tensor (or a fine-tuned
-    model would pass for its base), and the whole of the configuration and tokenizer files.
-    Raises ConfigError if there are no safetensors files.
-    """
-    digest = hashlib.sha256()
-
-    def add(*parts: bytes) -> None:
-        for part in parts:
-            digest.update(struct.pack("<Q", len(part)) + part)
-
-    for file in weight_files(folder):
-        header = read_header(file)
-        add(file.name.encode(), str(file.stat().st_size).encode(), header)
-        with file.open("rb") as stream:
-            for where in tensors_of(header, file).values():
-                stream.seek(where.start)
-                add(stream.read(min(64, where.size)))
-    for name in SMALL_FILES:
-        if (folder / name).is_file():
-            require_inside(folder / name)
-            add(name.encode(), (folder / name).read_bytes())
-    return digest.hexdigest()
 
 
 def check_fit(llava: Path, clip: Path | None) -> Geometry:

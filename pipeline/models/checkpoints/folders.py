@@ -1,17 +1,20 @@
 """Finds the local folders of a model's two checkpoints: from a folder, a `demo:` name or a hub id."""
 
-import re
+import platform
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
+from pipeline.models.checkpoints.digest import weights_digest
 from pipeline.models.checkpoints.files import WEIGHTS, read_config
 from pipeline.models.checkpoints.kinds import is_original
-from pipeline.models.config import Model
+from pipeline.models.config import Model, PinnedModel
 from pipeline.models.demo.names import resolve_checkpoint
-from pipeline.models.hub import hub_folder
+from pipeline.models.hub import HubId, commit_of, hub_folder, hub_id
 from pipeline.support.errors import ConfigError
 
-HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
-HUB_FILES = ["*.json", "*.safetensors", "*.txt", "tokenizer.model", "spiece.model"]
+SMALL_HUB_FILES = ["*.json", "*.txt", "tokenizer.model", "spiece.model"]
+HUB_FILES = [*SMALL_HUB_FILES, "*.safetensors"]
 
 
 def folders(model: Model) -> tuple[Path, Path | None]:
@@ -19,8 +22,17 @@ def folders(model: Model) -> tuple[Path, Path | None]:
 
     For a LLaVA in the original layout it is a folder in the cache (original.py). The CLIP is None if the
     model names none: such a LLaVA runs with reducers that need neither texts nor the joint space.
-    Raises ConfigError if one of them cannot be found or downloaded.
+    Raises ConfigError if one of them cannot be found or downloaded, or is not what a PinnedModel says.
     """
+    llava, clip = _folders(model)
+    if isinstance(model, PinnedModel):
+        _require_weights(llava, model.weights, "model.path")
+        if clip is not None and model.clip_weights is not None:
+            _require_weights(clip, model.clip_weights, "model.clip")
+    return llava, clip
+
+
+def _folders(model: Model) -> tuple[Path, Path | None]:
     llava = resolve(model.path, model.allow_pickle)
     name = clip_of(model, llava)
     clip = None if name is None else resolve(name, model.allow_pickle)
@@ -58,9 +70,49 @@ def resolve(path: str, allow_pickle: bool = False) -> Path:
         return folder
     from pipeline.models.checkpoints.pickled import PICKLES, as_safetensors
 
-    if HUB_ID.fullmatch(path) and not Path(path).expanduser().is_dir():
+    if hub_id(path) is not None:
         folder = _folder(path, [*HUB_FILES, "pytorch_model*.bin"])
     return as_safetensors(folder) if any((folder / name).is_file() for name in PICKLES) else folder
+
+
+def resolve_small(path: str) -> Path:
+    """Return the local folder of a checkpoint's small files; those of a hub id come without its weights."""
+    return _folder(path, SMALL_HUB_FILES)
+
+
+def pinned(model: Model, earlier: Mapping[str, object], commits: dict[HubId, str]) -> Model:
+    """Return the same model with a commit in each of its hub ids: `owner/name@commit`.
+
+    Args:
+        earlier: `model` of the output's run.json, whose commit holds for an id without a revision.
+        commits: what the hub has said before; new answers are added.
+    """
+    path = _pinned(model.path, earlier.get("path"), commits)
+    clip = clip_of(model, resolve_small(path))
+    named = None if clip is None else _pinned(clip, earlier.get("clip"), commits)
+    return replace(model, path=path, clip=model.clip if named == clip else named)
+
+
+def _pinned(path: str, earlier: object, commits: dict[HubId, str]) -> str:
+    """Put the commit into a hub id; other paths stay as they are."""
+    repository = hub_id(path)
+    if repository is None:
+        return path
+    before = hub_id(earlier) if isinstance(earlier, str) else None
+    if repository.revision is None and before and before.name == repository.name and before.is_commit:
+        return str(before)
+    if repository not in commits:
+        commits[repository] = commit_of(repository)
+    return str(HubId(repository.name, commits[repository]))
+
+
+def _require_weights(folder: Path, digest: str, key: str) -> None:
+    found = weights_digest(folder)
+    if found != digest:
+        raise ConfigError(
+            f"{key}: {folder} on {platform.node()} holds other weights or settings ({found[:8]}) than those "
+            f"of this run's fingerprint ({digest[:8]}): every node needs the same files"
+        )
 
 
 def _folder(path: str, hub_files: list[str]) -> Path:
@@ -69,6 +121,7 @@ def _folder(path: str, hub_files: list[str]) -> Path:
     folder = Path(path).expanduser()
     if folder.is_dir():
         return folder
-    if not HUB_ID.fullmatch(path) or path.startswith("."):
+    repository = hub_id(path)
+    if repository is None:
         raise ConfigError(f"model: {path!r} is neither a folder nor a hub id (owner/name)")
-    return hub_folder(path, hub_files)
+    return hub_folder(repository, hub_files)

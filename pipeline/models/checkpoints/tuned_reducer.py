@@ -17,7 +17,7 @@ Other names of that fork's experiments (PCA, KMEANS, Pooling, ...) have no count
 import re
 
 from pipeline.models.checkpoints.files import Json, read_config
-from pipeline.models.checkpoints.folders import resolve
+from pipeline.models.checkpoints.folders import resolve_small
 from pipeline.models.checkpoints.original import REDUCE_FUNC
 from pipeline.models.config import Model
 from pipeline.support.errors import ConfigError
@@ -31,7 +31,7 @@ def tuned_with(model: Model) -> tuple[str, Json | None] | None:
     None if it names none; the fields are None where there is no counterpart.
     Raises ConfigError if there is no such checkpoint.
     """
-    reduction = read_config(resolve(model.path)).get(REDUCE_FUNC)
+    reduction = read_config(resolve_small(model.path)).get(REDUCE_FUNC)
     return (str(reduction), _fields(str(reduction))) if reduction else None
 
 

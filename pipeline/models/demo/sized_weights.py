@@ -1,8 +1,10 @@
 """Makes checkpoints of LLaVA-1.5's sizes with random weights, to measure time and memory.
 
-Weights are drawn tensor by tensor and written shard by shard, in bfloat16: one shard is in memory at a time.
+Weights are drawn tensor by tensor and written shard by shard, in bfloat16: one shard is in memory at a time,
+and the tensors that the threads have drawn for the next.
 """
 
+import os
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,9 +34,11 @@ from pipeline.models.demo.tokenizers import (
     llava_processor,
     special_ids,
 )
+from pipeline.support.parallel import each
 
 _SHARD_BYTES = SHARD_BYTES
 _DEVIATION = 0.02
+_THREADS = 8
 
 
 @dataclass(frozen=True)
@@ -135,8 +139,10 @@ def _write(folder: Path, model: PreTrainedModel) -> None:
     model.config.architectures = [type(model).__name__]
     model.config.save_pretrained(folder)
     writer = ShardWriter(folder, _SHARD_BYTES)
-    for name, weight in model.state_dict().items():
-        writer.add(name, _drawn(name, weight.shape))
+    shapes = {name: weight.shape for name, weight in model.state_dict().items()}
+    threads = min(_THREADS, len(os.sched_getaffinity(0)))  # each draws a tensor that waits to be written
+    for name, weight in zip(shapes, each(lambda item: _drawn(*item), shapes.items(), threads), strict=True):
+        writer.add(name, weight)
     writer.close()
 
 

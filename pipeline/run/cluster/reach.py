@@ -17,7 +17,6 @@ from typing import IO
 
 from pipeline.support import log
 from pipeline.support.errors import ConfigError, RunError
-from pipeline.support.plain_text import printable
 
 _SAY_AFTER_S = 4.0  # a cluster that is there answers sooner, so nothing is said
 _TRY_EVERY_S = 0.5
@@ -48,7 +47,7 @@ def wait_for_cluster(address: str, connect_s: float) -> None:
                 return
             reason = outcome
             if not said and (reason or time.monotonic() > began + _SAY_AFTER_S):
-                _say(notice)
+                log.tell("waiting", notice)
                 said = True
             time.sleep(_TRY_EVERY_S)
     raise RunError(
@@ -127,10 +126,3 @@ def _asking(place: str, said: IO[bytes]) -> Iterator["subprocess.Popen[bytes]"]:
         with contextlib.suppress(ProcessLookupError):
             process.kill()
         process.wait()
-
-
-def _say(notice: str) -> None:
-    if log.is_json():
-        log.event("waiting", notice)
-    else:
-        print(printable(notice), file=sys.stderr, flush=True)

@@ -5,14 +5,11 @@ import os
 from dataclasses import dataclass, replace
 from typing import Any
 
+from pipeline.run.cluster.gpu_room import GpuRoom, Hardware, divide
 from pipeline.storage.secrets import hide_in_urls
 from pipeline.support.errors import ConfigError
 from pipeline.support.fields import free, require
 
-# Fractions of a GPU: CLIP needs much less time and memory than the language model. One actor of each fits
-# on a GPU, and even four of CLIP's beside one of the language model: however Ray packs them, all have room.
-GPU_SHARES = {"encode": 0.1, "generate": 0.6}
-_GENERATE_PER_ENCODE = 4
 # One image takes at most 896 MiB (stages/formats/opening.py), the unit that is made some tens more.
 DECODE_MEMORY = 1 << 30
 LOOPBACK = "127.0.0.1"
@@ -41,9 +38,9 @@ class TaskResources:
 class ActorResources:
     """Declares the CPUs and GPUs that one actor of a stage books, and the number of actors.
 
-    `num_gpus` null: the stage's share of a GPU (`GPU_SHARES`); 0 in a cluster without GPUs. `num_actors`
-    null: as many as the GPUs can take; without GPUs one on each node that has room for one actor of either
-    stage. `threads` null: torch uses all cores of the node, whatever the actor books.
+    `num_gpus` null: one language model a GPU, with CLIPs beside some of them; 0 in a cluster without GPUs.
+    `num_actors` null: as many as the GPUs can take; without GPUs one on each node that has room for one actor
+    of either stage. `threads` null: torch uses all cores of the node, whatever the actor books.
     """
 
     num_cpus: float = free()
@@ -62,23 +59,6 @@ class ActorResources:
             f"cluster: max_actors must be at least {least}, the number of actors at the start",
         )
         require(self.threads is None or self.threads >= 1, "cluster: threads must be at least 1")
-
-
-@dataclass(frozen=True)
-class Hardware:
-    """Holds what a cluster has: CPUs of each node, GPUs, and the largest node's memory.
-
-    `memory` is the bytes that Ray lets tasks book on one node; None: unknown.
-    """
-
-    node_cpus: tuple[float, ...]
-    gpus: float = 0.0
-    memory: int | None = None
-
-    @property
-    def cpus(self) -> float:
-        """The CPUs of all nodes."""
-        return sum(self.node_cpus)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,52 +129,67 @@ class Cluster:
         """Return the resources of a stage of actors."""
         return {"encode": self.encode, "generate": self.generate}[stage]
 
+    def device_of(self, stage: str, device: str) -> str:
+        """Return the device on which a stage computes: what its actors book, whatever torch sees.
+
+        Args:
+            device: `device` of the run, which holds if the stage's share of a GPU is left open.
+        """
+        booked = self.actors(stage).num_gpus
+        return device if booked is None else "cuda" if booked else "cpu"
+
     def on(self, hardware: Hardware, device: str) -> "Cluster":
         """Fill in the settings left open: shares of a GPU, numbers of actors and the memory of decode.
 
         Raises:
-            ConfigError: the cluster has no room for all actors; Ray would wait for it without a word.
+            ConfigError: the cluster has no room for all actors, for which Ray would wait without a word, or
+                what they book contradicts `device`.
         """
-        filled = self._with_shares(hardware, device)._with_actors(hardware)._with_memory(hardware.memory)
+        room = self.room_on(hardware, device)
+        filled = self._with_actors(hardware, room)._with_memory(hardware.memory)
         filled._require_cpus(hardware.cpus)
-        filled._require_gpus(hardware.gpus)
         return filled
 
-    def _with_shares(self, hardware: Hardware, device: str) -> "Cluster":
-        """Fill in each actor's share of a GPU."""
+    def room_on(self, hardware: Hardware, device: str) -> GpuRoom:
+        """Divide the cluster's GPUs between the stages; ConfigError if the actors do not fit on them."""
         on_gpu = device == "cuda" or (device == "auto" and hardware.gpus > 0)
+        for stage in ("encode", "generate"):
+            booked = self.actors(stage).num_gpus
+            if booked == 0 and device == "cuda":
+                raise ConfigError(
+                    f"device=cuda, but cluster.{stage}.num_gpus=0 books no GPU; device=auto computes {stage} "
+                    "on the CPU then"
+                )
+            if booked and device == "cpu":
+                raise ConfigError(
+                    f"device=cpu uses no GPU, but cluster.{stage}.num_gpus={booked:g} books one; drop either"
+                )
 
-        def filled(stage: str) -> ActorResources:
+        def wanted(stage: str) -> ActorResources:
             actors = self.actors(stage)
-            share = GPU_SHARES[stage] if on_gpu else 0.0
-            return replace(actors, num_gpus=share) if actors.num_gpus is None else actors
+            return actors if on_gpu or actors.num_gpus else replace(actors, num_gpus=0.0)
 
-        return replace(self, encode=filled("encode"), generate=filled("generate"))
+        return divide(hardware, wanted("encode"), wanted("generate"), self._largest_task)
 
-    def _with_actors(self, hardware: Hardware) -> "Cluster":
-        """Fill in the numbers of actors.
+    def _with_actors(self, hardware: Hardware, room: GpuRoom) -> "Cluster":
+        """Fill in the numbers of actors, and what each books of GPUs.
 
         Without GPUs each node gets one of either stage, because an actor's threads use all cores of its node.
         """
         both = self.encode.num_cpus + self.generate.num_cpus + self._largest_task
         nodes_with_room = sum(cpus + _TINY >= both for cpus in hardware.node_cpus)
-        encode, generate = (
-            actors.num_actors or (1 if actors.max_actors else None) for actors in (self.encode, self.generate)
-        )
-        if encode is None:
-            for_gpus = math.ceil(int(hardware.gpus) / _GENERATE_PER_ENCODE)
-            encode = max(1, for_gpus if self.encode.num_gpus else nodes_with_room)
-        if generate is None:
-            most = nodes_with_room
-            if self.generate.num_gpus:
-                most = self._generate_on_gpus(encode, hardware.gpus)
-            free_cpus = hardware.cpus - self._largest_task - encode * self.encode.num_cpus
-            generate = max(1, min(most, int(free_cpus / self.generate.num_cpus + _TINY)))
-        return replace(
-            self,
-            encode=replace(self.encode, num_actors=encode),
-            generate=replace(self.generate, num_actors=generate),
-        )
+
+        def filled(stage: str, most: int) -> ActorResources:
+            actors, places = self.actors(stage), room.of(stage)
+            if places is not None:
+                return replace(actors, num_gpus=places.share, num_actors=places.actors)
+            count = actors.num_actors or (1 if actors.max_actors else max(1, most))
+            return replace(actors, num_gpus=0.0, num_actors=count)
+
+        encode = filled("encode", nodes_with_room)
+        free_cpus = hardware.cpus - self._largest_task - (encode.num_actors or 1) * encode.num_cpus
+        by_cpus = int(free_cpus / self.generate.num_cpus + _TINY)
+        return replace(self, encode=encode, generate=filled("generate", min(nodes_with_room, by_cpus)))
 
     def _with_memory(self, most: int | None) -> "Cluster":
         """Fill in the memory of decode; refuse a task that books more than any node has."""
@@ -211,21 +206,6 @@ class Cluster:
     def _largest_task(self) -> float:
         return max(stage.num_cpus for stage in (self.read, self.decode, self.write))
 
-    def _generate_on_gpus(self, encode_actors: int, gpus: float) -> int:
-        """Count the generate actors that are sure to find a GPU, however Ray packs those of encode.
-
-        An example with 8 GPUs and 12 encode actors of 0.1 GPU each; a generate actor takes 0.6. Four encode
-        actors fit beside a generate actor: (1 - 0.6) / 0.1. Five on one GPU leave no room for it. At worst
-        Ray packs the twelve as 5 + 5 + 2: two GPUs are blocked, and six are left for one generate actor each.
-        """
-        generate_share, encode_share = self.generate.num_gpus or 0.0, self.encode.num_gpus or 0.0
-        if generate_share >= 1:  # whole GPUs, and an encode actor blocks each GPU that it touches
-            return int((gpus - encode_actors * math.ceil(encode_share)) / generate_share + _TINY)
-        fit_beside = int((1 - generate_share) / encode_share + _TINY) if encode_share else encode_actors
-        blocked = encode_actors // (fit_beside + 1)
-        per_gpu = int(1 / generate_share + _TINY)
-        return (int(gpus) - blocked) * per_gpu
-
     def _require_cpus(self, num_cpus: float) -> None:
         """Refuse a cluster that is too small; numbers of actors left open count as 1."""
         actors = sum((stage.num_actors or 1) * stage.num_cpus for stage in (self.encode, self.generate))
@@ -233,20 +213,4 @@ class Cluster:
             raise ConfigError(
                 f"cluster: the actors book {actors:g} CPUs and the largest task {self._largest_task:g}, "
                 f"but the cluster has {num_cpus:g}"
-            )
-
-    def _require_gpus(self, num_gpus: float) -> None:
-        """Refuse a cluster in which some actor might find no GPU."""
-        encode, generate = self.encode, self.generate
-        booked = sum((stage.num_actors or 1) * (stage.num_gpus or 0) for stage in (encode, generate))
-        if booked > num_gpus + _TINY:
-            raise ConfigError(f"cluster: the actors book {booked:g} GPUs, but the cluster has {num_gpus:g}")
-        if not generate.num_gpus:
-            return
-        room = self._generate_on_gpus(encode.num_actors or 1, num_gpus)
-        if (generate.num_actors or 1) > room:
-            raise ConfigError(
-                f"cluster: of {generate.num_actors} actors of generate, {generate.num_gpus:g} GPUs each, "
-                f"{room} are sure to find a place beside {encode.num_actors} of encode, {encode.num_gpus:g} "
-                f"each, on {num_gpus:g} GPUs; lower cluster.encode.num_actors or either's num_gpus"
             )

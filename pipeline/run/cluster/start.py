@@ -6,16 +6,21 @@ import os
 import secrets
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from typing import Any, TypedDict
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
+from pipeline.run.cluster.gpus import require_gpus
 from pipeline.run.cluster.metrics_page import serve_metrics
+from pipeline.run.cluster.nodes import alive_nodes, hardware
 from pipeline.run.cluster.private import PrivateFolder
 from pipeline.run.cluster.reach import wait_for_cluster
-from pipeline.run.cluster.resources import LOOPBACK, Cluster, Hardware
+from pipeline.run.cluster.resources import LOOPBACK, Cluster
 from pipeline.run.cluster.ship import ROOT, packages
 from pipeline.run.cluster.worker_environment import worker_environment
+from pipeline.support import log
 from pipeline.support.errors import RunError
 from pipeline.support.signals import keeping_sigterm_handler
 
@@ -25,7 +30,12 @@ _CLUSTERS = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 
 
 def start_ray(
-    cluster: Cluster, device: str, metrics_port: int | None = None, metrics_host: str = LOOPBACK
+    cluster: Cluster,
+    device: str,
+    metrics_port: int | None = None,
+    metrics_host: str = LOOPBACK,
+    *,
+    dtypes: Mapping[str, str] = MappingProxyType({}),
 ) -> None:
     """Start or join the cluster, unless this process has done so already.
 
@@ -34,15 +44,17 @@ def start_ray(
     Args:
         metrics_port: where a cluster started here serves its metrics; a joined one has a port of its own.
         metrics_host: the address of that port.
+        dtypes: in which the stages compute, by the stages' names.
 
     Raises:
-        ConfigError: what the stages book does not fit the cluster.
+        ConfigError: what the stages book does not fit the cluster, or torch cannot use the GPUs of a node.
         RunError: the cluster cannot be reached, or a node's workers import another `pipeline`, or none.
     """
     _secure(cluster)
     import ray
 
     if ray.is_initialized():
+        require_gpus(cluster, device, dtypes)
         return
     if cluster.address != "local":
         wait_for_cluster(cluster.address, cluster.connect_s)
@@ -54,7 +66,7 @@ def start_ray(
     if folder is not None:
         options |= {
             "num_cpus": cluster.local_cpus,
-            "num_gpus": cluster.num_gpus,
+            "num_gpus": _local_gpus(cluster, device),
             "object_store_memory": cluster.object_store_bytes,
             "include_dashboard": False,
             "_node_ip_address": LOOPBACK,
@@ -69,8 +81,9 @@ def start_ray(
             _require_loopback()
             if metrics_port is not None and metrics_host != LOOPBACK:
                 serve_metrics(metrics_host, metrics_port, alive_nodes()[0]["MetricsExportPort"])
-        cluster.on(hardware(), device)
         _require_our_packages()
+        require_gpus(cluster, device, dtypes)
+        cluster.on(hardware(), device)
     except BaseException:
         if folder is not None:
             folder.remove()
@@ -106,31 +119,20 @@ def _require_loopback() -> None:
         )
 
 
-def hardware() -> Hardware:
-    """Count the CPUs, GPUs and memory of the cluster that this process has joined."""
-    nodes = alive_nodes()
-    cpus = tuple(float(node["Resources"]["CPU"]) for node in nodes)
-    gpus = float(sum(node["Resources"].get("GPU", 0) for node in nodes))
-    return Hardware(cpus, gpus, int(max((node["Resources"].get("memory", 0) for node in nodes), default=0)))
+def _local_gpus(cluster: Cluster, device: str) -> int | None:
+    """Return the GPUs of a cluster on this machine; None: Ray counts them."""
+    import torch
 
-
-class Node(TypedDict):
-    """Declares the keys of Ray's node descriptions that Trimline reads."""
-
-    NodeID: str
-    NodeManagerHostname: str
-    NodeManagerAddress: str
-    Alive: bool
-    MetricsExportPort: int
-    Resources: dict[str, float]
-
-
-def alive_nodes() -> list[Node]:
-    """List the nodes that can run a stage, as Ray describes them."""
-    import ray
-
-    nodes: list[Node] = ray.nodes()  # type: ignore[no-untyped-call]
-    return [node for node in nodes if node["Alive"] and node["Resources"].get("CPU")]
+    is_open = cluster.num_gpus is None and device == "auto"
+    if not is_open or torch.version.cuda or torch.version.hip:
+        return cluster.num_gpus
+    if gpus := len(list(Path("/dev").glob("nvidia[0-9]*"))):
+        log.tell(
+            "device",
+            f"device=auto is the CPU: this machine has {gpus} GPUs, but torch {torch.__version__} is a build "
+            "for CPUs; README.md, Install, says how to get one for GPUs",
+        )
+    return 0
 
 
 def _secure(cluster: Cluster) -> None:

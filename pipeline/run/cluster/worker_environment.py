@@ -32,9 +32,19 @@ def worker_environment(given: Json) -> Json:
     waiting = {"OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "PASSIVE")}
     return {
         **given,
-        "env_vars": waiting | early,
+        "env_vars": waiting | _allocator(variables) | early,
         "worker_process_setup_hook": _setup({name: variables[name] for name in late} | hidden),
     }
+
+
+def _allocator(variables: Json) -> Json:
+    """Let torch's allocator on a GPU grow its segments, unless it is configured already.
+
+    Batches differ in size and keys and values grow by each token: what fixed segments give back lies in
+    pieces too small for the next batch.
+    """
+    given = {"PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"} & (variables.keys() | os.environ.keys())
+    return {} if given else {"PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True"}
 
 
 def without_secrets(given: Json) -> Json:

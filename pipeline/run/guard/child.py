@@ -1,8 +1,9 @@
 """Runs a stage in a child process: `python -m pipeline.run.guard.child READ WRITE`, two inherited pipes.
 
 The parent sends the pickled function that makes the stage, then units. For each unit the child sends the
-tables that the stage returns, and then DONE. What the stage raises on a unit it sends as RAISED, what ends
-the run as ERROR; then it ends.
+tables that the stage returns, and then DONE. What the stage raises on a unit it sends as RAISED, or as DEVICE
+if it is an error of the GPU; what it raises while it is made as NOT_MADE; what ends the run as ERROR. Then it
+ends.
 """
 
 import pickle
@@ -12,11 +13,11 @@ from multiprocessing.connection import Connection
 
 import pyarrow as pa
 
-from pipeline.run.guard.faults import ends_run
+from pipeline.run.guard.faults import ends_run, is_of_device
 from pipeline.stages.rows import table_from_ipc, table_to_ipc
 from pipeline.support.errors import described
 
-TABLE, DONE, RAISED, ERROR = b"T", b"D", b"R", b"E"
+TABLE, DONE, RAISED, DEVICE, NOT_MADE, ERROR = b"T", b"D", b"R", b"G", b"N", b"E"
 Stage = Callable[[pa.Table], pa.Table | Iterator[pa.Table]]
 
 
@@ -25,7 +26,7 @@ def serve(commands: Connection, answers: Connection) -> None:
     try:
         stage = pickle.loads(commands.recv_bytes())()  # from our own parent process
     except Exception as error:  # noqa: BLE001 - the parent raises it again
-        answers.send_bytes(ERROR + described(error).encode())
+        answers.send_bytes(NOT_MADE + described(error).encode())
         return
     try:
         while True:
@@ -43,7 +44,8 @@ def _answer(stage: Stage, data: bytes, answers: Connection) -> bool:
     except (KeyboardInterrupt, SystemExit):
         raise
     except BaseException as error:  # noqa: BLE001 - Rust's panics, too; the parent raises it again
-        answers.send_bytes((ERROR if ends_run(error) else RAISED) + described(error).encode())
+        kind = ERROR if ends_run(error) else DEVICE if is_of_device(error) else RAISED
+        answers.send_bytes(kind + described(error).encode())
         return False
     answers.send_bytes(DONE)
     return True

@@ -13,13 +13,26 @@ from typing import Self
 import pyarrow as pa
 
 from pipeline.run.cluster.ship import ROOT
-from pipeline.run.guard.child import DONE, ERROR, RAISED, Stage
-from pipeline.run.guard.faults import ProcessDied, StageRaised
+from pipeline.run.guard.child import DEVICE, DONE, ERROR, NOT_MADE, RAISED, Stage
+from pipeline.run.guard.faults import (
+    DeviceBroken,
+    DeviceRaised,
+    NotStarted,
+    ProcessDied,
+    StageRaised,
+    UnitFault,
+)
 from pipeline.run.guard.pieces import Passed, answer_in_pieces
 from pipeline.stages.rows import table_from_ipc, table_to_ipc
 from pipeline.support.errors import RunError
 
 MakeStage = Callable[[], Stage]
+_ERRORS: dict[bytes, type[Exception]] = {
+    ERROR: RunError,
+    NOT_MADE: NotStarted,
+    RAISED: StageRaised,
+    DEVICE: DeviceRaised,
+}
 
 
 class IsolatedStage:
@@ -48,17 +61,17 @@ class IsolatedStage:
         """Yield each table of a stage that returns several; UnitFault as in a call.
 
         Raises:
-            RunError: the stage could not be made, or raised what ends the run.
+            RunError: the stage raised what ends the run.
+            NotStarted: the stage could not be made.
         """
         if self._process is None:
             self._start()
         try:
             self._commands.send_bytes(table_to_ipc(batch))
             while (message := self._answers.recv_bytes()) != DONE:
-                if message[:1] in (ERROR, RAISED):
+                if (kind := _ERRORS.get(message[:1])) is not None:
                     self._stop()
-                    text = message[1:].decode()
-                    raise RunError(text) if message[:1] == ERROR else StageRaised(text)
+                    raise kind(message[1:].decode())
                 yield table_from_ipc(pa.py_buffer(memoryview(message)[1:]))
         except (EOFError, OSError):
             raise ProcessDied(self._cause_of_death()) from None
@@ -112,3 +125,37 @@ def answer_isolated(name: str, make: MakeStage, batch: pa.Table, patience: int |
     """
     with IsolatedStage(make) as process:
         return answer_in_pieces(name, process, batch, patience)
+
+
+def answer_controlled(
+    name: str,
+    make: MakeStage,
+    batch: pa.Table,
+    known: Callable[[], pa.Table | None],
+    patience: int | None = None,
+) -> Passed:
+    """Run a unit in a separate process on a GPU, and find out whether a fault is the unit's or the GPU's.
+
+    Before any row fails, a sample that was answered before is tried in the same way.
+
+    Args:
+        known: returns a packed sample that another unit's process has answered.
+
+    Raises:
+        DeviceBroken: the sample that was answered before is answered no more; or nothing ever was, and the
+            processes die or meet errors of the device.
+        RunError: as `answer_isolated` does; NotStarted: the stage cannot be made here.
+    """
+    with IsolatedStage(make) as process:
+
+        def control(own: pa.Table | None) -> bool:
+            sample = known() if own is None else own
+            if sample is None:
+                return False
+            try:
+                process(sample)
+            except UnitFault as fault:
+                raise DeviceBroken(f"{fault} on a sample that was answered before") from None
+            return True
+
+        return answer_in_pieces(name, process, batch, patience, control)

@@ -1,10 +1,15 @@
-"""Records, in a Ray actor, which units the stages work on, and counts the crashes at each unit."""
+"""Records which units the stages work on, and counts the crashes at each unit by where they happened."""
 
-import os
-import socket
 import time
+from collections import Counter, defaultdict
 from dataclasses import dataclass
-from typing import Any
+
+import pyarrow as pa
+
+from pipeline.run.guard.faults import ISOLATE_AFTER
+from pipeline.run.guard.health import Health
+from pipeline.run.guard.incidents import DIED, LOST, NOT_LOADED, RETIRED, Incident, Incidents
+from pipeline.run.guard.location import Location, WorkerProcess
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +23,11 @@ class WorkItem:
     shard: int | None = None
     first: int | None = None
 
+    @property
+    def is_unit(self) -> bool:
+        """Whether it is a unit, and neither a shard nor the start of an actor."""
+        return self.first is not None
+
 
 @dataclass(frozen=True, slots=True)
 class InWork:
@@ -25,8 +35,7 @@ class InWork:
 
     item: WorkItem
     since: float
-    node: str
-    pid: int
+    process: WorkerProcess
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,22 +46,58 @@ class Hopeless:
     samples: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class ActorStart:
+    """Tells an actor that starts what is known of its earlier processes and of its GPU.
+
+    Attributes:
+        deaths: how many of its processes have died or failed while they loaded the model.
+        error: of the last one that failed; "" if none has told any.
+        apart: units that are to run in a separate process, before this one loads the model.
+        retired: why its GPU was given up; None if it was not.
+        is_restart: whether another process of this actor was here before.
+    """
+
+    deaths: int
+    error: str = ""
+    apart: frozenset[WorkItem] = frozenset()
+    retired: str | None = None
+    is_restart: bool = False
+
+
+_DEATH = "killed by a signal, or it ended itself"
+_START = " (start of actor "
+
+
+def start_of(stage: str, process: WorkerProcess) -> WorkItem:
+    """Name the start of an actor, the same after a restart."""
+    return WorkItem(f"{stage}{_START}{process.actor})")
+
+
 class Ledger:
     """Is the actor's class. An item that begins again before it has ended counts one death of its worker."""
 
     def __init__(self) -> None:
         self._in_work: dict[WorkItem, InWork] = {}
-        self._deaths: dict[WorkItem, int] = {}
+        self._deaths: dict[WorkItem, Counter[Location]] = {}
         self._hopeless: dict[str, Hopeless] = {}
         self._last_progress = time.time()
+        self._apart: dict[WorkItem, str] = {}  # by actor
+        self._lost: set[WorkItem] = set()  # units that were in work when a process lost its GPU
+        self._health: dict[str, Health] = defaultdict(Health)  # of GPUs, by stage
+        self._actors: set[str] = set()  # that have started
+        self._errors: dict[WorkItem, str] = {}  # of starts
+        self._retired: dict[tuple[str, Location], str] = {}
+        self._samples: dict[str, pa.Table] = {}
+        self._incidents = Incidents()
 
-    def begin(self, item: WorkItem, node: str, pid: int) -> int:
+    def begin(self, item: WorkItem, process: WorkerProcess) -> int:
         """Record that work begins; returns how many workers have died at this item before."""
         self._last_progress = time.time()
-        if item in self._in_work:
-            self._deaths[item] = self._deaths.get(item, 0) + 1
-        self._in_work[item] = InWork(item, self._last_progress, node, pid)
-        return self._deaths.get(item, 0)
+        if before := self._in_work.get(item):
+            self._count_death(item, before.process)
+        self._in_work[item] = InWork(item, self._last_progress, process)
+        return self._deaths_of(item)
 
     def defer(self, item: WorkItem) -> None:
         """Forget this item for now; a crash before it begins again is not counted against it."""
@@ -61,8 +106,11 @@ class Ledger:
     def end(self, item: WorkItem) -> None:
         """Record that work has ended, and forget the item's deaths."""
         self._last_progress = time.time()
-        self._in_work.pop(item, None)
-        self._deaths.pop(item, None)
+        entry = self._in_work.pop(item, None)
+        if entry and item.is_unit and entry.process.location.gpus:
+            is_at_fault = item in self._apart  # it was found out in a process of its own
+            self._health[item.stage].add_end(item, entry.process.location, is_at_fault=is_at_fault)
+        self._forget(item)
         self._hopeless.pop(item.stage, None)
 
     def end_hopeless(self, item: WorkItem, samples: int) -> Hopeless:
@@ -78,64 +126,104 @@ class Ledger:
             self._in_work.values(), key=lambda entry: entry.since
         )
 
+    # --- starts of actors ---
 
-@dataclass(frozen=True)
-class LedgerHandle:
-    """Calls the ledger's actor from the driver and from the stages' workers; travels to them by pickle."""
+    def start(self, stage: str, process: WorkerProcess) -> ActorStart:
+        """Record that an actor's process starts; returns what it has to know before it loads its model."""
+        item = start_of(stage, process)
+        deaths = self.begin(item, process)
+        apart = {unit for unit, actor in self._apart.items() if actor == process.actor}
+        if process.location.gpus:  # a process of its own finds no room there beside this one's model
+            apart |= {
+                entry.item
+                for entry in self._in_work.values()
+                if entry.item.is_unit
+                and entry.process.actor == process.actor
+                and self._deaths_of(entry.item) + 1 >= ISOLATE_AFTER
+            }
+            self._apart |= dict.fromkeys(apart, process.actor)
+        retired = self._retired.get((stage, process.location))
+        retired = retired or self._health[stage].sickness(process.location)
+        is_restart = process.actor in self._actors
+        self._actors.add(process.actor)
+        return ActorStart(deaths, self._errors.get(item, ""), frozenset(apart), retired, is_restart)
 
-    actor: Any  # a Ray actor handle: Ray makes its methods' `remote` while running, without types
+    def fail_start(self, stage: str, process: WorkerProcess, error: str) -> None:
+        """Record why a start has failed; the process ends, and that counts as a death at the start alone."""
+        self._release(process)
+        self._errors[start_of(stage, process)] = error
+        self._incidents.add(NOT_LOADED, stage, process.location, error)
 
-    def start_of_actor(self, stage: str) -> WorkItem:
-        """Name the start of this process's actor, the same after a restart."""
-        import ray
+    # --- faults of GPUs ---
 
-        return WorkItem(f"{stage} (start of actor {ray.get_runtime_context().get_actor_id()})")
+    def lose(self, item: WorkItem, process: WorkerProcess, error: str) -> None:
+        """Record that a process can use its GPU no more and ends: that is no death at the units in it.
 
-    def begin(self, item: WorkItem) -> int:
-        """Record that this process begins with an item; returns how many workers have died at it before."""
-        import ray
-
-        return int(ray.get(self.actor.begin.remote(item, socket.gethostname(), os.getpid())))
-
-    def defer(self, item: WorkItem) -> None:
-        """Forget an item until it begins again; does not wait for the ledger."""
-        self.actor.defer.remote(item)
-
-    def end(self, item: WorkItem) -> None:
-        """Record that work on an item has ended; does not wait for the ledger."""
-        self.actor.end.remote(item)
-
-    def end_hopeless(self, item: WorkItem, samples: int) -> Hopeless:
-        """Record the end of a unit of which every row failed; returns how many in a row have at its stage."""
-        import ray
-
-        hopeless: Hopeless = ray.get(self.actor.end_hopeless.remote(item, samples))
-        return hopeless
-
-    def in_work(self, timeout_s: float | None = None) -> tuple[float, list[InWork]]:
-        """Return the seconds since the last progress, and the items in work, oldest first.
-
-        Raises:
-            ray.exceptions.RayError: no reply within the timeout, or the ledger is gone.
+        From the second time on it is one at the unit `item`, which met the error.
         """
-        import ray
+        self._release(process)
+        health = self._health[item.stage]
+        if health.add_fault(item, process):  # several of its threads may meet the error
+            self._incidents.add(LOST, item.stage, process.location, error)
+        if item in self._lost:
+            self._deaths.setdefault(item, Counter())[process.location] += 1
+        self._lost.add(item)
+        if max(self._deaths_of(item), health.in_a_row(process.location) - 1) >= ISOLATE_AFTER:
+            self._apart[item] = process.actor
 
-        quiet_s, entries = ray.get(self.actor.in_work.remote(), timeout=timeout_s)
-        return float(quiet_s), list(entries)
+    def set_apart(self, item: WorkItem, process: WorkerProcess) -> None:
+        """Record that a unit is to run apart when the actor, whose process ends, has started again."""
+        self._in_work.pop(item, None)
+        self._apart[item] = process.actor
 
-    def kill(self) -> None:
-        """End the ledger's actor."""
-        import ray
+    def retire(self, stage: str, process: WorkerProcess, item: WorkItem | None, reason: str) -> None:
+        """Record that an actor uses its GPU no more, and forget what happened to units there."""
+        location = process.location
+        for entry in [entry for entry in self._in_work.values() if entry.process.actor == process.actor]:
+            del self._in_work[entry.item]
+        if (stage, location) not in self._retired:
+            self._incidents.add(RETIRED, stage, location, reason)
+        self._retired[stage, location] = reason
+        for unit, deaths in self._deaths.items():
+            if unit.stage == stage:
+                del deaths[location]
+        for done in (item, start_of(stage, process)):
+            if done is not None:
+                self._forget(done)
 
-        ray.kill(self.actor)
+    def keep_sample(self, stage: str, sample: pa.Table) -> None:
+        """Keep a packed sample that a stage has answered: a GPU that does not answer it is at fault."""
+        self._samples.setdefault(stage, sample)
 
+    def sample(self, stage: str) -> pa.Table | None:
+        """Return a packed sample that a stage has answered; None if there is none yet."""
+        return self._samples.get(stage)
 
-def start_ledger() -> LedgerHandle:
-    """Start the ledger on the driver's node, so that losing another node does not lose it."""
-    import ray
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+    def incidents(self) -> list[Incident]:
+        """List what happened to devices."""
+        return list(self._incidents)
 
-    node = ray.get_runtime_context().get_node_id()
-    strategy = NodeAffinitySchedulingStrategy(node, soft=False)
-    actor = ray.remote(Ledger).options(num_cpus=0, max_restarts=0, scheduling_strategy=strategy)
-    return LedgerHandle(actor.remote())
+    def _release(self, process: WorkerProcess) -> None:
+        """Let no unit in a process that ends count a death by that."""
+        for item in [item for item, entry in self._in_work.items() if entry.process == process]:
+            if item.is_unit:
+                del self._in_work[item]
+
+    def _deaths_of(self, item: WorkItem) -> int:
+        return sum(self._deaths.get(item, Counter()).values())
+
+    def _count_death(self, item: WorkItem, process: WorkerProcess) -> None:
+        location = process.location
+        self._deaths.setdefault(item, Counter())[location] += 1
+        if not location.gpus:
+            return
+        if item.is_unit and self._health[item.stage].add_fault(item, process):
+            self._incidents.add(DIED, item.stage, location, _DEATH)
+        elif not item.is_unit and item not in self._errors:
+            self._incidents.add(NOT_LOADED, item.stage.partition(_START)[0], location, _DEATH)
+
+    def _forget(self, item: WorkItem) -> None:
+        """Forget all that counts against an item."""
+        for counts in (self._deaths, self._apart, self._errors):
+            counts.pop(item, None)
+        self._lost.discard(item)

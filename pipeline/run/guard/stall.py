@@ -5,7 +5,8 @@ import threading
 from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
-from pipeline.run.guard.ledger import InWork, LedgerHandle, WorkItem
+from pipeline.run.guard.ledger import InWork, WorkItem
+from pipeline.run.guard.ledger_handle import LedgerHandle
 from pipeline.support.errors import RunError
 
 Item = TypeVar("Item")
@@ -57,8 +58,8 @@ def _fetch(items: Iterable[Item], arrivals: "queue.Queue[Item | _End]") -> None:
 
 def _message(quiet_s: float, in_work: list[InWork]) -> str:
     places = [
-        f"stage {_place(entry.item)} for {quiet_s:.0f} s or more (pid {entry.pid} on {entry.node})"
-        for entry in in_work
+        f"stage {_place(item)} for {quiet_s:.0f} s or more (pid {process.pid} on {process.location.host})"
+        for item, process in ((entry.item, entry.process) for entry in in_work)
     ]
     more = f", and {len(places) - _MOST_NAMED} more" if len(places) > _MOST_NAMED else ""
     where = ", ".join(places[:_MOST_NAMED]) + more

@@ -3,10 +3,9 @@
 import dataclasses
 
 import pytest
-import torch
 
 from pipeline.benchmark import end_to_end
-from pipeline.benchmark.end_to_end import Bench, Job
+from pipeline.benchmark.bench import Bench, Job
 from pipeline.benchmark.options import EndToEndOptions
 from pipeline.engines.base import Request
 from pipeline.engines.transformers import Transformers
@@ -57,17 +56,3 @@ def test_each_arm_is_measured_in_each_round(tmp_path):
     assert arms["full"]["visual_tokens"] > 4 * arms["fifth"]["visual_tokens"]
     table = end_to_end.table(figures)
     assert [row[0] for row in table.rows] == list(arms)
-
-
-@pytest.mark.parametrize("length", [1, 10])
-def test_the_operations_of_a_prefill_are_counted_by_hand(length):
-    bench = Bench(MODEL, Transformers(), JOB, frozenset())
-    config = bench.language_model.model.config
-    width, inner = config.hidden_size, config.intermediate_size
-    heads = config.num_key_value_heads * config.head_dim
-    weights = config.num_hidden_layers * (
-        2 * width * width + 2 * width * heads + 3 * width * inner + 2 * width
-    )
-    attention = 2 * config.num_hidden_layers * width * length * length
-    assert bench._prefill_flop(length) == pytest.approx(2 * weights * length + attention)
-    assert bench.language_model.model.dtype == torch.float32

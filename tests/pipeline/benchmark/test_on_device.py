@@ -61,15 +61,17 @@ def on(config: RunConfig, device: str, *arms: Arm) -> RunConfig:
     return dataclasses.replace(config, options=options, arms=arms)
 
 
-@pytest.mark.parametrize(("device", "kind"), [("auto", "cuda"), ("cpu", "cpu")])
-def test_end_to_end_is_on_the_device(config, device, kind, monkeypatch):
+@pytest.mark.parametrize(("device", "kind", "loops"), [("auto", "cuda", [2]), ("cpu", "cpu", [])])
+def test_end_to_end_is_on_the_device(config, device, kind, loops, monkeypatch):
     monkeypatch.setattr(end_to_end, "gemm_tflops", lambda dtype, device: float(device.type == kind))
     seen = Seen()
-    options = EndToEndOptions(requests=2, rounds=1, loop_batches=[2])
+    options = EndToEndOptions(requests=2, rounds=1, loop_batches=loops)
     with pretended_cuda() as counts:
         figures = end_to_end.measure(on(config, device, Arm("seen", seen, {})), options)
     assert set(seen.devices) == {kind}
     assert figures["gemm_tflops"] == 1
+    assert len(figures["arms"]) == 1 + len(loops)
+    assert end_to_end.table(figures).rows[0][0] == ("loop, batch 2" if loops else "seen")
     assert bool(counts.operations) == (kind == "cuda")
     if kind == "cuda":
         assert any("synchronize" in line for line in counts.waits), "the clock waits for the device"

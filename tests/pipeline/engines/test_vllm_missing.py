@@ -76,7 +76,8 @@ def test_a_too_new_transformers_is_refused(tmp_path, monkeypatch, name):
     [
         {"max_num_seqs": 0},
         {"max_batched_tokens": 0},
-        {"max_batched_tokens": 63},
+        {"max_batched_tokens": 63, "max_num_seqs": 64},
+        {"tensor_parallel": 0},
         {"max_model_len": 0},
         {"units_at_once": 0},
         {"kv_cache_gib": 0},

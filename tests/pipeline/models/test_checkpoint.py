@@ -10,7 +10,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from pipeline.models.checkpoints.fit import Geometry, check_fit, weights_digest
+from pipeline.models.checkpoints.digest import weights_digest
+from pipeline.models.checkpoints.fit import Geometry, check_fit
 from pipeline.models.checkpoints.folders import resolve
 from pipeline.support.errors import ConfigError
 
@@ -52,7 +53,8 @@ def test_geometry(random_checkpoint):
 def test_no_torch_is_imported_to_check(random_checkpoint):
     code = (
         "import sys; from pathlib import Path; "
-        "from pipeline.models.checkpoints.fit import check_fit, weights_digest; "
+        "from pipeline.models.checkpoints.digest import weights_digest; "
+        "from pipeline.models.checkpoints.fit import check_fit; "
         f"root = Path({str(random_checkpoint)!r}); check_fit(root / 'llava', root / 'clip'); "
         "weights_digest(root / 'clip'); assert not {'torch', 'transformers'} & set(sys.modules)"
     )

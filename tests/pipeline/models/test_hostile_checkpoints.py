@@ -15,8 +15,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors import SafetensorError, safe_open
 
+from pipeline.models.checkpoints.digest import weights_digest
 from pipeline.models.checkpoints.files import INDEX, WHOLE
-from pipeline.models.checkpoints.fit import check_fit, weights_digest
+from pipeline.models.checkpoints.fit import check_fit
 from pipeline.models.checkpoints.tensors import locate, read_header, tensors_of
 from pipeline.models.prompts import TokenizerError, load_tokenizer, prompt_ids
 from pipeline.support.errors import ConfigError

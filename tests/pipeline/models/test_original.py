@@ -14,7 +14,8 @@ from transformers import AutoProcessor, LlavaForConditionalGeneration, LlavaImag
 from pipeline.engines.base import Request
 from pipeline.engines.transformers import Transformers
 from pipeline.models.checkpoints.convert import Conversion, convert
-from pipeline.models.checkpoints.fit import check_fit, weights_digest
+from pipeline.models.checkpoints.digest import weights_digest
+from pipeline.models.checkpoints.fit import check_fit
 from pipeline.models.checkpoints.folders import folders
 from pipeline.models.checkpoints.language_only import language_only
 from pipeline.models.config import Decoding, Model

@@ -9,7 +9,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from pipeline.models.checkpoints.fit import check_fit, weights_digest
+from pipeline.models.checkpoints.digest import weights_digest
+from pipeline.models.checkpoints.fit import check_fit
 from pipeline.models.checkpoints.folders import resolve
 from pipeline.models.checkpoints.loading import load_part
 from pipeline.support.errors import ConfigError

@@ -87,7 +87,7 @@ def test_the_hub_is_not_asked_for_a_model_that_a_file_names(tmp_path, monkeypatc
         with pytest.raises(ConfigError, match=r"nobody/nothing.*does not ask the model hub"):
             resolve("nobody/nothing")
         with pytest.raises(ConfigError, match="does not ask the model hub"):
-            hub.hub_file("nobody/nothing", "config.json")
+            hub.hub_file(hub.HubId("nobody/nothing"), "config.json")
     with pytest.raises(AssertionError, match="was asked"):
         resolve("nobody/nothing")
 

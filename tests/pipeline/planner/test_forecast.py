@@ -30,7 +30,7 @@ def plant(
         handover=(np.zeros(1),) * 5,
         warm_V=np.arange(UNIT) > 0,
         seconds=100.0,
-        gpus=0.0,
+        gpus=0,
         manifest=Manifest("run", "fp", 1, {}, {}, {}),
         cluster=Cluster(address="elsewhere"),
         footers=(),

@@ -12,7 +12,7 @@ import pytest
 from pipeline.output.units import Unit
 from pipeline.run.guard.isolated import IsolatedStage, ProcessDied, answer_isolated
 from pipeline.run.guard.samples import join_samples, mark_failed, split_by_sample
-from pipeline.run.guard.stage import Watch, _failed_if_given_up
+from pipeline.run.guard.stage import Watch, failed_if_given_up
 from pipeline.stages.rows import UnitRow, pack_unit, unpack_unit
 from pipeline.support.errors import ConfigError, RunError
 from pipeline.support.schema import REQUESTS, SAMPLES, TOKENS
@@ -194,8 +194,8 @@ def test_the_child_imports_our_packages_not_those_of_the_working_directory(tmp_p
 @pytest.mark.parametrize("deaths", [0, 2, 4])
 def test_before_the_last_attempt_a_batch_is_unchanged(deaths):
     batch = pack_unit(samples("a", "b"))
-    assert _failed_if_given_up(Watch("write", None, None, can_fail=False), batch, deaths) is batch
-    assert _failed_if_given_up(Watch("decode", None, None), batch, deaths) is batch
+    assert failed_if_given_up(Watch("write", None, None, can_fail=False), batch, deaths) is batch
+    assert failed_if_given_up(Watch("decode", None, None), batch, deaths) is batch
 
 
 def test_after_all_attempts_write_stops_the_run_and_decode_fails_its_rows():
@@ -203,8 +203,8 @@ def test_after_all_attempts_write_stops_the_run_and_decode_fails_its_rows():
     with pytest.raises(
         RunError, match="5 workers of stage write died on this unit: 000003-00000007-00000009"
     ):
-        _failed_if_given_up(Watch("write", None, None, can_fail=False), batch, 5)
+        failed_if_given_up(Watch("write", None, None, can_fail=False), batch, 5)
     lines = (
-        unpack_unit(_failed_if_given_up(Watch("decode", None, None), batch, 5)).tables["samples"].to_pylist()
+        unpack_unit(failed_if_given_up(Watch("decode", None, None), batch, 5)).tables["samples"].to_pylist()
     )
     assert {line["status"] for line in lines} == {"failed"}

@@ -15,11 +15,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.output.units import Unit
-from pipeline.run.guard import stage as guard
+from pipeline.run.guard import actor as guard
+from pipeline.run.guard.actor import watched_actor
 from pipeline.run.guard.faults import catching, ends_run
-from pipeline.run.guard.ledger import Ledger, LedgerHandle, WorkItem
+from pipeline.run.guard.ledger import Ledger, WorkItem
+from pipeline.run.guard.ledger_handle import LedgerHandle
 from pipeline.run.guard.pieces import answer_in_pieces
-from pipeline.run.guard.stage import Watch, watched_actor, watched_task
+from pipeline.run.guard.stage import Watch, watched_task
 from pipeline.stages.rows import UnitRow, pack_unit, unpack_unit
 from pipeline.support.errors import ConfigError, RunError, ShardError
 from pipeline.support.schema import REQUESTS, SAMPLES, TOKENS
@@ -30,20 +32,11 @@ ERROR = "stage generate raised RuntimeError: no answer to this"
 class HereLedger(LedgerHandle):
     """Calls a ledger in this process."""
 
-    def start_of_actor(self, stage: str) -> WorkItem:
-        return WorkItem(f"{stage} (start)")
+    def ask(self, method: str, *arguments: object, timeout_s: float | None = None) -> Any:
+        return getattr(self.actor, method)(*arguments)
 
-    def begin(self, item: WorkItem) -> int:
-        return int(self.actor.begin(item, "here", 1))
-
-    def defer(self, item: WorkItem) -> None:
-        self.actor.defer(item)
-
-    def end(self, item: WorkItem) -> None:
-        self.actor.end(item)
-
-    def end_hopeless(self, item: WorkItem, samples: int) -> Any:
-        return self.actor.end_hopeless(item, samples)
+    def tell(self, method: str, *arguments: object) -> None:
+        self.ask(method, *arguments)
 
 
 @dataclass

@@ -18,9 +18,10 @@ import pytest
 from pipeline.output.units import Unit
 from pipeline.run.cluster.resources import Cluster
 from pipeline.run.cluster.start import start_ray
-from pipeline.run.guard.ledger import start_ledger
+from pipeline.run.guard.actor import watched_actor
+from pipeline.run.guard.ledger_handle import start_ledger
 from pipeline.run.guard.shared_lock import SharedLock
-from pipeline.run.guard.stage import Watch, watched_actor
+from pipeline.run.guard.stage import Watch
 from pipeline.stages.rows import UnitRow, pack_unit, unpack_unit
 from pipeline.support.schema import REQUESTS
 
@@ -86,7 +87,7 @@ def test_only_the_unit_that_kills_is_isolated(tmp_path):
     ray.data.DataContext.get_current().enable_progress_bars = False
     ledger = start_ledger()
     log = tmp_path / "log"
-    watch = Watch("generate", functools.partial(Deadly, log), ledger)
+    watch = Watch("generate", functools.partial(Deadly, log), ledger, at_once=AT_ONCE)
     units = ray.data.from_blocks([unit(first) for first in range(8)])
     processed = units.map_batches(
         watched_actor("generate"),

@@ -1,0 +1,109 @@
+"""Decides, once and before anything is counted or checked, what a configuration leaves to where it runs.
+
+An output that has been begun goes on as it was begun.
+"""
+
+import logging
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from pipeline.engines.auto import Auto
+from pipeline.engines.base import EngineConfig, Setting
+from pipeline.output.layout import MANIFEST
+from pipeline.output.manifest import load_manifest
+from pipeline.storage.uris import canonical
+from pipeline.support.errors import ConfigError
+
+if TYPE_CHECKING:
+    from pipeline.run.config import RunConfig
+
+
+def settle(config: "RunConfig", *, shares_images: bool | None = None, tells: bool = True) -> "RunConfig":
+    """Return the configuration with its engine chosen and all of the engine's fields decided.
+
+    Args:
+        shares_images: questions about one image may have the same visual tokens; None: as the arms say.
+        tells: say in a line which engine was chosen.
+
+    Raises:
+        ConfigError: engine=auto cannot know where it will run, or the GPUs booked are not the engine's.
+    """
+    if not config.engine.settles:
+        return _with_gpus(config)
+    setting = Setting(
+        on_gpu=_is_on_gpu(config),
+        shares_images=_shares_images(config) if shares_images is None else shares_images,
+        earlier=_earlier(config),
+    )
+    engine: EngineConfig = config.engine
+    if isinstance(engine, Auto):
+        engine, reason = engine.choose(config.decoding, setting)
+        name = type(engine).__name__.lower()
+        if tells:
+            logging.getLogger(__name__).warning("engine=auto is engine=%s: %s", name, reason)
+    engine = engine.settled(setting)
+    settings = config.settings
+    if type(engine) is not type(config.engine):
+        kind = type(engine)
+        target = f"{kind.__module__}.{kind.__qualname__}"
+        settings = settings | {"engine": {"_target_": target, **vars(engine)}}
+    else:  # what else is there may have been redacted
+        decided = {name: value for name, value in vars(engine).items() if value != vars(config.engine)[name]}
+        settings = settings | {"engine": settings["engine"] | decided}
+    return _with_gpus(replace(config, engine=engine, settings=settings))
+
+
+def _is_on_gpu(config: "RunConfig") -> bool:
+    """Tell whether the language model will run on GPUs, as far as this machine can know."""
+    from pipeline.models.devices import torch_device
+
+    booked = config.cluster.generate.num_gpus
+    if config.options.device != "auto" or booked is not None:
+        return config.options.device != "cpu" and booked != 0
+    if config.cluster.address == "local":
+        return config.cluster.num_gpus != 0 and torch_device("auto").type == "cuda"
+    if isinstance(config.engine, Auto):
+        raise ConfigError(
+            "engine=auto: say device=cuda or device=cpu, for a cluster that is yet to be joined"
+        )
+    return True
+
+
+def _shares_images(config: "RunConfig") -> bool:
+    """Tell whether an image may have several questions for which an arm keeps the same tokens."""
+    task = config.task
+    several = task.source_questions or len(task.prompts) > 1
+    return several and any(not arm.reads_request for arm in config.arms)
+
+
+def _earlier(config: "RunConfig") -> Mapping[str, object]:
+    """Collect what the fingerprint of an existing output counts of its engine."""
+    output = canonical(config.options.output, config.storage)
+    for folder in [output, *(f"{output}/{arm.folder}" for arm in config.arms if arm.folder)]:
+        fs, path = config.storage.open(folder)
+        with config.storage.reaching("output", folder):
+            is_there = fs.exists(f"{path}/{MANIFEST}")
+        if is_there:
+            counted = load_manifest(folder, config.storage).counted
+            return {
+                name.removeprefix("engine."): value
+                for name, value in counted.items()
+                if name.startswith("engine.")
+            }
+    return {}
+
+
+def _with_gpus(config: "RunConfig") -> "RunConfig":
+    """Book as many GPUs for each language model as its engine computes on."""
+    gpus, generate = config.engine.gpus, config.cluster.generate
+    if gpus == 1:
+        return config
+    if not _is_on_gpu(config):
+        raise ConfigError(f"engine.tensor_parallel={gpus} needs GPUs, but the run computes on CPUs")
+    if generate.num_gpus not in (None, gpus):
+        raise ConfigError(
+            f"engine.tensor_parallel={gpus} and cluster.generate.num_gpus={generate.num_gpus:g} must be "
+            "equal: an actor's GPUs are those that share its language model"
+        )
+    return replace(config, cluster=replace(config.cluster, generate=replace(generate, num_gpus=float(gpus))))

@@ -1,0 +1,32 @@
+"""Test on GPUs that Ray is merely told of: each has a language model, and CLIPs lie on different ones."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+
+def placed(nodes, gpus, *how):
+    shown = subprocess.run(
+        [sys.executable, "-m", "tests.support.made_up_gpus", str(nodes), str(gpus), *how],
+        capture_output=True,
+        text=True,
+        timeout=500,
+        check=False,
+    )
+    assert shown.returncode == 0, shown.stderr[-3000:]
+    return json.loads(next(line for line in shown.stdout.splitlines() if line.startswith('{"gpus"')))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("nodes", "gpus", "how"), [(1, 5, ["run"]), (4, 8, []), (1, 20, [])])
+def test_every_gpu_has_a_language_model_and_no_two_clips_share_one(nodes, gpus, how):
+    clips = -(-nodes * gpus // 4)
+    assert placed(nodes, gpus, *how) == {
+        "gpus": nodes * gpus,
+        "gpus_by_language_models": {"1": nodes * gpus},
+        "gpus_by_clips": {"1": clips},
+        "nodes_by_clips": {str(clips // nodes): nodes},
+        "idle": 0,
+    }

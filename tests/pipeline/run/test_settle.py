@@ -1,0 +1,102 @@
+"""Test what is decided when a run is made: the engine, its sizes, and the GPUs of a language model."""
+
+import json
+
+import pytest
+
+from pipeline.engines.transformers import Transformers
+from pipeline.engines.vllm import Vllm
+from pipeline.run.fingerprint import shared_fields
+from pipeline.support.errors import ConfigError
+from tests.support.commands import compose
+
+WEIGHTS = {"weights": "x"}
+
+
+@pytest.fixture
+def vllm_is_there(tmp_path, monkeypatch):
+    """A package called vllm that can be found."""
+    package = tmp_path / "packages" / "vllm"
+    package.mkdir(parents=True)
+    (package / "__init__.py").touch()
+    monkeypatch.syspath_prepend(str(package.parent))
+
+
+@pytest.fixture(autouse=True)
+def output(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path / "output"
+
+
+def composed(*overrides):
+    return compose("source.path=x", *overrides)
+
+
+def engine_counted(config):
+    return shared_fields(config, WEIGHTS)["engine"]
+
+
+def test_auto_is_transformers_on_a_cpu(caplog):
+    config = composed("engine=auto", "device=cpu")
+    assert config.engine == Transformers()
+    assert caplog.messages == ["engine=auto is engine=transformers: the run computes on CPUs"]
+    plain = composed("engine=transformers", "device=cpu")
+    assert engine_counted(config) == engine_counted(plain)
+    assert config.settings["engine"] == plain.settings["engine"]
+
+
+def test_auto_is_transformers_on_a_gpu_without_vllm(caplog):
+    from pipeline.engines.vllm import installed
+
+    if installed():
+        pytest.skip("vLLM is installed here")
+    assert composed("engine=auto", "device=cuda").engine == Transformers()
+    assert "engine=transformers: engine=vllm needs vLLM: pip install" in caplog.text
+
+
+@pytest.mark.usefixtures("vllm_is_there")
+def test_auto_is_vllm_on_a_gpu(caplog):
+    config = composed("engine=auto", "device=cuda")
+    assert isinstance(config.engine, Vllm)
+    assert config.engine.max_num_seqs == 256
+    assert caplog.messages == ["engine=auto is engine=vllm: GPUs and vLLM are there"]
+    assert engine_counted(config)["kind"] == "Vllm"
+
+
+def test_an_output_goes_on_with_its_engine_and_its_sizes(output, caplog):
+    """Begun on a CPU, by a release whose sizes were numbers, and continued on a GPU."""
+    counted = {"engine.kind": "Vllm", "engine.max_num_seqs": 64, "engine.max_batched_tokens": 8192}
+    counted |= {"engine.prefix_cache": True}
+    manifest = {"run_id": "1", "fingerprint": "1", "schema_version": 1, "counted": counted}
+    output.mkdir()
+    (output / "run.json").write_text(json.dumps(manifest | {"configuration": {}, "versions": {}}))
+    kept = composed("engine=vllm", "device=cuda", "output=output", "+engine.args.api_key=CANARY").settings
+    assert kept["engine"]["max_num_seqs"] == 64 and "CANARY" not in str(kept)
+    for engine in ("vllm", "auto"):
+        config = composed(f"engine={engine}", "device=cuda", "output=output")
+        assert (config.engine.max_num_seqs, config.engine.max_batched_tokens) == (64, 8192)
+        assert composed(f"engine={engine}", "device=cuda", "output=other").engine != config.engine
+    assert "engine=auto is engine=vllm: as in the output so far" in caplog.messages
+
+
+def test_the_prefix_cache_of_a_gpu_follows_the_questions_of_an_image():
+    gpu = ("engine=vllm", "device=cuda")
+    assert not composed(*gpu, "reducer=trim", "task=vqa").engine.prefix_cache
+    assert composed(*gpu, "reducer=full", "task=vqa").engine.prefix_cache
+    assert not composed(*gpu, "reducer=full", "task=caption").engine.prefix_cache
+    assert composed("engine=vllm", "device=cpu", "reducer=trim", "task=caption").engine.prefix_cache
+
+
+def test_as_many_gpus_are_booked_as_share_a_language_model():
+    parallel = ("engine=vllm", "engine.tensor_parallel=2")
+    assert composed(*parallel, "device=cuda").cluster.generate.num_gpus == 2
+    assert composed("engine=vllm", "device=cuda").cluster.generate.num_gpus is None
+    with pytest.raises(ConfigError, match=r"engine\.tensor_parallel=2 and cluster\.generate\.num_gpus=1 "):
+        composed(*parallel, "device=cuda", "cluster.generate.num_gpus=1")
+    with pytest.raises(ConfigError, match=r"engine\.tensor_parallel=2 needs GPUs"):
+        composed(*parallel, "device=cpu")
+
+
+def test_auto_must_know_the_device_of_a_cluster_to_be_joined():
+    with pytest.raises(ConfigError, match=r"say device=cuda or device=cpu"):
+        composed("engine=auto", "cluster=ray", "cluster.address=10.0.0.1:6379")
