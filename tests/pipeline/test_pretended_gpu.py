@@ -2,6 +2,7 @@
 
 import dataclasses
 import io
+import threading
 
 import numpy as np
 import pyarrow as pa
@@ -180,3 +181,27 @@ def test_float32_is_not_rounded_to_tf32(families):
             assert torch.backends.cudnn.allow_tf32
             families["clip"].encode("cuda", "full", encode_dtype="float32")
         assert not torch.backends.cudnn.allow_tf32
+
+
+def test_the_next_batch_is_prepared_while_the_gpu_works_on_this_one(families):
+    family = families["clip"]
+    unit = decoded_unit(family.model, 8)
+    expected = tables_of(family.encode("cpu", "trim", encode_batch_size=2)(unit))
+    prepared, encoded = threading.Semaphore(0), []
+    with pretended_cuda(), pytest.MonkeyPatch.context() as patch:
+        encode = family.encode("cuda", "trim", encode_batch_size=2)
+        tokenize = encode._encoder.tokenize_texts
+
+        def counted(texts, *, windows):
+            prepared.release()
+            return tokenize(texts, windows=windows)
+
+        def once_the_next_is_prepared(module, args):
+            due = 2 if not encoded else 1 if len(encoded) < 3 else 0
+            assert all(prepared.acquire(timeout=60) for _ in range(due))
+            encoded.append(len(encoded))
+
+        patch.setattr(encode._encoder, "tokenize_texts", counted)
+        encode._encoder._vision_tower.register_forward_pre_hook(once_the_next_is_prepared)
+        assert tables_of(encode(unit)) == expected
+    assert len(encoded) == 4
