@@ -14,7 +14,7 @@ unexport PYTHONDONTWRITEBYTECODE
 PARALLEL := -n 2 --dist loadgroup --no-loadscope-reorder
 QUICK := not ray and not process and not nodes and not chaos and not fuzz and not browser and not demo and not slow
 
-.PHONY: demo test quick coverage test-vllm chaos fuzz check lint format clean
+.PHONY: demo test quick coverage test-vllm gpu-check chaos fuzz check lint format clean
 
 demo: $(VENV)/.demo
 	$(BIN)/trimline compare dataset=scenes output=output
@@ -37,6 +37,10 @@ coverage: $(VENV)/.test
 # vLLM on the CPU, in a separate environment: it needs another transformers. `make test` skips these tests.
 test-vllm: $(VLLM_VENV)/.test
 	$(VLLM_VENV)/bin/python -m pytest tests/vllm
+
+# On a machine with a GPU, which needs no network: what is installed runs, here or else on the PATH.
+gpu-check:
+	$(if $(wildcard $(BIN)/trimline),$(BIN)/trimline,trimline) benchmark gpu_check
 
 # All faults, many times: about 40 minutes. `make test` has the shorter ones.
 chaos: $(VENV)/.test

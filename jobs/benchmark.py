@@ -37,6 +37,7 @@ BENCHMARKS: dict[str, dict[str, type]] = {
     "reducers": {"reducers": options.ReducersOptions},
     "decode": {"decode": options.DecodeOptions},
     "end_to_end": {"end_to_end": options.EndToEndOptions},
+    "gpu_check": {"gpu_check": options.GpuCheckOptions},
 }
 
 _ON_THE_HOST = {"overhead", "driver_memory", "resume", "decode"}  # parts that compute on no GPU
@@ -66,6 +67,8 @@ def run(config: DictConfig) -> int:
     benchmark, parts = read_keys(to_dict(config.benchmark))
     run_config = settle(make_config(config))
     chosen = benchmark.parts or list(parts)
+    if benchmark.name == "gpu_check":
+        return _check_gpu(run_config, parts["gpu_check"], benchmark.json)
     device = compute_device(run_config.options.device)
     this_machine = machine(device if set(chosen) - _ON_THE_HOST else None)
     figures: dict[str, object] = {"machine": this_machine}
@@ -76,6 +79,13 @@ def run(config: DictConfig) -> int:
         table.show(part_table)
         _write(figures, benchmark.json)
     return 0
+
+
+def _check_gpu(config: "RunConfig", check_options: object, file: str | None) -> int:
+    from pipeline.benchmark.gpu_check.check import check
+
+    assert isinstance(check_options, options.GpuCheckOptions)
+    return check(dataclasses.replace(config, arms=_all_reducers()), check_options, file)
 
 
 def read_keys(keys: dict[str, object]) -> tuple[Benchmark, dict[str, object]]:

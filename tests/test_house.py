@@ -21,6 +21,7 @@ ORDER = ("trim", *(f"pipeline/{room}" for room in ROOMS), "jobs/common", "jobs")
 PLUGINS = {
     "jobs": {"run"},
     "pipeline/benchmark": {"measure", "table"},
+    "pipeline/benchmark/gpu_check": {"measure", "measure_vllm"},
 }
 
 

@@ -11,6 +11,17 @@ from pipeline.models.config import DTYPES
 from pipeline.support.fields import free, require
 
 SPLITS = ("train", "val", "test")
+GEOMETRIES = ("7b", "1b", "13b", "random")
+GPU_CHECK_PARTS = (
+    "same_answers",
+    "same_answers_vllm",
+    "waits",
+    "halved",
+    "weights",
+    "speed",
+    "speed_vllm",
+    "peer_vllm",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,6 +119,7 @@ class EndToEndOptions:
 
     requests: int = free(16)
     loop_batches: list[int] = free(default_factory=lambda: [1, 8])
+    vllm_own: bool = free(True)
     arms: Any = free(None)  # YAML, read by arm_specs; OmegaConf knows no `object`
     rounds: int = free(4)
 
@@ -139,6 +151,31 @@ class DemoOptions:
             all(number >= 1 for number in self.demo_budgets), "benchmark.demo_budgets must be at least 1 each"
         )
         require(self.demo_pictures >= 1, "benchmark.demo_pictures must be at least 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class GpuCheckOptions:
+    """Configures the size of the model whose speed is measured, the work of each part, and the time of all.
+
+    `geometry` is a size of the random checkpoints, or `random`: the smallest, to try the command itself.
+    """
+
+    check_parts: list[str] | None = free(None)
+    geometry: str = free("7b")
+    check_images: int = free(32)
+    check_tokens: int = free(32)
+    check_s: float = free(480.0)
+
+    def __post_init__(self) -> None:
+        require(
+            self.geometry in GEOMETRIES,
+            f"benchmark.geometry: {self.geometry!r} not among {list(GEOMETRIES)}",
+        )
+        unknown = [part for part in self.check_parts or () if part not in GPU_CHECK_PARTS]
+        require(not unknown, f"benchmark.check_parts: {unknown} not among {list(GPU_CHECK_PARTS)}")
+        require(self.check_images >= 2, "benchmark.check_images must be at least 2: a batch is halved")
+        require(self.check_tokens >= 1, "benchmark.check_tokens must be at least 1")
+        require(self.check_s > 0, "benchmark.check_s must be positive")
 
 
 def _require_rounds(rounds: int) -> None:

@@ -1,29 +1,19 @@
 """Measures the encode time of a request with one and with ten questions an image; CLIP runs once an image."""
 
-import dataclasses
 import tempfile
 from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import TypedDict
 
-import pyarrow as pa
-
 from pipeline.benchmark.devices import compute_device, timed
-from pipeline.benchmark.efficiency import units_of
-from pipeline.benchmark.inputs import write_tars
+from pipeline.benchmark.one_unit import decoded_unit
 from pipeline.benchmark.options import QuestionsOptions
-from pipeline.models.checkpoints.fit import Geometry
 from pipeline.run.config import RunConfig
-from pipeline.run.prepare import prepare
-from pipeline.sources.task import Task
-from pipeline.sources.webdataset import WebDataset
-from pipeline.stages.decode import decode_unit
 from pipeline.stages.encode import Encode
 from pipeline.support.table import SPREAD, Table, spread_cells
 
 _MANY = 10
-_SIDE = 336
 
 
 class QuestionsFigures(TypedDict):
@@ -41,7 +31,9 @@ def measure(config: RunConfig, options: QuestionsOptions) -> QuestionsFigures:
     """Time the whole encode stage over one unit, with one question an image and with ten."""
     images, device = options.question_images, compute_device(config.options.device)
     with tempfile.TemporaryDirectory(prefix="trimline-") as folder:
-        units = {number: _unit(config, Path(folder) / str(number), images, number) for number in (1, _MANY)}
+        units = {
+            number: decoded_unit(config, Path(folder) / str(number), images, number) for number in (1, _MANY)
+        }
     encode = Encode(
         geometry=units[1][0],
         model=config.model,
@@ -81,15 +73,3 @@ def table(figures: QuestionsFigures) -> Table:
         ],
         (f"{figures['images']} images a round",),
     )
-
-
-def _unit(config: RunConfig, folder: Path, images: int, questions: int) -> tuple[Geometry, pa.Table]:
-    """Read the checkpoints' geometry, and decode one unit of all the images."""
-    source = WebDataset(path=str(write_tars(folder / "in", images, questions, 1, _SIDE)))
-    limits = dataclasses.replace(config.limits, unit_samples=images, unit_requests=images * questions)
-    options = dataclasses.replace(config.options, output=str(folder / "out"), limit=None)
-    task = Task(source_questions=True)
-    run = dataclasses.replace(config, source=source, task=task, options=options, limits=limits)
-    prepared = prepare(run)
-    (unit,) = units_of(run, prepared, prepared.pending[0])
-    return prepared.geometry, decode_unit(unit, model=config.model, imaging=config.imaging)

@@ -88,6 +88,8 @@ class Visit:
         cores: cores that the process could use.
         peak_memory_bytes, peak_gpu_memory_bytes: of the process until then; None on GPUs: it used none.
         startup_s: how long the process loaded its models before its first unit.
+        device: on which a model computed: the GPU's name, or `CPU`; None: the stage has no model, or an
+            earlier release wrote the footer.
     """
 
     node: str
@@ -99,6 +101,7 @@ class Visit:
     peak_memory_bytes: int
     peak_gpu_memory_bytes: int | None = None
     startup_s: float
+    device: str | None = None
 
     @property
     def seconds(self) -> float:
@@ -168,6 +171,9 @@ class Footer:
         """Return the footer as it is written, its keys in the order of the fields, without `sample_keys`."""
         data = {**asdict(self), "totals": self.totals.to_json()}
         del data["sample_keys"]
+        for visit in data["stages"].values():
+            if visit["device"] is None:
+                del visit["device"]
         return {name: value for name, value in data.items() if name not in _LATER or value is not None}
 
     @classmethod

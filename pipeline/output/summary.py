@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 
+from pipeline.output.computed_on import computed_on
 from pipeline.output.failed_shards import FailedShard, failed_shard
 from pipeline.output.footers import Footer, Json, known_fields, read_footers, read_key
 from pipeline.output.layout import SUCCESS, SUMMARY
@@ -32,6 +33,7 @@ class Summary:
         active_seconds: from the first unit's start to the last one's end, summed over the job's starts.
         starts: how often the job was started.
         rows_by_node: number of rows by the node that generated them.
+        rows_by_device: by the GPU's name, or `CPU` (see `computed_on`); None: an earlier release wrote it.
         census: what became of the sources' entries, as `Census.to_json` has it; None: no unit tells.
         repeated: how many sample keys, and question ids within one sample, came before, and the first of
             them, as `RepeatedNames.to_json` has them; None: an earlier release wrote some of the units.
@@ -60,6 +62,7 @@ class Summary:
     failed_shards_named: list[FailedShard]
     census: Json | None = None
     repeated: Json | None = None
+    rows_by_device: dict[str, int] | None = None
     incidents: list[Json] | None = None
 
     @property
@@ -71,7 +74,7 @@ class Summary:
         """Return the summary as it is written."""
         data = asdict(self)
         kept_fraction = data.pop("kept_fraction")
-        for later in ("census", "repeated", "incidents"):  # not in those of 0.1.0
+        for later in ("census", "repeated", "rows_by_device", "incidents"):  # not in those of 0.1.0
             if data[later] is None:
                 del data[later]
         return {**data, "tokens": {**self.tokens, "kept_fraction": kept_fraction}}
@@ -98,6 +101,7 @@ class _Sums:
     tokens: Counter[str] = field(default_factory=Counter)
     seconds: dict[str, float] = field(default_factory=dict)
     nodes: Counter[str] = field(default_factory=Counter)
+    devices: Counter[str] = field(default_factory=Counter)
     spans: dict[str, tuple[float, float]] = field(default_factory=dict)  # of the job's starts
     failed_shards: list[tuple[int, str]] = field(default_factory=list)
     census: Census = field(default_factory=Census)
@@ -113,6 +117,7 @@ class _Sums:
         for name, seconds in totals.seconds.items():
             self.seconds[name] = self.seconds.get(name, 0) + seconds
         self.nodes[footer.stages["generate"].node] += totals.rows
+        self.devices[computed_on(footer.stages)] += totals.rows
         begin, end = self.spans.get(footer.attempt, (footer.start, footer.end_time))
         self.spans[footer.attempt] = (min(begin, footer.start), max(end, footer.end_time))
         if footer.census:
@@ -143,6 +148,7 @@ class _Sums:
             requests_per_s=self.rows / active_s if active_s else None,
             starts=len(self.spans),
             rows_by_node=dict(self.nodes),
+            rows_by_device=dict(self.devices),
             failed_shards=len(self.failed_shards),
             failed_shards_named=[
                 failed_shard(plan, shard, error) for shard, error in self.failed_shards[:_MOST_SHARDS_NAMED]

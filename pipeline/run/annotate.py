@@ -5,8 +5,10 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 
+from pipeline.output.computed_on import mixture_lines
 from pipeline.output.dataset_card import write_card
 from pipeline.output.failed_shards import MOST_NAMED, place_of
+from pipeline.output.footers import read_footer
 from pipeline.output.layout import CARD, MANIFEST
 from pipeline.output.plan import Plan
 from pipeline.output.repeated import repeated_lines
@@ -18,10 +20,13 @@ from pipeline.output.summary import (
     summary_of,
     take_back_success,
 )
+from pipeline.run.cluster.gpus import devices_of_answers
 from pipeline.run.cluster.start import start_ray
 from pipeline.run.config import Outcome, RunConfig
+from pipeline.run.driver_load import DriverLoad
 from pipeline.run.early_stop import EarlyStop
 from pipeline.run.guard.incidents import Incident
+from pipeline.run.machine_checks import largest_unit
 from pipeline.run.prepare import ArmState, Prepared, look_again, prepare, prepare_all
 from pipeline.run.progress import Progress
 from pipeline.storage.uris import canonical, store_errors
@@ -87,8 +92,10 @@ def _run_units(config: RunConfig, prepared: Prepared) -> list[Incident]:
         options.metrics_host,
         dtypes=config.model.dtypes,
     )
+    _tell_other_device(config, prepared)
     total = sum(prepared.plan.size(shard) for shard in prepared.pending)
     early = EarlyStop(config, prepared.plan)
+    load = DriverLoad(config.limits, largest_unit(config, prepared.geometry))
     measured = metrics_of(prepared, total) if config.options.metrics_port else None
     incidents: list[Incident] = []
     try:
@@ -96,6 +103,7 @@ def _run_units(config: RunConfig, prepared: Prepared) -> list[Incident]:
             for stats in run_flow(config, prepared, attempt, metrics=measured, incidents=incidents):
                 progress.add(stats)
                 early.add(stats)
+                load.add()
     except RunError:
         for incident in incidents:  # the notes tell them at the end of a run that succeeds
             log.tell("incident", config.redact(incident.line))
@@ -103,6 +111,20 @@ def _run_units(config: RunConfig, prepared: Prepared) -> list[Incident]:
     for incident in incidents:
         log.event("incident", incident.line, level=logging.WARNING, **incident.to_json())
     return incidents
+
+
+def _tell_other_device(config: RunConfig, prepared: Prepared) -> None:
+    """Say so if a run goes on where answers may differ from its first ones by rounding."""
+    state = prepared.states[0]
+    first = next(iter(state.finished), None)
+    if first is None:
+        return
+    before = read_footer(state.folder, first.file_name, config.storage).stages["generate"].device
+    now = devices_of_answers(config.cluster, config.options.device)
+    if before is not None and before not in now:
+        names = ", ".join(sorted(now))
+        text = f"this output was begun on {before} and goes on on {names}, which rounds differently"
+        log.tell("other_device", text)
 
 
 def _known_samples(prepared: Prepared) -> int | None:
@@ -159,7 +181,7 @@ def _conclude_output(
         if not write_card(state.folder, state.manifest, summary, config.storage):
             notes = (f"{CARD} is not Trimline's, or was edited, and stays as it is",)
     ok, rows = summary.ok, summary.rows
-    notes += tuple(repeated_lines(summary.repeated))
+    notes += (*repeated_lines(summary.repeated), *mixture_lines(summary.rows_by_device))
     if summary.failed_shards:
         first = summary.failed_shards_named[0]
         text = f"{summary.failed_shards} shards could not be read whole"

@@ -4,7 +4,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from pipeline.models.checkpoints.fit import Geometry
-from pipeline.output.units import MAX_UNIT_BYTES
+from pipeline.output.units import MAX_UNIT_BYTES, UnitLimits
 from pipeline.run.cluster.resources import LOOPBACK
 from pipeline.support.errors import ConfigError
 
@@ -15,10 +15,9 @@ if TYPE_CHECKING:
 def require_unit_fits(config: "RunConfig", geometry: Geometry) -> None:
     """Refuse limits under which a unit could become too large for one Arrow row."""
     limits = config.limits
+    image = _token_bytes(config, geometry)
     pixels = limits.unit_samples * geometry.image_size**2 * 3
     requests = limits.unit_requests + limits.max_questions - 1
-    element = 4 if config.model.encode_dtype == "float32" else 2
-    image = geometry.num_patches * geometry.vision_width * element
     tokens = sum((requests if arm.reads_request else limits.unit_samples) * image for arm in config.arms)
     for what, size in (("decoded images", pixels), ("visual tokens", tokens)):
         if size > MAX_UNIT_BYTES:
@@ -26,6 +25,24 @@ def require_unit_fits(config: "RunConfig", geometry: Geometry) -> None:
                 f"unit_samples, unit_requests, max_questions: a unit's {what} could take {size:,} bytes, "
                 f"more than {MAX_UNIT_BYTES:,}; lower them"
             )
+
+
+def largest_unit(config: "RunConfig", geometry: Geometry) -> UnitLimits:
+    """Compute the largest limits that `require_unit_fits` surely takes, with the run's `max_questions`."""
+    tokens = _token_bytes(config, geometry) * len(config.arms)
+    requests = max(1, MAX_UNIT_BYTES // tokens - config.limits.max_questions + 1)
+    return UnitLimits(
+        unit_samples=min(MAX_UNIT_BYTES // (geometry.image_size**2 * 3), requests),
+        unit_requests=requests,
+        unit_bytes=MAX_UNIT_BYTES // 2,
+        max_questions=config.limits.max_questions,
+    )
+
+
+def _token_bytes(config: "RunConfig", geometry: Geometry) -> int:
+    """Compute the bytes of an image's visual tokens, all kept."""
+    element = 4 if config.model.encode_dtype == "float32" else 2
+    return geometry.num_patches * geometry.vision_width * element
 
 
 def require_model_room(config: "RunConfig", geometry: Geometry) -> None:

@@ -9,7 +9,7 @@ import torch
 from pipeline.engines.base import Answer, EngineConfig, Request
 from pipeline.models.checkpoints.fit import Geometry
 from pipeline.models.config import Decoding, Model, fill_template
-from pipeline.models.devices import from_bytes, torch_device, use_threads
+from pipeline.models.devices import device_name, from_bytes, torch_device, use_threads
 from pipeline.sources.task import kind_of_answer
 from pipeline.stages.arms import Arm
 from pipeline.stages.rows import Fields, pack_unit, unpack_unit
@@ -41,6 +41,7 @@ class Generate:
         self._template, self._dtype = model.template, getattr(torch, model.encode_dtype)
         self._width, self._num_arms = geometry.vision_width, len(arms)
         self._engine = engine.load(model, decoding, device=str(torch_device(device)), seed=seed)
+        self._device = device_name(torch_device(device))
         self._startup_s = time.perf_counter() - started
 
     def __call__(self, batch: pa.Table) -> pa.Table:
@@ -56,7 +57,7 @@ class Generate:
             for fields, answer in zip(answerable, answers, strict=True):
                 fields.update(_answer_fields(fields, answer))
         tables = {"requests": pa.Table.from_pylist(requests, schema=REQUESTS)}
-        return pack_unit(row.passed("generate", started, tables, self._startup_s, cpu_from))
+        return pack_unit(row.passed("generate", started, tables, self._startup_s, cpu_from, self._device))
 
     def _request(self, fields: Fields, tokens: pa.ChunkedArray) -> Request:
         question = fields["question"].replace("<image>", " ")

@@ -69,6 +69,7 @@ class UnitRow:
         tables: dict[str, pa.Table],
         startup_s: float = 0.0,
         cpu_from: float | None = None,
+        device: str | None = None,
     ) -> "UnitRow":
         """Return the row after a stage, with the stage's tables and its visit added to the trace.
 
@@ -76,6 +77,7 @@ class UnitRow:
             started: when the stage began, in seconds since the epoch.
             startup_s: how long the stage's process took to load its models.
             cpu_from: `time.process_time()` at the beginning, which counts all threads of the process.
+            device: on which the stage's model computed, as `models.devices.device_name` has it.
         """
         visit = Visit(
             node=_node(),
@@ -87,6 +89,7 @@ class UnitRow:
             peak_memory_bytes=peak_memory_bytes(),
             peak_gpu_memory_bytes=peak_gpu_memory_bytes(),
             startup_s=startup_s,
+            device=device,
         )
         trace = self.trace.copy()
         trace["stages"] = {**self.trace.get("stages", {}), stage: visit}
@@ -133,7 +136,7 @@ def pack_buffers(row: UnitRow, buffers: dict[str, pa.Buffer]) -> pa.Table:
         "end": pa.array([unit.end], pa.bool_()),
         "trace": pa.array([json.dumps(row.trace, default=asdict)], pa.string()),
     }
-    columns.update({f"table:{name}": _cell(buffer) for name, buffer in buffers.items()})
+    columns.update({f"table:{name}": binary_cell(buffer) for name, buffer in buffers.items()})
     return pa.table(columns)
 
 
@@ -147,8 +150,15 @@ def to_ipc(schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> pa.Buffer:
 
 
 def table_to_ipc(table: pa.Table) -> pa.Buffer:
-    """Write a table into an Arrow IPC stream."""
-    return to_ipc(table.schema, table.to_batches())
+    """Write a table into an Arrow IPC stream, in memory of just its size: each byte is copied once."""
+    size = pa.MockOutputStream()
+    for sink in (size, None):
+        if sink is None:
+            buffer = pa.allocate_buffer(size.size())
+            sink = pa.FixedSizeBufferWriter(buffer)
+        with pa.ipc.new_stream(sink, table.schema) as writer:
+            writer.write_table(table)
+    return buffer
 
 
 def table_from_ipc(stream: pa.Buffer) -> pa.Table:
@@ -156,7 +166,7 @@ def table_from_ipc(stream: pa.Buffer) -> pa.Table:
     return pa.ipc.open_stream(stream).read_all()
 
 
-def _cell(buffer: pa.Buffer) -> pa.Array:
+def binary_cell(buffer: pa.Buffer) -> pa.Array:
     """Make a binary array of one value that shares the buffer."""
     offsets = pa.array([0, buffer.size], pa.int64()).buffers()[1]
     return pa.Array.from_buffers(pa.large_binary(), 1, [None, offsets, buffer])

@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from pipeline.output.computed_on import computed_on
 from pipeline.output.footers import Footer, read_footer
 from pipeline.output.units import Unit
 from pipeline.storage.uris import Storage
@@ -30,6 +31,7 @@ class Sampled:
     tokens: Counter[str] = field(default_factory=Counter)
     shard_errors: dict[int, str] = field(default_factory=dict)
     census: Census = field(default_factory=Census)
+    rows_by_device: Counter[str] = field(default_factory=Counter)
     newest: list[Footer] = field(default_factory=list)
 
     def add(self, footer: Footer) -> None:
@@ -38,6 +40,7 @@ class Sampled:
         self.rows += footer.totals.rows
         self.samples += footer.samples
         self.status.update(footer.totals.status)
+        self.rows_by_device[computed_on(footer.stages)] += footer.totals.rows
         self.tokens.update(footer.totals.tokens)
         if footer.census:
             self.census.add(Census.from_json(footer.census))

@@ -19,6 +19,10 @@ from pipeline.support.fields import free, require
 
 # A run counts as stopped after _GAPS times the usual time between two units, and at least _LEAST_S seconds.
 _GAPS, _LEAST_S = 10, 120.0
+_COUNTED = (
+    *("rows", "status", "rows_by_device", "tokens"),
+    *("failed_shard_count", "failed_shards", "passed_over"),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +57,7 @@ class Status:
     `status`, `tokens`, `failed_shards` and `passed_over` are of; `failed_shards` has why shards could not be
     read whole, the first of `failed_shard_count`, and `failed_shard_uris` where these are; `passed_over` has
     number and first names of the source's entries of which no sample was made, by reason; `repeated` is that
-    of summary.json, None without one; the rates are of the newest units.
+    of summary.json, None without one; `rows_by_device` as there; the rates are of the newest units.
     """
 
     output: str
@@ -73,6 +77,7 @@ class Status:
     failed_shard_uris: dict[int, str]
     passed_over: dict[str, str]
     repeated: dict[str, Any] | None
+    rows_by_device: dict[str, int] | None
     damaged: int
 
     @property
@@ -82,11 +87,7 @@ class Status:
         names += ["samples_in_all", "samples_left"] if self.extent.estimated else []
         names += ["left_s"] if self.left_s else []
         partial = self.counted_units < self.extent.units
-        return names + (
-            ["rows", "status", "tokens", "failed_shard_count", "failed_shards", "passed_over"]
-            if partial
-            else []
-        )
+        return names + ([*_COUNTED] if partial else [])
 
     def to_json(self) -> dict[str, object]:
         """Return everything as data."""
@@ -169,6 +170,7 @@ def _of_summary(summary: Summary, most_shards: int) -> dict[str, Any]:
         "failed_shards": {failed.shard: failed.error for failed in summary.failed_shards_named[:most_shards]},
         "passed_over": Census.from_json(summary.census).reasons() if summary.census else {},
         "repeated": summary.repeated,
+        "rows_by_device": summary.rows_by_device,
         "damaged": 0,
     }
 
@@ -187,5 +189,6 @@ def _of_sample(sampled: Sampled, most_shards: int) -> dict[str, Any]:
         "failed_shards": dict(sorted(sampled.shard_errors.items())[:most_shards]),
         "passed_over": sampled.census.reasons(),
         "repeated": None,
+        "rows_by_device": dict(sampled.rows_by_device),
         "damaged": sampled.damaged,
     }

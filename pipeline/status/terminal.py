@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+from pipeline.output.computed_on import mixture_lines
 from pipeline.output.failed_shards import FailedShard
 from pipeline.output.repeated import repeated_lines
 from pipeline.status.status import Status
@@ -61,7 +62,7 @@ def _outcome(status: Status) -> Iterator[str]:
         yield f"{'broken':10}{more:,} more shards"
     for reason, text in status.passed_over.items():
         yield f"{'skipped':10}{reason}: {text}"
-    for line in repeated_lines(status.repeated):
+    for line in (*repeated_lines(status.repeated), *mixture_lines(status.rows_by_device)):
         yield f"{'warning':10}{line}"
     if status.damaged:
         yield f"{'damaged':10}{status.damaged:,} of the files read: `trimline verify output=...` names them"

@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from pipeline.output.computed_on import computed_on
 from pipeline.output.footers import Footer, Json, footer_in, totals_of
 from pipeline.output.layout import DATA
 from pipeline.output.manifest import Manifest
@@ -28,6 +29,7 @@ class Checked:
         foreign: how it differs from what run.json or the plan say.
         planned: whether the plan has its shard.
         names: the hashes of its samples' keys and its repeated question ids, as `names_of` has them.
+        device: on which its rows were answered, as `computed_on` has it.
     """
 
     unit: Unit
@@ -38,6 +40,7 @@ class Checked:
     foreign: str | None = None
     planned: bool = True
     names: tuple[str | None, Json | None] = (None, None)
+    device: str | None = None
 
 
 def check_file(unit: Unit, folder: str, manifest: Manifest, plan: Plan, storage: Storage) -> Checked:
@@ -61,7 +64,17 @@ def check_file(unit: Unit, folder: str, manifest: Manifest, plan: Plan, storage:
         counts = Counter(footer.totals.status)
         planned = unit.shard < len(plan)
         names = (None, None) if footer.sample_keys is None or fault else names_of(table)
-        return Checked(unit, table.num_rows, counts, footer.shard_error, fault, foreign, planned, names)
+        return Checked(
+            unit,
+            table.num_rows,
+            counts,
+            footer.shard_error,
+            fault,
+            foreign,
+            planned,
+            names,
+            computed_on(footer.stages),
+        )
     except (pa.ArrowException, OSError, ValueError, LookupError, TypeError) as error:
         return Checked(
             unit, fault=f"it cannot be read: {storage.redact(f'{type(error).__name__}: {error}')[:200]}"

@@ -7,6 +7,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from pipeline.output.computed_on import mixture_lines
 from pipeline.output.failed_shards import not_read_whole
 from pipeline.output.layout import DATA, MANIFEST, PLAN, SUCCESS, SUMMARY
 from pipeline.output.manifest import RULES, Manifest, load_manifest
@@ -98,6 +99,7 @@ def _verify_one(
         files.sound[shard] = [group[0] for group in grouped if len(group) == 1]
     if not files.none_agrees:
         verified.findings += unclaimed(units, len(plan))
+    verified.notes += mixture_lines(files.rows_by_device)
     verified.notes += not_read_whole(plan, files.errors, most=len(files.errors))
     with storage.reaching("output", folder):
         verified.findings += _marks(folder, verified, files, storage)
@@ -166,6 +168,7 @@ class _Files:
         self.errors: dict[int, str] = {}  # of shards
         self.sound: dict[int, list[Unit]] = defaultdict(list)
         self.repeated = repeated
+        self.rows_by_device: Counter[str] = Counter()
         self._faults: list[Finding] = []
         self._foreign: list[Finding] = []
 
@@ -173,6 +176,7 @@ class _Files:
         self.units += 1
         self.rows += checked.rows
         self.status.update(checked.status)
+        self.rows_by_device.update({checked.device: checked.rows} if checked.device else {})
         self.repeated.add(checked.unit.stop - checked.unit.first, *checked.names)
         if checked.fault is not None:
             self._faults.append(of_unit("damaged", checked.unit, checked.fault, remove=True))

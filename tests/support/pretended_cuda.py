@@ -181,6 +181,9 @@ def _cuda_functions(device: Device) -> dict[str, Any]:
     def mem_get_info(_: object = None) -> tuple[int, int]:
         return max(0, device.memory_bytes - device.used_bytes - device.reserved), device.memory_bytes
 
+    def set_per_process_memory_fraction(fraction: float, _: object = None) -> None:
+        device.fraction = fraction
+
     stream = Stream()
     major, minor = device.capability
     properties = SimpleNamespace(
@@ -213,6 +216,7 @@ def _cuda_functions(device: Device) -> dict[str, Any]:
         "max_memory_reserved": lambda _=None: device.peak_reserved,
         "reset_peak_memory_stats": reset_peak_memory_stats,
         "empty_cache": empty_cache,
+        "set_per_process_memory_fraction": set_per_process_memory_fraction,
         "get_device_name": lambda _=None: device.name,
         "get_device_capability": lambda _=None: device.capability,
         "get_device_properties": lambda _=None: properties,

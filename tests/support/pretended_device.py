@@ -82,6 +82,7 @@ class Device:
 
     def __init__(self, memory_bytes: int, used_bytes: int, capability: tuple[int, int], name: str) -> None:
         self.memory_bytes, self.used_bytes = memory_bytes, used_bytes
+        self.fraction = 1.0  # of the memory, that this process may take
         self.capability, self.name = capability, name
         self.counts = Counts()
         self.allocated = self.reserved = self.peak = self.peak_reserved = 0
@@ -98,7 +99,7 @@ class Device:
         key, size = storage._cdata, storage.nbytes()
         entry = self._storages.get(key)
         if entry is None:
-            room = self.memory_bytes - self.used_bytes
+            room = min(self.memory_bytes - self.used_bytes, int(self.fraction * self.memory_bytes))
             if self.allocated + size > room:
                 free = max(0, room - self.allocated)
                 raise torch.OutOfMemoryError(

@@ -1,5 +1,6 @@
 """Make outputs without models: plan, units, statuses and files are real, only the answers are invented."""
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -25,8 +26,13 @@ HERE = Storage()
 TASK = Task(source_questions=True)
 
 
-def quick_answer(source: Any, output: Path, *arms: str, **limits: int) -> None:
-    """Write every missing unit file as a run does, then summary.json and _SUCCESS."""
+def quick_answer(
+    source: Any, output: Path, *arms: str, device: str | None = None, clip: str | None = None, **limits: int
+) -> None:
+    """Write every missing unit file as a run does, then summary.json and _SUCCESS.
+
+    `device` and `clip` name what the footers say that answers and visual tokens were computed on.
+    """
     prepared = quick_prepare(source, output, *arms, **limits)
     outputs = tuple(
         ArmOutput(state.folder, "full", state.manifest.fingerprint, "run", "none")
@@ -37,7 +43,7 @@ def quick_answer(source: Any, output: Path, *arms: str, **limits: int) -> None:
         _, finished, lacking_arms = prepared.missing(number)
         reading = {"storage": HERE, "task": TASK, "limits": UnitLimits(**limits)}
         for unit in read_shard(source, shard, finished=finished, lacking_arms=lacking_arms, **reading):
-            row = _answered(unpack_unit(unit), len(outputs))
+            row = _answered(unpack_unit(unit), len(outputs), {"generate": device, "encode": clip or device})
             write_unit(pack_unit(row), outputs=outputs, storage=HERE, attempt="1")
     for state in quick_prepare(source, output, *arms, **limits).states:
         assert all(state.finished.has_shard(shard) for shard in range(len(prepared.plan)))
@@ -73,7 +79,7 @@ def quick_outputs(folder: Path) -> None:
     quick_answer(source, folder / "arms", "full", "trim", unit_samples=2)
 
 
-def _answered(row: UnitRow, arms: int) -> UnitRow:
+def _answered(row: UnitRow, arms: int, devices: dict[str, str | None]) -> UnitRow:
     """Turn a unit's samples into answered requests; faulty samples keep their status."""
     requests = []
     for sample in row.tables["samples"].to_pylist():
@@ -83,8 +89,8 @@ def _answered(row: UnitRow, arms: int) -> UnitRow:
             requests.append({**lasting, **request, **answer})
     lines = [{"arm": arm, **request} for arm in range(arms) for request in requests]
     for stage in ("decode", "encode", "generate"):
-        row = row.passed(stage, 0.0, {})
-    return row.passed("generate", 0.0, {"requests": pa.Table.from_pylist(lines, schema=REQUESTS)})
+        row = row.passed(stage, 0.0, {}, device=devices.get(stage))
+    return replace(row, tables={"requests": pa.Table.from_pylist(lines, schema=REQUESTS)})
 
 
 def lasting_rows(output: Path) -> list[dict[str, Any]]:

@@ -62,11 +62,14 @@ SENTENCES = [
 ]
 
 
-def make_random(folder: Path, seed: int = 0) -> None:
-    """Write `folder/clip` and `folder/llava`; the same seed gives the same bytes."""
+def make_random(folder: Path, seed: int = 0, *, heads: int = 4) -> None:
+    """Write `folder/clip` and `folder/llava`; the same seed gives the same bytes.
+
+    `heads`: of the language model, whose width they share; vLLM knows no heads of 24, but 3 of 32.
+    """
     with quiet():
         clip = _make_clip(folder / "clip", torch.Generator().manual_seed(seed))
-        _make_llava(folder / "llava", clip, torch.Generator().manual_seed(seed + LLAVA_SEED))
+        _make_llava(folder / "llava", clip, heads, torch.Generator().manual_seed(seed + LLAVA_SEED))
 
 
 def _make_clip(folder: Path, generator: torch.Generator) -> CLIPModel:
@@ -116,7 +119,7 @@ def _make_clip(folder: Path, generator: torch.Generator) -> CLIPModel:
     return model
 
 
-def _make_llava(folder: Path, clip: CLIPModel, generator: torch.Generator) -> None:
+def _make_llava(folder: Path, clip: CLIPModel, heads: int, generator: torch.Generator) -> None:
     tokenizer = llama_tokenizer(SENTENCES, 1200)
     ids = special_ids(tokenizer)
     config = LlavaConfig(
@@ -125,7 +128,7 @@ def _make_llava(folder: Path, clip: CLIPModel, generator: torch.Generator) -> No
             hidden_size=96,
             intermediate_size=256,
             num_hidden_layers=3,
-            num_attention_heads=4,
+            num_attention_heads=heads,
             max_position_embeddings=4096,
             vocab_size=len(tokenizer),
             **ids,

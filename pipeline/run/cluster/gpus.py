@@ -10,8 +10,11 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
+from pipeline.run.cluster.nodes import alive_nodes, hardware
+from pipeline.run.cluster.resources import Cluster
 from pipeline.support.errors import ConfigError
 
 BFLOAT16_FROM = (8, 0)  # Ampere; before, bfloat16 is emulated, and vLLM refuses it
@@ -186,3 +189,48 @@ def require_usable(name: str, counted: int, seen: SeenGpus, dtypes: Mapping[str,
                 f"{capability[0]}.{capability[1]}, and bfloat16 needs {BFLOAT16_FROM[0]}.{BFLOAT16_FROM[1]}: "
                 f"use {' '.join(f'{key}=float16' for key in in_bfloat16)}"
             )
+
+
+def require_gpus(cluster: Cluster, device: str, dtypes: Mapping[str, str]) -> None:
+    """Check that torch can use every GPU of the cluster's nodes, if a stage uses GPUs.
+
+    Args:
+        dtypes: in which the stages compute, by the stages' names.
+
+    Raises:
+        ConfigError: as `require_usable` says it.
+    """
+    on_gpu = {
+        f"model.{stage}_dtype": dtypes.get(stage, "")
+        for stage in ("encode", "generate")
+        if cluster.device_of(stage, device) != "cpu"
+    }
+    if not on_gpu:
+        return
+    nodes = _nodes_with_gpus()
+    for node, seen in _asked(nodes).items():
+        require_usable(*dict(nodes)[node], seen, on_gpu)
+
+
+def devices_of_answers(cluster: Cluster, device: str) -> set[str]:
+    """Name the devices on which generate may compute here, as `models.devices.device_name` does."""
+    if cluster.on(hardware(), device).device_of("generate", device) == "cpu":
+        return {"CPU"}
+    return {name for seen in _asked(_nodes_with_gpus()).values() for name in seen.names}
+
+
+Nodes = tuple[tuple[str, tuple[str, int]], ...]  # as `ask_nodes` takes them
+
+
+def _nodes_with_gpus() -> Nodes:
+    nodes = [
+        (node["NodeID"], (node["NodeManagerHostname"], int(node["Resources"].get("GPU", 0))))
+        for node in alive_nodes()
+    ]
+    return tuple(sorted(node for node in nodes if node[1][1]))
+
+
+@cache
+def _asked(nodes: Nodes) -> dict[str, SeenGpus]:
+    """Ask the nodes once, though a comparison starts several runs; Ray's ids of nodes are unique."""
+    return ask_nodes(dict(nodes))

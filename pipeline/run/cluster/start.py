@@ -8,14 +8,13 @@ import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from functools import cache
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, TypedDict
+from typing import Any
 
-from pipeline.run.cluster.gpu_room import Hardware
-from pipeline.run.cluster.gpus import SeenGpus, ask_nodes, require_usable
+from pipeline.run.cluster.gpus import require_gpus
 from pipeline.run.cluster.metrics_page import serve_metrics
+from pipeline.run.cluster.nodes import alive_nodes, hardware
 from pipeline.run.cluster.private import PrivateFolder
 from pipeline.run.cluster.reach import wait_for_cluster
 from pipeline.run.cluster.resources import LOOPBACK, Cluster
@@ -55,7 +54,7 @@ def start_ray(
     import ray
 
     if ray.is_initialized():
-        _require_gpus(cluster, device, dtypes)
+        require_gpus(cluster, device, dtypes)
         return
     if cluster.address != "local":
         wait_for_cluster(cluster.address, cluster.connect_s)
@@ -83,7 +82,7 @@ def start_ray(
             if metrics_port is not None and metrics_host != LOOPBACK:
                 serve_metrics(metrics_host, metrics_port, alive_nodes()[0]["MetricsExportPort"])
         _require_our_packages()
-        _require_gpus(cluster, device, dtypes)
+        require_gpus(cluster, device, dtypes)
         cluster.on(hardware(), device)
     except BaseException:
         if folder is not None:
@@ -134,55 +133,6 @@ def _local_gpus(cluster: Cluster, device: str) -> int | None:
             "for CPUs; README.md, Install, says how to get one for GPUs",
         )
     return 0
-
-
-def _require_gpus(cluster: Cluster, device: str, dtypes: Mapping[str, str]) -> None:
-    """Check that torch can use every GPU of the cluster's nodes, if a stage uses GPUs."""
-    on_gpu = {
-        f"model.{stage}_dtype": dtypes.get(stage, "")
-        for stage in ("encode", "generate")
-        if cluster.device_of(stage, device) != "cpu"
-    }
-    nodes = {
-        node["NodeID"]: (node["NodeManagerHostname"], int(node["Resources"].get("GPU", 0)))
-        for node in alive_nodes()
-    }
-    with_gpus = {name: node for name, node in nodes.items() if node[1]} if on_gpu else {}
-    for name, seen in _asked(tuple(sorted(with_gpus.items()))).items():
-        require_usable(*with_gpus[name], seen, on_gpu)
-
-
-@cache
-def _asked(nodes: tuple[tuple[str, tuple[str, int]], ...]) -> dict[str, SeenGpus]:
-    """Ask the nodes once, though a comparison starts several runs; the keys of `nodes` are unique."""
-    return ask_nodes(dict(nodes))
-
-
-def hardware() -> Hardware:
-    """Count the CPUs, GPUs and memory of the cluster that this process has joined."""
-    nodes = alive_nodes()
-    cpus = tuple(float(node["Resources"]["CPU"]) for node in nodes)
-    gpus = tuple(float(node["Resources"].get("GPU", 0)) for node in nodes)
-    return Hardware(cpus, gpus, int(max((node["Resources"].get("memory", 0) for node in nodes), default=0)))
-
-
-class Node(TypedDict):
-    """Declares the keys of Ray's node descriptions that Trimline reads."""
-
-    NodeID: str
-    NodeManagerHostname: str
-    NodeManagerAddress: str
-    Alive: bool
-    MetricsExportPort: int
-    Resources: dict[str, float]
-
-
-def alive_nodes() -> list[Node]:
-    """List the nodes that can run a stage, as Ray describes them."""
-    import ray
-
-    nodes: list[Node] = ray.nodes()  # type: ignore[no-untyped-call]
-    return [node for node in nodes if node["Alive"] and node["Resources"].get("CPU")]
 
 
 def _secure(cluster: Cluster) -> None:

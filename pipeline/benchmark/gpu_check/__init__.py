@@ -1,0 +1,1 @@
+"""Proves on a machine with one GPU and no network what a machine without one cannot show."""
