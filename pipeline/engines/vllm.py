@@ -54,8 +54,8 @@ class Vllm(EngineConfig):
         tensor_parallel: GPUs that share one language model; `cluster.generate.num_gpus` follows.
         quantization: how vLLM stores the weights, such as fp8; null: in `model.generate_dtype`.
         kv_cache_dtype: how it stores keys and values, such as fp8; null: in `model.generate_dtype`.
-        lora: a LoRA adapter of the language model, in PEFT's format: a folder or a hub id. It is added to the
-            weights, and the fingerprint has the hash of its files.
+        lora: a LoRA adapter of the language model, in PEFT's format: a folder, or a hub id with a commit. It
+            is added to the weights, and the fingerprint has the hash of its files.
         args: any other argument of vLLM's EngineArgs.
         kv_cache_gib: memory for keys and values; null: on a GPU what `gpu_memory_utilization` leaves, on a
             CPU 4, or VLLM_CPU_KVCACHE_SPACE.
@@ -112,7 +112,13 @@ class Vllm(EngineConfig):
             return None
         from pipeline.models.checkpoints.adapter import read_adapter
         from pipeline.models.checkpoints.folders import resolve
+        from pipeline.models.hub import hub_id
 
+        repository = hub_id(self.lora)
+        require(
+            repository is None or repository.is_commit,
+            f"engine.lora={self.lora}: a hub id needs its commit, owner/name@COMMIT: all nodes load the same",
+        )
         return read_adapter(resolve(self.lora))
 
     @property

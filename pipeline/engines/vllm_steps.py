@@ -11,6 +11,7 @@ import queue
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass, field
 from time import perf_counter
 from typing import TYPE_CHECKING
@@ -104,7 +105,8 @@ class Steps:
         except BaseException as error:  # noqa: BLE001 - raised again in the waiting threads
             self._end(error)
         finally:
-            engine.engine_core.shutdown()  # frees its memory now; a process of its own ends
+            with suppress(Exception):  # of a process that has ended already
+                engine.engine_core.shutdown()  # frees the memory now; a process of its own ends
             del engine
             self._close()
 

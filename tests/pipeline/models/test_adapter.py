@@ -6,6 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from pipeline.engines.vllm import Vllm
 from pipeline.models.checkpoints.adapter import read_adapter
 from pipeline.models.checkpoints.language_only import language_only
 from pipeline.support.errors import ConfigError
@@ -56,6 +57,13 @@ def test_what_is_more_than_a_sum_is_refused(random_checkpoint, tmp_path, config,
     with pytest.raises(ConfigError, match=error) as told:
         read_adapter(folder)
     assert str(told.value).startswith("engine.lora: ") and "\n" not in str(told.value)
+
+
+def test_an_adapter_of_the_hub_needs_its_commit():
+    """An upload during a run would change the adapter of the nodes that start later."""
+    for name in ("owner/name", "owner/name@main"):
+        with pytest.raises(ConfigError, match=rf"engine\.lora={name}: a hub id needs its commit"):
+            Vllm(lora=name).adapter()
 
 
 def test_layers_outside_the_language_model_and_other_shapes_are_refused(random_checkpoint, tmp_path):
