@@ -66,13 +66,13 @@ def test_it_runs_through(tmp_path):
     parts = figures["parts"]
     states = {name: part["state"] for name, part in parts.items()}
     assert not {"broke", "stopped"} & set(states.values()), printed
-    assert states["same_answers"] == "passed"
+    proven = {name: state for name, state in states.items() if name != "speed"}
+    assert proven == {"same_answers": "passed", "waits": "passed", "halved": "passed"}
     assert status == int("failed" in states.values())
     (answers,) = parts["same_answers"]["measured"]["sheets"]
     assert len(answers["rows"]) == 9 and all(row[1:6] == [4, 4, 4, 4, 0] for row in answers["rows"])
     waits = parts["waits"]["measured"]
     assert all(row[1] > 0 for row in waits["sheets"][0]["rows"]), "the profiler sees waits"
-    assert parts["halved"]["measured"]["claims"][1]["holds"]
     speed = parts["speed"]["measured"]["figures"]["end_to_end"]
     assert list(speed["arms"]) == ["loop, batch 8", "full", "trim"]
     assert speed["arms"]["full"]["peak_mib"] > speed["arms"]["trim"]["peak_mib"] > 0

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from pipeline.benchmark import end_to_end
+from pipeline.benchmark.gpu_check.material import small_model
 from pipeline.benchmark.gpu_check.results import Claim, Measured, Sheet
 from pipeline.benchmark.options import EndToEndOptions, GpuCheckOptions
 from pipeline.engines import vllm
@@ -24,6 +25,7 @@ from trim import Full, Trim
 
 _KEPT = 0.21  # of the tokens, as TRIM's paper keeps them on the average
 _ROUNDS = 2
+_IMAGES_AT_ONCE = 32
 _LOOP = 8  # requests at a time in the plain loop
 
 
@@ -65,16 +67,11 @@ def measure_peer(config: RunConfig, options: GpuCheckOptions) -> Measured:
 
 def _model(config: RunConfig, geometry: str) -> Model:
     """Return a model of random weights in bfloat16."""
-    name = "demo:random" if geometry == "random" else f"demo:random_{geometry}"
-    return Model(
-        name="random" if geometry == "random" else f"random_{geometry}",
-        path=f"{name}/llava",
-        clip=f"{name}/clip",
-        template=config.model.template,
-        encode_dtype="bfloat16",
-        generate_dtype="bfloat16",
-        encode_batch_size=32,
-    )
+    model = small_model(config, batch=_IMAGES_AT_ONCE)
+    if geometry != "random":
+        name = f"random_{geometry}"
+        model = dataclasses.replace(model, name=name, path=f"demo:{name}/llava", clip=f"demo:{name}/clip")
+    return dataclasses.replace(model, encode_dtype="bfloat16", generate_dtype="bfloat16")
 
 
 def _measure(
