@@ -23,7 +23,7 @@ from pipeline.models.encoder import load_encoder
 from pipeline.models.llava import LanguageModel
 from pipeline.models.preprocess import preprocessor_of
 from pipeline.models.prompts import load_projector
-from pipeline.stages.reduce import identity_of
+from pipeline.stages.batches import identity_of
 from trim import Reducer, VisualTokens
 
 _CPU = torch.device("cpu")

@@ -28,8 +28,8 @@ from pipeline.models.encoder import load_encoder
 from pipeline.models.preprocess import preprocessor_of
 from pipeline.models.prompts import load_projector
 from pipeline.run.config import RunConfig
+from pipeline.stages.batches import identity_of
 from pipeline.stages.imaging import Imaging, decode
-from pipeline.stages.reduce import identity_of
 from pipeline.support.intervals import Interval, difference
 from pipeline.support.table import Table
 from trim import Full, Random, Reducer, Trim, VisualTokens

@@ -18,6 +18,7 @@ import torch
 
 from pipeline.benchmark.bench import Bench, Job, Measured
 from pipeline.benchmark.devices import compute_device, gemm_tflops
+from pipeline.benchmark.gpu_room import beside_others
 from pipeline.benchmark.options import EndToEndOptions
 from pipeline.benchmark.own_llava import NAME, own_arm
 from pipeline.run.config import RunConfig
@@ -55,12 +56,14 @@ def measure(config: RunConfig, options: EndToEndOptions) -> EndToEndFigures:
         loop_batches=tuple(options.loop_batches),
     )
     device = compute_device(config.options.device)
+    models = 1 + options.vllm_own + bool(job.loop_batches)
+    engine = beside_others(engine, model, device, models=models)
     bench = Bench(model, engine, job, frozenset[str]().union(*(arm.reducer.needs for arm in arms)), device)
     runs: dict[str, Callable[[int], Measured]] = {
         f"loop, batch {batch}": partial(bench.run_loop, batch) for batch in job.loop_batches
     }
     runs |= {arm.name: partial(bench.run, arm.reducer) for arm in arms}
-    own, own_note = own_arm(model, engine, bench)
+    own, own_note = own_arm(model, engine, bench) if options.vllm_own else (None, None)
     runs |= {NAME: own} if own else {}
     bench.run(arms[0].reducer, job.rounds)  # warms up
     if own:

@@ -20,6 +20,7 @@ GPU_CHECK_PARTS = (
     "weights",
     "speed",
     "speed_vllm",
+    "peer_vllm",
 )
 
 
@@ -118,6 +119,7 @@ class EndToEndOptions:
 
     requests: int = free(16)
     loop_batches: list[int] = free(default_factory=lambda: [1, 8])
+    vllm_own: bool = free(True)
     arms: Any = free(None)  # YAML, read by arm_specs; OmegaConf knows no `object`
     rounds: int = free(4)
 

@@ -44,11 +44,11 @@ def own_arm(
     if find_spec("torchvision") is None:
         return None, f"{NAME} is not measured: its image processor needs torchvision"
     on_gpu = bench.device.type != "cpu"
-    given = engine.arguments(model, folders(model), on_gpu=on_gpu)
-    arguments = {name: value for name, value in given.items() if name not in _NOT_FOR_IMAGES}
-    arguments |= {"max_num_seqs": engine.max_num_seqs, "dtype": model.generate_dtype, "seed": 0}
-    arguments |= {"max_model_len": engine.max_model_len}
     try:
+        given = engine.arguments(model, folders(model), on_gpu=on_gpu)
+        arguments = {name: value for name, value in given.items() if name not in _NOT_FOR_IMAGES}
+        arguments |= {"max_num_seqs": engine.max_num_seqs, "dtype": model.generate_dtype, "seed": 0}
+        arguments |= {"max_model_len": engine.max_model_len}
         own = OwnLlava(folders(model)[0], arguments, bench.device)
     except ConfigError as error:
         return None, f"{NAME} is not measured: {str(error)[:200]}"

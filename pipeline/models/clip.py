@@ -6,6 +6,7 @@ Legend: B images or texts, S pixels a side, C channels, N patches, D vision widt
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers import AutoTokenizer, CLIPTextModelWithProjection, CLIPVisionModel
@@ -125,10 +126,16 @@ class ClipEncoder(Towers):
         metric_BNP: Tensor = self._vision_head(patches_BND.float())
         return metric_BNP
 
-    def _embed(self, pieces: list[list[int]]) -> Tensor:
+    def _padded(self, pieces: list[list[int]]) -> np.ndarray:
+        """Return ids and, if any piece is padded, their attention mask: int64 [1 or 2, B, L]."""
+        tokens = self._tokenizer.pad({"input_ids": pieces}, padding=True, return_tensors="np")
+        ids, mask = tokens["input_ids"], tokens["attention_mask"]
+        return np.stack([ids, mask][: 1 if mask.all() else 2]).astype(np.int64)
+
+    def _embed(self, padded: Tensor) -> Tensor:
         """Return CLIP's text_embeds."""
-        tokens = self._tokenizer.pad({"input_ids": pieces}, padding=True, return_tensors="pt").to(self.device)
-        pooled = self._text_tower(tokens.input_ids, attention_mask=tokens.attention_mask).pooler_output
+        ids, mask = padded[0], padded[1] if len(padded) > 1 else None
+        pooled = self._text_tower(ids, attention_mask=mask).pooler_output
         embeds_BP: Tensor = self._text_head(pooled.float())
         return embeds_BP
 

@@ -4,8 +4,10 @@ import os
 import socket
 import time
 
+import numpy as np
 import pyarrow as pa
 import torch
+from numpy.typing import NDArray
 
 from pipeline.support.errors import ConfigError
 
@@ -41,13 +43,17 @@ def synchronized_time(device: torch.device) -> float:
     return time.perf_counter()
 
 
-def to_bytes(tokens_KD: torch.Tensor) -> bytes:
-    """Serialise a tensor row by row; bfloat16 as int16 bits, since numpy has no bfloat16."""
-    tokens_KD = tokens_KD.detach().to("cpu").contiguous()
-    bits = tokens_KD.view(torch.int16) if tokens_KD.dtype == torch.bfloat16 else tokens_KD
-    return bits.numpy().tobytes()
+def no_tf32() -> None:
+    """Let CUDA multiply float32 numbers as such, in convolutions, too, where torch's default rounds them."""
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.allow_tf32 = False
+
+
+def as_bytes(host: torch.Tensor) -> NDArray[np.uint8]:
+    """View a tensor of the host as its bytes, row by row (numpy has no bfloat16); copies strided ones."""
+    return host.detach().reshape(-1).view(torch.uint8).numpy()
 
 
 def from_bytes(buffer: pa.Buffer, dtype: torch.dtype, width: int) -> torch.Tensor:
-    """Copy the [K, width] tensor that `to_bytes` wrote out of a buffer."""
+    """Copy the [K, width] tensor out of a buffer with the bytes that `as_bytes` shows."""
     return torch.frombuffer(bytearray(buffer), dtype=dtype).view(-1, width)

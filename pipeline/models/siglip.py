@@ -9,6 +9,7 @@ Legend: B images or texts, N patches, D vision width, P joint width, L positions
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers import (
@@ -114,11 +115,14 @@ class SiglipEncoder(Towers):
         mixed_BND: Tensor = head.mlp(head.layernorm(pooled_BND))
         return pooled_BND + mixed_BND
 
-    def _embed(self, pieces: list[list[int]]) -> Tensor:
-        """Return SigLIP's text embeddings: the last of L positions, after padding without a mask."""
+    def _padded(self, pieces: list[list[int]]) -> np.ndarray:
+        """Return ids at all of the text tower's positions: int64 [1, B, L]."""
         padding = self._tokenizer.pad_token_id
-        ids_BL = [piece + [padding] * (self._max_tokens - len(piece)) for piece in pieces]
-        pooled = self._text_tower(torch.tensor(ids_BL, device=self.device)).pooler_output
+        return np.array([[piece + [padding] * (self._max_tokens - len(piece)) for piece in pieces]], np.int64)
+
+    def _embed(self, padded: Tensor) -> Tensor:
+        """Return SigLIP's text embeddings: the last of L positions, after padding without a mask."""
+        pooled = self._text_tower(padded[0]).pooler_output
         embeds_BP: Tensor = self._text_head(pooled.float())
         return embeds_BP
 

@@ -5,9 +5,11 @@ Legend: B images or texts, S pixels a side, C channels, N patches, D vision widt
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
@@ -19,6 +21,14 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 TEXTS_AT_ONCE = 256
+
+
+@dataclass(frozen=True)
+class TextTokens:
+    """Holds the padded token ids of texts, at most TEXTS_AT_ONCE pieces together, and each text's pieces."""
+
+    padded: list[np.ndarray]
+    counts: list[int]
 
 
 class Towers(ABC):
@@ -72,12 +82,22 @@ class Towers(ABC):
         """Project patches into the joint space: float32 [B, N, P]."""
 
     @abstractmethod
-    def _embed(self, pieces: list[list[int]]) -> Tensor:
-        """Embed at most TEXTS_AT_ONCE lists of token ids: float32 [B, P], not normalised."""
+    def _padded(self, pieces: list[list[int]]) -> np.ndarray:
+        """Pad lists of token ids, B, to one length L: int64 [1 or more, B, L], the ids first."""
 
-    @torch.inference_mode()
+    @abstractmethod
+    def _embed(self, padded: Tensor) -> Tensor:
+        """Embed what `_padded` made, on the encoder's device: float32 [B, P], not normalised."""
+
     def encode_texts(self, texts: Sequence[str], *, windows: bool = False) -> Tensor:
         """Embed texts in the joint space, not normalised: float32 [B, P] on the encoder's device.
+
+        See `tokenize_texts`."""
+        tokens = self.tokenize_texts(texts, windows=windows)
+        return self.embed_tokens([torch.from_numpy(x).to(self.device) for x in tokens.padded], tokens.counts)
+
+    def tokenize_texts(self, texts: Sequence[str], *, windows: bool = False) -> "TextTokens":
+        """Turn texts into what `embed_tokens` embeds, on the host.
 
         A text is cut at the tower's positions (CLIP's 77 tokens, the end token among them). With `windows` it
         is split there instead, each piece with the special tokens of a text. The mean of the pieces, each
@@ -88,10 +108,21 @@ class Towers(ABC):
         pieces = [self._pieces(text, windows) for text in texts]
         flat = [piece for of_text in pieces for piece in of_text]
         starts = range(0, len(flat), TEXTS_AT_ONCE)
-        embeds_BP = torch.cat([self._embed(flat[first : first + TEXTS_AT_ONCE]) for first in starts])
-        if len(flat) == len(texts):
+        padded = [self._padded(flat[first : first + TEXTS_AT_ONCE]) for first in starts]
+        return TextTokens(padded, [len(of_text) for of_text in pieces])
+
+    @torch.inference_mode()
+    def embed_tokens(self, padded: Sequence[Tensor], counts: Sequence[int]) -> Tensor:
+        """Embed texts in the joint space: float32 [B, P] on the encoder's device.
+
+        Args:
+            padded: `TextTokens.padded`, on the encoder's device.
+            counts: `TextTokens.counts`.
+        """
+        embeds_BP = torch.cat([self._embed(tokens) for tokens in padded])
+        if len(embeds_BP) == len(counts):
             return embeds_BP
-        parts = torch.split(embeds_BP, [len(of_text) for of_text in pieces])
+        parts = torch.split(embeds_BP, list(counts))
         return torch.stack([_mean_direction(part) for part in parts])
 
     def _pieces(self, text: str, windows: bool) -> list[list[int]]:

@@ -104,9 +104,12 @@ def _run_units(config: RunConfig, prepared: Prepared) -> list[Incident]:
                 progress.add(stats)
                 early.add(stats)
                 load.add()
-    finally:
-        for incident in incidents:
-            log.event("incident", incident.line, level=logging.WARNING, **incident.to_json())
+    except RunError:
+        for incident in incidents:  # the notes tell them at the end of a run that succeeds
+            log.tell("incident", config.redact(incident.line))
+        raise
+    for incident in incidents:
+        log.event("incident", incident.line, level=logging.WARNING, **incident.to_json())
     return incidents
 
 

@@ -1,53 +1,33 @@
 """Applies an arm's reducer to a batch of encoded images and the requests about them."""
 
-import hashlib
+import dataclasses
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
-from typing import Self
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 
-from pipeline.models.devices import synchronized_time, to_bytes
 from pipeline.stages.arms import Arm
-from pipeline.stages.clip_text import ClipText
-from pipeline.stages.rows import Fields
+from pipeline.stages.batches import DeviceBatch
+from pipeline.stages.transfer import mark
 from trim import Reduced, VisualTokens
-
-
-@dataclass(frozen=True)
-class OpenRequest:
-    """Holds a request without an answer yet: its fields so far, and its image's index in the unit."""
-
-    fields: Fields
-    image: int
+from trim.host import send
 
 
 @dataclass(frozen=True)
 class Texts:
-    """Holds one embedding for each request, [R, P], and each request's share of the seconds it took."""
+    """Holds one embedding for each request, [R, P], and the marks before and after they were computed."""
 
     embeddings_RP: torch.Tensor
-    seconds: float
+    marks: tuple[Any, Any]
 
 
-@dataclass
+@dataclass(frozen=True)
 class EncodedBatch:
-    """Holds the features of some images and the requests about them.
-
-    `image_of_request` has the index of each request's image within the batch. `texts` has the requests'
-    embeddings under each setting that an arm reads. Seconds are each request's share.
-    """
+    """Holds the features of some images, with one setting's texts among them, and the requests about them."""
 
     features: VisualTokens
-    requests: list[OpenRequest]
-    image_of_request: list[int]
-    encode_s: list[float]
-    texts: dict[ClipText, Texts] = field(default_factory=dict)
-
-    def reading(self, texts: Texts | None) -> Self:
-        """Return the batch with one setting's texts, or none, among its features."""
-        text_RP = None if texts is None else texts.embeddings_RP
-        return replace(self, features=replace(self.features, text=text_RP))
+    batch: DeviceBatch
 
 
 @dataclass(frozen=True)
@@ -61,8 +41,7 @@ class Reduction:
 
     results: list[Reduced | str]
     result_of_request: list[int]
-    tokens: list[bytes]  # the tokens of each result
-    reduce_s: float  # each request's share
+    marks: tuple[Any, Any]  # before and after
 
     def kept_counts(self) -> list[int | None]:
         """Count the tokens kept for each request; None if the image was refused."""
@@ -73,6 +52,7 @@ class Reduction:
 def reduce_batch(
     arm: Arm,
     encoded: EncodedBatch,
+    texts: Texts | None,
     budget: Sequence[int | None] | None,
     batch_size: int,
     device: torch.device,
@@ -80,23 +60,26 @@ def reduce_batch(
     """Reduce image by image, or request by request if the arm reads the request.
 
     Args:
+        texts: those that the arm reads.
         budget: how many tokens to keep for each request; None for a request whose image the arm of the
             budget refused.
         batch_size: how many requests are reduced at a time.
     """
-    begin = synchronized_time(device)
+    begin = mark(device)
+    host = encoded.batch.host
+    if texts is not None:
+        features = dataclasses.replace(encoded.features, text=texts.embeddings_RP)
+        encoded = EncodedBatch(features, encoded.batch)
     if arm.reads_request:
         results = [
             item
-            for start in range(0, len(encoded.requests), batch_size)
+            for start in range(0, len(host.requests), batch_size)
             for item in _reduce_requests(arm, encoded, slice(start, start + batch_size), budget)
         ]
         result_of_request = list(range(len(results)))
     else:
-        results, result_of_request = _reduce_images(arm, encoded.features), encoded.image_of_request
-    tokens = [b"" if isinstance(item, str) else to_bytes(item.tokens) for item in results]
-    reduce_s = (synchronized_time(device) - begin) / len(encoded.requests)
-    return Reduction(results, result_of_request, tokens, reduce_s)
+        results, result_of_request = _reduce_images(arm, encoded.features), host.image_of_request
+    return Reduction(results, result_of_request, (begin, mark(device)))
 
 
 def _reduce_requests(
@@ -108,7 +91,7 @@ def _reduce_requests(
         return _reduce_images(arm, features)
     counts = [count or 1 for count in budget[part]]
     results = _reduce_images(
-        arm, replace(features, budget=torch.tensor(counts, device=features.patches.device))
+        arm, dataclasses.replace(features, budget=send(torch.tensor(counts), features.patches.device))
     )
     missing = f"arm {arm.budget_of}, as many of whose tokens are kept here, refused the image"
     return [missing if count is None else item for item, count in zip(results, budget[part], strict=True)]
@@ -116,15 +99,16 @@ def _reduce_requests(
 
 def _features_of_requests(encoded: EncodedBatch, part: slice) -> VisualTokens:
     """Select the features of a slice of the requests, repeating an image's for each of its questions."""
-    requests = encoded.requests[part]
-    features = encoded.features
-    device = features.patches.device
-    rows = torch.tensor(encoded.image_of_request[part], device=device)
+    features, batch = encoded.features, encoded.batch
+    images = batch.host.image_of_request[part]
+    first, one_each = images[0], images == list(range(images[0], images[0] + len(images)))
+    rows = slice(first, first + len(images)) if one_each else batch.image_R[part]  # a slice copies nothing
     selected = {name: tensor[rows] for name, tensor in _tensors(features).items() if name != "text"}
     if features.text is not None:
         selected["text"] = features.text[part]
-    hashes = [identity_of(item.fields["image_sha256"], item.fields["question"]) for item in requests]
-    return VisualTokens(**selected, identity=torch.tensor(hashes, device=device))
+    if len(batch.identity_R):
+        selected["identity"] = batch.identity_R[part]
+    return VisualTokens(**selected)
 
 
 def _reduce_images(arm: Arm, features: VisualTokens) -> list[Reduced | str]:
@@ -145,9 +129,3 @@ def _reduce_images(arm: Arm, features: VisualTokens) -> list[Reduced | str]:
 def _tensors(features: VisualTokens) -> dict[str, torch.Tensor]:
     """Collect the fields that are set, by name."""
     return {name: tensor for name, tensor in vars(features).items() if tensor is not None}
-
-
-def identity_of(image_sha256: str, question: str) -> int:
-    """Hash an image and its question to 63 bits, with which the reducer `Random` seeds its choice."""
-    digest = hashlib.sha256(f"{image_sha256}\n{question}".encode()).digest()
-    return int.from_bytes(digest[:8], "big") >> 1

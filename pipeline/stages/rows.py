@@ -136,7 +136,7 @@ def pack_buffers(row: UnitRow, buffers: dict[str, pa.Buffer]) -> pa.Table:
         "end": pa.array([unit.end], pa.bool_()),
         "trace": pa.array([json.dumps(row.trace, default=asdict)], pa.string()),
     }
-    columns.update({f"table:{name}": _cell(buffer) for name, buffer in buffers.items()})
+    columns.update({f"table:{name}": binary_cell(buffer) for name, buffer in buffers.items()})
     return pa.table(columns)
 
 
@@ -150,8 +150,15 @@ def to_ipc(schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> pa.Buffer:
 
 
 def table_to_ipc(table: pa.Table) -> pa.Buffer:
-    """Write a table into an Arrow IPC stream."""
-    return to_ipc(table.schema, table.to_batches())
+    """Write a table into an Arrow IPC stream, in memory of just its size: each byte is copied once."""
+    size = pa.MockOutputStream()
+    for sink in (size, None):
+        if sink is None:
+            buffer = pa.allocate_buffer(size.size())
+            sink = pa.FixedSizeBufferWriter(buffer)
+        with pa.ipc.new_stream(sink, table.schema) as writer:
+            writer.write_table(table)
+    return buffer
 
 
 def table_from_ipc(stream: pa.Buffer) -> pa.Table:
@@ -159,7 +166,7 @@ def table_from_ipc(stream: pa.Buffer) -> pa.Table:
     return pa.ipc.open_stream(stream).read_all()
 
 
-def _cell(buffer: pa.Buffer) -> pa.Array:
+def binary_cell(buffer: pa.Buffer) -> pa.Array:
     """Make a binary array of one value that shares the buffer."""
     offsets = pa.array([0, buffer.size], pa.int64()).buffers()[1]
     return pa.Array.from_buffers(pa.large_binary(), 1, [None, offsets, buffer])

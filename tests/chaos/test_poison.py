@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from pipeline.output.units import Unit
-from pipeline.stages.reduce import identity_of
+from pipeline.stages.batches import identity_of
 from tests.support.processes import run
 from tests.support.reference import SETTINGS, TRIMLINE
 from tests.support.runs import lasting, read_units, rows, unit_names

@@ -2,10 +2,12 @@
 
 import dataclasses
 import io
+import threading
 
 import numpy as np
 import pyarrow as pa
 import pytest
+import torch
 from PIL import Image
 
 from pipeline.engines.transformers import Transformers
@@ -126,3 +128,80 @@ def test_the_transformers_engine_gives_the_cpus_answers(families, name, dtype):
         with pretended_cuda():
             assert tables_of(Generate(device="cuda", **shared)(encoded)) == expected
         assert {line["status"] for line in expected["requests"]} == {"ok"}
+
+
+@pytest.mark.parametrize("name", configured())
+def test_encode_waits_a_few_times_a_batch_and_sends_each_in_one_copy(families, name):
+    family = families["clip"]
+    unit = decoded_unit(family.model, 8)  # with two questions each
+    with pretended_cuda() as counts:
+        encode = family.encode("cuda", name)
+        counts.reset()
+        encode(unit)
+    batches = 8 / family.model.encode_batch_size
+    assert counts.waits.total() <= 6 * batches, str(counts)
+    assert counts.to_device.total() <= 2 * batches, str(counts)
+    assert counts.bytes_to_device < 8 * 336 * 336 * 3 * 1.01
+
+
+def test_a_batch_that_memory_has_no_room_for_is_encoded_as_halves(families):
+    """The bits are those of the smaller batches; if one image has no room, the error goes up."""
+    family = families["clip"]
+    unit = decoded_unit(family.model, 6)
+    expected = tables_of(family.encode("cpu", "trim", "full", encode_batch_size=2)(unit))
+    with pretended_cuda(), pytest.MonkeyPatch.context() as patch:
+        encode = family.encode("cuda", "trim", "full", encode_batch_size=4)
+        tower = encode._encoder._vision_tower
+        sizes, most = [], 2
+
+        def no_room(module, args, kwargs):
+            sizes.append(len(kwargs["pixel_values"]))
+            if sizes[-1] > most:
+                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
+
+        tower.register_forward_pre_hook(no_room, with_kwargs=True)
+        emptied = []
+        patch.setattr(torch.cuda, "empty_cache", lambda: emptied.append(torch.cuda.memory_allocated()))
+        weights = torch.cuda.memory_allocated()
+        assert tables_of(encode(unit)) == expected
+        assert sizes == [4, 2, 2, 2] and len(emptied) == 1
+        assert emptied[0] < weights + 4 * 336 * 336, "the batch that failed is not held"
+        most = 0
+        with pytest.raises(torch.OutOfMemoryError):
+            encode(unit)
+        assert sizes[4:] == [4, 2, 1]
+
+
+def test_float32_is_not_rounded_to_tf32(families):
+    """cuDNN's convolutions are, by default."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.backends.cudnn, "allow_tf32", True)
+        with pretended_cuda():
+            families["clip"].encode("cuda", "full", encode_dtype="bfloat16")
+            assert torch.backends.cudnn.allow_tf32
+            families["clip"].encode("cuda", "full", encode_dtype="float32")
+        assert not torch.backends.cudnn.allow_tf32
+
+
+def test_the_next_batch_is_prepared_while_the_gpu_works_on_this_one(families):
+    family = families["clip"]
+    unit = decoded_unit(family.model, 8)
+    expected = tables_of(family.encode("cpu", "trim", encode_batch_size=2)(unit))
+    prepared, encoded = threading.Semaphore(0), []
+    with pretended_cuda(), pytest.MonkeyPatch.context() as patch:
+        encode = family.encode("cuda", "trim", encode_batch_size=2)
+        tokenize = encode._encoder.tokenize_texts
+
+        def counted(texts, *, windows):
+            prepared.release()
+            return tokenize(texts, windows=windows)
+
+        def once_the_next_is_prepared(module, args):
+            due = 2 if not encoded else 1 if len(encoded) < 3 else 0
+            assert all(prepared.acquire(timeout=60) for _ in range(due))
+            encoded.append(len(encoded))
+
+        patch.setattr(encode._encoder, "tokenize_texts", counted)
+        encode._encoder._vision_tower.register_forward_pre_hook(once_the_next_is_prepared)
+        assert tables_of(encode(unit)) == expected
+    assert len(encoded) == 4

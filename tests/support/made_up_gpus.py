@@ -1,8 +1,9 @@
-"""Show where actors come to lie on made-up GPUs: `python -m tests.support.made_up_gpus NODES GPUS [run]`.
+"""Show where actors come to lie on made-up GPUs: `python -m tests.support.made_up_gpus NODES GPUS [HOW]`.
 
 Ray gives out GPUs that it is told of, whether there are any. Prints one line of JSON: how many GPUs have how
-many language models and CLIPs. By default places are reserved, and a task in each tells its GPU; with `run`
-a whole run has stubs in the place of both models, and each actor tells its GPU.
+many language models and CLIPs. By default places are reserved, and a task in each tells its GPU. HOW is `run`
+for a whole run with stubs in the place of both models, where each actor tells its GPU, or `nodes` for places
+by nodes alone, which needs no worker: for many nodes.
 """
 
 import json
@@ -11,12 +12,18 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ray.util.placement_group import PlacementGroup
+
+    from pipeline.run.cluster.gpu_room import GpuRoom
 
 _UNITS = 20  # of the whole run
+_AT_ONCE = 8  # nodes started
 _QUIET = {
     "RAY_AUTH_MODE": "disabled",
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -42,8 +49,8 @@ def made_up_cluster(nodes: int, gpus: int) -> Iterator[None]:
     with tempfile.TemporaryDirectory(prefix="r-", dir="/tmp", ignore_cleanup_errors=True) as folder:
         cluster = Cluster(initialize_head=True, head_node_args={**of_node, "temp_dir": folder})
         try:
-            for _ in range(nodes - 1):
-                cluster.add_node(wait=False, **of_node)
+            for number in range(1, nodes):
+                cluster.add_node(wait=number % _AT_ONCE == 0, **of_node)
             cluster.wait_for_nodes(timeout=600)
             ray.init(address=cluster.address, logging_level="ERROR", log_to_driver=False)
             yield
@@ -52,39 +59,56 @@ def made_up_cluster(nodes: int, gpus: int) -> Iterator[None]:
             cluster.shutdown()
 
 
-def places_on_gpus() -> dict[str, list[tuple[str, int]]]:
-    """Reserve the places of a run with default settings; returns node and GPU of each, by stage."""
-    import ray
-    from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+@contextmanager
+def reserved(
+    most: int | None = None,
+) -> Iterator[tuple["GpuRoom", dict[str, float], dict[str, "PlacementGroup"]]]:
+    """Reserve the places of a run; yields what each stage books, and where.
 
+    `most` is generate's `max_actors`; all else has its default.
+    """
     from pipeline.run.cluster.nodes import hardware
     from pipeline.run.cluster.placement import reserved_places
-    from pipeline.run.cluster.resources import Cluster
+    from pipeline.run.cluster.resources import ActorResources, Cluster
+
+    config = Cluster(address="auto", generate=ActorResources(num_cpus=0.6, max_actors=most))
+    room, filled = config.room_on(hardware(), "auto"), config.on(hardware(), "auto")
+    num_cpus = {stage: filled.actors(stage).num_cpus for stage in ("encode", "generate")}
+    with reserved_places(room, num_cpus, 300.0) as options:
+        strategies = {stage: option["scheduling_strategy"] for stage, option in options.items()}
+        yield room, num_cpus, {stage: how.placement_group for stage, how in strategies.items()}
+
+
+def places_on_nodes() -> dict[str, dict[int, int]]:
+    """Count the nodes by how many places of each stage they have."""
+    from ray.util import placement_group_table
+
+    with reserved() as (_, _, groups):
+        nodes = {
+            stage: placement_group_table(group)["bundles_to_node_id"].values()
+            for stage, group in groups.items()
+        }
+    return {f"nodes_by_places_of_{stage}": _counted(of_stage) for stage, of_stage in nodes.items()}
+
+
+def places_on_gpus(most: int | None = None) -> dict[str, list[tuple[str, int]]]:
+    """Let a task in each place tell its node and GPU, by stage; `most` as in `reserved`."""
+    import ray
+    from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
     @ray.remote
     def where() -> tuple[str, int]:
         return ray.get_runtime_context().get_node_id(), int(ray.get_gpu_ids()[0])
 
-    config = Cluster(address="auto")
-    room = config.room_on(hardware(), "auto")
-    filled = config.on(hardware(), "auto")
-    num_cpus = {stage: filled.actors(stage).num_cpus for stage in ("encode", "generate")}
     found: dict[str, list[tuple[str, int]]] = {}
-    with reserved_places(room, num_cpus, 300.0) as options:
-        for stage, option in options.items():
-            group, places = option["scheduling_strategy"].placement_group, room.of(stage)
+    with reserved(most) as (room, num_cpus, groups):
+        for stage, group in groups.items():
+            places = room.of(stage)
             assert places is not None
+            booked = {"num_cpus": num_cpus[stage], "num_gpus": places.share}
+            bundles = [PlacementGroupSchedulingStrategy(group, number) for number in range(places.count)]
             found[stage] = ray.get(
-                [
-                    where.options(
-                        num_cpus=num_cpus[stage],
-                        num_gpus=places.share,
-                        scheduling_strategy=PlacementGroupSchedulingStrategy(
-                            group, placement_group_bundle_index=number
-                        ),
-                    ).remote()
-                    for number in range(places.count)
-                ]
+                [where.options(**booked, scheduling_strategy=bundle).remote() for bundle in bundles]
             )
     return found
 
@@ -134,22 +158,33 @@ def actors_on_gpus(folder: Path, gpus: int) -> dict[str, list[tuple[str, int]]]:
     return found
 
 
-def table_of(found: dict[str, list[tuple[str, int]]], nodes: int, gpus: int) -> dict[str, object]:
+def _counted(places: Iterable[object]) -> dict[int, int]:
+    """Count the places by how often they come."""
+    return dict(Counter(Counter(places).values()))
+
+
+def table_of(found: dict[str, list[tuple[str, int]]], gpus: int) -> dict[str, object]:
     """Count the GPUs by how many actors of each stage they have, and the nodes by their CLIPs."""
-    a_gpu = {stage: Counter(Counter(places).values()) for stage, places in found.items()}
-    clips = Counter(node for node, _ in found["encode"])
     return {
-        "gpus": nodes * gpus,
-        "gpus_by_language_models": dict(a_gpu["generate"]),
-        "gpus_by_clips": dict(a_gpu["encode"]),
-        "nodes_by_clips": dict(Counter(clips.values())),
-        "idle": nodes * gpus - len({*found["generate"], *found["encode"]}),
+        "gpus": gpus,
+        "gpus_by_language_models": _counted(found["generate"]),
+        "gpus_by_clips": _counted(found["encode"]),
+        "nodes_by_clips": _counted(node for node, _ in found["encode"]),
+        "idle": gpus - len({*found["generate"], *found["encode"]}),
     }
 
 
+def _main(nodes: int, gpus: int, how: str) -> dict[str, object]:
+    with tempfile.TemporaryDirectory() as folder, made_up_cluster(nodes, gpus):
+        if how == "nodes":
+            return {"gpus": nodes * gpus, **places_on_nodes()}
+        if how == "run":
+            return table_of(actors_on_gpus(Path(folder), nodes * gpus), nodes * gpus)
+        growing = places_on_gpus(most=nodes * gpus)
+        assert "generate" not in growing
+        table = table_of(places_on_gpus(), nodes * gpus)
+        return table | {"gpus_by_clips_if_models_may_grow": _counted(growing["encode"])}
+
+
 if __name__ == "__main__":
-    _nodes, _gpus = int(sys.argv[1]), int(sys.argv[2])
-    with tempfile.TemporaryDirectory() as _folder, made_up_cluster(_nodes, _gpus):
-        _is_run = sys.argv[3:] == ["run"]
-        _found = actors_on_gpus(Path(_folder), _nodes * _gpus) if _is_run else places_on_gpus()
-        print(json.dumps(table_of(_found, _nodes, _gpus)))
+    print(json.dumps(_main(int(sys.argv[1]), int(sys.argv[2]), (sys.argv[3:] or [""])[0])))

@@ -12,12 +12,12 @@ import traceback
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from importlib.util import find_spec
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 
 from pipeline.benchmark.gpu_check.results import Measured, Result, State, pack_measured, unpack_measured
 from pipeline.benchmark.options import GpuCheckOptions
-from pipeline.engines import vllm
 from pipeline.run.config import RunConfig
 from pipeline.support.errors import first_line
 
@@ -29,30 +29,31 @@ Measure = Callable[[RunConfig, GpuCheckOptions], Measured]
 class CheckPart:
     """Names a part's function, and its share of the time; the time that a part leaves goes to the next.
 
-    `needs_vllm`: it is left out where vLLM is not installed.
+    `needs`: packages without which it is left out.
     """
 
     function: str  # module of this room, and name
     share: float
-    needs_vllm: bool = False
+    needs: tuple[str, ...] = ()
 
 
-# A peer that users would pick instead, such as vLLM's own LLaVA, is one more part.
 PARTS: dict[str, CheckPart] = {
     "same_answers": CheckPart("same_answers.measure", 40),
-    "same_answers_vllm": CheckPart("same_answers.measure_vllm", 80, needs_vllm=True),
-    "waits": CheckPart("waits.measure", 40),
+    "same_answers_vllm": CheckPart("same_answers.measure_vllm", 60, ("vllm",)),
+    "waits": CheckPart("waits.measure", 30),
     "halved": CheckPart("halved.measure", 30),
-    "weights": CheckPart("speed.make_weights", 100),
-    "speed": CheckPart("speed.measure", 70),
-    "speed_vllm": CheckPart("speed.measure_vllm", 120, needs_vllm=True),
+    "weights": CheckPart("speed.make_weights", 90),
+    "speed": CheckPart("speed.measure", 60),
+    "speed_vllm": CheckPart("speed.measure_vllm", 80, ("vllm",)),
+    "peer_vllm": CheckPart("speed.measure_peer", 90, ("vllm", "torchvision")),
 }
 
 
 def run_part(name: str, config: RunConfig, options: GpuCheckOptions, seconds: float) -> Result:
     """Run one part in a new process, which is ended with all that it started once `seconds` are over."""
-    if PARTS[name].needs_vllm and not vllm.installed():
-        return Result(name, "left out", error="vLLM is not installed here")
+    missing = [package for package in PARTS[name].needs if find_spec(package) is None]
+    if missing:
+        return Result(name, "left out", error=f"{' and '.join(missing)} not installed here")
     started = time.monotonic()
     context = multiprocessing.get_context("spawn")
     answers, send = context.Pipe(duplex=False)

@@ -2,13 +2,14 @@
 
 import dataclasses
 import shutil
+from collections.abc import Sequence
 from typing import Any
 
 from pipeline.benchmark import end_to_end
 from pipeline.benchmark.gpu_check.results import Claim, Measured, Sheet
 from pipeline.benchmark.options import EndToEndOptions, GpuCheckOptions
 from pipeline.engines import vllm
-from pipeline.engines.base import EngineConfig
+from pipeline.engines.base import EngineConfig, Setting
 from pipeline.engines.transformers import Transformers
 from pipeline.engines.vllm import Vllm
 from pipeline.models.checkpoints.folders import folders
@@ -17,6 +18,7 @@ from pipeline.models.config import Decoding, Model
 from pipeline.run.config import RunConfig
 from pipeline.stages.arms import Arm
 from pipeline.support.cache import private_cache
+from pipeline.support.errors import RunError
 from pipeline.support.words import number, percent
 from trim import Full, Trim
 
@@ -38,12 +40,27 @@ def make_weights(config: RunConfig, options: GpuCheckOptions) -> Measured:
 
 def measure(config: RunConfig, options: GpuCheckOptions) -> Measured:
     """Measure the transformers engine, beside the plain loop."""
-    return _measure(config, options, Transformers(), [_LOOP])
+    return _measure(config, options, Transformers(), loops=[_LOOP])
 
 
 def measure_vllm(config: RunConfig, options: GpuCheckOptions) -> Measured:
     """Measure vLLM."""
-    return _measure(config, options, Vllm(), [])
+    return _measure(config, options, Vllm().settled(Setting(on_gpu=True)))
+
+
+def measure_peer(config: RunConfig, options: GpuCheckOptions) -> Measured:
+    """Measure vLLM beside its own LLaVA, which users would run instead; the ratio is to that.
+
+    Raises:
+        RunError: vLLM's own cannot run here.
+    """
+    measured = _measure(config, options, Vllm().settled(Setting(on_gpu=True)), own=True)
+    figures = measured.figures["end_to_end"]
+    if "vllm_own" not in figures["baselines"]:
+        raise RunError("; ".join(figures["notes"]))
+    ratio = figures["arms"]["trim"]["of_vllm_own"]
+    claim = Claim(f"TRIM takes less time than vLLM's own LLaVA: {number(ratio)} of it", ratio < 1)
+    return dataclasses.replace(measured, claims=(claim,))
 
 
 def _model(config: RunConfig, geometry: str) -> Model:
@@ -60,7 +77,14 @@ def _model(config: RunConfig, geometry: str) -> Model:
     )
 
 
-def _measure(config: RunConfig, options: GpuCheckOptions, engine: EngineConfig, loops: list[int]) -> Measured:
+def _measure(
+    config: RunConfig,
+    options: GpuCheckOptions,
+    engine: EngineConfig,
+    *,
+    loops: Sequence[int] = (),
+    own: bool = False,
+) -> Measured:
     """Measure both arms over the same pictures, two for each that the other parts take."""
     trim = Trim(keep_ratio=_KEPT, sign=config.model.trim_sign)
     measured = end_to_end.measure(
@@ -71,7 +95,9 @@ def _measure(config: RunConfig, options: GpuCheckOptions, engine: EngineConfig, 
             arms=(Arm("full", Full(), {}), Arm("trim", trim, {})),
             decoding=Decoding(max_new_tokens=options.check_tokens),
         ),
-        EndToEndOptions(requests=2 * options.check_images, rounds=_ROUNDS, loop_batches=loops),
+        EndToEndOptions(
+            requests=2 * options.check_images, rounds=_ROUNDS, loop_batches=list(loops), vllm_own=own
+        ),
     )
     full, trimmed = (measured["arms"][name] for name in ("full", "trim"))
     ratio = trimmed["seconds_a_request"] / full["seconds_a_request"]

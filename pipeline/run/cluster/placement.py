@@ -7,7 +7,7 @@ room of a language model. Ray alone packs: it would put all CLIPs of a node on i
 import math
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from pipeline.run.cluster.gpu_room import GpuRoom, Places
@@ -35,6 +35,7 @@ def reserved_places(room: GpuRoom, num_cpus: dict[str, float], wait_s: float) ->
     Raises:
         RunError: the GPUs have not become free.
     """
+    from ray.exceptions import RayError
     from ray.util import remove_placement_group
     from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
@@ -42,35 +43,44 @@ def reserved_places(room: GpuRoom, num_cpus: dict[str, float], wait_s: float) ->
     try:
         for stage in ("generate", "encode"):
             places = room.of(stage)
-            if places is not None and not (stage == "encode" and places.is_elastic):
-                groups[stage] = _reserve(stage, places, num_cpus[stage], wait_s)
-        if room.generate is not None and room.generate.is_elastic:
-            remove_placement_group(groups.pop("generate"))
+            if places is not None and not places.is_elastic:
+                groups[stage] = _group(places, num_cpus[stage])
+                _wait(groups[stage], stage, places, wait_s)
+            elif stage == "generate" and places is not None and room.encode is not None:
+                groups["held"] = _group(places, 0.0)
+                groups["held"].wait(timeout_seconds=_SAY_AFTER_S)  # others of a shared cluster may use some
+        if "held" in groups:
+            remove_placement_group(groups.pop("held"))
         yield {
             stage: {"scheduling_strategy": PlacementGroupSchedulingStrategy(group)}
             for stage, group in groups.items()
         }
     finally:
         for group in groups.values():
-            remove_placement_group(group)
+            with suppress(RayError):  # the cluster may be gone
+                remove_placement_group(group)
 
 
-def _reserve(stage: str, places: Places, num_cpus: float, wait_s: float) -> "PlacementGroup":
-    """Reserve a stage's places, each on a GPU of its own, on as many nodes as possible."""
+def _group(places: Places, num_cpus: float) -> "PlacementGroup":
+    """Ask Ray for places, each on a GPU of its own, on as many nodes as possible."""
     from ray.util import placement_group
 
-    cpus = 0.0 if places.is_elastic else num_cpus * math.ceil(places.actors / places.count)
+    cpus = num_cpus * math.ceil(places.actors / places.count)
     place = {"GPU": places.gpus} | ({"CPU": cpus} if cpus else {})
     group: PlacementGroup = placement_group([place] * places.count, strategy="SPREAD")
+    return group
+
+
+def _wait(group: "PlacementGroup", stage: str, places: Places, wait_s: float) -> None:
+    """Wait until the places are there; RunError after `wait_s` seconds."""
     began, said = time.monotonic(), False
     while not group.wait(timeout_seconds=min(_SAY_AFTER_S, wait_s)):
-        waited = f"{places.count} places of {places.gpus:g} GPU and {cpus:g} CPU for {stage}"
+        waited = f"{places.count} places on GPUs for {stage}, {places.gpus:g} of a GPU each, and their CPUs"
         if time.monotonic() - began >= wait_s:
             raise RunError(
-                f"no room within cluster.stall_s={wait_s:g} s for {waited}: others use the cluster's GPUs; "
-                "run the same command again to go on"
+                f"no room within cluster.stall_s={wait_s:g} s for {waited}: others use the cluster; run the "
+                "same command again to go on"
             )
         if not said:
             log.tell("waiting", f"waiting up to cluster.stall_s={wait_s:g} s for {waited}")
             said = True
-    return group

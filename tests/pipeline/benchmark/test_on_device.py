@@ -13,8 +13,10 @@ import torch
 
 from pipeline.benchmark import demo, end_to_end, reducers, workers
 from pipeline.benchmark.devices import gemm_tflops, peak_mib
+from pipeline.benchmark.gpu_room import beside_others
 from pipeline.benchmark.options import EndToEndOptions, ReducersOptions, WorkersOptions
 from pipeline.engines.transformers import Transformers
+from pipeline.engines.vllm import Vllm
 from pipeline.models.config import Model
 from pipeline.run.config import RunConfig
 from pipeline.sources.images import Images
@@ -123,3 +125,13 @@ def test_the_peak_of_matrix_products_waits_for_them():
         assert gemm_tflops(torch.float32, CUDA, side=64, rounds=1) > 0
     assert any("synchronize" in line for line in counts.waits)
     assert gemm_tflops(torch.float32, CPU, side=64, rounds=1) > 0
+
+
+def test_vllm_leaves_room_for_the_other_models_on_its_gpu():
+    with pretended_cuda(memory_bytes=80 << 30):
+        bounded = beside_others(Vllm(), MODEL, CUDA, models=3)
+        assert bounded.kv_cache_gib == pytest.approx(80 / 3 - 4, abs=0.1)
+        chosen = Vllm(kv_cache_gib=5)
+        assert beside_others(chosen, MODEL, CUDA, models=3) is chosen
+        assert beside_others(Transformers(), MODEL, CUDA, models=3) == Transformers()
+    assert beside_others(Vllm(), MODEL, CPU, models=3) == Vllm()

@@ -72,13 +72,13 @@ def test_each_text_is_embedded_once_and_only_for_the_arms_that_read_it(unit, mon
     ]
     encode = Encode(arms=tuple(arms), clip_text=OF_RUN, suffix=SUFFIX, **shared)
     embedded = []
-    embed = encode._encoder.encode_texts
+    tokenize = encode._encoder.tokenize_texts
 
     def counting(texts, *, windows):
         embedded.append((texts, windows))
-        return embed(texts, windows=windows)
+        return tokenize(texts, windows=windows)
 
-    monkeypatch.setattr(encode._encoder, "encode_texts", counting)
+    monkeypatch.setattr(encode._encoder, "tokenize_texts", counting)
     requests = unpack_unit(encode(decoded)).tables["requests"].to_pylist()
     questions = [f"what is it?{SUFFIX}", LONG_QUESTION, f"why?{SUFFIX}"]
     expected = [

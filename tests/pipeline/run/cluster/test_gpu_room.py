@@ -1,10 +1,11 @@
 """Test how GPUs are divided: a language model on each, CLIPs on different ones, and sums that hold."""
 
 import math
+import random
 
 import pytest
 
-from pipeline.run.cluster.gpu_room import Hardware, divide
+from pipeline.run.cluster.gpu_room import WHOLE, Hardware, divide
 from pipeline.run.cluster.resources import ActorResources, Cluster
 from pipeline.support.errors import ConfigError
 
@@ -33,6 +34,42 @@ def test_every_gpu_gets_a_language_model_and_none_is_idle(nodes, gpus):
     assert counts(divided) == ((clips, clips), (nodes * gpus, nodes * gpus))
     assert divided.idle == 0
     assert (divided.encode.share, divided.generate.share) == (0.01, 0.99)
+
+
+def placed_as_ray_does(left, count, units, draw):
+    """Give places out as Ray does; returns node and GPU of each, None where Ray tries the same node for ever.
+
+    A node is chosen by the sum of what its GPUs have left, here any such node; on it the GPU with the least
+    that is enough.
+    """
+    found = []
+    for _ in range(count):
+        node = draw.choice([node for node, gpus in enumerate(left) if sum(gpus) >= units])
+        fitting = [gpu for gpu, free in enumerate(left[node]) if free >= units]
+        if not fitting:
+            return None
+        gpu = min(fitting, key=lambda gpu: left[node][gpu])
+        left[node][gpu] -= units
+        found.append((node, gpu))
+    return found
+
+
+@pytest.mark.parametrize(("nodes", "gpus"), [(1, 8), (4, 8), (1, 20), (64, 8), (5, 16), (3, 90)])
+def test_however_ray_chooses_nodes_every_place_has_its_gpu(nodes, gpus):
+    divided = room(hardware(nodes, gpus, cpus=2.0 * gpus))
+    for seed in range(5):
+        draw, left = random.Random(seed), [[WHOLE] * gpus for _ in range(nodes)]
+        models = placed_as_ray_does(left, divided.generate.count, round(divided.generate.gpus * WHOLE), draw)
+        clips = placed_as_ray_does(left, divided.encode.count, round(divided.encode.gpus * WHOLE), draw)
+        assert models is not None and clips is not None
+        assert len({*models}) == len(models) == nodes * gpus
+        assert len({*clips}) == len(clips)
+
+
+def test_with_shares_of_six_and_four_tenths_ray_would_hang():
+    """What the shares are made to prevent: the sum on one node seems to hold 13 actors of 0.6."""
+    left = [[WHOLE] * 8 for _ in range(4)]
+    assert placed_as_ray_does(left, 32, 6000, random.Random(0)) is None
 
 
 SHARES = [None, 0.1, 0.25, 0.3, 0.5, 0.6, 0.75, 0.99, 1.0]

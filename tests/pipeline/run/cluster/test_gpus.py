@@ -1,13 +1,16 @@
 """Test that GPUs which torch cannot use are refused in one line, before a model is loaded."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
 from pipeline.models.devices import torch_device
+from pipeline.run.cluster.gpu_room import Hardware
 from pipeline.run.cluster.gpus import SeenGpus, ask_torch, require_usable
+from pipeline.run.flow import stage_arguments
 from pipeline.support.errors import ConfigError
-from tests.support.commands import trimline
+from tests.support.commands import compose, trimline
 
 NONE = SeenGpus(
     version="2.13.0", platform="12.8", error=None, names=(), capabilities=(), faults=(), free_bytes=()
@@ -107,7 +110,15 @@ def test_torch_is_asked_in_a_process_of_its_own(tmp_path, monkeypatch):
         ask_torch()
 
 
-def test_a_stage_that_has_booked_a_gpu_does_not_compute_on_the_cpu():
+def test_a_stage_computes_on_what_it_books():
+    config = compose("cluster=ray", "cluster.encode.num_gpus=0")
+    eight = Hardware((64.0,), (8.0,))
+    filled = replace(config, cluster=config.cluster.on(eight, config.options.device))
+    arguments = stage_arguments(filled, SimpleNamespace(geometry=None, model_of=lambda config: config.model))
+    assert {stage: of_stage["device"] for stage, of_stage in arguments.items()} == {
+        "encode": "cpu",
+        "generate": "cuda",
+    }
     with pytest.raises(ConfigError, match=r"device=cuda: torch .* sees no GPU on the node"):
         torch_device("cuda")
 

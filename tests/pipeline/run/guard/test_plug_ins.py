@@ -77,7 +77,7 @@ SETTINGS = [
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_the_run_goes_on_and_all_other_requests_are_answered(tmp_path):
-    from pipeline.stages.reduce import identity_of
+    from pipeline.stages.batches import identity_of
 
     (tmp_path / "code").mkdir()
     (tmp_path / "code" / "faulty.py").write_text(CODE)
