@@ -21,6 +21,7 @@ import torch
 
 from pipeline.engines.answers import EncodedRequest, admit, make_answer, not_finite, stop_test
 from pipeline.engines.base import Answer, Request
+from pipeline.engines.vllm_start import explained
 from pipeline.engines.vllm_steps import Generation, Steps
 from pipeline.models.checkpoints.adapter import Adapter
 from pipeline.models.checkpoints.generation import choice_of
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 # vLLM reads these when it is imported. A variable that is already set is kept.
 _ENVIRONMENT = {
     "VLLM_LOGGING_LEVEL": "ERROR",
+    "VLLM_LOGGING_STREAM": "ext://sys.stderr",
     "VLLM_NO_USAGE_STATS": "1",
     "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
 }
@@ -171,7 +173,7 @@ def _make_engine(arguments: Mapping[str, object], threads: int) -> "LLMEngine":
     """Make vLLM's engine in the calling thread, and where it has a process of its own, that process.
 
     Raises:
-        ConfigError: vLLM knows no such argument.
+        ConfigError: vLLM knows no such argument, or refuses one.
     """
     from vllm import EngineArgs, LLMEngine
 
@@ -180,7 +182,7 @@ def _make_engine(arguments: Mapping[str, object], threads: int) -> "LLMEngine":
     if unknown:
         raise ConfigError(f"engine.args.{unknown[0]}: the vLLM that is installed here has no such argument")
     backend = _executor(parallel=arguments["tensor_parallel_size"] != 1)
-    with _importable():
+    with _importable(), explained(own_process=os.environ[_OWN_PROCESS] != "0"):
         return LLMEngine.from_engine_args(EngineArgs(**arguments, distributed_executor_backend=backend))
 
 
