@@ -8,17 +8,20 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
 from pipeline.run.cluster.nodes import alive_nodes, hardware
 from pipeline.run.cluster.resources import Cluster
+from pipeline.support import log
 from pipeline.support.errors import ConfigError
 
 BFLOAT16_FROM = (8, 0)  # Ampere; before, bfloat16 is emulated, and vLLM refuses it
 _ANSWERS_WITHIN_S = 300.0
+_OCCUPIED_BELOW = 0.9  # of the memory that the emptiest GPU of the same name has free
+_GIB = 1 << 30
 _HINT = "; device=cpu computes on the CPU"
 # Runs in a process of its own: a worker that has asked CUDA keeps half a GiB of the first GPU.
 _QUESTION = """
@@ -208,8 +211,34 @@ def require_gpus(cluster: Cluster, device: str, dtypes: Mapping[str, str]) -> No
     if not on_gpu:
         return
     nodes = _nodes_with_gpus()
-    for node, seen in _asked(nodes).items():
+    answers = _asked(nodes)
+    for node, seen in answers.items():
         require_usable(*dict(nodes)[node], seen, on_gpu)
+    if text := occupied([(dict(nodes)[node][0], seen) for node, seen in answers.items()]):
+        log.tell("occupied_gpus", text)
+
+
+def occupied(nodes: Sequence[tuple[str, SeenGpus]]) -> str | None:
+    """Name the GPUs of which somebody else has taken memory: others of their name have more; None: none.
+
+    Args:
+        nodes: their names, and what torch sees there.
+    """
+    gpus = [
+        (f"GPU {gpu} of node {node}", name, free)
+        for node, seen in nodes
+        for gpu, (name, free) in enumerate(zip(seen.names, seen.free_bytes, strict=True))
+        if free is not None
+    ]
+    most: dict[str, int] = {}
+    for _, name, free in gpus:
+        most[name] = max(free, most.get(name, 0))
+    told = [
+        f"{gpu}, {name}, has {free / _GIB:.1f} of {most[name] / _GIB:.1f} GiB"
+        for gpu, name, free in gpus
+        if free < _OCCUPIED_BELOW * most[name]
+    ]
+    return f"memory is taken already: {'; '.join(told)} that others of its kind have free" if told else None
 
 
 def devices_of_answers(cluster: Cluster, device: str) -> set[str]:

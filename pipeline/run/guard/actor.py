@@ -119,6 +119,8 @@ class _Actor:
             self._stage = cast(Run, self._watch.make())
         except BaseException as error:
             if ends_run(error) and not (isinstance(error, ConfigError) and self._may_wait):
+                if isinstance(error, ConfigError) and self._is_on_gpu:  # others may have more memory
+                    raise ConfigError(f"{error} (on {self._process.location})") from error
                 raise
             ledger.fail_start(name, self._process, described(error))
             time.sleep(_PAUSE_S * (deaths + 1))

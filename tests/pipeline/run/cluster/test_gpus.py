@@ -7,7 +7,7 @@ import pytest
 
 from pipeline.models.devices import torch_device
 from pipeline.run.cluster.gpu_room import Hardware
-from pipeline.run.cluster.gpus import SeenGpus, ask_torch, require_usable
+from pipeline.run.cluster.gpus import SeenGpus, ask_torch, occupied, require_usable
 from pipeline.run.flow import stage_arguments
 from pipeline.support.errors import ConfigError
 from tests.support.commands import compose, trimline
@@ -90,6 +90,16 @@ cuda = SimpleNamespace(
     mem_get_info=lambda gpu: (100 + gpu, 200),
 )
 """
+
+
+def test_a_gpu_that_somebody_else_uses_is_named():
+    gib = 1 << 30
+    free = replace(H100, free_bytes=(79 * gib, None))
+    taken = replace(T4, free_bytes=(9 * gib, 15 * gib))
+    assert occupied([("a", free), ("b", replace(taken, free_bytes=(78 * gib, 15 * gib)))]) is None
+    text = occupied([("a", free), ("b", taken)])
+    assert text and "GPU 0 of node b, NVIDIA H100, has 9.0 of 79.0 GiB" in text
+    assert "node a" not in text and "T4" not in text
 
 
 def test_torch_is_asked_in_a_process_of_its_own(tmp_path, monkeypatch):

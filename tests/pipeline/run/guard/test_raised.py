@@ -20,6 +20,7 @@ from pipeline.run.guard.actor import watched_actor
 from pipeline.run.guard.faults import catching, ends_run
 from pipeline.run.guard.ledger import Ledger, WorkItem
 from pipeline.run.guard.ledger_handle import LedgerHandle
+from pipeline.run.guard.location import Location, WorkerProcess
 from pipeline.run.guard.pieces import answer_in_pieces
 from pipeline.run.guard.stage import Watch, watched_task
 from pipeline.stages.rows import UnitRow, pack_unit, unpack_unit
@@ -173,6 +174,17 @@ def test_what_concerns_the_run_ends_it(error):
     with pytest.raises(type(error)):
         actor(stage)(unit_of([["ok"]]))
     assert stage.calls == [1]
+
+
+def test_what_a_model_lacks_on_a_gpu_is_said_with_the_gpus_place(monkeypatch):
+    here = WorkerProcess(Location("n7", "id", ("3",)), 1)
+    monkeypatch.setattr(guard, "this_process", lambda: here)
+
+    def make():
+        raise ConfigError("the weights do not fit")
+
+    with pytest.raises(ConfigError, match=r"the weights do not fit \(on GPU 3 of node n7\)"):
+        watched_actor("generate")(watch=Watch("generate", make, HereLedger(Ledger())))
 
 
 @pytest.mark.parametrize(
