@@ -19,6 +19,7 @@ WHOLE = 10_000
 BESIDE = 100  # of which CLIPs may book, on a GPU with a language model
 _STACKED = 10  # of a CLIP that Ray may put beside nine others
 GENERATE_PER_ENCODE = 4
+_OWN = "CLIP has a GPU of its own, unless cluster.encode.num_gpus=0 lets it compute on the CPU"
 _TINY = 1e-9  # against rounding: 0.4 / 0.1 is 4
 
 
@@ -98,6 +99,9 @@ class GpuRoom:
 def divide(hardware: Hardware, encode: Wanted, generate: Wanted, spare_cpus: float) -> GpuRoom:
     """Divide the GPUs: a language model on each, and a CLIP beside every fourth, unless configured otherwise.
 
+    Where CLIPs have GPUs of their own, there is one for every four of the language models' GPUs, if so many
+    are left.
+
     Args:
         encode, generate: `num_gpus` 0: the stage uses no GPU.
         spare_cpus: that tasks need on one node.
@@ -126,13 +130,14 @@ def divide(hardware: Hardware, encode: Wanted, generate: Wanted, spare_cpus: flo
         clips = replace(beside, gpus=_STACKED / WHOLE, share=_STACKED / WHOLE) if may_stack else beside
     elif encode.num_gpus != 0:
         left = hardware.gpus - used * whole
-        clips = _clips(encode, left, WHOLE, left if limited is None else min(left, used))
+        clips = _clips(encode, left, WHOLE, min(left, math.ceil(used * whole / GENERATE_PER_ENCODE)))
     by_cpus = _fit_by_cpus(hardware, encode, generate, clips, spare_cpus, each, whole)
-    models = _models(generate, min(most * each, by_cpus), each, whole, is_beside)
+    with_own = clips is not None and not is_beside
+    models = _models(generate, min(most * each, by_cpus), each, whole, is_beside=is_beside, with_own=with_own)
     if _start(generate) is not None:
         return GpuRoom(clips, models)
     taken = models.count * whole + (clips.count if clips and not is_beside else 0)
-    by_gpus = f"an actor of generate takes {whole} GPUs of one node"
+    by_gpus = f"an actor of generate takes {whole} GPUs of one node{f', and {_OWN}' if with_own else ''}"
     reason = f"the CPUs are enough for {by_cpus} actors of generate" if by_cpus < most * each else by_gpus
     return GpuRoom(clips, models, hardware.gpus - taken, reason)
 
@@ -201,14 +206,19 @@ def _clips(encode: Wanted, gpus: int, units: int, default: int) -> Places:
     )
 
 
-def _models(generate: Wanted, most: int, each: int, whole: int, is_beside: bool) -> Places:
-    """Put language models on as many GPUs as they can have, or on as many as are configured."""
+def _models(generate: Wanted, most: int, each: int, whole: int, *, is_beside: bool, with_own: bool) -> Places:
+    """Put language models on as many GPUs as they can have, or on as many as are configured.
+
+    Args:
+        is_beside, with_own: CLIPs share GPUs with them, or have others.
+    """
     actors = _start(generate)
     if most < (actors or 1):
         raise ConfigError(
             f"cluster: {actors or 1} actors of generate, {f'{whole} GPUs' if whole > 1 else 'a GPU'} each"
             f"{f' for {each}' if each > 1 else ''}, do not fit beside those of encode: {most} fit; lower "
             "cluster.generate.num_actors, cluster.encode.num_actors, or what either books"
+            f"{f'; {_OWN}' if with_own else ''}"
         )
     actors = actors or most
     units = WHOLE - BESIDE if is_beside else WHOLE

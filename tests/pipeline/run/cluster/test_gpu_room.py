@@ -2,6 +2,7 @@
 
 import math
 import random
+import re
 
 import pytest
 
@@ -106,8 +107,22 @@ def test_language_models_of_several_gpus_leave_none_idle():
     assert counts(room(hardware(1, 8), generate={"num_gpus": 2.0})) == ((2, 2), (3, 3))
     assert counts(room(hardware(4, 8), generate={"num_gpus": 2.0})) == ((2, 2), (15, 15))
     assert counts(room(hardware(4, 8), {"num_gpus": 0.0}, {"num_gpus": 8.0})) == (None, (4, 4))
-    with pytest.raises(ConfigError, match="1 actors of generate, 8 GPUs each, do not fit"):
+
+
+def test_clips_take_no_more_gpus_of_their_own_than_they_need_and_the_way_out_is_named():
+    divided = room(hardware(1, 8), generate={"num_gpus": 4.0})
+    assert counts(divided) == ((1, 1), (1, 1))
+    way_out = r"cluster\.encode\.num_gpus=0 lets it compute on the CPU"
+    assert divided.idle == 3
+    assert re.fullmatch(
+        f"an actor of generate takes 4 GPUs of one node, and CLIP .*{way_out}", divided.reason
+    )
+    with pytest.raises(ConfigError, match=f"1 actors of generate, 8 GPUs each, do not fit .*{way_out}"):
         room(hardware(1, 8), generate={"num_gpus": 8.0})
+    assert counts(room(hardware(1, 8), {"num_gpus": 0.0}, {"num_gpus": 4.0})) == (None, (2, 2))
+    with pytest.raises(ConfigError) as raised:  # where CLIPs sit beside, that is no way out
+        room(hardware(1, 8), generate={"num_actors": 9})
+    assert "encode.num_gpus" not in str(raised.value)
 
 
 def test_configured_numbers_are_kept_or_refused_with_the_number_that_fits():
