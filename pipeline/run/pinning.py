@@ -1,7 +1,7 @@
 """Pins a run's model: each of its hub ids names one commit, for all nodes and for every start of the run."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +19,7 @@ def pin_model(config: "RunConfig", commits: dict[HubId, str] | None = None) -> "
     """Return the configuration with a commit in each hub id of its model; run.json records it so.
 
     An id without revision means the commit in the output's run.json, so that an upload between two starts of
-    a run changes nothing; else what the hub says now. `commits` holds what it has said before.
+    a run changes nothing; else what `commits` holds of other runs, and then what the hub says now.
     Raises ConfigError if the hub has no such model.
     """
     model = pinned(config.model, _recorded(config), {} if commits is None else commits)
@@ -27,6 +27,13 @@ def pin_model(config: "RunConfig", commits: dict[HubId, str] | None = None) -> "
         return config
     settings = {**config.settings.get("model", {}), "path": model.path, "clip": model.clip}
     return replace(config, model=model, settings={**config.settings, "model": settings})
+
+
+def started_first(groups: Sequence["RunConfig"]) -> list[int]:
+    """Order runs that share `commits`: an arm that comes later gets the weights of those that have begun."""
+    if len(groups) == 1:
+        return [0]
+    return sorted(range(len(groups)), key=lambda number: not _recorded(groups[number]))
 
 
 def with_digests(model: Model, weights: Mapping[str, Any]) -> PinnedModel:

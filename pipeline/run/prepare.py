@@ -24,7 +24,7 @@ from pipeline.run.machine_checks import (
     require_unit_fits,
 )
 from pipeline.run.model_checks import CheckedModel, check_model
-from pipeline.run.pinning import pin_model, with_digests
+from pipeline.run.pinning import pin_model, started_first, with_digests
 from pipeline.run.retry import delete_failed_units
 from pipeline.sources.base import Source
 from pipeline.stages.arms import Arm, reduction_order
@@ -129,7 +129,8 @@ def prepare(config: "RunConfig") -> Prepared:
 def prepare_all(groups: Sequence["RunConfig"]) -> list[Prepared]:
     """Prepare several runs that answer the same requests: they share one plan and retry the same units."""
     commits: dict[HubId, str] = {}
-    checked = [_check(group, commits) for group in groups]
+    by_number = {number: _check(groups[number], commits) for number in started_first(groups)}
+    checked = [by_number[number] for number in range(len(groups))]
     first = groups[0]
     if first.options.retry_failed:
         folders = [folder for group in checked for folder in group.folders]

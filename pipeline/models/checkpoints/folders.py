@@ -85,7 +85,7 @@ def pinned(model: Model, earlier: Mapping[str, object], commits: dict[HubId, str
 
     Args:
         earlier: `model` of the output's run.json, whose commit holds for an id without a revision.
-        commits: what the hub has said before; new answers are added.
+        commits: of ids that have been pinned before; those of this model are added.
     """
     path = _pinned(model.path, earlier.get("path"), commits)
     clip = clip_of(model, resolve_small(path))
@@ -100,6 +100,7 @@ def _pinned(path: str, earlier: object, commits: dict[HubId, str]) -> str:
         return path
     before = hub_id(earlier) if isinstance(earlier, str) else None
     if repository.revision is None and before and before.name == repository.name and before.is_commit:
+        commits.setdefault(repository, str(before.revision))
         return str(before)
     if repository not in commits:
         commits[repository] = commit_of(repository)

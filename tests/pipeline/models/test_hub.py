@@ -13,7 +13,7 @@ from pipeline.models.checkpoints.folders import folders, resolve, resolve_small
 from pipeline.models.hub import without_hub
 from pipeline.run.flow import stage_arguments
 from pipeline.run.in_process import make_units
-from pipeline.run.prepare import prepare
+from pipeline.run.prepare import prepare, prepare_all
 from pipeline.stages.encode import Encode
 from pipeline.stages.generate import Generate
 from pipeline.support.errors import ConfigError, RunError
@@ -92,6 +92,26 @@ def test_a_run_takes_one_commit(hub: Hub, other, tmp_path):
     assert recorded(tmp_path, "named")["path"] == f"{LLAVA}@{first}"
     with pytest.raises(ConfigError, match=r"model\.weights was"):
         prepare(compose(*settings(tmp_path, "out", f"{LLAVA}@main")))
+
+
+@pytest.mark.parametrize(("begun", "is_same"), [(LLAVA, True), (f"{LLAVA}@COMMIT", False)])
+def test_an_arm_that_comes_later_gets_the_weights_of_those_that_have_begun(
+    hub: Hub, other, tmp_path, begun, is_same
+):
+    """Unless these name a commit: then it is another version that is compared."""
+    (first,) = hub.commits[LLAVA]
+    made = settings(tmp_path)  # once: it writes the pictures
+
+    def group(name, path):
+        config = compose(*made, f"model.path={path.replace('COMMIT', first)}")
+        return dataclasses.replace(config, arms=(dataclasses.replace(config.arms[0], folder=name),))
+
+    prepare(group("b", begun))
+    second = hub.add(LLAVA, other)
+    added, _ = prepare_all([group("a", LLAVA), group("b", begun)])
+    assert recorded(tmp_path, "out/b")["path"] == f"{LLAVA}@{first}"
+    assert recorded(tmp_path, "out/a")["path"] == f"{LLAVA}@{first if is_same else second}"
+    assert added.states[0].folder.endswith("out/a")
 
 
 def test_the_fingerprint_does_not_depend_on_the_place(hub: Hub, random_checkpoint, tmp_path):
