@@ -68,7 +68,8 @@ class Substitute:
         from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
         group = get_current_placement_group()
-        if has_room(available_resources_per_node().values(), self._watch.num_gpus):
+        left = available_resources_per_node()  # type: ignore[no-untyped-call]
+        if has_room(left.values(), self._watch.num_gpus):
             group = None  # there is room beside the run's own places
         options = {
             "num_cpus": 0,  # this process uses none
