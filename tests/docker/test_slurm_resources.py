@@ -49,7 +49,9 @@ def started(tmp_path):
             (tmp_path / "bin" / name).write_text(text)
             (tmp_path / "bin" / name).chmod(0o755)
         (tmp_path / "seen").touch()
-        kept = {name: value for name, value in os.environ.items() if not name.startswith(("SLURM", "SRUN"))}
+        # nproc obeys OMP_NUM_THREADS, which the tests set
+        others = ("SLURM", "SRUN", "OMP")
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(others)}
         environment = {
             **kept,
             "PATH": f"{tmp_path}/bin:{os.environ['PATH']}",

@@ -7,6 +7,7 @@ by nodes alone, which needs no worker: for many nodes.
 """
 
 import json
+import math
 import os
 import sys
 import tempfile
@@ -41,7 +42,7 @@ def made_up_cluster(nodes: int, gpus: int) -> Iterator[None]:
     from ray.cluster_utils import Cluster
 
     of_node = {
-        "num_cpus": 1 + 0.75 * gpus,
+        "num_cpus": 1 + math.ceil(0.75 * gpus),  # Ray refuses parts above 1
         "num_gpus": gpus,
         "object_store_memory": 80 << 20,
         "include_dashboard": False,
