@@ -19,30 +19,38 @@ if TYPE_CHECKING:
     from pipeline.run.config import RunConfig
 
 
-def settle(config: "RunConfig", *, shares_images: bool | None = None, tells: bool = True) -> "RunConfig":
+def settle(
+    config: "RunConfig",
+    *,
+    shares_images: bool | None = None,
+    other_batches: bool = False,
+    tells: bool = True,
+) -> "RunConfig":
     """Return the configuration with its engine chosen and all of the engine's fields decided.
 
     Args:
         shares_images: questions about one image may have the same visual tokens; None: as the arms say.
+        other_batches: answer in other batches than the engine's own, as a control arm does.
         tells: say in a line which engine was chosen.
 
     Raises:
         ConfigError: engine=auto cannot know where it will run, or the GPUs booked are not the engine's.
     """
     if not config.engine.settles:
-        return _with_gpus(config)
+        engine = config.engine.other_batches() if other_batches else config.engine
+        return _with_gpus(replace(config, engine=engine))
     setting = Setting(
         on_gpu=_is_on_gpu(config),
         shares_images=_shares_images(config) if shares_images is None else shares_images,
         earlier=_earlier(config),
     )
-    engine: EngineConfig = config.engine
+    engine = config.engine
     if isinstance(engine, Auto):
         engine, reason = engine.choose(config.decoding, setting)
         name = type(engine).__name__.lower()
         if tells:
             logging.getLogger(__name__).warning("engine=auto is engine=%s: %s", name, reason)
-    engine = engine.settled(setting)
+    unsettled, engine = engine, engine.settled(setting)
     settings = config.settings
     if type(engine) is not type(config.engine):
         kind = type(engine)
@@ -51,7 +59,24 @@ def settle(config: "RunConfig", *, shares_images: bool | None = None, tells: boo
     else:  # what else is there may have been redacted
         decided = {name: value for name, value in vars(engine).items() if value != vars(config.engine)[name]}
         settings = settings | {"engine": settings["engine"] | decided}
+    if other_batches:
+        engine = _in_other_batches(unsettled, setting)
     return _with_gpus(replace(config, engine=engine, settings=settings))
+
+
+def _in_other_batches(engine: EngineConfig, setting: Setting) -> EngineConfig:
+    """Settle an engine for a control arm: with half the batch sizes of an arm that is not.
+
+    Sizes that an existing output of the arm has are halved already.
+    """
+    settled, new = engine.settled(setting), engine.settled(replace(setting, earlier={}))
+    counted = setting.earlier if setting.earlier.get("kind") == type(engine).__name__ else {}
+    of_output = {
+        name: counted.get(name, vars(settled)[name])
+        for name, value in vars(new).items()
+        if vars(engine)[name] != value and (name in counted or vars(settled)[name] != value)
+    }
+    return replace(new.other_batches(), **of_output)
 
 
 def _is_on_gpu(config: "RunConfig") -> bool:

@@ -1,12 +1,15 @@
 """Test what is decided when a run is made: the engine, its sizes, and the GPUs of a language model."""
 
+import dataclasses
 import json
 
 import pytest
 
+from pipeline.engines.auto import Auto
 from pipeline.engines.transformers import Transformers
 from pipeline.engines.vllm import Vllm
 from pipeline.run.fingerprint import shared_fields
+from pipeline.run.settle import settle
 from pipeline.support.errors import ConfigError
 from tests.support.commands import compose
 
@@ -63,13 +66,17 @@ def test_auto_is_vllm_on_a_gpu(caplog):
     assert engine_counted(config)["kind"] == "Vllm"
 
 
+def begin(output, engine):
+    """Write run.json of an output whose engine has these values."""
+    counted = {f"engine.{name}": value for name, value in engine.items()}
+    manifest = {"run_id": "1", "fingerprint": "1", "schema_version": 1, "counted": counted}
+    output.mkdir(exist_ok=True)
+    (output / "run.json").write_text(json.dumps(manifest | {"configuration": {}, "versions": {}}))
+
+
 def test_an_output_goes_on_with_its_engine_and_its_sizes(output, caplog):
     """Begun on a CPU, by a release whose sizes were numbers, and continued on a GPU."""
-    counted = {"engine.kind": "Vllm", "engine.max_num_seqs": 64, "engine.max_batched_tokens": 8192}
-    counted |= {"engine.prefix_cache": True}
-    manifest = {"run_id": "1", "fingerprint": "1", "schema_version": 1, "counted": counted}
-    output.mkdir()
-    (output / "run.json").write_text(json.dumps(manifest | {"configuration": {}, "versions": {}}))
+    begin(output, {"kind": "Vllm", "max_num_seqs": 64, "max_batched_tokens": 8192, "prefix_cache": True})
     kept = composed("engine=vllm", "device=cuda", "output=output", "+engine.args.api_key=CANARY").settings
     assert kept["engine"]["max_num_seqs"] == 64 and "CANARY" not in str(kept)
     for engine in ("vllm", "auto"):
@@ -77,6 +84,34 @@ def test_an_output_goes_on_with_its_engine_and_its_sizes(output, caplog):
         assert (config.engine.max_num_seqs, config.engine.max_batched_tokens) == (64, 8192)
         assert composed(f"engine={engine}", "device=cuda", "output=other").engine != config.engine
     assert "engine=auto is engine=vllm: as in the output so far" in caplog.messages
+
+
+def control(engine, *overrides):
+    """Settle a control arm that has an output of its own."""
+    config = composed("device=cuda", "output=output", *overrides)
+    return settle(dataclasses.replace(config, engine=engine), shares_images=True, other_batches=True)
+
+
+@pytest.mark.usefixtures("vllm_is_there")
+@pytest.mark.parametrize("engine", [Vllm(), Auto()])
+def test_a_control_arm_goes_on_with_its_halved_sizes(output, engine):
+    first = control(engine)
+    assert (first.engine.max_num_seqs, first.engine.max_batched_tokens) == (128, 8192)
+    assert first.settings["engine"]["max_num_seqs"] == 256, "what was halved"
+    begin(output, engine_counted(first))
+    assert control(engine).engine == first.engine
+    begin(output, {"kind": "Vllm", "max_num_seqs": 32, "max_batched_tokens": 4096, "prefix_cache": True})
+    older = control(engine).engine
+    assert (older.max_num_seqs, older.max_batched_tokens) == (32, 4096)
+
+
+def test_sizes_that_are_given_are_halved_at_every_start(output):
+    given = Vllm(max_num_seqs=20000)
+    first = control(given)
+    assert (first.engine.max_num_seqs, first.engine.max_batched_tokens) == (10000, 10000)
+    begin(output, engine_counted(first))
+    assert control(given).engine == first.engine
+    assert control(Transformers()).engine.max_batch == 32
 
 
 def test_the_prefix_cache_of_a_gpu_follows_the_questions_of_an_image():
