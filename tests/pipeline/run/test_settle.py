@@ -41,7 +41,7 @@ def engine_counted(config):
 
 def test_auto_is_transformers_on_a_cpu(caplog):
     config = composed("engine=auto", "device=cpu")
-    assert config.engine == Transformers()
+    assert config.engine == Transformers(group_by_kind=True)
     assert caplog.messages == ["engine=auto is engine=transformers: the run computes on CPUs"]
     plain = composed("engine=transformers", "device=cpu")
     assert engine_counted(config) == engine_counted(plain)
@@ -53,7 +53,7 @@ def test_auto_is_transformers_on_a_gpu_without_vllm(caplog):
 
     if installed():
         pytest.skip("vLLM is installed here")
-    assert composed("engine=auto", "device=cuda").engine == Transformers()
+    assert composed("engine=auto", "device=cuda").engine == Transformers(group_by_kind=True)
     assert "engine=transformers: engine=vllm needs vLLM: pip install" in caplog.text
 
 
@@ -112,6 +112,24 @@ def test_sizes_that_are_given_are_halved_at_every_start(output):
     begin(output, engine_counted(first))
     assert control(given).engine == first.engine
     assert control(Transformers()).engine.max_batch == 32
+
+
+def test_batches_of_one_kind_are_those_of_new_outputs(output):
+    """An output whose run.json does not tell of kinds goes on as it was, with its fingerprint."""
+    earlier = {"kind": "Transformers", "token_budget": 16384, "max_batch": 64, "prefix_cache": True}
+    begin(output, earlier)
+    for engine in ("transformers", "auto"):
+        goes_on = composed(f"engine={engine}", "device=cpu", "output=output")
+        assert goes_on.engine.group_by_kind is False
+        assert engine_counted(goes_on) == earlier
+    new = composed("device=cpu", "output=other")
+    assert new.engine.group_by_kind and new.settings["engine"]["group_by_kind"]
+    assert engine_counted(new) == earlier | {"group_by_kind": True}
+    begin(output, engine_counted(new))
+    assert composed("device=cpu", "output=output").engine == new.engine
+    begin(output, earlier | {"token_budget": 8192, "max_batch": 32})
+    halved = control(Transformers()).engine
+    assert (halved.max_batch, halved.group_by_kind) == (32, False)
 
 
 def test_the_prefix_cache_of_a_gpu_follows_the_questions_of_an_image():
