@@ -31,7 +31,7 @@ class Auto(EngineConfig):
         earlier = engines.get(str(setting.earlier.get("kind")))
         if earlier is not None:
             return earlier, "as in the output so far"
-        if not setting.on_gpu:
+        if not setting.is_on_gpu("auto"):
             return Transformers(), "the run computes on CPUs"
         vllm = Vllm()
         try:

@@ -132,12 +132,14 @@ class Vllm(EngineConfig):
         Answers on a GPU need hundreds of requests a step to be worth reading the weights for; with more than
         256 of all visual tokens a 7B model's keys and values do not fit beside it on a card of 80 GB.
         """
-        same_kind = setting.earlier.get("kind") == type(self).__name__
+        earlier = setting.earlier if setting.earlier.get("kind") == type(self).__name__ else {}
+        is_open = any(getattr(self, name) is None and name not in earlier for name in _BY_DEVICE)
+        on_gpu = is_open and setting.is_on_gpu("vllm")
         by_device: dict[str, Any] = {
-            "max_num_seqs": 256 if setting.on_gpu else 64,
-            "max_batched_tokens": 16384 if setting.on_gpu else 8192,
-            "prefix_cache": setting.shares_images or not setting.on_gpu,
-            **(setting.earlier if same_kind else {}),
+            "max_num_seqs": 256 if on_gpu else 64,
+            "max_batched_tokens": 16384 if on_gpu else 8192,
+            "prefix_cache": setting.shares_images or not on_gpu,
+            **earlier,
         }
         by_device = {name: by_device[name] for name in _BY_DEVICE if getattr(self, name) is None}
         if self.max_num_seqs and "max_batched_tokens" in by_device:

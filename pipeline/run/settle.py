@@ -34,7 +34,7 @@ def settle(
         tells: say in a line which engine was chosen.
 
     Raises:
-        ConfigError: engine=auto cannot know where it will run, or the GPUs booked are not the engine's.
+        ConfigError: the engine must know where it will run, or the GPUs booked are not the engine's.
     """
     if not config.engine.settles:
         engine = config.engine.other_batches() if other_batches else config.engine
@@ -69,7 +69,8 @@ def _in_other_batches(engine: EngineConfig, setting: Setting) -> EngineConfig:
 
     Sizes that an existing output of the arm has are halved already.
     """
-    settled, new = engine.settled(setting), engine.settled(replace(setting, earlier={}))
+    settled = engine.settled(setting)
+    new = engine.settled(replace(setting, on_gpu=bool(setting.on_gpu), earlier={}))
     counted = setting.earlier if setting.earlier.get("kind") == type(engine).__name__ else {}
     of_output = {
         name: counted.get(name, vars(settled)[name])
@@ -79,8 +80,8 @@ def _in_other_batches(engine: EngineConfig, setting: Setting) -> EngineConfig:
     return replace(new.other_batches(), **of_output)
 
 
-def _is_on_gpu(config: "RunConfig") -> bool:
-    """Tell whether the language model will run on GPUs, as far as this machine can know."""
+def _is_on_gpu(config: "RunConfig") -> bool | None:
+    """Tell whether the language model will run on GPUs; None: this machine cannot know."""
     from pipeline.models.devices import torch_device
 
     booked = config.cluster.generate.num_gpus
@@ -88,11 +89,7 @@ def _is_on_gpu(config: "RunConfig") -> bool:
         return config.options.device != "cpu" and booked != 0
     if config.cluster.address == "local":
         return config.cluster.num_gpus != 0 and torch_device("auto").type == "cuda"
-    if isinstance(config.engine, Auto):
-        raise ConfigError(
-            "engine=auto: say device=cuda or device=cpu, for a cluster that is yet to be joined"
-        )
-    return True
+    return None
 
 
 def _shares_images(config: "RunConfig") -> bool:
@@ -123,8 +120,14 @@ def _with_gpus(config: "RunConfig") -> "RunConfig":
     """Book as many GPUs for each language model as its engine computes on."""
     gpus, generate = config.engine.gpus, config.cluster.generate
     if gpus == 1:
+        if (generate.num_gpus or 0) > 1:
+            raise ConfigError(
+                f"cluster.generate.num_gpus={generate.num_gpus:g}: {type(config.engine).__name__} computes "
+                "on one GPU, and the others would be idle; engine=vllm shares a language model among "
+                "engine.tensor_parallel GPUs"
+            )
         return config
-    if not _is_on_gpu(config):
+    if _is_on_gpu(config) is False:
         raise ConfigError(f"engine.tensor_parallel={gpus} needs GPUs, but the run computes on CPUs")
     if generate.num_gpus not in (None, gpus):
         raise ConfigError(

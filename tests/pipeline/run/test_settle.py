@@ -150,6 +150,22 @@ def test_as_many_gpus_are_booked_as_share_a_language_model():
         composed(*parallel, "device=cpu")
 
 
-def test_auto_must_know_the_device_of_a_cluster_to_be_joined():
-    with pytest.raises(ConfigError, match=r"say device=cuda or device=cpu"):
-        composed("engine=auto", "cluster=ray", "cluster.address=10.0.0.1:6379")
+def test_gpus_that_would_be_idle_are_refused():
+    for engine in ("transformers", "vllm"):
+        with pytest.raises(ConfigError, match=r"cluster\.generate\.num_gpus=2: .*engine\.tensor_parallel"):
+            composed(f"engine={engine}", "device=cuda", "cluster.generate.num_gpus=2")
+        assert composed(f"engine={engine}", "device=cuda", "cluster.generate.num_gpus=1")
+
+
+def test_the_device_of_a_cluster_to_be_joined_must_be_said_where_sizes_follow_from_it(output):
+    joined = ("cluster=ray", "cluster.address=10.0.0.1:6379")
+    for engine in ("auto", "vllm"):
+        with pytest.raises(ConfigError, match=rf"engine={engine}: say device=cuda or device=cpu"):
+            composed(f"engine={engine}", *joined)
+    assert composed(*joined).engine.group_by_kind
+    sizes = {"max_num_seqs": 64, "max_batched_tokens": 8192, "prefix_cache": True}
+    given = composed("engine=vllm", *joined, *(f"engine.{name}={value}" for name, value in sizes.items()))
+    begin(output, {"kind": "Vllm", **sizes})
+    for engine in ("auto", "vllm"):
+        goes_on = composed(f"engine={engine}", *joined, "output=output").engine
+        assert goes_on == given.engine, "as the output says"
