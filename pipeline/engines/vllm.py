@@ -100,6 +100,11 @@ class Vllm(EngineConfig):
         """See `EngineConfig.gpus`."""
         return self.tensor_parallel
 
+    @property
+    def takes_free_memory(self) -> bool:
+        """See `EngineConfig.takes_free_memory`."""
+        return self.gpu_memory_utilization is None and self.kv_cache_gib is None
+
     def counted(self) -> dict[str, object]:
         """See `EngineConfig.counted`; raises ConfigError if the adapter cannot be read."""
         assert not self.settles, "engine=vllm has not been settled"
@@ -234,7 +239,9 @@ class Vllm(EngineConfig):
         if utilization is None and on_gpu:
             from pipeline.engines.gpu_memory import free_fraction
 
-            utilization = free_fraction(model, folders, gpus=self.gpus)
+            utilization = free_fraction(
+                model, folders, gpus=self.gpus, is_quantized=self.quantization is not None
+            )
         optional = {  # None: vLLM's own default
             "quantization": self.quantization,
             "kv_cache_dtype": self.kv_cache_dtype,
