@@ -103,6 +103,11 @@ class EngineConfig(ABC):
         """Memory that the engine reserves for keys and values; None: each batch takes its own."""
         return None
 
+    @property
+    def takes_free_memory(self) -> bool:
+        """Tell whether the engine takes all memory that is free on its GPU, so that no second one fits."""
+        return False
+
     @abstractmethod
     def load(self, model: Model, decoding: Decoding, *, device: str, seed: int) -> Engine:
         """Load the model's weights on `device`, in the process that calls this."""

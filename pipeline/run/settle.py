@@ -119,6 +119,7 @@ def _earlier(config: "RunConfig") -> Mapping[str, object]:
 def _with_gpus(config: "RunConfig") -> "RunConfig":
     """Book as many GPUs for each language model as its engine computes on."""
     gpus, generate = config.engine.gpus, config.cluster.generate
+    _require_memory(config)
     if gpus == 1:
         if (generate.num_gpus or 0) > 1:
             raise ConfigError(
@@ -135,3 +136,22 @@ def _with_gpus(config: "RunConfig") -> "RunConfig":
             "equal: an actor's GPUs are those that share its language model"
         )
     return replace(config, cluster=replace(config.cluster, generate=replace(generate, num_gpus=float(gpus))))
+
+
+def _require_memory(config: "RunConfig") -> None:
+    """Refuse several language models on a GPU whose first would take all of its memory."""
+    from pipeline.run.cluster.gpu_room import models_a_gpu
+
+    generate = config.cluster.generate
+    scales, share = generate.max_actors is not None, generate.num_gpus
+    is_alone = generate.num_actors == 1 and not scales
+    if not share or is_alone or not config.engine.takes_free_memory:
+        return
+    # Ray packs the actors of a cluster that scales, wherever the CLIPs are
+    models = int(1 / share) if scales else models_a_gpu(config.cluster.encode, generate)[0]
+    if models > 1:
+        raise ConfigError(
+            f"cluster.generate.num_gpus={share:g}: {models} language models would share a GPU, "
+            "of which the first takes all memory; set engine.gpu_memory_utilization to the part of each, "
+            f"such as {0.9 / models:.2f}"
+        )

@@ -157,6 +157,20 @@ def test_gpus_that_would_be_idle_are_refused():
         assert composed(f"engine={engine}", "device=cuda", "cluster.generate.num_gpus=1")
 
 
+def test_models_that_share_a_gpu_must_share_its_memory():
+    gpu, half = ("engine=vllm", "device=cuda"), "cluster.generate.num_gpus=0.5"
+    with pytest.raises(ConfigError, match=r"num_gpus=0\.5: 2 .*engine\.gpu_memory_utilization .*as 0\.45"):
+        composed(*gpu, half)
+    with pytest.raises(ConfigError, match=r"num_gpus=0\.5: 2 "):
+        composed(*gpu, half, "cluster.encode.num_gpus=0.5", "cluster.generate.max_actors=4")
+    alone = ("cluster.generate.num_gpus=0.9", "cluster.generate.num_gpus=1")
+    for fits in ([half, "engine.gpu_memory_utilization=0.45"], [half, "cluster.encode.num_gpus=0.5"]):
+        assert composed(*gpu, *fits).cluster.generate.num_gpus == 0.5
+    for share in alone:
+        composed(*gpu, share)
+    composed("engine=transformers", "device=cuda", half)
+
+
 def test_the_device_of_a_cluster_to_be_joined_must_be_said_where_sizes_follow_from_it(output):
     joined = ("cluster=ray", "cluster.address=10.0.0.1:6379")
     for engine in ("auto", "vllm"):
