@@ -39,8 +39,9 @@ class ActorResources:
     """Declares the CPUs and GPUs that one actor of a stage books, and the number of actors.
 
     `num_gpus` null: one language model a GPU, with CLIPs beside some of them; 0 in a cluster without GPUs.
-    `num_actors` null: as many as the GPUs can take; without GPUs one on each node that has room for one actor
-    of either stage. `threads` null: torch uses all cores of the node, whatever the actor books.
+    From 1 on: so many whole GPUs, none of which the other stage shares. `num_actors` null: as many as the
+    GPUs can take; without GPUs one on each node that has room for one actor of either stage. `max_actors`:
+    the stage may grow to so many. `threads` null: torch uses all cores of the node, whatever the actor books.
     """
 
     num_cpus: float = free()
