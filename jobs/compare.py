@@ -147,8 +147,7 @@ def _single_arm(base: "RunConfig", spec: ArmSpec, *, tells: bool) -> "RunConfig"
         settings=base.settings | {part: shown_settings(config[part]) for part in ("model", "engine")},
     )
     # one engine serves all arms of a group, some of which share an image's tokens among its questions
-    single = settle(single, shares_images=True, tells=tells)
-    return dataclasses.replace(single, engine=single.engine.other_batches()) if spec.other_batches else single
+    return settle(single, shares_images=True, other_batches=spec.other_batches, tells=tells)
 
 
 if __name__ == "__main__":

@@ -26,14 +26,14 @@ class Auto(EngineConfig):
         raise AssertionError("engine=auto has not been settled")
 
     def choose(self, decoding: Decoding, setting: Setting) -> tuple[EngineConfig, str]:
-        """Return the engine and, in a few words, why it is that one."""
+        """Return the engine, not yet settled, and in a few words why it is that one."""
         engines: dict[str, EngineConfig] = {"Vllm": Vllm(), "Transformers": Transformers()}
         earlier = engines.get(str(setting.earlier.get("kind")))
         if earlier is not None:
-            return earlier.settled(setting), "as in the output so far"
-        if not setting.on_gpu:
+            return earlier, "as in the output so far"
+        if not setting.is_on_gpu("auto"):
             return Transformers(), "the run computes on CPUs"
-        vllm = Vllm().settled(setting)
+        vllm = Vllm()
         try:
             vllm.check(decoding)
         except ConfigError as error:

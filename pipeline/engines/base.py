@@ -63,14 +63,22 @@ class Setting:
     """Holds where a run computes, as far as an engine's defaults depend on it.
 
     Args:
-        on_gpu: the engine computes on GPUs.
+        on_gpu: the engine computes on GPUs; None: on what a cluster that is yet to be joined has.
         shares_images: several questions about one image may be answered from the same visual tokens.
         earlier: what an existing output's fingerprint counts of its engine, `kind` included.
     """
 
-    on_gpu: bool
+    on_gpu: bool | None
     shares_images: bool = True
     earlier: Mapping[str, Any] = field(default_factory=dict)  # values of any type
+
+    def is_on_gpu(self, engine: str) -> bool:
+        """Return `on_gpu`; raises ConfigError if it is not known. `engine` is the one that must know it."""
+        if self.on_gpu is None:
+            raise ConfigError(
+                f"engine={engine}: say device=cuda or device=cpu, for a cluster that is yet to be joined"
+            )
+        return self.on_gpu
 
 
 @dataclass(frozen=True)
@@ -95,6 +103,11 @@ class EngineConfig(ABC):
         """Memory that the engine reserves for keys and values; None: each batch takes its own."""
         return None
 
+    @property
+    def takes_free_memory(self) -> bool:
+        """Tell whether the engine takes all memory that is free on its GPU, so that no second one fits."""
+        return False
+
     @abstractmethod
     def load(self, model: Model, decoding: Decoding, *, device: str, seed: int) -> Engine:
         """Load the model's weights on `device`, in the process that calls this."""
@@ -112,7 +125,11 @@ class EngineConfig(ABC):
         return False
 
     def settled(self, setting: Setting) -> "EngineConfig":
-        """Return the configuration with everything decided that it leaves to where the run computes."""
+        """Return the configuration with everything decided that it leaves to where the run computes.
+
+        Raises:
+            ConfigError: something depends on the device, and neither the output nor the setting says it.
+        """
         return self
 
     def check_choice(self, choice: Choice) -> None:  # noqa: B027 - optional

@@ -17,8 +17,13 @@ _CLIP_PARTS = frozenset({"metric", "text", "embeddings"})
 _RESERVE = 2 * GIB  # CUDA's own, CLIP's passes, the projector, and what the allocator cannot give twice
 
 
-def free_fraction(model: Model, folders: tuple[Path, Path | None], *, gpus: int = 1) -> float:
+def free_fraction(
+    model: Model, folders: tuple[Path, Path | None], *, gpus: int = 1, is_quantized: bool = False
+) -> float:
     """Compute the fraction of its GPUs' memory that vLLM may take: what is free, without CLIP and a reserve.
+
+    Args:
+        is_quantized: vLLM makes the weights smaller by itself, and refuses those that have no room.
 
     Raises:
         ConfigError: that is less than the weights.
@@ -26,7 +31,7 @@ def free_fraction(model: Model, folders: tuple[Path, Path | None], *, gpus: int 
     free, total = min(torch.cuda.mem_get_info(index) for index in range(gpus))
     room = free - _RESERVE - _clip_bytes(model, folders)
     weights = of_generate(folders[0], model.generate_dtype).weights // gpus
-    if model.check_memory and room <= weights:
+    if model.check_memory and not is_quantized and room <= weights:
         raise ConfigError(
             f"model.path={model.path}: {weights / GIB:.1f} GiB of weights do not fit beside CLIP and "
             f"{_RESERVE / GIB:.0f} GiB for the rest, where {free / GIB:.1f} GiB of a GPU are free; more "

@@ -4,7 +4,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
-from pipeline.engines.base import EngineConfig
+from pipeline.engines.base import EngineConfig, Setting
 from pipeline.models.checkpoints.generation import Choice
 from pipeline.models.config import Decoding, Model
 from pipeline.support.errors import ConfigError, first_line
@@ -21,15 +21,39 @@ class Transformers(EngineConfig):
 
     `prefix_cache` computes the prompts' common beginning once. All fields count for the fingerprint, because
     another batch rounds differently.
+
+    Args:
+        group_by_kind: captions and short answers are in different batches; null: as in the output so far,
+            where earlier releases did not, and true in a new one.
     """
 
     token_budget: int = counted(16384)
     max_batch: int = counted(64)
     prefix_cache: bool = counted(True)
+    group_by_kind: bool | None = counted(None)
 
     def __post_init__(self) -> None:
         require(self.token_budget >= 1, "engine.token_budget must be at least 1")
         require(self.max_batch >= 1, "engine.max_batch must be at least 1")
+
+    def counted(self) -> dict[str, object]:
+        """See `EngineConfig.counted`; what outputs of earlier releases do not name is left out."""
+        fields = super().counted()
+        grouped = fields.pop("group_by_kind") is not False
+        return fields | ({"group_by_kind": True} if grouped else {})
+
+    @property
+    def settles(self) -> bool:
+        """See `EngineConfig.settles`."""
+        return self.group_by_kind is None
+
+    def settled(self, setting: Setting) -> Self:
+        """See `EngineConfig.settled`."""
+        if self.group_by_kind is not None:
+            return self
+        is_begun = setting.earlier.get("kind") == type(self).__name__
+        grouped = bool(setting.earlier.get("group_by_kind")) if is_begun else True
+        return dataclasses.replace(self, group_by_kind=grouped)
 
     def other_batches(self) -> Self:
         """Return this configuration with half the batch sizes, which changes answers by rounding alone."""
@@ -82,5 +106,6 @@ class Transformers(EngineConfig):
             token_budget=self.token_budget,
             max_batch=self.max_batch,
             prefix_cache=self.prefix_cache,
+            group_by_kind=self.group_by_kind is not False,
             seed=seed,
         )

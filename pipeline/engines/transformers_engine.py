@@ -50,11 +50,13 @@ class TransformersEngine:
         token_budget: int,
         max_batch: int,
         prefix_cache: bool,
+        group_by_kind: bool,
         seed: int,
     ) -> None:
         self.token_budget = token_budget
         self.max_batch = max_batch
         self.prefix_cache = prefix_cache
+        self.group_by_kind = group_by_kind
         self.decoding = decoding
         self.seed = seed
         self._lm = language_model
@@ -91,11 +93,13 @@ class TransformersEngine:
     def _batches(self, fitting: Sequence[EncodedRequest]) -> list[list[int]]:
         """Group the indices of requests into batches that change no answer and end at like times.
 
-        A batch runs until its longest answer ends: requests of another kind are in another batch.
+        A batch runs until its longest answer ends: with `group_by_kind`, requests of another kind are in
+        another batch.
         """
         groups: dict[tuple[int, str], list[int]] = {}
         for index, encoded in enumerate(fitting):
-            group = self._group(index, encoded.length), encoded.request.kind
+            kind = encoded.request.kind if self.group_by_kind else ""
+            group = self._group(index, encoded.length), kind
             groups.setdefault(group, []).append(index)
         return [
             [group[at] for at in batch]

@@ -100,6 +100,11 @@ class Vllm(EngineConfig):
         """See `EngineConfig.gpus`."""
         return self.tensor_parallel
 
+    @property
+    def takes_free_memory(self) -> bool:
+        """See `EngineConfig.takes_free_memory`."""
+        return self.gpu_memory_utilization is None and self.kv_cache_gib is None
+
     def counted(self) -> dict[str, object]:
         """See `EngineConfig.counted`; raises ConfigError if the adapter cannot be read."""
         assert not self.settles, "engine=vllm has not been settled"
@@ -132,12 +137,14 @@ class Vllm(EngineConfig):
         Answers on a GPU need hundreds of requests a step to be worth reading the weights for; with more than
         256 of all visual tokens a 7B model's keys and values do not fit beside it on a card of 80 GB.
         """
-        same_kind = setting.earlier.get("kind") == type(self).__name__
+        earlier = setting.earlier if setting.earlier.get("kind") == type(self).__name__ else {}
+        is_open = any(getattr(self, name) is None and name not in earlier for name in _BY_DEVICE)
+        on_gpu = is_open and setting.is_on_gpu("vllm")
         by_device: dict[str, Any] = {
-            "max_num_seqs": 256 if setting.on_gpu else 64,
-            "max_batched_tokens": 16384 if setting.on_gpu else 8192,
-            "prefix_cache": setting.shares_images or not setting.on_gpu,
-            **(setting.earlier if same_kind else {}),
+            "max_num_seqs": 256 if on_gpu else 64,
+            "max_batched_tokens": 16384 if on_gpu else 8192,
+            "prefix_cache": setting.shares_images or not on_gpu,
+            **earlier,
         }
         by_device = {name: by_device[name] for name in _BY_DEVICE if getattr(self, name) is None}
         if self.max_num_seqs and "max_batched_tokens" in by_device:
@@ -232,7 +239,9 @@ class Vllm(EngineConfig):
         if utilization is None and on_gpu:
             from pipeline.engines.gpu_memory import free_fraction
 
-            utilization = free_fraction(model, folders, gpus=self.gpus)
+            utilization = free_fraction(
+                model, folders, gpus=self.gpus, is_quantized=self.quantization is not None
+            )
         optional = {  # None: vLLM's own default
             "quantization": self.quantization,
             "kv_cache_dtype": self.kv_cache_dtype,

@@ -41,6 +41,7 @@ _ENVIRONMENT = {
     "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
 }
 _OWN_PROCESS = "VLLM_ENABLE_V1_MULTIPROCESSING"
+_GROWING = ("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")  # as pipeline.run.cluster sets it
 
 
 class VllmEngine:
@@ -181,9 +182,23 @@ def _make_engine(arguments: Mapping[str, object], threads: int) -> "LLMEngine":
     unknown = sorted(arguments.keys() - {field.name for field in dataclasses.fields(EngineArgs)})
     if unknown:
         raise ConfigError(f"engine.args.{unknown[0]}: the vLLM that is installed here has no such argument")
-    backend = _executor(parallel=arguments["tensor_parallel_size"] != 1)
+    is_parallel = arguments["tensor_parallel_size"] != 1
+    if is_parallel:
+        let_memory_be_shared()
+    backend = _executor(parallel=is_parallel)
     with _importable(), explained(own_process=os.environ[_OWN_PROCESS] != "0"):
         return LLMEngine.from_engine_args(EngineArgs(**arguments, distributed_executor_backend=backend))
+
+
+def let_memory_be_shared() -> None:
+    """Let the allocator of processes started from now on use fixed segments, which other processes can open.
+
+    vLLM's own all-reduce is faster than NCCL's, and shares the buffers of CUDA graphs between its workers by
+    `cudaIpcGetMemHandle`, which refuses segments that grow: the workers end (vLLM's issue 42609).
+    """
+    name, growing = _GROWING
+    if os.environ.get(name) == growing:
+        del os.environ[name]
 
 
 def _executor(*, parallel: bool) -> object:

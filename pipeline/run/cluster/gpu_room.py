@@ -116,7 +116,7 @@ def divide(hardware: Hardware, encode: Wanted, generate: Wanted, spare_cpus: flo
     if generate.num_gpus == 0:
         default = math.ceil(hardware.gpus / GENERATE_PER_ENCODE)
         return GpuRoom(_clips(encode, hardware.gpus, WHOLE, default), None)
-    each, is_beside = _models_a_gpu(encode, generate)
+    each, is_beside = models_a_gpu(encode, generate)
     whole = max(1, int(generate.num_gpus or 1))  # GPUs of a language model, or of those that share one
     most = sum(gpus // whole for gpus in node_gpus)
     if encode.num_gpus != 0 and not is_beside:
@@ -157,7 +157,7 @@ def _require_known(encode: Wanted, generate: Wanted, gpus: int) -> None:
             raise ConfigError(f"cluster: an actor of {stage} books {booked}, but the cluster has {gpus} GPUs")
 
 
-def _models_a_gpu(encode: Wanted, generate: Wanted) -> tuple[int, bool]:
+def models_a_gpu(encode: Wanted, generate: Wanted) -> tuple[int, bool]:
     """Return how many language models share a GPU, and whether CLIPs sit beside them."""
     share, clip = generate.num_gpus, encode.num_gpus
     if share is None:

@@ -102,6 +102,9 @@ def test_captions_and_short_answers_are_in_different_batches(language_model, req
             sizes.clear()
             assert ids(engine(language_model, decoding).generate(mixed)) == ids(apart)
             assert sizes == [32]
+            sizes.clear()
+            assert ids(engine(language_model, decoding, group_by_kind=False).generate(requests)) == ids(apart)
+            assert sizes == [32], "as outputs of earlier releases were begun"
 
 
 @pytest.mark.parametrize(

@@ -91,6 +91,12 @@ def test_vllm_takes_what_is_free(model, gpu, free, total, least):
     assert arguments["gpu_memory_utilization"] == 0.5
 
 
+def test_weights_that_vllm_quantizes_are_not_refused_by_their_size_before(model, gpu):
+    gpu(13, 24)
+    arguments = Vllm(quantization="fp8").arguments(model, folders(model), on_gpu=True)
+    assert 0.4 < arguments["gpu_memory_utilization"] <= 11 / 24
+
+
 def test_vllm_refuses_weights_that_do_not_fit_unless_gpus_share_them(model, gpu):
     gpu(13, 24)
     with pytest.raises(ConfigError, match=r"12\.6 GiB of weights .*engine\.tensor_parallel"):

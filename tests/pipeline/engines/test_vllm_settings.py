@@ -1,9 +1,13 @@
 """Test the vLLM engine's settings: defaults by device, what counts, and what is refused."""
 
+import os
+
 import pytest
 
 from pipeline.engines.base import Setting
 from pipeline.engines.vllm import Vllm
+from pipeline.engines.vllm_engine import let_memory_be_shared
+from pipeline.run.cluster.worker_environment import worker_environment
 from pipeline.support.errors import ConfigError
 
 EARLIER = {"kind": "Vllm", "max_num_seqs": 64, "max_batched_tokens": 8192, "prefix_cache": True}
@@ -78,3 +82,14 @@ def test_settings_become_arguments_of_vllm(random_checkpoint):
     assert (on_cpu["block_size"], on_cpu["enforce_eager"]) == (32, True)
     assert on_cpu["kv_cache_memory_bytes"] == 4 << 30
     assert not {"quantization", "kv_cache_dtype", "gpu_memory_utilization"} & on_cpu.keys()
+
+
+@pytest.mark.parametrize("given", [None, "max_split_size_mb:512"])
+def test_the_workers_of_one_model_can_share_memory(monkeypatch, given):
+    """Only what a run gives its actors is taken away."""
+    name = "PYTORCH_CUDA_ALLOC_CONF"
+    for variable in (name, "PYTORCH_ALLOC_CONF"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setenv(name, given or worker_environment({})["env_vars"][name])
+    let_memory_be_shared()
+    assert os.environ.get(name) == given
