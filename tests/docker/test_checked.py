@@ -144,7 +144,7 @@ def test_the_job_has_the_same_cluster_specification():
 
 def test_a_cluster_that_scales_is_used_by_its_job(tmp_path, monkeypatch):
     """A run whose actors have no max_actors keeps those that fit on the nodes of its start."""
-    from tests.support.commands import compose as composed
+    from tests.support.commands import compose_only as composed
 
     monkeypatch.chdir(tmp_path)
     cluster, job = (manifest(path)["spec"] for path in MANIFESTS)
@@ -191,7 +191,7 @@ def overrides() -> list[list[str]]:
 
 @pytest.mark.parametrize("arguments", overrides(), ids=lambda arguments: arguments[-2])
 def test_commands_compose(arguments, tmp_path, monkeypatch):
-    from tests.support.commands import compose as composed
+    from tests.support.commands import compose_only as composed
 
     monkeypatch.chdir(tmp_path)
     config = composed(*arguments)

@@ -56,19 +56,25 @@ class Annotate:
 
 def compose(*overrides: str):
     """Build the frozen configuration of these overrides, as `trimline annotate` does."""
+    from pipeline.run.settle import settle
+
+    return settle(compose_only(*overrides))
+
+
+def compose_only(*overrides: str):
+    """Build the configuration without a look at its output, which may be in a store that is not there."""
     from hydra import compose as hydra_compose
     from hydra import initialize_config_dir
     from hydra.core.hydra_config import HydraConfig
 
     from jobs.common.arguments import CONF
     from jobs.common.configs import make_config
-    from pipeline.run.settle import settle
 
     with initialize_config_dir(str(CONF), version_base="1.3"):
         tree = hydra_compose("annotate", list(overrides), return_hydra_config=True)
     HydraConfig.instance().set_config(tree)
     del tree._content["hydra"]
-    return settle(make_config(tree))
+    return make_config(tree)
 
 
 def begin(*overrides: str) -> None:

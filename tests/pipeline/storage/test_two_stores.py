@@ -11,7 +11,7 @@ from pipeline.sources.base import Want, files_of
 from pipeline.sources.images import Images
 from pipeline.storage.uris import Storage
 from pipeline.support.errors import ConfigError
-from tests.support.commands import compose
+from tests.support.commands import compose, compose_only
 from tests.support.s3 import Server
 from tests.support.tars import jpeg
 
@@ -63,10 +63,10 @@ def test_keys_of_the_command_line(public, s3):
         "token": "t",
     }
     own = [f"storage.{name}={value}" for name, value in keys.items()]
-    config = compose("source.path=s3://bucket/photos", "output=s3://bucket/answers", *own)
+    config = compose_only("source.path=s3://bucket/photos", "output=s3://bucket/answers", *own)
     assert config.source_storage == config.storage
     endpoint = f"source_storage.endpoint_url={public.endpoint_url}"
-    config = compose(
+    config = compose_only(
         "source.path=s3://bucket/photos",
         "output=s3://bucket/answers",
         *own,
@@ -76,15 +76,15 @@ def test_keys_of_the_command_line(public, s3):
     assert config.source_storage == dataclasses.replace(without_credentials(public), region=s3.region)
     assert "secret" not in str(config.settings["source_storage"]) and s3.key not in str(config.settings)
     other = ["source_storage.key=their-key", "source_storage.secret=their-secret"]
-    config = compose("source.path=s3://bucket/photos", "output=s3://bucket/answers", *own, *other)
+    config = compose_only("source.path=s3://bucket/photos", "output=s3://bucket/answers", *own, *other)
     assert (config.source_storage.key, config.source_storage.token) == ("their-key", None)
     assert config.redact(f"their-secret {s3.secret}") == "*** ***"
     assert "their" not in str(config.settings)
     with pytest.raises(ConfigError, match=r"^storage\.anon"):
-        compose("storage.anon=true", "storage.key=k", "storage.secret=s")
+        compose_only("storage.anon=true", "storage.key=k", "storage.secret=s")
     with pytest.raises(ConfigError, match=r"^source_storage\.key and source_storage\.secret"):
-        compose("source_storage.key=k")
-    assert compose("source_storage=public").source_storage.anon
+        compose_only("source_storage.key=k")
+    assert compose_only("source_storage=public").source_storage.anon
 
 
 @pytest.mark.usefixtures("random_checkpoint")
