@@ -28,7 +28,7 @@ RUNS = [
 # Groups without a default choice, and the commands that have them.
 STORAGES = ("storage", "source_storage")
 OPTIONAL = {"dataset": [*RUNS, "evaluate"], "pricing": ["compare", "plan"]}
-STAGES = ("pipeline.run.cluster.resources.ActorResources", "pipeline.run.cluster.resources.TaskResources")
+STAGES = ("pipeline.run.cluster.booked.ActorResources", "pipeline.run.cluster.booked.TaskResources")
 # The classes of keys that are not groups.
 OF_KEY = {
     "clip_text": "pipeline.stages.clip_text.ClipText",

@@ -4,7 +4,6 @@ from collections.abc import Iterator, Mapping
 
 from pipeline.output.footers import Visit
 
-CPU = "CPU"
 UNKNOWN = "unknown"  # of units that an earlier release wrote
 
 

@@ -100,7 +100,15 @@ def require_same_run(output: str, manifest: Manifest, storage: Storage) -> Manif
 
 
 def load_manifest(output: str, storage: Storage, key: str = "output") -> Manifest:
-    """Read run.json of an output; ConfigError if there is none, or it is damaged.
+    """Read run.json of an output; ConfigError if there is none, or as `find_manifest`."""
+    manifest = find_manifest(output, storage, key)
+    if manifest is None:
+        raise ConfigError(f"{storage.redact(output)} is no output of Trimline: it has no run.json")
+    return manifest
+
+
+def find_manifest(output: str, storage: Storage, key: str = "output") -> Manifest | None:
+    """Read run.json of an output, or return None if there is none; ConfigError if it is damaged.
 
     Args:
         key: what an error calls the output if its store cannot be reached.
@@ -108,9 +116,7 @@ def load_manifest(output: str, storage: Storage, key: str = "output") -> Manifes
     fs, folder = storage.open(output)
     with storage.reaching(key, output):
         data = read_bytes(fs, f"{folder}/{MANIFEST}")
-    if data is None:
-        raise ConfigError(f"{storage.redact(output)} is no output of Trimline: it has no run.json")
-    return _parse(data, output, storage)
+    return None if data is None else _parse(data, output, storage)
 
 
 @overload

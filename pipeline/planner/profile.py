@@ -20,7 +20,8 @@ from pipeline.planner.contention import without_contention
 from pipeline.planner.gpus import Gpus, gpus_of
 from pipeline.planner.simulate import Station, Worker
 from pipeline.planner.timeline import ACTORS, STAGES, Timeline, timeline_of
-from pipeline.run.cluster.resources import ActorResources, Cluster, TaskResources
+from pipeline.run.cluster.booked import ActorResources, TaskResources
+from pipeline.run.cluster.resources import Cluster
 from pipeline.storage.uris import Storage
 from pipeline.support.errors import ConfigError
 

@@ -5,6 +5,7 @@ from typing import Any, Self
 
 from pipeline.engines.base import EngineConfig
 from pipeline.models.config import DEVICES, Decoding, Model
+from pipeline.output.manifest import Manifest, find_manifest
 from pipeline.output.summary import Summary
 from pipeline.output.units import UnitLimits
 from pipeline.run.cluster.resources import LOOPBACK, Cluster
@@ -72,8 +73,19 @@ class RunConfig:
     def reading(self) -> Storage:
         """How to reach the source, whose listings pass over the run's own outputs."""
         output = canonical(self.options.output, self.storage)
-        folders = [f"{output}/{arm.folder}" for arm in self.arms if arm.folder]
-        return (self.source_storage or self.storage).passing_over_outputs(self.storage, output, *folders)
+        reading = self.source_storage or self.storage
+        return reading.passing_over_outputs(self.storage, output, *self.folders)
+
+    @property
+    def folders(self) -> list[str]:
+        """The canonical URI of each arm's output."""
+        output = canonical(self.options.output, self.storage)
+        return [f"{output}/{arm.folder}".rstrip("/") for arm in self.arms]
+
+    def first_manifest(self) -> Manifest | None:
+        """Read run.json of the first arm that has one; ConfigError if it is damaged."""
+        manifests = (find_manifest(folder, self.storage) for folder in self.folders)
+        return next(filter(None, manifests), None)
 
     def enduring(self) -> Self:
         """Return the same configuration with storage that retries; see `Storage.enduring`."""

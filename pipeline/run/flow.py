@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
+from pipeline.run.cluster.booked import TaskResources
 from pipeline.run.cluster.gpu_room import GpuRoom
 from pipeline.run.cluster.nodes import hardware
 from pipeline.run.cluster.placement import reserved_places
-from pipeline.run.cluster.resources import Cluster, TaskResources
+from pipeline.run.cluster.resources import Cluster
 from pipeline.run.guard.actor import watched_actor
 from pipeline.run.guard.incidents import Incident
 from pipeline.run.guard.ledger_handle import LedgerHandle, start_ledger

@@ -1,6 +1,5 @@
 """Pins a run's model: each of its hub ids names one commit, for all nodes and for every start of the run."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -8,8 +7,6 @@ from typing import TYPE_CHECKING, Any
 from pipeline.models.checkpoints.folders import pinned
 from pipeline.models.config import Model, PinnedModel
 from pipeline.models.hub import HubId
-from pipeline.output.layout import MANIFEST
-from pipeline.storage.uris import canonical, read_bytes
 
 if TYPE_CHECKING:
     from pipeline.run.config import RunConfig
@@ -42,17 +39,7 @@ def with_digests(model: Model, weights: Mapping[str, Any]) -> PinnedModel:
 
 
 def _recorded(config: "RunConfig") -> dict[str, object]:
-    """Read the model of the run.json of the first arm that has one; what is damaged is told elsewhere."""
-    output = canonical(config.options.output, config.storage)
-    for arm in config.arms:
-        fs, folder = config.storage.open(f"{output}/{arm.folder}".rstrip("/"))
-        with config.storage.reaching("output", output):
-            data = read_bytes(fs, f"{folder}/{MANIFEST}")
-        if data is None:
-            continue
-        try:
-            model = json.loads(data)["configuration"]["model"]
-        except (ValueError, TypeError, KeyError, RecursionError):
-            continue
-        return dict(model) if isinstance(model, dict) else {}
-    return {}
+    """Read the model that an existing output of the run was made with."""
+    manifest = config.first_manifest()
+    model = manifest.configuration.get("model") if manifest else None
+    return model if isinstance(model, dict) else {}

@@ -159,7 +159,7 @@ def _check(config: "RunConfig", commits: dict[HubId, str]) -> _Checked:
     config = pin_model(config, commits)
     model = check_model(config)
     require_unit_fits(config, model.geometry)
-    outputs = [f"{output}/{arm.folder}".rstrip("/") for arm in config.arms]
+    outputs = config.folders
     manifests = [
         make_manifest(arm_output, counted, _settings_of(config, arm))
         for arm_output, arm, counted in zip(

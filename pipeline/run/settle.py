@@ -3,16 +3,13 @@
 An output that has been begun goes on as it was begun.
 """
 
-import logging
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from pipeline.engines.auto import Auto
 from pipeline.engines.base import EngineConfig, Setting
-from pipeline.output.layout import MANIFEST
-from pipeline.output.manifest import load_manifest
-from pipeline.storage.uris import canonical
+from pipeline.support import log
 from pipeline.support.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -49,7 +46,7 @@ def settle(
         engine, reason = engine.choose(config.decoding, setting)
         name = type(engine).__name__.lower()
         if tells:
-            logging.getLogger(__name__).warning("engine=auto is engine=%s: %s", name, reason)
+            log.tell("engine", f"engine=auto is engine={name}: {reason}")
     unsettled, engine = engine, engine.settled(setting)
     settings = config.settings
     if type(engine) is not type(config.engine):
@@ -101,19 +98,11 @@ def _shares_images(config: "RunConfig") -> bool:
 
 def _earlier(config: "RunConfig") -> Mapping[str, object]:
     """Collect what the fingerprint of an existing output counts of its engine."""
-    output = canonical(config.options.output, config.storage)
-    for folder in [output, *(f"{output}/{arm.folder}" for arm in config.arms if arm.folder)]:
-        fs, path = config.storage.open(folder)
-        with config.storage.reaching("output", folder):
-            is_there = fs.exists(f"{path}/{MANIFEST}")
-        if is_there:
-            counted = load_manifest(folder, config.storage).counted
-            return {
-                name.removeprefix("engine."): value
-                for name, value in counted.items()
-                if name.startswith("engine.")
-            }
-    return {}
+    manifest = config.first_manifest()
+    counted = manifest.counted if manifest else {}
+    return {
+        name.removeprefix("engine."): value for name, value in counted.items() if name.startswith("engine.")
+    }
 
 
 def _with_gpus(config: "RunConfig") -> "RunConfig":

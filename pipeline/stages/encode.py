@@ -6,7 +6,6 @@ Legend: B images, N patches, D vision width, P joint CLIP width, R requests, K t
 import logging
 import time
 from collections.abc import Collection, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import pyarrow as pa
@@ -24,6 +23,7 @@ from pipeline.stages.encoded import ArmBatch, EncodeMarks, UnitOutput
 from pipeline.stages.reduce import EncodedBatch, Texts, reduce_batch
 from pipeline.stages.rows import UnitRow, pack_unit, unpack_unit
 from pipeline.stages.transfer import Arena, Fetch, Staged, Staging, mark
+from pipeline.support.parallel import each
 from trim import VisualTokens
 
 
@@ -115,18 +115,8 @@ class Encode:
             batch = preparer.prepare(part)
             return batch, self._staging.stage(batch.arrays())
 
-        if self._device.type != "cuda":
-            yield from map(stage, parts)
-            return
-        with ThreadPoolExecutor(1) as thread:
-            ahead = [thread.submit(stage, part) for part in parts[:1]]
-            for part in [*parts[1:], None]:
-                if not ahead:
-                    return
-                ready = ahead.pop().result()
-                if part is not None:
-                    ahead.append(thread.submit(stage, part))
-                yield ready
+        # one thread: the next batch is staged once this one's buffer has been sent
+        return each(stage, parts, threads=1) if self._device.type == "cuda" else map(stage, parts)
 
     def _encoded(
         self,

@@ -3,6 +3,7 @@
 Legend: N patches, D vision width, K tokens kept, k patches kept.
 """
 
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -40,7 +41,7 @@ class UnitOutput:
         offset = len(self.tokens)
         self.tokens += batch.token_rows()
         bitmaps = batch.bitmaps(self.num_patches)
-        reduce_s = batch.reduce_s()
+        encode_s, reduce_s = batch.encode_s(), batch.reduce_s()
         for index, request in enumerate(batch.requests):
             result = batch.result_of_request[index]
             if (error := batch.errors[result]) is not None:
@@ -55,7 +56,7 @@ class UnitOutput:
                     "visual_tokens_full": self.num_patches,
                     "visual_tokens_kept": len(batch.tokens[result]),
                     "kept_patches": bitmaps[result],
-                    "encode_s": batch.encode_s(index),
+                    "encode_s": encode_s[index],
                     "reduce_s": reduce_s,
                 }
             )
@@ -126,13 +127,13 @@ class ArmBatch:
             row[kept_k.numpy()] = True
         return [row.tobytes() for row in np.packbits(mask, axis=1)]
 
-    def encode_s(self, index: int) -> float:
-        """Return one request's share of the seconds of both towers; an image's are shared by its requests."""
-        image = self.image_of_request[index]
-        of_image = seconds_between(*self.marks.images) / (max(self.image_of_request) + 1)
+    def encode_s(self) -> list[float]:
+        """Return each request's share of the seconds of both towers; requests share those of their image."""
+        counts = Counter(self.image_of_request)
+        of_image = seconds_between(*self.marks.images) / len(counts)
         texts = self.marks.texts
         of_text = 0.0 if texts is None else seconds_between(*texts) / len(self.requests)
-        return of_image / self.image_of_request.count(image) + of_text
+        return [of_image / counts[image] + of_text for image in self.image_of_request]
 
     def reduce_s(self) -> float:
         """Return each request's share of the seconds of the reduction."""

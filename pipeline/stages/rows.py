@@ -151,13 +151,15 @@ def to_ipc(schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> pa.Buffer:
 
 def table_to_ipc(table: pa.Table) -> pa.Buffer:
     """Write a table into an Arrow IPC stream, in memory of just its size: each byte is copied once."""
-    size = pa.MockOutputStream()
-    for sink in (size, None):
-        if sink is None:
-            buffer = pa.allocate_buffer(size.size())
-            sink = pa.FixedSizeBufferWriter(buffer)
+
+    def write(sink: pa.NativeFile) -> None:
         with pa.ipc.new_stream(sink, table.schema) as writer:
             writer.write_table(table)
+
+    size = pa.MockOutputStream()
+    write(size)
+    buffer = pa.allocate_buffer(size.size())
+    write(pa.FixedSizeBufferWriter(buffer))
     return buffer
 
 

@@ -35,7 +35,7 @@ class Arena:
         while self._block < len(self._blocks):
             block = self._blocks[self._block]
             if self._used + size <= len(block):
-                first, self._used = self._used, -(-(self._used + size) // _ALIGNED) * _ALIGNED
+                first, self._used = self._used, _padded(self._used + size)
                 return block[first : first + size]
             self._block, self._used = self._block + 1, 0
         self._blocks.append(torch.empty(max(_BLOCK, size), dtype=torch.uint8, pin_memory=True))
@@ -122,7 +122,7 @@ class Staging:
         staged.sent.record()
         tensors, first = [], 0
         for array in staged.arrays:
-            dtype = _tensor(array[:0]).dtype
+            dtype = torch.from_numpy(np.empty(0, array.dtype)).dtype
             tensors.append(there[first : first + array.nbytes].view(dtype).view(array.shape))
             first += _padded(array.nbytes)
         return tensors

@@ -20,8 +20,13 @@ from pipeline.support.fields import free, require
 # A run counts as stopped after _GAPS times the usual time between two units, and at least _LEAST_S seconds.
 _GAPS, _LEAST_S = 10, 120.0
 _COUNTED = (
-    *("rows", "status", "rows_by_device", "tokens"),
-    *("failed_shard_count", "failed_shards", "passed_over"),
+    "rows",
+    "status",
+    "rows_by_device",
+    "tokens",
+    "failed_shard_count",
+    "failed_shards",
+    "passed_over",
 )
 
 

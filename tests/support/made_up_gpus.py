@@ -68,9 +68,10 @@ def reserved(
 
     `most` is generate's `max_actors`; all else has its default.
     """
+    from pipeline.run.cluster.booked import ActorResources
     from pipeline.run.cluster.nodes import hardware
     from pipeline.run.cluster.placement import reserved_places
-    from pipeline.run.cluster.resources import ActorResources, Cluster
+    from pipeline.run.cluster.resources import Cluster
 
     config = Cluster(address="auto", generate=ActorResources(num_cpus=0.6, max_actors=most))
     room, filled = config.room_on(hardware(), "auto"), config.on(hardware(), "auto")

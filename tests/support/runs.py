@@ -14,7 +14,8 @@ import pytest
 from pipeline.engines.transformers import Transformers
 from pipeline.models.config import Decoding, Model
 from pipeline.output.units import Unit, UnitLimits
-from pipeline.run.cluster.resources import ActorResources, Cluster
+from pipeline.run.cluster.booked import ActorResources
+from pipeline.run.cluster.resources import Cluster
 from pipeline.run.config import RunConfig, RunOptions
 from pipeline.run.guard.incidents import Incident
 from pipeline.run.in_process import make_units

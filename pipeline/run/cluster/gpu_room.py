@@ -11,8 +11,8 @@ Shares are counted in ten-thousandths of a GPU, as Ray does.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
 
+from pipeline.run.cluster.booked import TINY, ActorResources, Hardware
 from pipeline.support.errors import ConfigError
 
 WHOLE = 10_000
@@ -20,43 +20,6 @@ BESIDE = 100  # of which CLIPs may book, on a GPU with a language model
 _STACKED = 10  # of a CLIP that Ray may put beside nine others
 GENERATE_PER_ENCODE = 4
 _OWN = "CLIP has a GPU of its own, unless cluster.encode.num_gpus=0 lets it compute on the CPU"
-_TINY = 1e-9  # against rounding: 0.4 / 0.1 is 4
-
-
-@dataclass(frozen=True)
-class Hardware:
-    """Holds what a cluster has: CPUs and GPUs of each node, and the largest node's memory.
-
-    `node_gpus` is as long as `node_cpus`, or empty: no node has any. `memory` is the bytes that Ray lets
-    tasks book on one node; None: unknown.
-    """
-
-    node_cpus: tuple[float, ...]
-    node_gpus: tuple[float, ...] = ()
-    memory: int | None = None
-
-    @property
-    def cpus(self) -> float:
-        """The CPUs of all nodes."""
-        return sum(self.node_cpus)
-
-    @property
-    def gpus(self) -> int:
-        """The whole GPUs of all nodes."""
-        return sum(map(int, self.node_gpus))
-
-
-class Wanted(Protocol):
-    """Describes what a stage's actors are to book, as `ActorResources` has it; None: left open."""
-
-    @property
-    def num_cpus(self) -> float: ...
-    @property
-    def num_gpus(self) -> float | None: ...
-    @property
-    def num_actors(self) -> int | None: ...
-    @property
-    def max_actors(self) -> int | None: ...
 
 
 @dataclass(frozen=True)
@@ -96,7 +59,9 @@ class GpuRoom:
         return {"encode": self.encode, "generate": self.generate}[stage]
 
 
-def divide(hardware: Hardware, encode: Wanted, generate: Wanted, spare_cpus: float) -> GpuRoom:
+def divide(
+    hardware: Hardware, encode: ActorResources, generate: ActorResources, spare_cpus: float
+) -> GpuRoom:
     """Divide the GPUs: a language model on each, and a CLIP beside every fourth, unless configured otherwise.
 
     Where CLIPs have GPUs of their own, there is one for every four of the language models' GPUs, if so many
@@ -142,7 +107,7 @@ def divide(hardware: Hardware, encode: Wanted, generate: Wanted, spare_cpus: flo
     return GpuRoom(clips, models, hardware.gpus - taken, reason)
 
 
-def _require_known(encode: Wanted, generate: Wanted, gpus: int) -> None:
+def _require_known(encode: ActorResources, generate: ActorResources, gpus: int) -> None:
     """Refuse shares that Ray or a stage cannot take, and GPUs that the cluster does not have."""
     if (encode.num_gpus or 0) > 1:
         raise ConfigError(
@@ -157,31 +122,31 @@ def _require_known(encode: Wanted, generate: Wanted, gpus: int) -> None:
             raise ConfigError(f"cluster: an actor of {stage} books {booked}, but the cluster has {gpus} GPUs")
 
 
-def models_a_gpu(encode: Wanted, generate: Wanted) -> tuple[int, bool]:
+def models_a_gpu(encode: ActorResources, generate: ActorResources) -> tuple[int, bool]:
     """Return how many language models share a GPU, and whether CLIPs sit beside them."""
     share, clip = generate.num_gpus, encode.num_gpus
     if share is None:
         return 1, clip is None or 0 < clip < 1
     if share >= 1:
         return 1, False
-    beside = int((1 - (clip or 0)) / share + _TINY)
+    beside = int((1 - (clip or 0)) / share + TINY)
     if clip != 0 and beside:
         return beside, True
-    return int(1 / share + _TINY), False
+    return int(1 / share + TINY), False
 
 
-def _start(wanted: Wanted) -> int | None:
+def _start(wanted: ActorResources) -> int | None:
     """Return the number of actors at the start; None: as many as fit."""
     return wanted.num_actors or (1 if wanted.max_actors else None)
 
 
-def _own_gpus(encode: Wanted) -> int:
+def _own_gpus(encode: ActorResources) -> int:
     """Count the GPUs that CLIPs need where they share none with a language model."""
-    per_gpu = int(1 / encode.num_gpus + _TINY) if encode.num_gpus else _start(encode) or 1
+    per_gpu = int(1 / encode.num_gpus + TINY) if encode.num_gpus else _start(encode) or 1
     return math.ceil((_start(encode) or 1) / per_gpu)
 
 
-def _clips(encode: Wanted, gpus: int, units: int, default: int) -> Places:
+def _clips(encode: ActorResources, gpus: int, units: int, default: int) -> Places:
     """Put CLIPs on different GPUs; if they are more than the GPUs, the same number on each that has one.
 
     Args:
@@ -191,7 +156,7 @@ def _clips(encode: Wanted, gpus: int, units: int, default: int) -> Places:
     """
     actors = _start(encode) or max(1, default)
     per_gpu = math.ceil(actors / gpus) if gpus > 0 else 0
-    most = int(1 / encode.num_gpus + _TINY) if encode.num_gpus else BESIDE
+    most = int(1 / encode.num_gpus + TINY) if encode.num_gpus else BESIDE
     if not 0 < per_gpu <= most:
         raise ConfigError(
             f"cluster: {actors} actors of encode do not fit on {max(gpus, 0)} GPUs, at most {most} on each; "
@@ -206,7 +171,9 @@ def _clips(encode: Wanted, gpus: int, units: int, default: int) -> Places:
     )
 
 
-def _models(generate: Wanted, most: int, each: int, whole: int, *, is_beside: bool, with_own: bool) -> Places:
+def _models(
+    generate: ActorResources, most: int, each: int, whole: int, *, is_beside: bool, with_own: bool
+) -> Places:
     """Put language models on as many GPUs as they can have, or on as many as are configured.
 
     Args:
@@ -230,8 +197,8 @@ def _models(generate: Wanted, most: int, each: int, whole: int, *, is_beside: bo
 
 def _fit_by_cpus(
     hardware: Hardware,
-    encode: Wanted,
-    generate: Wanted,
+    encode: ActorResources,
+    generate: ActorResources,
     clips: Places | None,
     spare_cpus: float,
     each: int,
@@ -243,7 +210,7 @@ def _fit_by_cpus(
     encoders = clips.actors if clips else encode.num_actors or len(free)
     _spread(free, hardware.node_gpus, encode.num_cpus, encoders)
     return sum(
-        max(0, min(int(gpus) // whole * each, int(cpus / generate.num_cpus + _TINY)))
+        max(0, min(int(gpus) // whole * each, int(cpus / generate.num_cpus + TINY)))
         for cpus, gpus in zip(free, hardware.node_gpus, strict=True)
     )
 

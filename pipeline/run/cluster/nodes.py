@@ -2,7 +2,7 @@
 
 from typing import TypedDict
 
-from pipeline.run.cluster.gpu_room import Hardware
+from pipeline.run.cluster.booked import Hardware
 
 
 def hardware() -> Hardware:

@@ -5,7 +5,8 @@ import os
 from dataclasses import dataclass, replace
 from typing import Any
 
-from pipeline.run.cluster.gpu_room import GpuRoom, Hardware, divide
+from pipeline.run.cluster.booked import TINY, ActorResources, Hardware, TaskResources
+from pipeline.run.cluster.gpu_room import GpuRoom, divide
 from pipeline.storage.secrets import hide_in_urls
 from pipeline.support.errors import ConfigError
 from pipeline.support.fields import free, require
@@ -13,53 +14,7 @@ from pipeline.support.fields import free, require
 # One image takes at most 896 MiB (stages/formats/opening.py), the unit that is made some tens more.
 DECODE_MEMORY = 1 << 30
 LOOPBACK = "127.0.0.1"
-_TINY = 1e-9  # against rounding: 0.4 / 0.1 is 4
 _RESERVED = {"working_dir", "worker_process_setup_hook"}  # keys of a runtime environment that Trimline sets
-_POSITIVE = "cluster: num_cpus of a stage must be positive, or Ray starves it"
-
-
-@dataclass(frozen=True, kw_only=True)
-class TaskResources:
-    """Declares the CPUs and bytes that one task of a stage books. As many run as fit beside the actors.
-
-    `memory` null: for decode what one image may take, 1 GiB, or all that the largest node has, if it has
-    less; for the others none.
-    """
-
-    num_cpus: float = free()
-    memory: int | None = free(None)
-
-    def __post_init__(self) -> None:
-        require(self.num_cpus > 0, _POSITIVE)
-        require(self.memory is None or self.memory >= 0, "cluster: memory must not be negative")
-
-
-@dataclass(frozen=True, kw_only=True)
-class ActorResources:
-    """Declares the CPUs and GPUs that one actor of a stage books, and the number of actors.
-
-    `num_gpus` null: one language model a GPU, with CLIPs beside some of them; 0 in a cluster without GPUs.
-    From 1 on: so many whole GPUs, none of which the other stage shares. `num_actors` null: as many as the
-    GPUs can take; without GPUs one on each node that has room for one actor of either stage. `max_actors`:
-    the stage may grow to so many. `threads` null: torch uses all cores of the node, whatever the actor books.
-    """
-
-    num_cpus: float = free()
-    num_gpus: float | None = free(None)
-    num_actors: int | None = free(None)
-    max_actors: int | None = free(None)
-    threads: int | None = free(None)
-
-    def __post_init__(self) -> None:
-        require(self.num_cpus > 0, _POSITIVE)
-        require(self.num_gpus is None or self.num_gpus >= 0, "cluster: num_gpus must not be negative")
-        require(self.num_actors is None or self.num_actors >= 1, "cluster: num_actors must be at least 1")
-        least = self.num_actors or 1
-        require(
-            self.max_actors is None or self.max_actors >= least,
-            f"cluster: max_actors must be at least {least}, the number of actors at the start",
-        )
-        require(self.threads is None or self.threads >= 1, "cluster: threads must be at least 1")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -178,7 +133,7 @@ class Cluster:
         Without GPUs each node gets one of either stage, because an actor's threads use all cores of its node.
         """
         both = self.encode.num_cpus + self.generate.num_cpus + self._largest_task
-        nodes_with_room = sum(cpus + _TINY >= both for cpus in hardware.node_cpus)
+        nodes_with_room = sum(cpus + TINY >= both for cpus in hardware.node_cpus)
 
         def filled(stage: str, most: int) -> ActorResources:
             actors, places = self.actors(stage), room.of(stage)
@@ -189,7 +144,7 @@ class Cluster:
 
         encode = filled("encode", nodes_with_room)
         free_cpus = hardware.cpus - self._largest_task - (encode.num_actors or 1) * encode.num_cpus
-        by_cpus = int(free_cpus / self.generate.num_cpus + _TINY)
+        by_cpus = int(free_cpus / self.generate.num_cpus + TINY)
         return replace(self, encode=encode, generate=filled("generate", min(nodes_with_room, by_cpus)))
 
     def _with_memory(self, most: int | None) -> "Cluster":
@@ -210,7 +165,7 @@ class Cluster:
     def _require_cpus(self, num_cpus: float) -> None:
         """Refuse a cluster that is too small; numbers of actors left open count as 1."""
         actors = sum((stage.num_actors or 1) * stage.num_cpus for stage in (self.encode, self.generate))
-        if actors + self._largest_task > num_cpus + _TINY:
+        if actors + self._largest_task > num_cpus + TINY:
             raise ConfigError(
                 f"cluster: the actors book {actors:g} CPUs and the largest task {self._largest_task:g}, "
                 f"but the cluster has {num_cpus:g}"

@@ -4,9 +4,9 @@ import json
 import re
 import shutil
 import struct
+from contextlib import ExitStack
 
 import pytest
-import torch
 
 from pipeline.engines.gpu_memory import require_budget
 from pipeline.engines.transformers import Transformers
@@ -15,6 +15,7 @@ from pipeline.models.checkpoints.folders import folders
 from pipeline.models.config import Decoding, Model
 from pipeline.models.footprint import GIB
 from pipeline.support.errors import ConfigError
+from tests.support.pretended_cuda import pretended_cuda
 
 SIZES = {  # of LLaVA-1.5-7B's language model
     "hidden_size": 4096,
@@ -50,14 +51,14 @@ def model(random_checkpoint, tmp_path):
 
 
 @pytest.fixture
-def gpu(monkeypatch):
+def gpu():
     """Give the GPU so many GiB, free and in all."""
+    with ExitStack() as stack:
 
-    def of(free, total):
-        monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda *_: (int(free * GIB), int(total * GIB)))
+        def of(free, total):
+            stack.enter_context(pretended_cuda(total * GIB, used_bytes=(total - free) * GIB))
 
-    return of
+        yield of
 
 
 def test_batches_that_do_not_fit_are_refused_with_the_budget_that_fits(model, gpu):

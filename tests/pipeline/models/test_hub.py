@@ -17,8 +17,8 @@ from pipeline.run.prepare import prepare, prepare_all
 from pipeline.stages.encode import Encode
 from pipeline.stages.generate import Generate
 from pipeline.support.errors import ConfigError, RunError
+from tests.pipeline.models.hub import Hub, serving
 from tests.support.commands import compose, trimline
-from tests.support.hub import Hub, serving
 
 LLAVA, CLIP = "tiny/llava", "tiny/clip"
 PICTURES = ["source=images", "source.path=pictures", "task=caption", "limit=2", "decoding.max_new_tokens=2"]

@@ -6,7 +6,8 @@ import pytest
 from pipeline.planner.contention import without_contention
 from pipeline.planner.gpus import gpus_of
 from pipeline.planner.simulate import Simulated, Station, Worker, simulate
-from pipeline.run.cluster.resources import ActorResources, Cluster
+from pipeline.run.cluster.booked import ActorResources
+from pipeline.run.cluster.resources import Cluster
 from tests.support.footers import footer_of
 
 

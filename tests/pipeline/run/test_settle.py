@@ -9,9 +9,10 @@ from pipeline.engines.auto import Auto
 from pipeline.engines.transformers import Transformers
 from pipeline.engines.vllm import Vllm
 from pipeline.run.fingerprint import shared_fields
+from pipeline.run.pinning import pin_model
 from pipeline.run.settle import settle
 from pipeline.support.errors import ConfigError
-from tests.support.commands import compose
+from tests.support.commands import compose, compose_only
 
 WEIGHTS = {"weights": "x"}
 
@@ -39,30 +40,30 @@ def engine_counted(config):
     return shared_fields(config, WEIGHTS)["engine"]
 
 
-def test_auto_is_transformers_on_a_cpu(caplog):
+def test_auto_is_transformers_on_a_cpu(capsys):
     config = composed("engine=auto", "device=cpu")
     assert config.engine == Transformers(group_by_kind=True)
-    assert caplog.messages == ["engine=auto is engine=transformers: the run computes on CPUs"]
+    assert capsys.readouterr().err == "engine=auto is engine=transformers: the run computes on CPUs\n"
     plain = composed("engine=transformers", "device=cpu")
     assert engine_counted(config) == engine_counted(plain)
     assert config.settings["engine"] == plain.settings["engine"]
 
 
-def test_auto_is_transformers_on_a_gpu_without_vllm(caplog):
+def test_auto_is_transformers_on_a_gpu_without_vllm(capsys):
     from pipeline.engines.vllm import installed
 
     if installed():
         pytest.skip("vLLM is installed here")
     assert composed("engine=auto", "device=cuda").engine == Transformers(group_by_kind=True)
-    assert "engine=transformers: engine=vllm needs vLLM: pip install" in caplog.text
+    assert "engine=transformers: engine=vllm needs vLLM: pip install" in capsys.readouterr().err
 
 
 @pytest.mark.usefixtures("vllm_is_there")
-def test_auto_is_vllm_on_a_gpu(caplog):
+def test_auto_is_vllm_on_a_gpu(capsys):
     config = composed("engine=auto", "device=cuda")
     assert isinstance(config.engine, Vllm)
     assert config.engine.max_num_seqs == 256
-    assert caplog.messages == ["engine=auto is engine=vllm: GPUs and vLLM are there"]
+    assert capsys.readouterr().err == "engine=auto is engine=vllm: GPUs and vLLM are there\n"
     assert engine_counted(config)["kind"] == "Vllm"
 
 
@@ -74,7 +75,7 @@ def begin(output, engine):
     (output / "run.json").write_text(json.dumps(manifest | {"configuration": {}, "versions": {}}))
 
 
-def test_an_output_goes_on_with_its_engine_and_its_sizes(output, caplog):
+def test_an_output_goes_on_with_its_engine_and_its_sizes(output, capsys):
     """Begun on a CPU, by a release whose sizes were numbers, and continued on a GPU."""
     begin(output, {"kind": "Vllm", "max_num_seqs": 64, "max_batched_tokens": 8192, "prefix_cache": True})
     kept = composed("engine=vllm", "device=cuda", "output=output", "+engine.args.api_key=CANARY").settings
@@ -83,7 +84,7 @@ def test_an_output_goes_on_with_its_engine_and_its_sizes(output, caplog):
         config = composed(f"engine={engine}", "device=cuda", "output=output")
         assert (config.engine.max_num_seqs, config.engine.max_batched_tokens) == (64, 8192)
         assert composed(f"engine={engine}", "device=cuda", "output=other").engine != config.engine
-    assert "engine=auto is engine=vllm: as in the output so far" in caplog.messages
+    assert "engine=auto is engine=vllm: as in the output so far" in capsys.readouterr().err.splitlines()
 
 
 def control(engine, *overrides):
@@ -183,3 +184,12 @@ def test_the_device_of_a_cluster_to_be_joined_must_be_said_where_sizes_follow_fr
     for engine in ("auto", "vllm"):
         goes_on = composed(f"engine={engine}", *joined, "output=output").engine
         assert goes_on == given.engine, "as the output says"
+
+
+def test_a_damaged_output_pins_no_model(output):
+    output.mkdir()
+    (output / "run.json").write_text("{")
+    config = compose_only("source.path=x", "output=output")
+    for decides in (pin_model, settle):
+        with pytest.raises(ConfigError, match=r"run\.json in .* is damaged"):
+            decides(config)

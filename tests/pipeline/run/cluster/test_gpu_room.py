@@ -6,8 +6,9 @@ import re
 
 import pytest
 
-from pipeline.run.cluster.gpu_room import WHOLE, Hardware, divide
-from pipeline.run.cluster.resources import ActorResources, Cluster
+from pipeline.run.cluster.booked import ActorResources, Hardware
+from pipeline.run.cluster.gpu_room import WHOLE, divide
+from pipeline.run.cluster.resources import Cluster
 from pipeline.support.errors import ConfigError
 
 

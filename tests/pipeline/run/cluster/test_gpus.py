@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 from pipeline.models.devices import torch_device
-from pipeline.run.cluster.gpu_room import Hardware
+from pipeline.run.cluster.booked import Hardware
 from pipeline.run.cluster.gpus import SeenGpus, ask_torch, occupied, require_usable
 from pipeline.run.flow import stage_arguments
 from pipeline.support.errors import ConfigError

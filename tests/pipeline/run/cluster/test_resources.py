@@ -2,8 +2,8 @@
 
 import pytest
 
-from pipeline.run.cluster.gpu_room import Hardware
-from pipeline.run.cluster.resources import DECODE_MEMORY, ActorResources, Cluster, TaskResources
+from pipeline.run.cluster.booked import ActorResources, Hardware, TaskResources
+from pipeline.run.cluster.resources import DECODE_MEMORY, Cluster
 from pipeline.support.errors import ConfigError
 
 REMOTE = Cluster(address="auto")
