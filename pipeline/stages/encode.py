@@ -115,7 +115,7 @@ class Encode:
             batch = preparer.prepare(part)
             return batch, self._staging.stage(batch.arrays())
 
-        # one thread: the next batch is staged once this one's buffer has been sent
+        # With one thread two batches at most are pending, as many as `Staging` has buffers.
         return each(stage, parts, threads=1) if self._device.type == "cuda" else map(stage, parts)
 
     def _encoded(
