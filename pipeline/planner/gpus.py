@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pipeline.output.footers import Footer
+from pipeline.run.cluster.booked import TINY
 from pipeline.run.cluster.gpu_room import models_a_gpu
 from pipeline.run.cluster.resources import Cluster
 
-_TINY = 1e-9  # against rounding: 0.6 / 0.2 is 3
 _CLIP_S = ("encode_s", "reduce_s")  # measured on the device, with the work queued there
 
 
@@ -40,7 +40,7 @@ def gpus_of(footers: Sequence[Footer], cluster: Cluster, units_at_once: int) -> 
     if not encode:
         return Gpus(models, demand)
     clips, clip = cluster.encode.num_actors or 1, cluster.encode.num_gpus
-    alone = math.ceil(clips / int(1 / clip + _TINY)) if clip and clip <= 1 else clips
+    alone = math.ceil(clips / int(1 / clip + TINY)) if clip and clip <= 1 else clips
     demand["encode"] = _on_gpu(footers)
     return Gpus(models if is_beside else models + alone, demand)
 
