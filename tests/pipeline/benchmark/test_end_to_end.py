@@ -1,7 +1,6 @@
 """The end-to-end benchmark's baseline loop equals LLaVA, and every arm has figures."""
 
 import dataclasses
-import os
 
 import pytest
 
@@ -76,11 +75,11 @@ def test_each_arm_is_measured_in_each_round(tmp_path):
 def test_vllms_own_tells_why_a_round_failed_and_leaves_no_copy(tmp_path, monkeypatch):
     (tmp_path / "tmp").mkdir()
     (tmp_path / "vllm.py").write_text(VLLM)
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]))
+    monkeypatch.syspath_prepend(tmp_path)  # a new process takes over sys.path
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "tmp"))
     own = OwnLlava(folders(MODEL)[0], {}, Bench(MODEL, Transformers(), JOB, frozenset()))
     assert list((tmp_path / "tmp").iterdir())
-    with pytest.raises(ConfigError, match="^no memory for 5 requests$"):
+    with pytest.raises(ConfigError, match=r"^no memory for 5 requests$"):
         own.run(0)
     own.close()
     assert not list((tmp_path / "tmp").iterdir())
