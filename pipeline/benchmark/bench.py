@@ -41,9 +41,6 @@ class Job:
     loop_batches: tuple[int, ...]
 
 
-_CPU = torch.device("cpu")
-
-
 class Bench:
     """Holds the weights, and the requests in the form that CLIP and the language model take.
 

@@ -18,9 +18,9 @@ import torch
 
 from pipeline.benchmark.bench import Bench, Job, Measured
 from pipeline.benchmark.devices import gemm_tflops
-from pipeline.benchmark.gpu_room import beside_others
 from pipeline.benchmark.options import EndToEndOptions
 from pipeline.benchmark.own_llava import NAME, own_arm
+from pipeline.benchmark.vllm_cache import bound_cache
 from pipeline.models.devices import torch_device
 from pipeline.run.config import RunConfig
 from pipeline.support.table import Table
@@ -58,7 +58,7 @@ def measure(config: RunConfig, options: EndToEndOptions) -> EndToEndFigures:
     )
     device = torch_device(config.options.device)
     models = 1 + options.vllm_own + bool(job.loop_batches)
-    engine = beside_others(engine, model, device, models=models)
+    engine = bound_cache(engine, model, device, models=models)
     bench = Bench(model, engine, job, frozenset[str]().union(*(arm.reducer.needs for arm in arms)), device)
     runs: dict[str, Callable[[int], Measured]] = {
         f"loop, batch {batch}": partial(bench.run_loop, batch) for batch in job.loop_batches

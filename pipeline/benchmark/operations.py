@@ -2,13 +2,11 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import torch
-from transformers import AutoModelForCausalLM
 
 from pipeline.models.checkpoints.fit import Geometry
+from pipeline.models.checkpoints.layouts import language_name
 from pipeline.models.checkpoints.loading import load_config
+from pipeline.models.checkpoints.tensors import locate
 
 
 @dataclass(frozen=True)
@@ -52,18 +50,19 @@ class Operations:
 
 
 def operations_of(llava: Path, geometry: Geometry) -> Operations:
-    """Read the sizes of a LLaVA; its weights are not read."""
+    """Read the sizes of a LLaVA, of its weights the headers alone."""
     config = load_config(llava)
     text, vision = config.text_config, config.vision_config
-    with torch.device("meta"):
-        make: Any = AutoModelForCausalLM.from_config  # has no types
-        model: torch.nn.Module = make(text)
-    layers = model.get_submodule("model.layers")
+    in_layers = [
+        where.count
+        for name, where in locate(llava).items()
+        if (language_name(name) or "").startswith("model.layers.")
+    ]
     a_vision_layer = 4 * vision.hidden_size**2 + 2 * vision.hidden_size * vision.intermediate_size
     return Operations(
         layers=text.num_hidden_layers,
         width=text.hidden_size,
-        layer_weights=sum(weight.numel() for weight in layers.parameters()),
+        layer_weights=sum(in_layers),
         head_weights=text.vocab_size * text.hidden_size,
         patches=geometry.num_patches,
         vision_layers=geometry.feature_layer,

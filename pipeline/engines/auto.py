@@ -11,7 +11,7 @@ from pipeline.support.errors import ConfigError
 
 @dataclass(frozen=True, kw_only=True)
 class Auto(EngineConfig):
-    """Stands for an engine until a run is prepared: `choose` decides.
+    """Configures the choice between vLLM and transformers, which is made when a run is prepared.
 
     The fingerprint has the engine that was chosen, and an output goes on with it.
     """

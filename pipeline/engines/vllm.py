@@ -79,9 +79,8 @@ class Vllm(EngineConfig):
     units_at_once: int = free(4)
 
     def __post_init__(self) -> None:
-        for name in (
-            *("max_num_seqs", "max_batched_tokens", "max_model_len", "tensor_parallel", "units_at_once"),
-        ):
+        counts = ("max_num_seqs", "max_batched_tokens", "max_model_len", "tensor_parallel", "units_at_once")
+        for name in counts:
             value = getattr(self, name)
             require(value is None or value >= 1, f"engine.{name} must be at least 1")
         require(
@@ -153,12 +152,11 @@ class Vllm(EngineConfig):
 
     def other_batches(self) -> Self:
         """Return this configuration with half the batch sizes, which changes answers by rounding alone."""
-        halved = self.settled(Setting(on_gpu=False))
-        assert halved.max_num_seqs and halved.max_batched_tokens
+        assert self.max_num_seqs and self.max_batched_tokens, "engine=vllm has not been settled"
         return dataclasses.replace(
-            halved,
-            max_num_seqs=max(1, halved.max_num_seqs // 2),
-            max_batched_tokens=max(1, halved.max_batched_tokens // 2),
+            self,
+            max_num_seqs=max(1, self.max_num_seqs // 2),
+            max_batched_tokens=max(1, self.max_batched_tokens // 2),
         )
 
     def check(self, decoding: Decoding) -> None:

@@ -26,7 +26,7 @@ class AloneExecutor(UniProcExecutor):  # type: ignore[misc] # vLLM is not instal
         super()._init_executor()
 
 
-class ParallelExecutor(MultiprocExecutor):  # type: ignore[misc]
+class ParallelExecutor(MultiprocExecutor):  # type: ignore[misc] # as above
     """Runs a worker process for each GPU, under an engine process that ends with its parent."""
 
     def _init_executor(self) -> None:

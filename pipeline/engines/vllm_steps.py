@@ -94,6 +94,7 @@ class Steps:
     def _run(self) -> None:
         try:
             engine = self._make()
+            shutdown = engine.engine_core.shutdown  # a vLLM without it is refused now, not in silence later
         except BaseException as error:  # noqa: BLE001 - raised again in the waiting thread
             self._ready.set_exception(error)
             return
@@ -106,8 +107,8 @@ class Steps:
             self._end(error)
         finally:
             with suppress(Exception):  # of a process that has ended already
-                engine.engine_core.shutdown()  # frees the memory now; a process of its own ends
-            del engine
+                shutdown()  # frees the memory now; a process of its own ends
+            del engine, shutdown
             self._close()
 
     def _add_requests(self, engine: "LLMEngine") -> bool:

@@ -1,7 +1,7 @@
 """Gets files of checkpoints from the model hub, or from its cache on this machine alone.
 
 A hub id is `owner/name`, or `owner/name@revision` for a branch, a tag or a commit. A run names the commit of
-each of its ids once (checkpoints/pinned.py). Files of a commit never change, so whoever has them asks nobody.
+each of its ids once (pipeline/run/pinning.py). Files of a commit never change: whoever has them asks nobody.
 """
 
 import random
@@ -14,7 +14,7 @@ from typing import NamedTuple, TypeVar
 
 from pipeline.support.errors import ConfigError, RunError, first_line
 
-COMMIT = re.compile(r"[0-9a-f]{40}")
+_COMMIT = re.compile(r"[0-9a-f]{40}")
 # Seconds between tries while the hub answers "too many requests" (429), or that it cannot answer (5xx). The
 # library itself tries what it downloads five times, waiting as long as the hub says.
 RETRY_S = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, *[60.0] * 6)
@@ -38,7 +38,7 @@ class HubId(NamedTuple):
     @property
     def is_commit(self) -> bool:
         """Tell whether the revision is a commit, whose files never change."""
-        return self.revision is not None and COMMIT.fullmatch(self.revision) is not None
+        return self.revision is not None and _COMMIT.fullmatch(self.revision) is not None
 
 
 def hub_id(path: str) -> HubId | None:
@@ -138,7 +138,10 @@ def _complete(repository: HubId, patterns: list[str]) -> Path | None:
 
 @contextmanager
 def _turn(repository: HubId) -> Iterator[None]:
-    """Let one process of this machine at a time in here for a commit."""
+    """Let one process at a time in here for a commit, among all that use the hub's cache.
+
+    Machines may share that cache. One of them then asks the hub, which `pipeline.support.turns` would not do.
+    """
     from huggingface_hub import constants
     from huggingface_hub.utils import WeakFileLock  # type: ignore[attr-defined]  # its own __init__ lists it
 

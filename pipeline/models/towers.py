@@ -92,7 +92,8 @@ class Towers(ABC):
     def encode_texts(self, texts: Sequence[str], *, windows: bool = False) -> Tensor:
         """Embed texts in the joint space, not normalised: float32 [B, P] on the encoder's device.
 
-        See `tokenize_texts`."""
+        See `tokenize_texts`.
+        """
         tokens = self.tokenize_texts(texts, windows=windows)
         return self.embed_tokens([torch.from_numpy(x).to(self.device) for x in tokens.padded], tokens.counts)
 

@@ -54,10 +54,10 @@ def without_contention(
     return alone_VS, demand_S
 
 
-def _speed(wanted: NDArray[np.float64], order: NDArray[np.int64], there: float) -> NDArray[np.float64]:
-    """Compute the speed from each tick on, where visits want so much of what there is."""
+def _speed(wanted: NDArray[np.float64], order: NDArray[np.int64], capacity: float) -> NDArray[np.float64]:
+    """Compute the speed from each tick on: what there is over what visits want, at most 1."""
     at_once = np.cumsum(np.concatenate([wanted, -wanted])[order])
-    return np.asarray(np.minimum(1.0, there / np.maximum(at_once, 1e-9)))
+    return np.asarray(np.minimum(1.0, capacity / np.maximum(at_once, 1e-9)))
 
 
 def _progressed(

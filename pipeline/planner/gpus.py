@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pipeline.output.footers import Footer
+from pipeline.run.cluster.gpu_room import models_a_gpu
 from pipeline.run.cluster.resources import Cluster
 
 _TINY = 1e-9  # against rounding: 0.6 / 0.2 is 3
@@ -32,26 +33,16 @@ def gpus_of(footers: Sequence[Footer], cluster: Cluster, units_at_once: int) -> 
     """
     used = any(visit.peak_gpu_memory_bytes is not None for unit in footers for visit in unit.stages.values())
     generate, encode = (used and stage.num_gpus != 0 for stage in (cluster.generate, cluster.encode))
-    share, each = cluster.generate.num_gpus, 1
-    if share is not None and 0 < share < 1:
-        each = int(1 / share + _TINY)
-    whole = max(1, int(share or 1))
+    each, is_beside = models_a_gpu(cluster.encode, cluster.generate) if generate else (1, False)
+    whole = max(1, int(cluster.generate.num_gpus or 1))
     models = math.ceil((cluster.generate.num_actors or 1) / each) * whole if generate else 0
     demand = {"generate": whole / (each * units_at_once)} if generate else {}
     if not encode:
         return Gpus(models, demand)
     clips, clip = cluster.encode.num_actors or 1, cluster.encode.num_gpus
     alone = math.ceil(clips / int(1 / clip + _TINY)) if clip and clip <= 1 else clips
-    is_beside = generate and _fits_beside(share, each, clip)
     demand["encode"] = _on_gpu(footers)
     return Gpus(models if is_beside else models + alone, demand)
-
-
-def _fits_beside(share: float | None, each: int, clip: float | None) -> bool:
-    """Tell whether CLIPs sit on the GPUs of language models."""
-    if share is None:
-        return clip is None or clip < 1
-    return share < 1 and (clip is None or share * each + clip <= 1 + _TINY)
 
 
 def _on_gpu(footers: Sequence[Footer]) -> float:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.engines.base import Request
+from pipeline.engines.base import Request, Setting
 from pipeline.engines.transformers import Transformers
 from pipeline.engines.vllm import Vllm
 from pipeline.engines.vllm_steps import Generation
@@ -112,7 +112,7 @@ def test_the_prefix_cache_works_on_embeddings(model, requests, expected):
 
 def test_small_steps_change_no_answer(model, requests, expected):
     """Prompts are split over several steps, which also generate for other requests."""
-    config = Vllm().other_batches()
+    config = Vllm().settled(Setting(on_gpu=False)).other_batches()
     assert (config.max_num_seqs, config.max_batched_tokens) == (32, 4096)
     with loaded(model, max_num_seqs=7, max_batched_tokens=100) as engine:
         answers = engine.generate(requests)

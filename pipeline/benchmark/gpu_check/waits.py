@@ -2,8 +2,10 @@
 
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
+import torch
 from torch.profiler import ProfilerActivity
 
 from pipeline.benchmark.gpu_check.results import Claim, Measured
@@ -26,8 +28,6 @@ def measure(config: RunConfig, options: GpuCheckOptions) -> Measured:
     Raises:
         RunError: the profiler does not see waits on this machine.
     """
-    import torch
-
     _require_counts()
     with tempfile.TemporaryDirectory(prefix="trimline-") as folder:
         images = min(_IMAGES, options.check_images)
@@ -70,8 +70,6 @@ def count_waits(work: Callable[[], object]) -> int:
 
 
 def _profiled(work: Callable[[], object]) -> int:
-    import torch.profiler
-
     with torch.profiler.profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as profile:
         work()
     return sum(event.count for event in profile.key_averages() if event.key in _WAITS)
@@ -79,11 +77,14 @@ def _profiled(work: Callable[[], object]) -> int:
 
 def _require_counts() -> None:
     """Refuse a profiler that does not see a known number of further waits."""
-    import torch
-
     number = torch.zeros((), device="cuda")
-    number.item()
-    few, more = (count_waits(lambda n=n: [number.item() for _ in range(n)]) for n in (3, 13))  # type: ignore[misc]
+
+    def read(times: int) -> None:
+        for _ in range(times):
+            number.item()
+
+    read(1)
+    few, more = (count_waits(partial(read, times)) for times in (3, 13))
     if more - few != 10:
         raise RunError(
             f"torch.profiler saw {more - few} of 10 waits: it may lack the right to trace CUDA here"
@@ -96,5 +97,5 @@ def _row(one: Work, many: Work, arm: Arm, images: int) -> tuple[str, int, float]
     waits = []
     for work in (one, many):
         encode(work.unit)  # warms up
-        waits.append(count_waits(lambda unit=work.unit: encode(unit)))  # type: ignore[misc]
+        waits.append(count_waits(partial(encode, work.unit)))
     return arm.name, waits[0], (waits[1] - waits[0]) / (images * (_MANY - 1))

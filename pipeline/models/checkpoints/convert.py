@@ -19,7 +19,7 @@ from pipeline.models.checkpoints.files import read_config, weight_files
 from pipeline.models.checkpoints.fit import IMAGE_TOKEN
 from pipeline.models.checkpoints.folders import resolve
 from pipeline.models.checkpoints.kinds import is_original
-from pipeline.models.checkpoints.layouts import language_name, projector_name, tower_name
+from pipeline.models.checkpoints.layouts import language_name, projector_name, published_name, tower_name
 from pipeline.models.checkpoints.llama_tokenizer import write_tokenizer
 from pipeline.models.checkpoints.original import pads, translated
 from pipeline.models.checkpoints.sharded import ShardWriter
@@ -109,19 +109,15 @@ def _renamed(llava: Path, clip: Path, rows: int) -> Iterator[tuple[str, Tensor]]
     """Yield all tensors of the new checkpoint, with the CLIP's tower if the old one has none."""
     has_tower = False
     for name, tensor in _tensors(llava):
-        if (short := language_name(name)) is not None:
-            yield f"language_model.{short}", _grown(tensor, rows) if short in _TABLES else tensor
-        elif (short := projector_name(name)) is not None:
-            yield f"multi_modal_projector.{short}", tensor
-        elif (short := tower_name(name)) is not None:
-            has_tower = True
-            yield f"vision_tower.vision_model.{short}", tensor
+        if (published := published_name(name)) is not None:
+            has_tower = has_tower or tower_name(name) is not None
+            yield published, _grown(tensor, rows) if language_name(name) in _TABLES else tensor
         elif not _LEFT_OUT.search(name):
             raise ConfigError(f"{llava}: {name} is no weight of a LLaVA-1.5")
     if not has_tower:
         for name, tensor in _tensors(clip):
-            if (short := tower_name(name)) is not None:
-                yield f"vision_tower.vision_model.{short}", tensor
+            if tower_name(name) is not None and (published := published_name(name)) is not None:
+                yield published, tensor
 
 
 def _tensors(folder: Path) -> Iterator[tuple[str, Tensor]]:

@@ -50,3 +50,14 @@ def projector_name(name: str) -> str | None:
         return None
     layer, dot, rest = _PROJECTOR.sub("", name).partition(".")
     return f"{_LINEAR.get(layer, layer)}{dot}{rest}"
+
+
+def published_name(name: str) -> str | None:
+    """Return a tensor's name in the published layout; None if it is part of none of the three."""
+    if (language := language_name(name)) is not None:
+        return f"language_model.{language}"
+    if (tower := tower_name(name)) is not None:
+        return f"vision_tower.vision_model.{tower}"
+    if (projector := projector_name(name)) is not None:
+        return f"multi_modal_projector.{projector}"
+    return None

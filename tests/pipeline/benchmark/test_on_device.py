@@ -13,8 +13,8 @@ import torch
 
 from pipeline.benchmark import demo, end_to_end, reducers, workers
 from pipeline.benchmark.devices import gemm_tflops, peak_mib
-from pipeline.benchmark.gpu_room import beside_others
 from pipeline.benchmark.options import EndToEndOptions, ReducersOptions, WorkersOptions
+from pipeline.benchmark.vllm_cache import bound_cache
 from pipeline.engines.transformers import Transformers
 from pipeline.engines.vllm import Vllm
 from pipeline.models.config import Model
@@ -129,9 +129,9 @@ def test_the_peak_of_matrix_products_waits_for_them():
 
 def test_vllm_leaves_room_for_the_other_models_on_its_gpu():
     with pretended_cuda(memory_bytes=80 << 30):
-        bounded = beside_others(Vllm(), MODEL, CUDA, models=3)
+        bounded = bound_cache(Vllm(), MODEL, CUDA, models=3)
         assert bounded.kv_cache_gib == pytest.approx(80 / 3 - 4, abs=0.1)
         chosen = Vllm(kv_cache_gib=5)
-        assert beside_others(chosen, MODEL, CUDA, models=3) is chosen
-        assert beside_others(Transformers(), MODEL, CUDA, models=3) == Transformers()
-    assert beside_others(Vllm(), MODEL, CPU, models=3) == Vllm()
+        assert bound_cache(chosen, MODEL, CUDA, models=3) is chosen
+        assert bound_cache(Transformers(), MODEL, CUDA, models=3) == Transformers()
+    assert bound_cache(Vllm(), MODEL, CPU, models=3) == Vllm()

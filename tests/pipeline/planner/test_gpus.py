@@ -39,6 +39,7 @@ def cluster(encode: tuple, generate: tuple) -> Cluster:
         ((1, None), (1, None), 1),
         ((2, 0.1), (8, 0.6), 8),
         ((2, 0.2), (8, 0.4), 4),  # two language models and a CLIP on a GPU
+        ((1, 0.5), (4, 0.5), 4),  # one and a CLIP: there is no room for two beside it
         ((1, 1), (7, 1), 8),
         ((2, None), (2, 4), 10),  # four GPUs a language model, and CLIPs beside none
         ((4, 0), (8, None), 8),
