@@ -1,4 +1,4 @@
-"""Reads on the host what a reducer must know there, in one copy, so that it waits for the device once.
+"""Reads numbers of a batch on the host, in one copy for which the reducer waits once.
 
 Shapes: B images, N patches.
 """

@@ -43,7 +43,10 @@ class DriverLoad:
 
 
 def advice(units: int, wall_s: float, cpu_s: float, limits: UnitLimits, largest: UnitLimits) -> str | None:
-    """Name limits with which the driver would be busy for a quarter of its time; None: it is not busy now."""
+    """Name limits of units with which the driver would be busy for a quarter of its time.
+
+    None: it is not busy now, or no limit can grow.
+    """
     busy = cpu_s / wall_s
     times = math.ceil(busy / _AIM)
     larger = {

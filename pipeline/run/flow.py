@@ -106,7 +106,7 @@ def run_flow(
 
 
 def _places(cluster: Cluster, room: GpuRoom) -> AbstractContextManager[dict[str, dict[str, Any]]]:
-    """Reserve the actors' places on GPUs, and tell which GPUs stay without a language model."""
+    """Reserve the actors' places on GPUs, and tell how many GPUs get no actor."""
     if room.idle:
         log.tell("idle_gpus", f"{room.idle} GPUs of the cluster get no actor: {room.reason}")
     num_cpus = {stage: cluster.actors(stage).num_cpus for stage in ("encode", "generate")}

@@ -1,4 +1,4 @@
-"""Pins a run's model: each of its hub ids names one commit, for all nodes and for every start of the run."""
+"""Pins the hub ids of a run's model to one commit each, for all nodes and every start of the run."""
 
 import json
 from collections.abc import Mapping, Sequence

@@ -1,6 +1,7 @@
-"""Moves a batch's arrays to a device and its results back: one copy each way, which nobody waits for at once.
+"""Moves a batch's arrays to a device, and its results back, in one copy each way.
 
-The host's ends of the copies are pinned buffers that are used again. On a CPU nothing is copied.
+Nobody waits for a copy at once. The host's ends of the copies are pinned buffers that are used again. On a
+CPU nothing is copied.
 """
 
 import time

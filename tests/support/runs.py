@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -79,12 +79,16 @@ def make_config(
 
 
 @contextmanager
-def without_ray() -> Iterator[None]:
-    """Within the block runs call their stages in this process, which saves the start of Ray's workers."""
+def without_ray(incidents: Sequence[Incident] = ()) -> Iterator[None]:
+    """Call the stages of the block's runs in this process, which saves the start of Ray's workers.
+
+    Args:
+        incidents: what the runs say happened to GPUs.
+    """
 
     def run_units(config: RunConfig, prepared: Prepared) -> list[Incident]:
         make_units(config, prepared, f"{time.time():.3f}")
-        return []
+        return list(incidents)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("pipeline.run.annotate._run_units", run_units)

@@ -1,4 +1,4 @@
-"""Runs the actors of a stage, and finds out what is at fault when one dies, raises or loses its GPU.
+"""Runs a stage in its actors, and finds the fault when one dies, raises or loses its GPU.
 
 A crash counts as a death of every unit that was in the actor. To find the culprit, a unit that has been
 in a crash runs alone from then on. An example with three threads, and unit B that kills the process:
@@ -42,7 +42,7 @@ from pipeline.run.guard.faults import (
     ends_run,
 )
 from pipeline.run.guard.isolated import answer_controlled, answer_isolated
-from pipeline.run.guard.ledger import ActorStart, WorkItem
+from pipeline.run.guard.ledger import ActorStart, WorkItem, start_of
 from pipeline.run.guard.location import this_process
 from pipeline.run.guard.pieces import Passed, answer_in_pieces
 from pipeline.run.guard.samples import count_open, split_by_sample
@@ -70,6 +70,7 @@ class _Actor:
 
     def __init__(self, *, watch: Watch) -> None:
         self._watch, self._process = watch, this_process()
+        self._start = start_of(watch.name, self._process)
         self._lock, self._loading = SharedLock(), threading.Lock()
         self._stage: Run | None = None
         self._answered: pa.Table | None = None  # a sample that the stage can answer
@@ -82,7 +83,7 @@ class _Actor:
         elif start.deaths > ISOLATE_AFTER:
             self._give_up_start(start)
         elif self._apart:
-            watch.ledger.defer_start(watch.name, self._process)
+            watch.ledger.defer(self._start)
             return
         else:
             self._load(start.deaths)
@@ -125,7 +126,7 @@ class _Actor:
             ledger.fail_start(name, self._process, described(error))
             time.sleep(_PAUSE_S * (deaths + 1))
             os._exit(1)
-        ledger.end_start(name, self._process)
+        ledger.end(self._start)
 
     def _give_up_start(self, start: ActorStart) -> None:
         """Hand the units to another GPU; RunError if this process has none, and so is not at fault."""
@@ -191,12 +192,10 @@ class _Actor:
         return result
 
     def _made_stage(self) -> Run:
-        """Return the stage, and load its model first if units that ran apart came before."""
+        """Return the stage, and load its model first if a unit in a separate process came before."""
         with self._loading:
             if self._stage is None:
-                if not self._is_on_gpu:  # it could not be loaded again
-                    os._exit(1)
-                self._watch.ledger.begin_start(self._watch.name, self._process)
+                self._watch.ledger.begin(self._start, self._process)
                 self._load(0)
             return cast(Run, self._stage)
 
@@ -213,16 +212,9 @@ class _Actor:
         """Run a unit in a separate process; memory may not hold the model twice."""
         if self._is_on_gpu:
             return self._run_apart(item, batch, patience)
-        self._stage = None
+        self._stage = None  # the next unit loads it again
         gc.collect()
-        answered = answer_isolated(self._watch.name, self._watch.make, batch, patience)
-        try:
-            self._stage = cast(Run, self._watch.make())
-        except Exception as error:
-            if ends_run(error):
-                raise
-            # a device that is lost to this process: the next unit ends it
-        return answered
+        return answer_isolated(self._watch.name, self._watch.make, batch, patience)
 
     def _run_apart(self, item: WorkItem, batch: pa.Table, patience: int | None) -> Passed:
         """Run a unit in a separate process, alone on the GPU; DeviceBroken if that is at fault."""

@@ -75,9 +75,9 @@ def ends_run(error: BaseException) -> bool:
 
 
 def is_of_device(error: BaseException) -> bool:
-    """Tell whether an exception, or one that it came from, is an error of a GPU, its driver or its libraries.
+    """Tell whether an exception comes from a GPU, its driver or its libraries.
 
-    Running out of memory is none: it is the unit's.
+    The exceptions that it came from count, too. Running out of memory is the unit's own error.
     """
     return not _is_out_of_memory(error) and any(
         any(kind.__name__ in _DEVICE_ERRORS for kind in type(link).__mro__)

@@ -1,6 +1,5 @@
 """Counts what goes wrong at each GPU, to tell a sick one from units that kill their processes anywhere."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from pipeline.run.guard.location import Location, WorkerProcess
@@ -32,7 +31,7 @@ class Health:
         self._records: dict[Location, _Record] = {}
 
     def add_fault(self, item: object, process: WorkerProcess) -> bool:
-        """Count the end of a process by a fault, at a unit in it; returns whether it is the first unit."""
+        """Count a process that ended by a fault at a unit; returns whether this is its first fault."""
         record = self._records.setdefault(process.location, _Record())
         is_first = process.pid not in record.faults
         record.faults.setdefault(process.pid, set()).add(item)
@@ -56,10 +55,8 @@ class Health:
     def sickness(self, location: Location) -> str | None:
         """Say why a GPU is sick, if it is and another one of the stage does better; None if not."""
         record = self._records.get(location)
-        if record is None or not record.is_sick or not any(self._sound_others(location)):
+        if record is None or not record.is_sick:
+            return None
+        if not any(other.ended > 0 and not other.is_sick for other in self._records.values()):
             return None
         return f"{len(record.faults)} processes ended there by a fault, and {record.ended} units well"
-
-    def _sound_others(self, location: Location) -> Iterator[bool]:
-        for other, record in self._records.items():
-            yield other != location and record.ended > 0 and not record.is_sick

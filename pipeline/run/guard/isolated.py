@@ -19,10 +19,11 @@ from pipeline.run.guard.faults import (
     DeviceRaised,
     NotStarted,
     ProcessDied,
+    Run,
     StageRaised,
     UnitFault,
 )
-from pipeline.run.guard.pieces import Passed, answer_in_pieces
+from pipeline.run.guard.pieces import Control, Passed, answer_in_pieces
 from pipeline.stages.rows import table_from_ipc, table_to_ipc
 from pipeline.support.errors import RunError
 
@@ -134,7 +135,7 @@ def answer_controlled(
     known: Callable[[], pa.Table | None],
     patience: int | None = None,
 ) -> Passed:
-    """Run a unit in a separate process on a GPU, and find out whether a fault is the unit's or the GPU's.
+    """Run a unit in a separate process on a GPU, and tell its faults from the GPU's.
 
     Before any row fails, a sample that was answered before is tried in the same way.
 
@@ -147,15 +148,25 @@ def answer_controlled(
         RunError: as `answer_isolated` does; NotStarted: the stage cannot be made here.
     """
     with IsolatedStage(make) as process:
+        return answer_in_pieces(name, process, batch, patience, control_of(process, known))
 
-        def control(own: pa.Table | None) -> bool:
-            sample = known() if own is None else own
-            if sample is None:
-                return False
-            try:
-                process(sample)
-            except UnitFault as fault:
-                raise DeviceBroken(f"{fault} on a sample that was answered before") from None
-            return True
 
-        return answer_in_pieces(name, process, batch, patience, control)
+def control_of(run: Run, known: Callable[[], pa.Table | None]) -> Control:
+    """Make the function that tries a sample that was answered before.
+
+    Args:
+        run: the stage; it raises UnitFault.
+        known: as for `answer_controlled`.
+    """
+
+    def control(own: pa.Table | None) -> bool:
+        sample = known() if own is None else own
+        if sample is None:
+            return False
+        try:
+            run(sample)
+        except UnitFault as fault:
+            raise DeviceBroken(f"{fault} on a sample that was answered before") from None
+        return True
+
+    return control

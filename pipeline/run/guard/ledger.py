@@ -152,14 +152,16 @@ class Ledger:
         """Record why a start has failed; the process ends, and that counts as a death at the start alone."""
         self._release(process)
         self._errors[start_of(stage, process)] = error
-        self._incidents.add(NOT_LOADED, stage, process.location, error)
+        if process.location.gpus:
+            self._incidents.add(NOT_LOADED, stage, process.location, error)
 
     # --- faults of GPUs ---
 
     def lose(self, item: WorkItem, process: WorkerProcess, error: str) -> None:
-        """Record that a process can use its GPU no more and ends: that is no death at the units in it.
+        """Record that a process can use its GPU no more, and ends.
 
-        From the second time on it is one at the unit `item`, which met the error.
+        That is no death at the units in it, but from the second time on one at the unit `item`, which met
+        the error.
         """
         self._release(process)
         health = self._health[item.stage]

@@ -6,7 +6,7 @@ from typing import Any
 import pyarrow as pa
 
 from pipeline.run.guard.incidents import Incident
-from pipeline.run.guard.ledger import ActorStart, Hopeless, InWork, Ledger, WorkItem, start_of
+from pipeline.run.guard.ledger import ActorStart, Hopeless, InWork, Ledger, WorkItem
 from pipeline.run.guard.location import WorkerProcess
 
 
@@ -51,18 +51,6 @@ class LedgerHandle:
         """Record that an actor's process starts; returns what it has to know before it loads its model."""
         start: ActorStart = self.ask("start", stage, process)
         return start
-
-    def begin_start(self, stage: str, process: WorkerProcess) -> None:
-        """Record that an actor loads its model later than at its start."""
-        self.begin(start_of(stage, process), process)
-
-    def end_start(self, stage: str, process: WorkerProcess) -> None:
-        """Record that an actor has loaded its model."""
-        self.end(start_of(stage, process))
-
-    def defer_start(self, stage: str, process: WorkerProcess) -> None:
-        """Record that an actor does not load its model yet."""
-        self.defer(start_of(stage, process))
 
     def fail_start(self, stage: str, process: WorkerProcess, error: str) -> None:
         """Record why a start has failed; waits, since the process ends then."""

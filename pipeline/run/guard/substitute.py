@@ -77,7 +77,6 @@ class Substitute:
             "max_restarts": -1,
             "max_task_retries": -1,
             "max_concurrency": self._watch.at_once,
-            "name": f"{self._watch.name}, substitute of {self._process.actor or self._process.pid}",
             # of a group any place: those of actors that have ended are free
             "scheduling_strategy": PlacementGroupSchedulingStrategy(group) if group else "DEFAULT",
         }

@@ -8,10 +8,9 @@ from pipeline.output.summary import Summary
 from pipeline.run.annotate import finish
 from pipeline.run.guard.incidents import LOST, RETIRED, Incident
 from pipeline.run.guard.location import Location
-from pipeline.run.in_process import make_units
 from pipeline.run.prepare import prepare
 from pipeline.sources.webdataset import WebDataset
-from tests.support.runs import make_config
+from tests.support.runs import make_config, without_ray
 from tests.support.tars import write_tar
 
 GPU = Location("node-7", "an id of Ray's", ("3",))
@@ -22,16 +21,12 @@ SEEN = [
 
 
 @pytest.mark.parametrize("incidents", [SEEN, []])
-def test_the_summary_and_the_notes_name_node_and_gpu(random_checkpoint, tmp_path, monkeypatch, incidents):
-    def run_units(config, prepared):
-        make_units(config, prepared, "1")
-        return incidents
-
-    monkeypatch.setattr("pipeline.run.annotate._run_units", run_units)
+def test_the_summary_and_the_notes_name_node_and_gpu(random_checkpoint, tmp_path, incidents):
     (tmp_path / "in").mkdir()
     write_tar(tmp_path / "in" / "0.tar", 1)
     config = make_config(random_checkpoint, WebDataset(path=str(tmp_path / "in")), tmp_path / "out")
-    (outcome,) = finish(config, prepare(config))
+    with without_ray(incidents):
+        (outcome,) = finish(config, prepare(config))
     assert outcome.status == 0
     written = json.loads((tmp_path / "out" / "summary.json").read_text())
     assert Summary.from_json(written) == outcome.summary

@@ -41,7 +41,7 @@ def placed_as_ray_does(left, count, units, draw):
     """Give places out as Ray does; returns node and GPU of each, None where Ray tries the same node for ever.
 
     A node is chosen by the sum of what its GPUs have left, here any such node; on it the GPU with the least
-    that is enough.
+    that is enough. With shares of 0.6 Ray would hang: the sum on a node of 8 GPUs seems to hold 13 actors.
     """
     found = []
     for _ in range(count):
@@ -65,12 +65,6 @@ def test_however_ray_chooses_nodes_every_place_has_its_gpu(nodes, gpus):
         assert models is not None and clips is not None
         assert len({*models}) == len(models) == nodes * gpus
         assert len({*clips}) == len(clips)
-
-
-def test_with_shares_of_six_and_four_tenths_ray_would_hang():
-    """What the shares are made to prevent: the sum on one node seems to hold 13 actors of 0.6."""
-    left = [[WHOLE] * 8 for _ in range(4)]
-    assert placed_as_ray_does(left, 32, 6000, random.Random(0)) is None
 
 
 SHARES = [None, 0.1, 0.25, 0.3, 0.5, 0.6, 0.75, 0.99, 1.0]

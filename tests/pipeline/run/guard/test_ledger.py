@@ -2,23 +2,9 @@
 
 from dataclasses import replace
 
-import pyarrow as pa
-import pytest
-import torch
-
-from pipeline.run.guard.faults import (
-    DeviceBroken,
-    DeviceLost,
-    ProcessDied,
-    StageRaised,
-    catching,
-    is_of_device,
-)
 from pipeline.run.guard.incidents import DIED, LOST, NOT_LOADED, RETIRED
 from pipeline.run.guard.ledger import ActorStart, Ledger, WorkItem
 from pipeline.run.guard.location import Location, WorkerProcess
-from pipeline.run.guard.pieces import answer_in_pieces
-from tests.pipeline.run.guard.test_raised import requests_in, unit_of
 
 GPU0, GPU1 = (Location("node-a", "a", (gpu,)) for gpu in "01")
 CPU = Location("node-a", "a")
@@ -27,56 +13,6 @@ UNIT, OTHER = WorkItem("generate", 0, 0), WorkItem("generate", 0, 64)
 
 def process(location: Location, pid: int = 1, actor: str = "x") -> WorkerProcess:
     return WorkerProcess(location, pid, actor)
-
-
-class EngineDeadError(Exception):
-    """As vLLM's."""
-
-
-def from_a_device() -> BaseException:
-    """Make an error of a plug-in that hides one of the device."""
-    try:
-        try:
-            raise RuntimeError("CUDA error: an illegal memory access was encountered")
-        except RuntimeError as error:
-            raise ValueError("my engine has failed") from error
-    except ValueError as error:
-        return error
-
-
-OF_DEVICES = [
-    torch.AcceleratorError("CUDA error: uncorrectable ECC error encountered"),
-    RuntimeError("CUDA error: device-side assert triggered\nCUDA kernel errors might be"),
-    RuntimeError("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED"),
-    RuntimeError("CUDA driver error: unknown error"),
-    RuntimeError("NCCL Error 1: unhandled cuda error"),
-    EngineDeadError("EngineCore encountered an issue"),
-    from_a_device(),
-]
-OF_UNITS = [
-    torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
-    RuntimeError("The size of tensor a (3) must match the size of tensor b (4)"),
-    ValueError("the word CUDA error in a text"),
-    KeyError("not in my table"),
-    MemoryError(),
-]
-
-
-@pytest.mark.parametrize("error", OF_DEVICES, ids=lambda error: str(error)[:20])
-def test_an_error_of_a_device_is_no_units_on_a_gpu(error):
-    def stage(_: pa.Table) -> pa.Table:
-        raise error
-
-    assert is_of_device(error)
-    with pytest.raises(DeviceLost):
-        catching(stage, on_gpu=True)(pa.table({}))
-    with pytest.raises(StageRaised):  # on a CPU there is no such thing
-        catching(stage)(pa.table({}))
-
-
-@pytest.mark.parametrize("error", OF_UNITS, ids=lambda error: type(error).__name__)
-def test_all_other_errors_are_the_units(error):
-    assert not is_of_device(error)
 
 
 def test_the_first_loss_is_no_death_and_later_ones_are_the_units_that_met_them():
@@ -150,6 +86,7 @@ def test_deaths_on_cpus_are_no_incidents():
     for pid in range(3):
         ledger.begin(UNIT, process(CPU, pid, actor=""))
         ledger.start("generate", process(CPU, pid))
+        ledger.fail_start("generate", process(CPU, pid), "RuntimeError: 429")
     assert ledger.incidents() == []
 
 
@@ -208,79 +145,3 @@ def test_units_that_kill_everywhere_do_not_make_a_gpu_sick():
         ledger.begin(item, process(GPU1, 10 * unit + 3))
         ledger.end(item)
     assert ledger.start("generate", process(GPU1, 99)).retired is None
-
-
-# --- a sample that was answered before, as the judge of a fault ---
-
-
-class Machine:
-    """A stage that dies of some samples, or of all once it is broken."""
-
-    def __init__(self, *bad: int, breaks_after: int | None = None) -> None:
-        self.bad, self.left = bad, breaks_after
-
-    def __call__(self, batch: pa.Table) -> pa.Table:
-        if self.left is not None:
-            self.left -= 1
-        tried = [line["sample"] for line in requests_in(batch) if line["status"] == "ok"]
-        if tried and (set(tried) & set(self.bad) or (self.left is not None and self.left < 0)):
-            raise ProcessDied("SIGKILL")
-        return batch
-
-
-def answer(machine: Machine, samples: int, known: pa.Table | None = None) -> list[str]:
-    def control(own: pa.Table | None) -> bool:
-        sample = known if own is None else own
-        if sample is None:
-            return False
-        try:
-            machine(sample)
-        except ProcessDied:
-            raise DeviceBroken("SIGKILL on a sample that was answered before") from None
-        return True
-
-    answered = answer_in_pieces("generate", machine, unit_of([["ok"]] * samples), control=control)
-    return [line["status"] for line in requests_in(answered.batch)]
-
-
-def test_a_sample_that_kills_where_another_is_answered_fails():
-    assert answer(Machine(1), 3) == ["ok", "failed", "ok"]
-
-
-def test_the_first_sample_waits_for_one_that_is_answered():
-    assert answer(Machine(0, 1), 3) == ["failed", "failed", "ok"]
-
-
-def test_a_known_sample_of_another_unit_judges_a_unit_that_is_bad_as_a_whole():
-    assert answer(Machine(0, 1), 2, known=unit_of([["ok"]], first=7)) == ["failed", "failed"]
-
-
-@pytest.mark.parametrize("known", [None, unit_of([["ok"]], first=7)])
-def test_where_nothing_is_answered_the_place_is_at_fault(known):
-    with pytest.raises(DeviceBroken):
-        answer(Machine(*range(99)), 5, known)
-
-
-def test_an_exception_is_the_codes_where_nothing_is_answered_either():
-    """A stage that raises on everything ends the run as one that answers nothing, and names no GPU."""
-
-    def raising(batch: pa.Table) -> pa.Table:
-        if any(line["status"] == "ok" for line in requests_in(batch)):
-            raise StageRaised("KeyError: 'not in my table'")
-        return batch
-
-    batch = unit_of([["ok"]] * 2)
-    answered = answer_in_pieces("generate", raising, batch, control=lambda _: False)
-    assert answered.hopeless == "stage generate raised KeyError: 'not in my table'"
-    assert {line["status"] for line in requests_in(answered.batch)} == {"failed"}
-
-
-def test_a_place_that_breaks_within_a_unit_is_at_fault():
-    """The whole unit fails for its second sample; the first is answered, and then no other."""
-    with pytest.raises(DeviceBroken, match="answered before"):
-        answer(Machine(1, breaks_after=2), 4)
-
-
-def test_a_unit_without_an_open_row_is_passed_on():
-    batch = unit_of([["bad_image"], ["bad_image"]])
-    assert requests_in(answer_in_pieces("generate", Machine(0), batch, control=lambda _: False).batch)

@@ -3,6 +3,8 @@
 The ledger is the real one, in this process.
 """
 
+import os
+import sys
 from asyncio import CancelledError
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -11,21 +13,18 @@ from typing import Any
 import pyarrow as pa
 import pytest
 import ray.exceptions
-from hypothesis import given
-from hypothesis import strategies as st
 
 from pipeline.output.units import Unit
 from pipeline.run.guard import actor as guard
 from pipeline.run.guard.actor import watched_actor
-from pipeline.run.guard.faults import catching, ends_run
+from pipeline.run.guard.faults import ends_run
 from pipeline.run.guard.ledger import Ledger, WorkItem
 from pipeline.run.guard.ledger_handle import LedgerHandle
-from pipeline.run.guard.location import Location, WorkerProcess
-from pipeline.run.guard.pieces import answer_in_pieces
+from pipeline.run.guard.location import Location, WorkerProcess, this_process
 from pipeline.run.guard.stage import Watch, watched_task
 from pipeline.stages.rows import UnitRow, pack_unit, unpack_unit
 from pipeline.support.errors import ConfigError, RunError, ShardError
-from pipeline.support.schema import REQUESTS, SAMPLES, TOKENS
+from pipeline.support.schema import REQUESTS, TOKENS
 
 ERROR = "stage generate raised RuntimeError: no answer to this"
 
@@ -101,27 +100,6 @@ def actor(stage: Callable[[pa.Table], pa.Table], ledger: HereLedger | None = Non
     """Make an actor in this process."""
     watch = Watch("generate", lambda: stage, ledger or HereLedger(Ledger()), **options)
     return watched_actor("generate")(watch=watch)
-
-
-STATUSES = st.lists(st.sampled_from(["ok", "ok", "bad_image"]), min_size=1, max_size=4)
-UNITS = st.lists(STATUSES, min_size=1, max_size=12)
-
-
-@given(UNITS, st.integers(1, 3), st.data())
-def test_what_raises_even_alone_fails_and_the_rest_is_as_if_nothing_had_happened(statuses, arms, data):
-    batch = unit_of(statuses, arms)
-    keys = sorted({line["key"] for line in requests_in(batch) if line["status"] == "ok"})
-    bad = frozenset(data.draw(st.sets(st.sampled_from(keys)))) if keys else frozenset()
-    undisturbed = requests_in(Answers()(batch))
-    answered = answer_in_pieces("generate", catching(Answers(bad)), batch)
-    failed = {"status": "failed", "error": ERROR, "prediction": None}
-    expected = [
-        {**line, **failed} if line["status"] == "ok" and line["key"] in bad else line for line in undisturbed
-    ]
-    for line in (*expected, *(found := requests_in(answered.batch))):
-        del line["visual"]  # the number of a row of tokens, which no later stage has
-    assert found == expected
-    assert answered.hopeless == (ERROR if keys and bad == set(keys) else None)
 
 
 @pytest.mark.parametrize("run", ["task", "actor"])
@@ -201,14 +179,6 @@ def test_rows_that_may_not_fail_end_the_run_with_the_stages_own_error():
         watched_task(watch)(unit_of([["ok"]]))
 
 
-def test_a_stage_that_raises_on_rows_that_it_only_passes_on_ends_the_run():
-    always = Answers(first=[ValueError("always")] * 9)
-    with pytest.raises(RunError, match="stage generate raised ValueError: always, even on rows that it only"):
-        answer_in_pieces("generate", catching(always), unit_of([["ok"], ["ok"]]))
-    with pytest.raises(RunError, match="fails on an empty unit: 000000-00000000-00000000"):
-        answer_in_pieces("generate", catching(always), unit_of([]))
-
-
 def test_a_stage_that_still_answers_other_samples_needs_no_other_process(monkeypatch):
     monkeypatch.setattr(guard, "answer_isolated", None)  # calling it would raise TypeError
     stage = Answers(bad=frozenset({"00-0"}))
@@ -235,6 +205,27 @@ def test_what_an_exception_has_broken_is_made_anew_and_the_others_are_answered(r
 
 
 @pytest.mark.process
+def test_a_model_that_cannot_be_loaded_again_is_a_start_that_failed(monkeypatch):
+    monkeypatch.setattr(guard, "_PAUSE_S", 0)
+    monkeypatch.setattr("os._exit", sys.exit)
+    here, loads = os.getpid(), []
+
+    def make():
+        if loads and os.getpid() == here:
+            raise RuntimeError("429")
+        loads.append(1)
+        return Answers(bad=frozenset({"00-0"}))
+
+    ledger = HereLedger(Ledger())
+    process = watched_actor("generate")(watch=Watch("generate", make, ledger))
+    assert requests_in(process(unit_of([["ok"]])))[0]["status"] == "failed"
+    with pytest.raises(SystemExit):
+        process(unit_of([["ok"]], first=1))
+    start = ledger.start("generate", this_process())
+    assert (start.deaths, start.error) == (1, "RuntimeError: 429")
+
+
+@pytest.mark.process
 def test_a_stage_that_answers_nothing_of_several_units_ends_the_run():
     ledger = HereLedger(Ledger())
     everything = frozenset(f"{sample:02d}-0" for sample in range(20))
@@ -254,23 +245,3 @@ def test_only_units_in_a_row_count_as_hopeless():
     assert ledger.end_hopeless(WorkItem("generate", 0, 16), 8).units == 3
     ledger.end(WorkItem("generate", 0, 24))
     assert ledger.end_hopeless(WorkItem("generate", 0, 32), 8).units == 1
-
-
-def test_pieces_of_the_other_tables_keep_their_schema():
-    lines = [
-        {"sample": at, "sample_key": f"{at}", "image": b"x", "questions": [], "status": "ok", "error": None}
-        for at in range(3)
-    ]
-    batch = pack_unit(UnitRow(Unit(0, 0, 3, True), {"samples": pa.Table.from_pylist(lines, SAMPLES)}))
-
-    def decode(given: pa.Table) -> pa.Table:
-        if "1" in [row["sample_key"] for row in rows_of(given) if row["status"] == "ok"]:
-            raise MemoryError
-        return given
-
-    def rows_of(given: pa.Table) -> list[dict[str, Any]]:
-        return unpack_unit(given).tables["samples"].to_pylist()
-
-    done = answer_in_pieces("decode", catching(decode), batch).batch
-    assert unpack_unit(done).tables["samples"].schema == SAMPLES
-    assert [row["error"] for row in rows_of(done)] == [None, "stage decode raised MemoryError", None]
