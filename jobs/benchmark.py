@@ -15,6 +15,7 @@ from jobs.common.build import build_fields, to_dict
 from jobs.common.configs import make_config
 from jobs.main import run_as_script
 from pipeline.benchmark import options
+from pipeline.benchmark.gpu_check.parts import PARTS
 from pipeline.support.errors import ConfigError
 from pipeline.support.fields import free, require
 
@@ -23,7 +24,8 @@ if TYPE_CHECKING:
     from pipeline.stages.arms import Arm
     from pipeline.support.table import Table
 
-# The options of each part, which is a module of `pipeline.benchmark`, by the name of the benchmark.
+# The options of each part, by the name of the benchmark. A part is a module of `pipeline.benchmark`; those of
+# gpu_check are its own.
 BENCHMARKS: dict[str, dict[str, type]] = {
     "pipeline": {
         "efficiency": options.EfficiencyOptions,
@@ -37,7 +39,7 @@ BENCHMARKS: dict[str, dict[str, type]] = {
     "reducers": {"reducers": options.ReducersOptions},
     "decode": {"decode": options.DecodeOptions},
     "end_to_end": {"end_to_end": options.EndToEndOptions},
-    "gpu_check": {"gpu_check": options.GpuCheckOptions},
+    "gpu_check": dict.fromkeys(PARTS, options.GpuCheckOptions),
 }
 
 _ON_THE_HOST = {"overhead", "driver_memory", "resume", "decode"}  # parts that compute on no GPU
@@ -59,8 +61,8 @@ class Benchmark:
 
 def run(config: DictConfig) -> int:
     """Measure, print and write the figures; returns the exit status."""
-    from pipeline.benchmark.devices import compute_device
     from pipeline.benchmark.gauges import machine, show_machine
+    from pipeline.models.devices import torch_device
     from pipeline.run.settle import settle
     from pipeline.support import table
 
@@ -68,8 +70,8 @@ def run(config: DictConfig) -> int:
     run_config = settle(make_config(config))
     chosen = benchmark.parts or list(parts)
     if benchmark.name == "gpu_check":
-        return _check_gpu(run_config, parts["gpu_check"], benchmark.json)
-    device = compute_device(run_config.options.device)
+        return _check_gpu(run_config, parts[chosen[0]], chosen, benchmark.json)
+    device = torch_device(run_config.options.device)
     this_machine = machine(device if set(chosen) - _ON_THE_HOST else None)
     figures: dict[str, object] = {"machine": this_machine}
     _write(figures, benchmark.json)  # fails before the first part if the file cannot be written
@@ -81,11 +83,11 @@ def run(config: DictConfig) -> int:
     return 0
 
 
-def _check_gpu(config: "RunConfig", check_options: object, file: str | None) -> int:
+def _check_gpu(config: "RunConfig", check_options: object, chosen: list[str], file: str | None) -> int:
     from pipeline.benchmark.gpu_check.check import check
 
     assert isinstance(check_options, options.GpuCheckOptions)
-    return check(dataclasses.replace(config, arms=_all_reducers()), check_options, file)
+    return check(dataclasses.replace(config, arms=_all_reducers()), check_options, chosen, file)
 
 
 def read_keys(keys: dict[str, object]) -> tuple[Benchmark, dict[str, object]]:

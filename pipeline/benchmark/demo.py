@@ -15,7 +15,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.benchmark.devices import compute_device
 from pipeline.benchmark.options import DemoOptions
 from pipeline.demo.scene import HELD_OUT
 from pipeline.demo.scenes import CAPTION_PROMPT, SceneSample, make_sample
@@ -24,6 +23,7 @@ from pipeline.engines.base import Engine, EngineConfig, Request
 from pipeline.models.checkpoints.fit import check_fit
 from pipeline.models.checkpoints.folders import folders
 from pipeline.models.config import Decoding, Model, fill_template
+from pipeline.models.devices import torch_device
 from pipeline.models.encoder import load_encoder
 from pipeline.models.preprocess import preprocessor_of
 from pipeline.models.prompts import load_projector
@@ -93,7 +93,7 @@ def measure(config: RunConfig, options: DemoOptions) -> DemoFigures:
         split=options.demo_split,
         seed=0,
         pictures=options.demo_pictures,
-        device=compute_device(config.options.device),
+        device=torch_device(config.options.device),
         progress=lambda done: print(f"\r{done} pictures", end="", file=sys.stderr, flush=True),
     )
     print(file=sys.stderr)

@@ -6,20 +6,11 @@ from typing import TypeVar
 
 import torch
 
-from pipeline.models.devices import synchronized_time, torch_device
-from pipeline.support.errors import ConfigError
+from pipeline.models.devices import synchronized_time
 
 Result = TypeVar("Result")
 _MIB = 2**20
 _LEAST_S = 0.02  # a shorter measurement is repeated: launches and the clock would count
-
-
-def compute_device(name: str) -> torch.device:
-    """Return the device that `auto`, `cpu` or `cuda` means here; ConfigError if it is not there."""
-    device = torch_device(name)
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise ConfigError(f"device={name}: torch {torch.__version__} sees no GPU on this machine")
-    return device
 
 
 def timed(work: Callable[[], object], device: torch.device) -> float:

@@ -17,10 +17,11 @@ from typing import Any, TypedDict
 import torch
 
 from pipeline.benchmark.bench import Bench, Job, Measured
-from pipeline.benchmark.devices import compute_device, gemm_tflops
+from pipeline.benchmark.devices import gemm_tflops
 from pipeline.benchmark.options import EndToEndOptions
 from pipeline.benchmark.own_llava import NAME, own_arm
 from pipeline.benchmark.vllm_cache import bound_cache
+from pipeline.models.devices import torch_device
 from pipeline.run.config import RunConfig
 from pipeline.support.table import Table
 
@@ -55,7 +56,7 @@ def measure(config: RunConfig, options: EndToEndOptions) -> EndToEndFigures:
         images_at_once=model.encode_batch_size,
         loop_batches=tuple(options.loop_batches),
     )
-    device = compute_device(config.options.device)
+    device = torch_device(config.options.device)
     models = 1 + options.vllm_own + bool(job.loop_batches)
     engine = bound_cache(engine, model, device, models=models)
     bench = Bench(model, engine, job, frozenset[str]().union(*(arm.reducer.needs for arm in arms)), device)
@@ -64,15 +65,19 @@ def measure(config: RunConfig, options: EndToEndOptions) -> EndToEndFigures:
     }
     runs |= {arm.name: partial(bench.run, arm.reducer) for arm in arms}
     own, own_note = own_arm(model, engine, bench) if options.vllm_own else (None, None)
-    runs |= {NAME: own} if own else {}
-    bench.run(arms[0].reducer, job.rounds)  # warms up
-    if own:
-        own(job.rounds)
+    runs |= {NAME: own.run} if own else {}
     rounds: dict[str, list[Measured]] = {name: [] for name in runs}
-    for number in range(job.rounds):
-        for name, run in runs.items():
-            _release_memory()
-            rounds[name].append(run(number))
+    try:
+        bench.run(arms[0].reducer, job.rounds)  # warms up
+        if own:
+            own.run(job.rounds)
+        for number in range(job.rounds):
+            for name, run in runs.items():
+                _release_memory()
+                rounds[name].append(run(number))
+    finally:
+        if own:
+            own.close()
     figures = {name: _figures(measured, job.requests) for name, measured in rounds.items()}
     loops = {name: figure for name, figure in figures.items() if name.startswith("loop")}
     best = min(loops, key=lambda name: loops[name]["seconds_a_request"], default=None)

@@ -12,16 +12,6 @@ from pipeline.support.fields import free, require
 
 SPLITS = ("train", "val", "test")
 GEOMETRIES = ("7b", "1b", "13b", "random")
-GPU_CHECK_PARTS = (
-    "same_answers",
-    "same_answers_vllm",
-    "waits",
-    "halved",
-    "weights",
-    "speed",
-    "speed_vllm",
-    "peer_vllm",
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,7 +150,6 @@ class GpuCheckOptions:
     `geometry` is a size of the random checkpoints, or `random`: the smallest, to try the command itself.
     """
 
-    check_parts: list[str] | None = free(None)
     geometry: str = free("7b")
     check_images: int = free(32)
     check_tokens: int = free(32)
@@ -171,8 +160,6 @@ class GpuCheckOptions:
             self.geometry in GEOMETRIES,
             f"benchmark.geometry: {self.geometry!r} not among {list(GEOMETRIES)}",
         )
-        unknown = [part for part in self.check_parts or () if part not in GPU_CHECK_PARTS]
-        require(not unknown, f"benchmark.check_parts: {unknown} not among {list(GPU_CHECK_PARTS)}")
         require(self.check_images >= 2, "benchmark.check_images must be at least 2: a batch is halved")
         require(self.check_tokens >= 1, "benchmark.check_tokens must be at least 1")
         require(self.check_s > 0, "benchmark.check_s must be positive")

@@ -6,7 +6,7 @@ and vLLM's image processor, vision tower and language model do all the rest. It 
 
 import multiprocessing
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -15,27 +15,25 @@ from time import perf_counter
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from pipeline.benchmark.bench import Bench, Measured
 from pipeline.benchmark.devices import peak_mib
 from pipeline.benchmark.published_layout import write_published
 from pipeline.engines.base import EngineConfig
 from pipeline.engines.vllm import Vllm
+from pipeline.engines.vllm_engine import ENVIRONMENT, OWN_PROCESS
 from pipeline.models.checkpoints.folders import folders
 from pipeline.models.config import Model
 from pipeline.support.errors import ConfigError, first_line
 
 NAME = "vLLM's own LLaVA"
-_START_S = 3600.0  # the most that loading, or a round, may take
+_ANSWER_S = 3600.0  # the most that loading, or a round, may take
 # what embedded prompts need, and our choice of blocks: vLLM's own is the baseline
 _NOT_FOR_IMAGES = {"skip_tokenizer_init", "enable_prompt_embeds", "use_tqdm_on_load", "block_size"}
 
 
-def own_arm(
-    model: Model, engine: EngineConfig, bench: Bench
-) -> tuple[Callable[[int], Measured] | None, str | None]:
-    """Make what answers a round with vLLM's own LLaVA, or else say in a line why there is none.
+def own_arm(model: Model, engine: EngineConfig, bench: Bench) -> "tuple[OwnLlava | None, str | None]":
+    """Start vLLM's own LLaVA, which is to be closed, or else say in a line why there is none.
 
     Neither is there for another engine than vLLM.
     """
@@ -49,17 +47,9 @@ def own_arm(
         arguments = {name: value for name, value in given.items() if name not in _NOT_FOR_IMAGES}
         arguments |= {"max_num_seqs": engine.max_num_seqs, "dtype": model.generate_dtype, "seed": 0}
         arguments |= {"max_model_len": engine.max_model_len}
-        own = OwnLlava(folders(model)[0], arguments, bench.device)
+        return OwnLlava(folders(model)[0], arguments, bench), None
     except ConfigError as error:
         return None, f"{NAME} is not measured: {str(error)[:200]}"
-
-    def run(number: int) -> Measured:
-        answered = own.answer(bench.prompts, bench.pictures(number), bench.job.new_tokens)
-        patches = float(bench.geometry.num_patches)
-        measured = {"encode_s": 0.0, "generate_s": answered.pop("seconds"), "visual_tokens": patches}
-        return measured | answered
-
-    return run, None
 
 
 class OwnLlava:
@@ -72,33 +62,41 @@ class OwnLlava:
         ConfigError: vLLM cannot run it here.
     """
 
-    def __init__(self, folder: Path, arguments: Mapping[str, object], device: torch.device) -> None:
+    def __init__(self, folder: Path, arguments: Mapping[str, object], bench: Bench) -> None:
+        self._bench = bench
         context = multiprocessing.get_context("spawn")
         self._connection, theirs = context.Pipe()
         self._copy = TemporaryDirectory(prefix="trimline-published-")
         write_published(folder, Path(self._copy.name))
         self._process = context.Process(
-            target=_serve, args=(self._copy.name, dict(arguments), device.type, theirs), daemon=True
+            target=_serve, args=(self._copy.name, dict(arguments), bench.device.type, theirs), daemon=True
         )
         self._process.start()
         theirs.close()
-        self._receive()
+        try:
+            self._receive()
+        except ConfigError:
+            self.close()
+            raise
 
-    def answer(self, prompts: Sequence[str], pixels_BSSC: Tensor, new_tokens: int) -> Measured:
-        """Answer all prompts, each about its uint8 square; `seconds` are the process's own."""
-        self._connection.send((list(prompts), pixels_BSSC.numpy(), new_tokens))
-        return self._receive()
+    def run(self, number: int) -> Measured:
+        """Answer all requests about the pictures of a round; the seconds are the process's own."""
+        bench = self._bench
+        self._connection.send((list(bench.prompts), bench.pictures(number).numpy(), bench.job.new_tokens))
+        answered = self._receive()
+        patches = float(bench.geometry.num_patches)
+        return {"encode_s": 0.0, "generate_s": answered.pop("seconds"), "visual_tokens": patches} | answered
 
     def close(self) -> None:
-        """End the process."""
+        """End the process, and remove its copy of the checkpoint."""
         self._connection.close()
-        self._process.terminate()
+        self._process.kill()
         self._process.join()
         self._copy.cleanup()
 
     def _receive(self) -> Measured:
         try:
-            if not self._connection.poll(_START_S):
+            if not self._connection.poll(_ANSWER_S):
                 raise EOFError
             answered = self._connection.recv()
         except EOFError:
@@ -113,21 +111,19 @@ def _serve(folder: str, arguments: dict[str, object], device: str, connection: C
     """Load the model, then answer one round after the other until the other end is closed."""
     try:
         model = _load(folder, arguments)
-    except BaseException as error:  # noqa: BLE001 - said by the other process
-        connection.send(first_line(error) or type(error).__name__)
-        return
-    connection.send({})
-    try:
+        connection.send({})
         while True:
             prompts, pixels_BSSC, new_tokens = connection.recv()
             connection.send(_answer(model, prompts, pixels_BSSC, new_tokens, torch.device(device)))
     except EOFError:
         return
+    except BaseException as error:  # noqa: BLE001 - said by the other process
+        connection.send(first_line(error))
 
 
 # Any: vLLM is not installed where types are checked
 def _load(folder: str, arguments: dict[str, object]) -> Any:
-    os.environ.update(VLLM_ENABLE_V1_MULTIPROCESSING="0", VLLM_LOGGING_LEVEL="ERROR", VLLM_NO_USAGE_STATS="1")
+    os.environ.update({**ENVIRONMENT, **os.environ, OWN_PROCESS: "0"})
     from vllm import LLM
 
     torch.set_num_threads(len(os.sched_getaffinity(0)))

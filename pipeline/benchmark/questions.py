@@ -6,9 +6,10 @@ from pathlib import Path
 from statistics import median
 from typing import TypedDict
 
-from pipeline.benchmark.devices import compute_device, timed
+from pipeline.benchmark.devices import timed
 from pipeline.benchmark.one_unit import decoded_unit
 from pipeline.benchmark.options import QuestionsOptions
+from pipeline.models.devices import torch_device
 from pipeline.run.config import RunConfig
 from pipeline.stages.encode import Encode
 from pipeline.support.table import SPREAD, Table, spread_cells
@@ -29,7 +30,7 @@ class QuestionsFigures(TypedDict):
 
 def measure(config: RunConfig, options: QuestionsOptions) -> QuestionsFigures:
     """Time the whole encode stage over one unit, with one question an image and with ten."""
-    images, device = options.question_images, compute_device(config.options.device)
+    images, device = options.question_images, torch_device(config.options.device)
     with tempfile.TemporaryDirectory(prefix="trimline-") as folder:
         units = {
             number: decoded_unit(config, Path(folder) / str(number), images, number) for number in (1, _MANY)

@@ -10,10 +10,11 @@ from typing import TypedDict
 
 import torch
 
-from pipeline.benchmark.devices import compute_device, peak_mib, timed
+from pipeline.benchmark.devices import peak_mib, timed
 from pipeline.benchmark.inputs import vit_l
 from pipeline.benchmark.merge_loop import merge_loop
 from pipeline.benchmark.options import ReducersOptions
+from pipeline.models.devices import torch_device
 from pipeline.run.config import RunConfig
 from pipeline.support.table import Table
 from trim import PruMerge, VisualTokens
@@ -63,7 +64,7 @@ def measure(config: RunConfig, options: ReducersOptions) -> ReducersFigures:
     """
     reducers = {arm.name: arm.reducer for arm in config.arms}
     rounds, kind = options.rounds, getattr(torch, options.reducer_dtype)
-    device = compute_device(config.options.device)
+    device = torch_device(config.options.device)
     tower = vit_l(kind).to(device)
     rows: list[ReducerRow] = []
     vit_ms: dict[int, float] = {}

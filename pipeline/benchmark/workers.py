@@ -8,10 +8,10 @@ from typing import TypedDict
 
 import torch
 
-from pipeline.benchmark.devices import compute_device
 from pipeline.benchmark.efficiency import run_whole, steady_span
 from pipeline.benchmark.inputs import write_tars
 from pipeline.benchmark.options import WorkersOptions
+from pipeline.models.devices import torch_device
 from pipeline.run.cluster.resources import Cluster
 from pipeline.run.config import RunConfig
 from pipeline.run.prepare import prepare
@@ -79,7 +79,7 @@ def table(figures: WorkersFigures) -> Table:
 
 
 def _require_gpus(config: RunConfig) -> None:
-    if compute_device(config.options.device).type == "cuda":
+    if torch_device(config.options.device).type == "cuda":
         there = config.cluster.num_gpus
         require(
             (torch.cuda.device_count() if there is None else there) >= max(_WORKERS),

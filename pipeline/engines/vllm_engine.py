@@ -34,13 +34,13 @@ if TYPE_CHECKING:
     from vllm import LLMEngine, SamplingParams
 
 # vLLM reads these when it is imported. A variable that is already set is kept.
-_ENVIRONMENT = {
+ENVIRONMENT = {
     "VLLM_LOGGING_LEVEL": "ERROR",
     "VLLM_LOGGING_STREAM": "ext://sys.stderr",
     "VLLM_NO_USAGE_STATS": "1",
     "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
 }
-_OWN_PROCESS = "VLLM_ENABLE_V1_MULTIPROCESSING"
+OWN_PROCESS = "VLLM_ENABLE_V1_MULTIPROCESSING"
 _GROWING = ("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")  # as pipeline.run.cluster sets it
 
 
@@ -159,7 +159,7 @@ def _require_platform(device: str) -> None:
     embedding prompts does not hold it up.
     """
     kind = torch.device(device).type
-    for name, value in {**_ENVIRONMENT, _OWN_PROCESS: "0" if kind == "cpu" else "1"}.items():
+    for name, value in {**ENVIRONMENT, OWN_PROCESS: "0" if kind == "cpu" else "1"}.items():
         os.environ.setdefault(name, value)
     from vllm.platforms import current_platform
 
@@ -186,7 +186,7 @@ def _make_engine(arguments: Mapping[str, object], threads: int) -> "LLMEngine":
     if is_parallel:
         let_memory_be_shared()
     backend = _executor(parallel=is_parallel)
-    with _importable(), explained(own_process=os.environ[_OWN_PROCESS] != "0"):
+    with _importable(), explained(own_process=os.environ[OWN_PROCESS] != "0"):
         return LLMEngine.from_engine_args(EngineArgs(**arguments, distributed_executor_backend=backend))
 
 
@@ -203,7 +203,7 @@ def let_memory_be_shared() -> None:
 
 def _executor(*, parallel: bool) -> object:
     """Choose what runs vLLM's workers: in this process, or in one that ends with this one."""
-    if os.environ[_OWN_PROCESS] == "0":
+    if os.environ[OWN_PROCESS] == "0":
         return "mp" if parallel else "uni"
     from pipeline.engines.vllm_process import AloneExecutor, ParallelExecutor
 

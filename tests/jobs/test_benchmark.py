@@ -6,8 +6,8 @@ import pytest
 
 from jobs.common.entry import run_command
 from pipeline.benchmark import driver_memory
-from pipeline.benchmark.devices import compute_device
 from pipeline.benchmark.gauges import machine
+from pipeline.models.devices import torch_device
 from pipeline.support.table import SPREAD, Table, show, spread_cells
 from tests.support.pretended_cuda import pretended_cuda
 
@@ -137,8 +137,8 @@ def test_the_head_names_the_gpu_only_if_a_part_computes_on_it(folder, capfd):
     decode = ["benchmark.name=decode", "benchmark.decode_sides=[32]", "benchmark.rounds=1"]
     with pretended_cuda():
         assert run_command("benchmark", [*decode, "device=cuda"]) == 0
-        assert machine(compute_device("auto"))["gpu"] == "NVIDIA H100"
-        assert machine(compute_device("cpu"))["gpu"] is None
+        assert machine(torch_device("auto"))["gpu"] == "NVIDIA H100"
+        assert machine(torch_device("cpu"))["gpu"] is None
     assert ", no GPU used\n" in capfd.readouterr().out
 
 

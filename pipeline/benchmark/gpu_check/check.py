@@ -3,14 +3,16 @@
 import json
 import time
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
-from pipeline.benchmark.devices import compute_device
 from pipeline.benchmark.gauges import Machine, machine, show_machine
 from pipeline.benchmark.gpu_check.page import check_page
-from pipeline.benchmark.gpu_check.parts import PARTS, run_part
+from pipeline.benchmark.gpu_check.parts import PARTS
 from pipeline.benchmark.gpu_check.results import FAILURES, Result
+from pipeline.benchmark.gpu_check.run_part import run_part
 from pipeline.benchmark.options import GpuCheckOptions
+from pipeline.models.devices import torch_device
 from pipeline.run.config import RunConfig
 from pipeline.support import table
 from pipeline.support.errors import ConfigError
@@ -19,20 +21,20 @@ from pipeline.support.fields import require
 _FILE = "gpu-check.json"
 
 
-def check(config: RunConfig, options: GpuCheckOptions, file: str | None) -> int:
+def check(config: RunConfig, options: GpuCheckOptions, parts: Sequence[str], file: str | None) -> int:
     """Run the parts on this machine's GPU; returns 0 if all their claims hold here, else 1.
 
     Args:
+        parts: their names, in the order in which they run.
         file: where the figures go, the page beside it; None: gpu-check.json.
 
     Raises:
         ConfigError: there is no GPU, or the files cannot be written.
     """
     require(config.options.device != "cpu", "gpu_check: device=cpu, but a GPU is what is checked")
-    this_machine = machine(compute_device("cuda"))
+    this_machine = machine(torch_device("cuda"))
     target = Path(file or _FILE)
     results: list[Result] = []
-    parts = options.check_parts or list(PARTS)
     _write(target, this_machine, options, results)
     show_machine(this_machine)
     began = time.monotonic()
@@ -56,9 +58,8 @@ def _show(result: Result) -> None:
         return
     for claim in result.measured.claims:
         out.print(f"  {'holds' if claim.holds else 'DOES NOT HOLD'}: {claim.text}")
-    for sheet in result.measured.sheets:
-        notes = (sheet.note,) if sheet.note else ()
-        table.show(table.Table(sheet.title, sheet.columns, sheet.rows, notes))
+    for each in result.measured.tables:
+        table.show(each)
 
 
 def _write(target: Path, on: Machine, options: GpuCheckOptions, results: Sequence[Result]) -> None:
@@ -66,7 +67,7 @@ def _write(target: Path, on: Machine, options: GpuCheckOptions, results: Sequenc
         "machine": on,
         "geometry": options.geometry,
         "passed": not any(result.state in FAILURES for result in results),
-        "parts": {result.part: result.to_json() for result in results},
+        "parts": {result.part: asdict(result) for result in results},
     }
     try:
         target.write_text(json.dumps(figures, indent=2))

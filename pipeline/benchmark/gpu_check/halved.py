@@ -1,4 +1,4 @@
-"""Takes so much memory away that no batch fits, and compares what its halves give with what was before."""
+"""Checks that batches which find no memory are done in halves, with the same results."""
 
 import gc
 import tempfile
@@ -9,10 +9,11 @@ import pyarrow as pa
 import torch
 
 from pipeline.benchmark.devices import peak_mib
-from pipeline.benchmark.gpu_check.material import Work, make_work, rows_of
-from pipeline.benchmark.gpu_check.results import Claim, Measured, Sheet
+from pipeline.benchmark.gpu_check.results import Claim, Measured
+from pipeline.benchmark.gpu_check.small_unit import Work, make_work, rows_of
 from pipeline.benchmark.options import GpuCheckOptions
 from pipeline.run.config import RunConfig
+from pipeline.support.table import Table
 
 _LEFT = 0.6  # of what a whole batch takes: half of one fits, all of one does not
 _QUESTIONS = 2
@@ -31,19 +32,21 @@ def measure(config: RunConfig, options: GpuCheckOptions) -> Measured:
         generate = work.generate("cuda")
         generating, answered = _both(lambda: generate(encoded[0]))
     kept = _same(encoded, "kept_patches"), _same(answered, "prediction")
-    sheets = Sheet(
+    table = Table(
         "Memory taken away",
         ("", "MiB of a whole batch", "MiB left to it", "same as before"),
         (("encode", *encoding, _WORDS[kept[0]]), ("generate", *generating, _WORDS[kept[1]])),
-        f"A batch of {images} images, and of {images * _QUESTIONS} requests. What is left is set by "
-        "torch.cuda.set_per_process_memory_fraction.",
+        (
+            f"A batch of {images} images, and of {images * _QUESTIONS} requests. What is left is set by "
+            "torch.cuda.set_per_process_memory_fraction.",
+        ),
     )
     return Measured(
         (
             Claim("images whose batch finds no memory are encoded in halves, to the same patches", kept[0]),
             Claim("requests whose batch finds no memory are answered in halves, by the same words", kept[1]),
         ),
-        (sheets,),
+        (table,),
     )
 
 

@@ -4,13 +4,14 @@ import tempfile
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 
-from pipeline.benchmark.gpu_check.material import Rows, make_work, rows_of
-from pipeline.benchmark.gpu_check.results import Claim, Measured, Sheet
+from pipeline.benchmark.gpu_check.results import Claim, Measured
+from pipeline.benchmark.gpu_check.small_unit import Rows, make_work, rows_of
 from pipeline.benchmark.options import GpuCheckOptions
 from pipeline.engines.base import EngineConfig
 from pipeline.engines.vllm import Vllm
 from pipeline.run.config import RunConfig
 from pipeline.stages.arms import Arm
+from pipeline.support.table import Table
 
 _IMAGES, _QUESTIONS = 8, 2
 _CACHE_GIB = 1.0
@@ -50,11 +51,11 @@ def _measure(config: RunConfig, options: GpuCheckOptions, engine: EngineConfig |
             ),
         ),
         (
-            Sheet(
+            Table(
                 f"Greedy answers by {name} in float32",
                 tuple(field.name.replace("_", " ") for field in fields(Compared)),
                 tuple(astuple(row) for row in rows),
-                "The CPU's answers are those of the transformers engine.",
+                ("The CPU's answers are those of the transformers engine.",),
             ),
         ),
         {"engine": name},

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from pipeline.benchmark import end_to_end
-from pipeline.benchmark.gpu_check.material import small_model
-from pipeline.benchmark.gpu_check.results import Claim, Measured, Sheet
+from pipeline.benchmark.gpu_check.results import Claim, Measured
+from pipeline.benchmark.gpu_check.small_unit import small_model
 from pipeline.benchmark.options import EndToEndOptions, GpuCheckOptions
 from pipeline.engines import vllm
 from pipeline.engines.base import EngineConfig, Setting
@@ -20,6 +20,7 @@ from pipeline.run.config import RunConfig
 from pipeline.stages.arms import Arm
 from pipeline.support.cache import private_cache
 from pipeline.support.errors import RunError
+from pipeline.support.table import Table
 from pipeline.support.words import number, percent
 from trim import Full, Trim
 
@@ -37,7 +38,7 @@ def make_weights(config: RunConfig, options: GpuCheckOptions) -> Measured:
     size = sum(file.stat().st_size for file in llava.rglob("*") if file.is_file())
     left = shutil.disk_usage(private_cache()).free
     row = (f"LLaVA of size {options.geometry}", size / 2**30, left / 2**30)
-    return Measured((), (Sheet("Weights", ("", "GiB", "GiB left on the disk"), (row,)),), {"bytes": size})
+    return Measured((), (Table("Weights", ("", "GiB", "GiB left on the disk"), (row,)),), {"bytes": size})
 
 
 def measure(config: RunConfig, options: GpuCheckOptions) -> Measured:
@@ -99,7 +100,7 @@ def _measure(
     full, trimmed = (measured["arms"][name] for name in ("full", "trim"))
     ratio = trimmed["seconds_a_request"] / full["seconds_a_request"]
     peak = measured["gemm_tflops"]
-    sheet = Sheet(
+    table = Table(
         f"Speed of {measured['model']} in {measured['dtype']} by {measured['engine']}",
         (
             "",
@@ -111,12 +112,14 @@ def _measure(
             "all of peak",
         ),
         tuple((name, *_cells(arm, peak)) for name, arm in measured["arms"].items()),
-        f"{measured['requests']} requests of one image and at most {measured['new_tokens']} new tokens; "
-        f"medians of {_ROUNDS} interleaved rounds. The measured peak of a matrix product is {peak:.0f} "
-        "TFLOP/s. Of vLLM's memory only what is in this process counts.",
+        (
+            f"{measured['requests']} requests of one image and at most {measured['new_tokens']} new tokens; "
+            f"medians of {_ROUNDS} interleaved rounds. The measured peak of a matrix product is {peak:.0f} "
+            "TFLOP/s. Of vLLM's memory only what is in this process counts.",
+        ),
     )
     claim = Claim(f"TRIM takes less time than all tokens: {number(ratio)} of it", ratio < 1)
-    return Measured((claim,), (sheet,), {"end_to_end": measured, "trim_of_full": ratio})
+    return Measured((claim,), (table,), {"end_to_end": measured, "trim_of_full": ratio})
 
 
 def _cells(arm: dict[str, Any], peak: float) -> tuple[Any, ...]:

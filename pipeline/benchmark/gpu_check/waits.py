@@ -8,12 +8,13 @@ from pathlib import Path
 import torch
 from torch.profiler import ProfilerActivity
 
-from pipeline.benchmark.gpu_check.material import Work, make_work
-from pipeline.benchmark.gpu_check.results import Claim, Measured, Sheet
+from pipeline.benchmark.gpu_check.results import Claim, Measured
+from pipeline.benchmark.gpu_check.small_unit import Work, make_work
 from pipeline.benchmark.options import GpuCheckOptions
 from pipeline.run.config import RunConfig
 from pipeline.stages.arms import Arm
 from pipeline.support.errors import RunError
+from pipeline.support.table import Table
 
 _IMAGES, _MANY = 4, 3  # a batch of images whose questions are one batch, too
 _MOST_A_BATCH = 6
@@ -49,12 +50,14 @@ def measure(config: RunConfig, options: GpuCheckOptions) -> Measured:
             ),
         ),
         (
-            Sheet(
+            Table(
                 "Waits of the host for the GPU while encoding",
                 ("", "a batch", "a further request"),
                 tuple(rows),
-                f"A batch of {images} images with 1 and with {_MANY} questions each. While generating, "
-                f"transformers waits some {a_token:.1f} times a token of a batch.",
+                (
+                    f"A batch of {images} images with 1 and with {_MANY} questions each. While generating, "
+                    f"transformers waits some {a_token:.1f} times a token of a batch.",
+                ),
             ),
         ),
         {"images": images, "generate_waits_a_token": a_token},

@@ -7,11 +7,14 @@ import pytest
 from pipeline.benchmark import end_to_end
 from pipeline.benchmark.bench import Bench, Job
 from pipeline.benchmark.options import EndToEndOptions
+from pipeline.benchmark.own_llava import OwnLlava
 from pipeline.engines.base import Request
 from pipeline.engines.transformers import Transformers
+from pipeline.models.checkpoints.folders import folders
 from pipeline.models.config import Model
 from pipeline.sources.images import Images
 from pipeline.stages.arms import Arm
+from pipeline.support.errors import ConfigError
 from tests.support.runs import TEMPLATE, make_config
 from trim import Full, Trim
 
@@ -25,6 +28,16 @@ MODEL = Model(
     template=TEMPLATE,
 )
 JOB = Job(requests=5, rounds=2, new_tokens=6, images_at_once=2, loop_batches=(1, 4))
+# loads, and has no memory for a round
+VLLM = """
+class LLM:
+    def __init__(self, **arguments):
+        pass
+    def generate(self, requests, sampling, use_tqdm):
+        raise RuntimeError(f"no memory for {len(requests)} requests")
+def SamplingParams(**arguments):
+    pass
+"""
 
 
 def test_the_plain_loop_gives_the_engines_answers():
@@ -56,3 +69,17 @@ def test_each_arm_is_measured_in_each_round(tmp_path):
     assert arms["full"]["visual_tokens"] > 4 * arms["fifth"]["visual_tokens"]
     table = end_to_end.table(figures)
     assert [row[0] for row in table.rows] == list(arms)
+
+
+@pytest.mark.slow
+def test_vllms_own_tells_why_a_round_failed_and_leaves_no_copy(tmp_path, monkeypatch):
+    (tmp_path / "tmp").mkdir()
+    (tmp_path / "vllm.py").write_text(VLLM)
+    monkeypatch.syspath_prepend(tmp_path)  # a new process takes over sys.path
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "tmp"))
+    own = OwnLlava(folders(MODEL)[0], {}, Bench(MODEL, Transformers(), JOB, frozenset()))
+    assert list((tmp_path / "tmp").iterdir())
+    with pytest.raises(ConfigError, match=r"^no memory for 5 requests$"):
+        own.run(0)
+    own.close()
+    assert not list((tmp_path / "tmp").iterdir())

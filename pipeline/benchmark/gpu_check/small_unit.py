@@ -1,4 +1,4 @@
-"""Makes what the parts of the check work on: a small checkpoint, and the stages over one unit of pictures."""
+"""Makes a small checkpoint and one decoded unit for the parts of the check."""
 
 import dataclasses
 from collections.abc import Mapping
