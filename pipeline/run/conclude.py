@@ -53,21 +53,25 @@ def conclude_output(
     outcome = _concluded(output, max_failed_fraction, message, incidents)
     notes = (*notes, *outcome.notes, *(redact(incident.line) for incident in incidents))
     outcome = replace(outcome, run_id=output.manifest.run_id, notes=notes)
+    log_end(outcome, arm)
+    return outcome
+
+
+def log_end(outcome: Outcome, arm: str | None) -> None:
+    """Log how the run of an arm has ended."""
     counts = ("units", "samples", "rows", "status", "tokens", "samples_per_s", "failed_shards")
     summary = outcome.summary.to_json()
     counted = {name: summary[name] for name in counts}
     counted["failed_shards_named"] = summary["failed_shards_named"][:MOST_NAMED]
-    level = logging.ERROR if outcome.status else logging.INFO
     log.event(
         "end",
         outcome.message,
-        level=level,
+        level=logging.ERROR if outcome.status else logging.INFO,
         exit_status=outcome.status,
         arm=arm,
         notes=outcome.notes,
         **counted,
     )
-    return outcome
 
 
 def _concluded(
