@@ -1,9 +1,12 @@
 """Prepares a run before Ray starts: checks the configuration, freezes the plan, finds the missing units."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
+from itertools import islice
 from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
 
 from pipeline.models.checkpoints.fit import Geometry
 from pipeline.models.config import Model
@@ -29,7 +32,7 @@ from pipeline.run.pinning import pin_model, started_first, with_digests
 from pipeline.run.retry import delete_failed_units
 from pipeline.sources.base import Source
 from pipeline.stages.arms import Arm, reduction_order
-from pipeline.stages.read import PendingShard
+from pipeline.stages.pending import PendingShard, pending_rows
 from pipeline.storage.paths import path_of_text, source_text
 from pipeline.storage.uris import Storage, canonical
 
@@ -100,6 +103,12 @@ class Prepared:
             finished={first: stop for first, stop in ranges[0].items() if not lacking_arms[first]},
             lacking_arms={first: arms for first, arms in lacking_arms.items() if arms},
         )
+
+    def pending_tables(self, shards: int) -> Iterator[pa.Table]:
+        """Make the read stage's rows, so many to a table: what each pending shard lacks, and its place."""
+        items = ((self.missing(shard), self.plan.place(shard)) for shard in self.pending)
+        while rows := list(islice(items, shards)):
+            yield pending_rows(rows)
 
 
 @dataclass(frozen=True)
