@@ -78,7 +78,7 @@ def open_output(
     manifest = load_manifest(folder, storage, key)
     with storage.reaching(key, folder):
         plan = require_plan(folder, storage)
-        finished = finished_units(folder, storage) if names is None else Finished(names)
+        finished = finished_units(folder, storage, planned=len(plan)) if names is None else Finished(names)
     return Output(folder, storage, manifest, plan, finished)
 
 
