@@ -190,13 +190,13 @@ def questions_of(
 
 
 def source_of(settings: Json) -> Source:
-    """Make the source of an output again, from its run.json's configuration.
+    """Make the source of an output again, from its run.json's configuration; it asks the store for files.
 
     Before there was `follow_links`, links were followed.
     """
     source: Source = rebuild(settings["source"])
     is_older = "follow_links" not in settings["source"]
-    return replace(source, follow_links=True) if is_older else source
+    return replace(source, listing=None, follow_links=source.follow_links or is_older)
 
 
 def _root_in(plan: Plan, path: str) -> str:
