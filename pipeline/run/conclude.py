@@ -58,7 +58,11 @@ def conclude_output(
 
 
 def log_end(outcome: Outcome, arm: str | None) -> None:
-    """Log how the run of an arm has ended."""
+    """Log how a run has ended, or a slice of it.
+
+    Args:
+        arm: its name.
+    """
     counts = ("units", "samples", "rows", "status", "tokens", "samples_per_s", "failed_shards")
     summary = outcome.summary.to_json()
     counted = {name: summary[name] for name in counts}
