@@ -46,6 +46,7 @@ class Middle:
 CODE = """
 import contextlib, http.client, sys, threading, time, urllib.request
 from jobs.common.entry import run_command
+from pipeline.run.cluster.start import keeping_ray
 
 port, units, *overrides = sys.argv[1:]
 series, changed = {}, time.monotonic()
@@ -74,10 +75,11 @@ def complete():
     return counted and all_equal("units_in_stage", 5, 0) and time.monotonic() - changed > 2
 
 threading.Thread(target=watch, daemon=True).start()
-status = run_command("annotate", overrides)
-until = time.monotonic() + 120
-while time.monotonic() < until and not complete():
-    time.sleep(0.2)
+with keeping_ray():  # else its page goes with it, before the last values are there
+    status = run_command("annotate", overrides)
+    until = time.monotonic() + 120
+    while time.monotonic() < until and not complete():
+        time.sleep(0.2)
 for name, value in list(series.items()):
     print(name, value)
 sys.exit(status)
