@@ -210,7 +210,7 @@ def _freeze_plan(checked: _Checked, shared: Plan | None) -> Prepared:
         share_plan(plan, folder, storage, own)
         manifests.append(require_same_run(folder, manifest, storage))
     states = [
-        ArmState(arm, folder, manifest, finished_units(folder, storage, only=own))
+        ArmState(arm, folder, manifest, finished_units(folder, storage, only=own, planned=len(plan)))
         for arm, folder, manifest in zip(config.arms, folders, manifests, strict=True)
     ]
     prepared = Prepared(
@@ -232,8 +232,9 @@ def _freeze_plan(checked: _Checked, shared: Plan | None) -> Prepared:
 
 def look_again(prepared: Prepared, storage: Storage) -> Prepared:
     """List the finished units again."""
-    only = None if prepared.part is None else prepared.own
+    only, planned = None if prepared.part is None else prepared.own, len(prepared.plan)
     states = [
-        replace(state, finished=finished_units(state.folder, storage, only=only)) for state in prepared.states
+        replace(state, finished=finished_units(state.folder, storage, only=only, planned=planned))
+        for state in prepared.states
     ]
     return replace(prepared, states=tuple(states))
