@@ -7,10 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.storage.key_ranges import KeyRange, between, doubtful_folders, is_ordered
+from pipeline.storage.key_ranges import LAST, KeyRange, between, doubtful_folders, is_ordered
 from pipeline.storage.listing import list_files
 from pipeline.storage.pages import s3_pages
 from pipeline.storage.parallel_pages import parallel_pages
+from pipeline.storage.s3 import _time
 from pipeline.storage.uris import write_atomic
 from pipeline.support.errors import ConfigError
 from tests.support.ordered_store import OrderedStore, by_bytes, by_names
@@ -153,11 +154,10 @@ def test_folders_about_which_stores_disagree():
 def test_what_a_range_leaves_to_others():
     part = KeyRange("s/", "s/")
     assert part.take(["s/a/1", "s/a/2"], is_last=False) == [0, 1]
-    behind, folder = part.split("m")
-    assert (behind.after, behind.skips, behind.stop, folder.prefix) == ("s/m", ("s/m/",), None, "s/m/")
-    assert part.take(["s/b", "s/m", "s/m/1", "s/n"], is_last=False) == [0, 1] and part.is_done
-    assert behind.take(["s/m/1", "s/n"], is_last=True) == [1]
-    assert folder.take(["s/m/1"], is_last=True) == [0]
+    behind = part.split("m")
+    assert (behind.after, behind.stop, part.stop) == (f"s/m{LAST}", None, "m")
+    assert part.take(["s/b", "s/m", "s/m/1", "s/m1", "s/n"], is_last=False) == [0, 1, 2, 3] and part.is_done
+    assert behind.take(["s/n"], is_last=True) == [0]
 
 
 def test_a_range_within_a_folder():
@@ -166,7 +166,7 @@ def test_a_range_within_a_folder():
     part.take(["s/a/3", "s/a/4"], is_last=False)
     assert (part.inside, part.pages_inside) == ("s/a/", 2)
     rest = part.enter_folder()
-    assert (part.base, part.stop, rest.stop, rest.skips) == ("s/a/", None, "x", ("s/a/",))
+    assert (part.base, part.stop, rest.stop, rest.skipped) == ("s/a/", None, "x", "s/a/")
     assert part.take(["s/a/5", "s/b"], is_last=False) == [0] and part.is_done
     assert rest.take(["s/b", "s/y"], is_last=False) == [0] and rest.is_done
 
@@ -213,3 +213,12 @@ def test_a_store_that_refuses_in_the_middle(s3, monkeypatch):
     monkeypatch.setattr(type(fs), "call_s3", refusing)
     with pytest.raises(ConfigError, match=r"source\.path: .*s3://bucket/refused"):
         list(list_files("s3://bucket/refused", s3))
+
+
+def test_times_of_a_listing_are_those_of_a_file(s3):
+    fs, path = s3.open("s3://bucket/times/a")
+    write_atomic(fs, path, b"")
+    (item,) = fs.call_s3("list_objects_v2", Bucket="bucket", Prefix="times/")["Contents"]
+    header = fs.call_s3("head_object", Bucket="bucket", Key="times/a")["LastModified"]  # in another form
+    assert abs((item["LastModified"] - header).total_seconds()) < 1.5
+    assert _time("2026-11-29T01:02:03.000Z") == _time("Sun, 29 Nov 2026 01:02:03 GMT") == _time(1795914123)
