@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.output.changed import require_same
-from pipeline.output.plan import make_plan
+from pipeline.output.plan_growth import make_plan
 from pipeline.sources.base import Want, files_of
 from pipeline.sources.images import Images
 from pipeline.sources.items import samples_of
