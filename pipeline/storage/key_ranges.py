@@ -94,7 +94,8 @@ def between(low: str, high: str | None, letters: Collection[str]) -> tuple[str, 
     """Find a short name halfway between two, and how far they are apart; None if there is none.
 
     Args:
-        low, high: both excluded; None: the end of all names.
+        low, high: the name is behind `low`, and before `high` or behind it if it begins with `high`, as the
+            names that a range still has do; None: the end of all names.
         letters: what names consist of, those of `low` and `high` among them.
 
     Returns:
@@ -106,6 +107,7 @@ def between(low: str, high: str | None, letters: Collection[str]) -> tuple[str, 
     first, limit, total = 0, 0 if high is not None else 1, 1
     for place in range(max(len(low), len(high or "")) + 2):
         first = first * size + (digits[low[place]] if place < len(low) else 0)
+        limit += high is not None and place == len(high)
         limit = limit * size + (digits[high[place]] if high is not None and place < len(high) else 0)
         total *= size
         if limit - first >= 2:

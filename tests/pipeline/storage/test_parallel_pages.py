@@ -65,10 +65,10 @@ LAYOUTS = {
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_threads_have_work_and_requests_are_few(order, layout):
     """A page has 20 keys, so that 6,000 are 300 pages."""
-    store = OrderedStore(LAYOUTS[layout], order, 20, delay_s=0.001)
+    store = OrderedStore(LAYOUTS[layout], order, 20, delay_s=0.005)
     assert sorted(listed(store, "set/")) == sorted(LAYOUTS[layout])
     assert store.requests < 2 * 300 + 100
-    assert store.most_at_once >= 12
+    assert store.most_at_once >= 12 and store.mean_at_once > 8
 
 
 def test_a_prefix_of_one_page_costs_one_request_and_no_thread():
@@ -127,21 +127,21 @@ def test_a_store_that_begins_again_is_refused():
 NAME = st.text(st.sampled_from("-0a~"), max_size=5)
 
 
-@given(NAME, st.none() | NAME)
+@given(NAME, st.none() | NAME.filter(bool))
 def test_a_name_between_two_others(low, high):
     found = between(low, high, "-0a~")
     if found is not None:
         name, part = found
-        assert low < name and (high is None or name < high)
-        assert 0 < part <= 1
-    else:  # `a` and `a-`: there is nothing between, since `-` is the first letter
-        assert high is not None and (low >= high or low.ljust(len(high), "-") == high)
+        assert low < name and 0 < part <= 1
+        assert high is None or name < high or (name.startswith(high) and name != high)
+    else:
+        assert high is not None and low > high and not low.startswith(high)
 
 
 def test_halves_are_wide_and_short():
     assert between("000123.jpg", None, "0123456789.jpg")[0] < "a"
     assert len(between("000123.jpg", "000999.jpg", "0123456789.jpg")[0]) == 4
-    assert between("a", "a-", "-a") is None
+    assert between("b", "a", "ab") is None
 
 
 def test_folders_about_which_stores_disagree():
