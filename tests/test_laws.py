@@ -252,9 +252,13 @@ def test_the_keys_of_evaluate_are_its_fields():
 
 @pytest.mark.parametrize(
     ("command", "kind"),
-    [("verify", "pipeline.verify.verify.Verification"), ("status", "pipeline.status.status.Look")],
+    [
+        ("verify", "pipeline.verify.verify.Verification"),
+        ("status", "pipeline.status.status.Look"),
+        ("finish", "pipeline.run.finish.Finishing"),
+    ],
 )
-def test_the_keys_of_verify_and_status_are_their_fields(command, kind):
+def test_the_keys_of_commands_on_outputs_are_their_fields(command, kind):
     config = composed(command)
     options = {name: config._get_node(name) for name in config if name not in STORAGES}
     assert_keys_are_fields(options, get_class(kind))

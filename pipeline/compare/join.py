@@ -2,7 +2,6 @@
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -14,11 +13,14 @@ from pipeline.output.layout import DATA
 from pipeline.output.opened import Output, open_output
 from pipeline.storage.uris import Storage
 from pipeline.support.errors import ConfigError
+from pipeline.support.parallel import each
+from pipeline.support.progress_lines import telling
 from pipeline.support.schema import ARM_COLUMNS, SHARED_COLUMNS
 
 IMAGE = "image_sha256"  # null in an arm that did not read the image
 # the columns that define a request, the same in every arm
 REQUEST = tuple(name for name in SHARED_COLUMNS if name != IMAGE)
+_UNITS_AT_ONCE = 4
 _COLUMNS = [*SHARED_COLUMNS, *ARM_COLUMNS, "model"]
 
 
@@ -42,19 +44,21 @@ def open_arms(outputs: Mapping[str, str], storage: Storage) -> dict[str, Output]
 
 
 def joined_units(outputs: Mapping[str, Output]) -> Iterator[JoinedUnit]:
-    """Read the units of finished outputs in the order of the plan, one of each arm at a time.
+    """Read the units of finished outputs in the order of the plan, a few of each arm at a time.
 
     Raises:
         ConfigError: an output is not finished or damaged, or any unit or key of one arm is missing, doubled
             or elsewhere in another; the message names the arm and the file or key.
     """
     names = same_units(outputs)
-    with ThreadPoolExecutor(len(outputs)) as pool:
-        for name in names:
-            reading = {arm: pool.submit(_read, arm, output, name) for arm, output in outputs.items()}
-            tables = {arm: table.result() for arm, table in reading.items()}
-            require_same_requests(tables, name)
-            yield JoinedUnit(tables, {arm: _footer(arm, table, name) for arm, table in tables.items()})
+
+    def read(name: str) -> dict[str, pa.Table]:
+        return {arm: _read(arm, output, name) for arm, output in outputs.items()}
+
+    read_units = each(read, names, _UNITS_AT_ONCE)
+    for name, tables in zip(names, telling(read_units, len(names), "units read"), strict=True):
+        require_same_requests(tables, name)
+        yield JoinedUnit(tables, {arm: _footer(arm, table, name) for arm, table in tables.items()})
 
 
 def same_units(outputs: Mapping[str, Output]) -> list[str]:

@@ -16,20 +16,21 @@ from pipeline.support.schema import PREDICTIONS
 
 _COLUMNS = [column.name for column in fields(Answered)]
 _ROWS_AT_ONCE = 4096
+_FILES_AHEAD = 4
 _MOST_NAMED = 3
 
 Key = str | tuple[str, str]
 
 
 def read_rows(output: Output) -> Iterator[Answered]:
-    """Read the rows of a finished output in the order of its files, a batch in memory at a time."""
+    """Read the rows of a finished output in the order of its files, a few files at a time."""
     fs, _ = output.storage.open(output.folder)
     try:
         table = ds.dataset(
             output.paths(), format="parquet", schema=PREDICTIONS, filesystem=PyFileSystem(FSSpecHandler(fs))
         )
         batches = table.to_batches(
-            columns=_COLUMNS, batch_size=_ROWS_AT_ONCE, batch_readahead=1, fragment_readahead=1
+            columns=_COLUMNS, batch_size=_ROWS_AT_ONCE, batch_readahead=1, fragment_readahead=_FILES_AHEAD
         )
         for batch in batches:
             yield from (Answered(**row) for row in batch.to_pylist())

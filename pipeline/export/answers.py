@@ -19,6 +19,7 @@ from pipeline.sources.items import samples_of
 from pipeline.storage.uris import Storage
 from pipeline.support.errors import RunError, ShardError
 from pipeline.support.parallel import each
+from pipeline.support.progress_lines import telling
 
 _FILES_AT_ONCE = 4
 
@@ -53,6 +54,14 @@ class Answers:
     def questions(self) -> Questions:
         """The source of the output, where it lies now."""
         return self.output.questions(self.options.source, self.reading)
+
+    def shards(self) -> Iterator[Shard]:
+        """Read the shards of the plan in order, and tell now and then how many have been."""
+        return telling(self.plan.shards(self.storage), len(self.plan), "shards read")
+
+    def numbers(self) -> Iterator[int]:
+        """Count the shards of the plan, and tell now and then how many have been."""
+        return telling(range(len(self.plan)), len(self.plan), "shards read")
 
     def tables(self, shard: int, columns: list[str] | None = None) -> Iterator[pa.Table]:
         """Read the chosen rows of a shard's units, in order."""

@@ -31,7 +31,7 @@ def _written_out(answers: Answers, folder: str, written: Written) -> Named:
     """Write each image below `folder`, those of a shard in a folder of its number."""
     fs, place = answers.storage.open(folder)
     made = set()
-    for shard in answers.plan.shards(answers.storage):
+    for shard in answers.shards():
         names = _FileNames(f"{shard.shard:06d}")
         for sample, rows in answers.with_source(shard):
             assert sample is not None and sample.image is not None
@@ -67,7 +67,7 @@ class _FileNames:
 
 def _image_folders(answers: Answers) -> Iterator[str | None]:
     questions = answers.questions
-    for shard in answers.plan.shards(answers.storage):
+    for shard in answers.shards():
         yield questions.source.image_folder(questions.moved(shard), questions.reading)
 
 
@@ -94,7 +94,7 @@ def _of_source(answers: Answers, folder: str, written: Written) -> Named:
     fs, place = questions.reading.open(folder)
     images = missing = 0
     first_missing = ""
-    for shard in answers.plan.shards(answers.storage):
+    for shard in answers.shards():
         own = questions.source.image_folder(questions.moved(shard), questions.reading)
         assert own is not None
         for _, rows in answers.samples(shard.shard):
@@ -136,7 +136,7 @@ def _unwritten(answers: Answers, written: Written) -> Named:
     path = path_of_text(answers.plan.source)
     roots = {key_root(uri, path, answers.reading) for uri in answers.plan.table["uri"].to_pylist()}
     folder = roots.pop() if len(roots) == 1 else _common_folder(roots) or ""
-    for shard in answers.plan.shards(answers.storage):
+    for shard in answers.shards():
         names = UniqueNames()
         place = shard.uri.removeprefix(folder)
         for _, rows in answers.samples(shard.shard):

@@ -62,7 +62,7 @@ def write_answers(answers: Answers) -> Written:
 
 
 def _answer_lines(answers: Answers, numbers: bool, written: Written) -> Iterator[dict[str, object]]:
-    for shard in range(len(answers.plan)):
+    for shard in answers.numbers():
         for table in answers.tables(shard):
             for row in table.to_pylist():
                 written.rows += 1

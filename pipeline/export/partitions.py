@@ -29,7 +29,7 @@ def write_partitions(answers: Answers) -> Written:
             fs.makedirs(place, exist_ok=True)
 
     def batches() -> Iterator[pa.RecordBatch]:
-        for shard in range(len(answers.plan)):
+        for shard in answers.numbers():
             for table in answers.tables(shard):
                 written.rows += table.num_rows
                 yield from table.cast(PREDICTIONS).to_batches()

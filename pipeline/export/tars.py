@@ -23,7 +23,7 @@ def write_webdataset(answers: Answers) -> Written:
     options, storage = answers.options, answers.storage
     fs, place = storage.open(options.to)
     written, left_out = Written(), _LeftOut()
-    for shard in answers.plan.shards(storage):
+    for shard in answers.shards():
         names = UniqueNames()
         with tempfile.NamedTemporaryFile() as file:
             with tarfile.open(fileobj=file, mode="w") as tar:

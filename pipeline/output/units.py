@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.output.layout import DATA
-from pipeline.storage.flat import list_in_parts
-from pipeline.storage.uris import Storage, list_times
+from pipeline.storage.flat import list_in_parts, list_times_in_parts
+from pipeline.storage.uris import Storage
 from pipeline.support.errors import ConfigError
 from pipeline.support.fields import counted, require
 
@@ -172,8 +172,8 @@ def _shard_of(name: str) -> int:
     return int(number) if number.isdecimal() else -1
 
 
-def finished_with_times(output: str, storage: Storage) -> Finished:
-    """List the finished units with their files' times; no file is opened."""
+def finished_with_times(output: str, planned: int, storage: Storage) -> Finished:
+    """List the finished units with their files' times; no file is opened. The plan has `planned` shards."""
     fs, folder = storage.open(output)
-    listed = list(list_times(fs, f"{folder}/{DATA}"))
+    listed = list(list_times_in_parts(fs, f"{folder}/{DATA}", range(planned), _SHARDS_A_PART))
     return Finished((name for name, _ in listed), (time for _, time in listed))

@@ -79,7 +79,7 @@ def _totals(job: JobForecast) -> Table:
         *((f"from {stage} to the next stage", text) for stage, text in moved.items()),
         ("written", size(traffic.output_bytes)),
         ("its PUTs", number(traffic.output_puts)),
-        ("its GETs and HEADs, for the summary", number(traffic.output_gets)),
+        ("its GETs and HEADs, for the sums and the summary", number(traffic.output_gets)),
         ("start-up of each worker", duration(job.startup_s)),
     ]
     return Table("whatever the number of workers", ("", "in all"), rows)

@@ -3,8 +3,9 @@
 Bytes are those of the profile, for each request. Requests to the store are counted by what the code does:
 
     source      see `Source.store_reads`
-    outputs     2 GETs a shard, to find it in the plan; 1 PUT a unit; at the end 2 GETs a unit, to read its
-                footer; 3 listings, each with a page for every thousand units
+    outputs     2 GETs a shard, to find it in the plan; 1 PUT a unit; for the sums of a finished shard 1 GET a
+                unit, to read its footer, 2 PUTs, to write them, and 2 GETs, to read them at the end; 3
+                listings, each with a page for every thousand units
 """
 
 import math
@@ -34,7 +35,7 @@ class Traffic:
     Args:
         source_bytes, source_gets: read from the source; HEADs and listings count as GETs.
         moved_bytes: from each stage to the next one.
-        output_bytes, output_puts, output_gets: of the units' files.
+        output_bytes: of the units' files; output_puts, output_gets: of these and of the shards' sums.
     """
 
     requests: float
@@ -59,6 +60,7 @@ def traffic_of(profile: Profile, folder: str, storage: Storage, requests: int) -
         file.size for file in list_files(f"{folder}/data", storage) if Unit.of_file(name_of(file.uri))
     )
     moved = moved_bytes(footers, manifest)
+    shards = math.ceil(_shards(footers) * scale)
     return Traffic(
         requests=requests,
         units=units,
@@ -66,10 +68,8 @@ def traffic_of(profile: Profile, folder: str, storage: Storage, requests: int) -
         source_gets=None if gets is None else math.ceil(gets * scale),
         moved_bytes={stage: None if size is None else size * scale for stage, size in moved.items()},
         output_bytes=sizes * scale,
-        output_puts=units,
-        output_gets=2 * units
-        + 2 * math.ceil(_shards(footers) * scale)
-        + _LISTINGS * math.ceil(units / _PAGE),
+        output_puts=units + 2 * shards,
+        output_gets=units + 4 * shards + _LISTINGS * math.ceil(units / _PAGE),
     )
 
 

@@ -67,11 +67,10 @@ def log_end(outcome: Outcome, arm: str | None) -> None:
     summary = outcome.summary.to_json()
     counted = {name: summary[name] for name in counts}
     counted["failed_shards_named"] = summary["failed_shards_named"][:MOST_NAMED]
-    level = logging.ERROR if outcome.status else logging.INFO
     log.event(
         "end",
         outcome.message,
-        level=level,
+        level=logging.ERROR if outcome.status else logging.INFO,
         exit_status=outcome.status,
         arm=arm,
         notes=outcome.notes,

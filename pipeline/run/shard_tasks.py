@@ -1,7 +1,9 @@
 """Has the sums of finished shards written during a run, by tasks of Ray's on any node, off the driver."""
 
+import time
 from collections import deque
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from pipeline.output.done import make_sums
@@ -33,6 +35,7 @@ class ShardTasks:
         self._ends: dict[int, int] = {}  # of begun shards whose last unit is there
         self._whole: deque[tuple[int, list[int]]] = deque()  # shards with the stops of their units
         self._running: list[Any] = []  # Ray's references
+        self._task: Any = None  # Ray's remote function
 
     def add(self, stats: UnitStats) -> None:
         """Count a written unit; start the tasks that are due."""
@@ -63,21 +66,29 @@ class ShardTasks:
             return
         import ray
 
+        if self._task is None:  # once, since Ray keeps each function that it is given
+            remote = ray.remote(num_cpus=0, max_retries=0, scheduling_strategy="SPREAD")
+            self._task = remote(_make_sums_of_arms)
         if self._running:
             _, self._running = ray.wait(self._running, num_returns=len(self._running), timeout=0)
         table = self._prepared.plan.table
-        task = ray.remote(num_cpus=0, max_retries=0, scheduling_strategy="SPREAD")(_make_sums_of_arms)
         while self._whole and len(self._running) < _AT_ONCE:
             shard, stops = self._whole.popleft()
             planned = table["size"][shard].as_py(), table["etag"][shard].as_py()
-            self._running.append(task.remote(self._folders, shard, planned, stops, self._storage))
+            self._running.append(self._task.remote(self._folders, shard, planned, stops, self._storage))
 
     def wait(self) -> None:
-        """Wait a while for the tasks that have been started."""
-        if self._running:
-            import ray
+        """Start the tasks that are due, and wait a while for all; what they lack is made later."""
+        if self._units < self._from_units:
+            return
+        import ray
 
-            ray.wait(self._running, num_returns=len(self._running), timeout=_END_S)
+        until = time.monotonic() + _END_S
+        with suppress(ray.exceptions.RayError):
+            while (self._whole or self._running) and time.monotonic() < until:
+                self._start()
+                ray.wait(self._running, num_returns=1, timeout=_END_S)
+                _, self._running = ray.wait(self._running, num_returns=len(self._running), timeout=0)
 
 
 def _make_sums_of_arms(

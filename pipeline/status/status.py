@@ -129,7 +129,7 @@ def _look(folder: str, options: Look, storage: Storage) -> Status:
     with storage.reaching("output", folder):
         marked = is_successful(folder, storage)
         plan = require_plan(folder, storage)
-        finished = finished_with_times(folder, storage)
+        finished = finished_with_times(folder, len(plan), storage)
         summary = summary_of(folder, finished.count, storage)
         sampled = (
             Sampled()

@@ -6,7 +6,7 @@ from itertools import pairwise
 import fsspec
 
 from pipeline.storage.pages import s3_pages
-from pipeline.storage.uris import list_names, name_of
+from pipeline.storage.uris import list_names, list_times, name_of
 from pipeline.support.parallel import THREADS, each
 
 _MOST_PARTS = 1000
@@ -26,11 +26,24 @@ def list_in_parts(
         only: S3 may leave out the names that begin with no number among these.
     """
     if "s3" not in fs.protocol:
-        yield from list_names(fs, folder)
-        return
-    cuts = _cuts(numbers, a_part, only)
-    for names in each(lambda part: list(_part(fs, folder, *part)), pairwise(cuts), THREADS):
-        yield from names
+        return list_names(fs, folder)
+    return (name for name, _ in _objects_in_parts(fs, folder, _cuts(numbers, a_part, only)))
+
+
+def list_times_in_parts(
+    fs: fsspec.AbstractFileSystem, folder: str, numbers: range, a_part: int
+) -> Iterator[tuple[str, float]]:
+    """List the names in a folder with the times of writing; the rest is as in `list_in_parts`."""
+    if "s3" not in fs.protocol:
+        return list_times(fs, folder)
+    return _objects_in_parts(fs, folder, _cuts(numbers, a_part, only=False))
+
+
+def _objects_in_parts(
+    fs: fsspec.AbstractFileSystem, folder: str, cuts: list[str]
+) -> Iterator[tuple[str, float]]:
+    for part in each(lambda part: list(_objects(fs, folder, *part)), pairwise(cuts), THREADS):
+        yield from part
 
 
 def _cuts(numbers: range, a_part: int, only: bool) -> list[str]:
@@ -44,7 +57,9 @@ def _cuts(numbers: range, a_part: int, only: bool) -> list[str]:
     return ["", *inner, _LAST]
 
 
-def _part(fs: fsspec.AbstractFileSystem, folder: str, start: str, stop: str) -> Iterator[str]:
+def _objects(
+    fs: fsspec.AbstractFileSystem, folder: str, start: str, stop: str
+) -> Iterator[tuple[str, float]]:
     """List the names from one text to before another; S3 lists in the order of the bytes."""
     begin = {"StartAfter": f"{folder.partition('/')[2]}/{start}"} if start else {}
     for page in s3_pages(fs, f"{folder}/", Delimiter="/", **begin):
@@ -53,4 +68,4 @@ def _part(fs: fsspec.AbstractFileSystem, folder: str, start: str, stop: str) -> 
             if name >= stop:
                 return
             if not item["Key"].endswith("/"):
-                yield name
+                yield name, item["LastModified"].timestamp()

@@ -26,12 +26,15 @@ _SHARDS_AT_ONCE = 4
 Requests = list[dict[str, str]]
 
 
-def prove(questions: Questions, units: dict[int, list[Unit]], errors: dict[int, str]) -> Iterator[Finding]:
+def prove(
+    questions: Questions, units: dict[int, list[Unit]], errors: dict[int, str], among: range
+) -> Iterator[Finding]:
     """Find the differences between source and rows; does not read shards whose files have changed.
 
     Args:
         units: of each shard, those whose files are in order, sorted.
         errors: why shards could not be read whole, by shard.
+        among: the shards that are compared.
 
     Raises:
         ConfigError: the source cannot be reached.
@@ -40,13 +43,15 @@ def prove(questions: Questions, units: dict[int, list[Unit]], errors: dict[int, 
     changed: set[int] = set()
     with questions.reading.reaching("source.path", questions.source_path):
         for shard, file in changed_files(
-            plan, lambda _: False, questions.entries(), questions.file_at, storage
+            plan, lambda _: False, questions.entries(), questions.file_at, storage, among
         ):
             changed.add(shard.shard)
             text = "it is gone, or has another size or etag than when the run first started"
             yield Finding("changed", text, shard.shard, file=storage.redact(file.uri))
         unchanged = (
-            shard for shard in plan.shards(storage) if units.get(shard.shard) and shard.shard not in changed
+            shard
+            for shard in plan.shards(storage, among)
+            if units.get(shard.shard) and shard.shard not in changed
         )
 
         def compare(shard: Shard) -> list[Finding]:

@@ -30,10 +30,10 @@ def doubled(group: Sequence[Unit]) -> Iterator[Finding]:
         yield of_unit("doubled", unit, f"it contradicts {others[:200]}", remove=True)
 
 
-def unclaimed(units: Sequence[Unit], shards: int) -> Iterator[Finding]:
-    """Find the ranges of all shards that no file covers; `units` are sorted, and need not be in order."""
+def unclaimed(units: Sequence[Unit], shards: range) -> Iterator[Finding]:
+    """Find the ranges of these shards that no file covers; `units` are sorted, and need not be in order."""
     claims = {shard: list(of_shard) for shard, of_shard in groupby(units, key=lambda unit: unit.shard)}
-    for empty, group in groupby(range(shards), key=lambda shard: shard not in claims):
+    for empty, group in groupby(shards, key=lambda shard: shard not in claims):
         numbers = list(group)
         if not empty:
             for shard in numbers:

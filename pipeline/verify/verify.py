@@ -18,6 +18,7 @@ from pipeline.output.plan import Plan, load_plan
 from pipeline.output.repeated import RepeatedNames
 from pipeline.output.summary import is_successful, read_summary
 from pipeline.output.units import Unit
+from pipeline.run.slices import parse_slice
 from pipeline.storage.uris import Storage, is_temporary, list_names, name_of, write_atomic
 from pipeline.support.errors import ConfigError
 from pipeline.support.fields import free, require
@@ -45,17 +46,21 @@ class Verification:
         output: of `annotate` or `compare`, finished or not.
         deep: compare the rows with the source, too.
         repair: remove the files that a rerun has to make again.
+        slice: `i/n`: the shards of this slice alone, as a run takes them; None: all.
         json: a file or URI for the findings; None: none is written.
     """
 
     output: str = free()
     deep: bool = free(False)
     repair: bool = free(False)
+    slice: str | None = free(None)
     json: str | None = free(None)
     source: Moved = free(default_factory=Moved)
 
     def __post_init__(self) -> None:
         require(bool(self.output), "output must not be empty")
+        if self.slice is not None:
+            parse_slice(self.slice)
 
 
 def verify(options: Verification, storage: Storage, reading: Storage | None = None) -> list[Verified]:
@@ -91,7 +96,13 @@ def _verify_one(
     if opened is None:
         return verified
     manifest, plan = opened
-    verified.shards = len(plan)
+    own = range(len(plan))
+    if options.slice is not None:
+        own = parse_slice(options.slice).shards_of(plan)
+        units = [unit for unit in units if unit.shard in own]
+        text = f"slice {options.slice} alone: {len(own):,} of {len(plan):,} shards, from {own.start} on"
+        verified.notes.append(f"{text}; summary.json is compared when all are verified")
+    verified.shards = len(own)
     files = _Files(repeated)
     with storage.reaching("output", folder):
         sums = SumsCheck(folder, plan, units, storage, repair=options.repair)
@@ -108,18 +119,19 @@ def _verify_one(
         verified.findings += (finding for group in grouped if len(group) > 1 for finding in doubled(group))
         files.sound[shard] = [group[0] for group in grouped if len(group) == 1]
     if not files.none_agrees:
-        verified.findings += unclaimed(units, len(plan))
+        verified.findings += unclaimed(units, own)
     verified.notes += mixture_lines(files.rows_by_device)
     verified.notes += not_read_whole(plan, files.errors, most=len(files.errors))
     with storage.reaching("output", folder):
-        verified.findings += _marks(folder, verified, files, storage)
+        if options.slice is None:
+            verified.findings += _marks(folder, verified, files, storage)
         verified.findings += sums.findings()
     if options.deep:
         passing_over = reading.passing_over_outputs(storage, options.output, folder)
         questions = questions_of(folder, manifest, plan, options.source.path, storage, passing_over)
-        differences = list(prove(questions, files.sound, files.errors))
+        differences = list(prove(questions, files.sound, files.errors, own))
         verified.findings += differences
-        verified.notes += not_planned(questions)
+        verified.notes += not_planned(questions) if options.slice is None else []
         of_rows = any(finding.first is not None for finding in differences)
         if of_rows and manifest.counted.get(RULES, 1) != questions.source.rules:
             verified.notes.append(

@@ -65,7 +65,7 @@ def test_an_unfinished_shard_is_named_with_its_slice(source, tmp_path, capfd):
     (output / "slices").mkdir()
     note = {"slice": "1/2", "begun": 1.0, "host": "h", "first": 1, "stop": 3, "run_id": "r"}
     (output / "slices" / "1-of-2.json").write_text(json.dumps(note))
-    assert finish(output, capfd)[2].endswith("; run slice=1/2 again, which makes it\n")
+    assert finish(output, capfd)[2].endswith("; run slice=1/2, which makes it\n")
     assert not (output / "summary.json").exists() and not (output / "_SUCCESS").exists()
 
 

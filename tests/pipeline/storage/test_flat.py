@@ -1,8 +1,10 @@
 """A folder listed in several parts has the same names as in one."""
 
+import time
+
 import pytest
 
-from pipeline.storage.flat import list_in_parts
+from pipeline.storage.flat import list_in_parts, list_times_in_parts
 from pipeline.storage.uris import Storage, list_names
 
 NAMES = [
@@ -42,6 +44,9 @@ def test_in_parts(folder, numbers, a_part):
     names = [name for name in list_in_parts(*folder, range(numbers), a_part) if name != "000001"]
     assert sorted(names) == sorted(NAMES)
     assert set(NAMES) == set(list_names(*folder)) - {"000001"}
+    times = dict(list_times_in_parts(*folder, range(numbers), a_part))
+    assert set(NAMES) == times.keys() - {"000001"}
+    assert all(abs(time.time() - times[name]) < 300 for name in NAMES)
 
 
 @pytest.mark.parametrize(

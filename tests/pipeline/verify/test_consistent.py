@@ -315,3 +315,21 @@ def test_an_endless_list_is_cut(output, check):
     _, result = check(output)
     lines = list(result.lines())
     assert len(lines) == 52 and lines[50] == "... and 20 more: json=FILE has all of them"
+
+
+def test_slices_are_verified_by_themselves(output, check):
+    (output / "summary.json").unlink()
+    (output / "data" / "000001-00000002-00000004.parquet").unlink()
+    (output / "data" / "000001-00000004-00000006-end.parquet").write_bytes(b"PAR1")
+    findings, first = check(output, slice="0/2", deep=True)
+    assert (findings, first.shards, first.units) == ({}, 1, 3)
+    assert "slice 0/2 alone: 1 of 2 shards, from 0 on" in first.notes[0]
+    findings, second = check(output, slice="1/2", deep=True)
+    assert set(findings) == {
+        ("missing", (1, 2, 4)),
+        ("damaged", "data/000001-00000004-00000006-end.parquet"),
+    }
+    assert (second.shards, second.units) == (1, 2)
+    assert check(output, slice="6/7")[1].units + check(output, slice="0/7")[1].units < 6
+    with pytest.raises(ConfigError, match="slice: '2/2' is none"):
+        check(output, slice="2/2")
