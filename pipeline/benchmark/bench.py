@@ -24,6 +24,7 @@ from pipeline.models.llava import LanguageModel
 from pipeline.models.preprocess import preprocessor_of
 from pipeline.models.prompts import load_projector
 from pipeline.stages.batches import identity_of
+from pipeline.support.memory import keep_freed_memory
 from trim import Reducer, VisualTokens
 
 _CPU = torch.device("cpu")
@@ -55,6 +56,7 @@ class Bench:
         needs: frozenset[str],
         device: torch.device = _CPU,
     ):
+        keep_freed_memory()
         llava, clip = folders(model)
         self.job, self.geometry, self.device = job, check_fit(llava, clip), device
         self.operations = operations_of(llava, self.geometry)

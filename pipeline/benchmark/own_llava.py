@@ -25,6 +25,7 @@ from pipeline.engines.vllm_engine import ENVIRONMENT, OWN_PROCESS
 from pipeline.models.checkpoints.folders import folders
 from pipeline.models.config import Model
 from pipeline.support.errors import ConfigError, first_line
+from pipeline.support.memory import keep_freed_memory
 
 NAME = "vLLM's own LLaVA"
 _ANSWER_S = 3600.0  # the most that loading, or a round, may take
@@ -127,6 +128,7 @@ def _load(folder: str, arguments: dict[str, object]) -> Any:
     from vllm import LLM
 
     torch.set_num_threads(len(os.sched_getaffinity(0)))
+    keep_freed_memory()  # as the arms have it
     return LLM(
         model=folder,
         limit_mm_per_prompt={"image": 1},

@@ -5,6 +5,7 @@ from pipeline.support.errors import ConfigError
 MANIFEST = "run.json"
 PLAN = "plan"  # a folder
 DATA = "data"  # a folder
+SLICES = "slices"  # a folder: what each slice of a run wrote when it began
 SUMMARY = "summary.json"
 SUCCESS = "_SUCCESS"
 CARD = "README.md"

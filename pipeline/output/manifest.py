@@ -12,7 +12,8 @@ from typing import Any, TypeVar, overload
 
 from pipeline.output.layout import MANIFEST
 from pipeline.output.targets import require_trusted
-from pipeline.storage.uris import Storage, read_bytes, write_atomic
+from pipeline.storage.create import create_atomic
+from pipeline.storage.uris import Storage, read_bytes
 from pipeline.support.errors import ConfigError
 from pipeline.support.schema import SCHEMA_VERSION
 
@@ -72,9 +73,11 @@ def make_manifest(output: str, counted: Json, configuration: Json) -> Manifest:
 def require_same_run(output: str, manifest: Manifest, storage: Storage) -> Manifest:
     """Write run.json, or refuse an output that another configuration made.
 
+    Of several first starts at once one writes it; the others read what it says.
+
     Returns:
-        The output's manifest. It differs from `manifest` if only the rules of the source have changed, or
-        links are followed as they were before there was a setting for it.
+        `manifest` with the output's run_id; or the output's manifest, if only the rules of the source have
+        changed since, or links are followed as they were before there was a setting for it.
 
     Raises:
         ConfigError: the fingerprints differ (the differing fields are named), or run.json is damaged.
@@ -83,11 +86,12 @@ def require_same_run(output: str, manifest: Manifest, storage: Storage) -> Manif
     data = read_bytes(fs, f"{folder}/{MANIFEST}")
     if data is None:
         text = storage.as_json(dataclasses.asdict(manifest), indent=2)
-        write_atomic(fs, f"{folder}/{MANIFEST}", text.encode())
-        return manifest
+        if create_atomic(fs, f"{folder}/{MANIFEST}", text.encode()):
+            return manifest
+        data = fs.cat_file(f"{folder}/{MANIFEST}")
     earlier = _parse(data, output, storage)
     if earlier.fingerprint == manifest.fingerprint:
-        return manifest
+        return dataclasses.replace(manifest, run_id=earlier.run_id)
     source = earlier.configuration.get("source")
     is_older = isinstance(source, dict) and "follow_links" not in source
     may_differ = {RULES, _FOLLOW_LINKS} if is_older else {RULES}

@@ -1,11 +1,11 @@
 """Refuses an output folder that holds what others wrote."""
 
-import re
 from collections.abc import Iterable
 
 import fsspec
 
 from pipeline.output.layout import MANIFEST, PLAN, QUESTIONS
+from pipeline.output.plan_parts import is_of_plan
 from pipeline.storage.uris import Storage, is_temporary, list_names
 from pipeline.support.census import is_hidden
 from pipeline.support.errors import ConfigError
@@ -60,7 +60,7 @@ def _is_output(fs: fsspec.AbstractFileSystem, path: str) -> bool:
     if fs.exists(f"{path}/{MANIFEST}"):
         return True
     names = list(list_names(fs, f"{path}/{PLAN}"))
-    return bool(names) and all(re.fullmatch(r"\d+\.parquet", name) or is_temporary(name) for name in names)
+    return bool(names) and all(is_of_plan(name) or is_temporary(name) for name in names)
 
 
 def _first(names: Iterable[str]) -> str:

@@ -9,11 +9,12 @@ from pipeline.models.checkpoints.fit import Geometry
 from pipeline.models.config import Model
 from pipeline.models.hub import HubId
 from pipeline.output.changed import require_unchanged
-from pipeline.output.layout import MANIFEST
 from pipeline.output.manifest import Manifest, make_manifest, require_same_run
 from pipeline.output.own_folder import require_own_folder
-from pipeline.output.plan import Plan, extend_plan, load_plan, make_plan, share_plan
+from pipeline.output.plan import Plan
+from pipeline.output.plan_growth import share_plan
 from pipeline.output.units import Finished, finished_units
+from pipeline.run.begun import current_plan, is_begun
 from pipeline.run.earlier_rules import require_same_rules
 from pipeline.run.fingerprint import counted_fields
 from pipeline.run.machine_checks import (
@@ -29,9 +30,8 @@ from pipeline.run.retry import delete_failed_units
 from pipeline.sources.base import Source
 from pipeline.stages.arms import Arm, reduction_order
 from pipeline.stages.read import PendingShard
-from pipeline.storage.paths import parts_of, path_of_text, source_text
-from pipeline.storage.uris import Storage, canonical, write_atomic
-from pipeline.support.errors import ConfigError
+from pipeline.storage.paths import path_of_text, source_text
+from pipeline.storage.uris import Storage, canonical
 
 if TYPE_CHECKING:
     from pipeline.run.config import RunConfig
@@ -166,7 +166,7 @@ def _check(config: "RunConfig", commits: dict[HubId, str]) -> _Checked:
             outputs, config.arms, counted_fields(config, model.weights), strict=True
         )
     ]
-    started = [_is_started(config, *both) for both in zip(outputs, manifests, strict=True)]
+    started = [is_begun(config, *both) for both in zip(outputs, manifests, strict=True)]
     return _Checked(config, model, outputs, manifests, any(started))
 
 
@@ -184,7 +184,7 @@ def _freeze_plan(checked: _Checked, shared: Plan | None) -> Prepared:
     """
     config, folders = checked.config, checked.folders
     storage = config.storage
-    plan = shared or _current_plan(config, folders)
+    plan = shared or current_plan(config, folders, checked.manifests)
     manifests = []
     for folder, manifest in zip(folders, checked.manifests, strict=True):
         share_plan(plan, folder, storage)
@@ -213,52 +213,3 @@ def look_again(prepared: Prepared, storage: Storage) -> Prepared:
     """List the finished units again."""
     states = [replace(state, finished=finished_units(state.folder, storage)) for state in prepared.states]
     return replace(prepared, states=tuple(states))
-
-
-def _is_started(config: "RunConfig", folder: str, manifest: Manifest) -> bool:
-    """Tell whether an output exists; raise ConfigError if another configuration or source made it."""
-    hide = config.storage.redact
-    with config.storage.reaching("output", folder):
-        plan = load_plan(folder, config.storage)
-    if plan is None:
-        _require_same_if_there(folder, manifest, config.storage)
-        return False
-    _require_writable(config, folder)
-    require_same_run(folder, manifest, config.storage)
-    source = source_text(config.source.path, config.reading)
-    known = parts_of(path_of_text(plan.source))
-    if not set(parts_of(path_of_text(source))) <= set(known) and not config.options.extend:
-        raise ConfigError(
-            f"output {hide(folder)} belongs to the source {hide(plan.source)}, not {hide(source)}; "
-            "choose another output, or append with extend=true"
-        )
-    return True
-
-
-def _require_same_if_there(folder: str, manifest: Manifest, storage: Storage) -> None:
-    """Refuse another run's run.json, and a folder of others, before a plan is written beside it."""
-    require_own_folder(folder, storage)
-    fs, path = storage.open(folder)
-    with storage.reaching("output", folder):
-        is_there = fs.exists(f"{path}/{MANIFEST}")
-    if is_there:
-        require_same_run(folder, manifest, storage)
-
-
-def _current_plan(config: "RunConfig", folders: Sequence[str]) -> Plan:
-    """Load the outputs' plan, extended if the run says so; make it if no output has one."""
-    plan = next(filter(None, (load_plan(folder, config.storage) for folder in folders)), None)
-    if plan is None:
-        return make_plan(folders[0], config.source, config.options.limit, config.storage, config.reading)
-    if config.options.extend:
-        return extend_plan(plan, config.source, config.storage, config.reading)
-    return plan
-
-
-def _require_writable(config: "RunConfig", output: str) -> None:
-    """Write and delete an empty file in the output."""
-    with config.storage.reaching("output", output):
-        fs, folder = config.storage.open(output)
-        probe = f"{folder}/.probe"
-        write_atomic(fs, probe, b"")
-        fs.rm_file(probe)

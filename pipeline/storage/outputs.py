@@ -14,14 +14,25 @@ from pipeline.storage.opener import read_local
 MARKS = ("run.json", "comparison.json")
 OWN_NAMES = frozenset(
     {
-        *("plan", "data", "summary.json", "_SUCCESS", "README.md", "evaluation.json", *MARKS),
+        *(
+            "plan",
+            "data",
+            "done",
+            "slices",
+            "summary.json",
+            "_SUCCESS",
+            "README.md",
+            "evaluation.json",
+            *MARKS,
+        ),
         *("comparison.parquet", "report.html", "report.txt", ".probe"),
     }
 )
 _MOST_BYTES = 16 << 20  # of run.json
 # A store is asked about a folder only if it holds such a file: each question is a request.
 _TELLING = re.compile(
-    r"(?:plan/\d{6,}\.parquet|data/\d{6,}-\d{8,}-\d{8,}(?:-end)?\.parquet|[^/]*\.(?:json|html|md|txt)|_SUCCESS)"
+    r"(?:plan/(?:renewed-)?\d{6,}(?:-[0-9a-f]{16})?\.parquet|(?:done|slices)/[^/]+\.json"
+    r"|data/\d{6,}-\d{8,}-\d{8,}(?:-end)?\.parquet|[^/]*\.(?:json|html|md|txt)|_SUCCESS)"
 )
 
 

@@ -4,8 +4,6 @@ import io
 import json
 import os
 import re
-import shutil
-import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, fields
@@ -17,6 +15,7 @@ from typing import Any, BinaryIO  # fsspec's infos are dictionaries with any key
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
+from pipeline.storage.durable import sync_folder, write_beside
 from pipeline.storage.names import as_path, as_text
 from pipeline.storage.pages import s3_pages
 from pipeline.storage.secrets import changed_texts, hide_secrets, way_without_credentials
@@ -234,26 +233,13 @@ def is_temporary(name: str) -> bool:
 
 
 def _replace(target: Path, content: BinaryIO) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}.tmp")
+    temporary = write_beside(target, content)
     try:
-        with temporary.open("wb") as file:
-            shutil.copyfileobj(content, file)
-            file.flush()
-            os.fsync(file.fileno())
         temporary.rename(target)
     except OSError:
         temporary.unlink(missing_ok=True)
         raise
-    _sync_folder(target.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    sync_folder(target.parent)
 
 
 def list_names(fs: fsspec.AbstractFileSystem, folder: str) -> Iterator[str]:

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 from pipeline.output.changed import changed_files
 from pipeline.output.footers import footer_in
 from pipeline.output.opened import Questions
-from pipeline.output.plan import new_files
+from pipeline.output.plan_growth import new_files
 from pipeline.output.units import Unit
 from pipeline.sources.base import Sample, Shard, Want
 from pipeline.sources.items import items_of

@@ -131,7 +131,7 @@ def _opened(folder: str, verified: Verified, storage: Storage) -> tuple[Manifest
             verified.findings.append(Finding("damaged", str(error), file=MANIFEST))
     try:
         plan = load_plan(folder, storage)
-    except (pa.ArrowException, OSError, LookupError, TypeError) as error:
+    except (ConfigError, pa.ArrowException, OSError, LookupError, TypeError) as error:
         text = storage.redact(f"it cannot be read: {error}")[:200]
         verified.findings.append(Finding("damaged", text, file=f"{PLAN}/"))
     else:

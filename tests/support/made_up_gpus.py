@@ -2,13 +2,15 @@
 
 Ray gives out GPUs that it is told of, whether there are any. Prints one line of JSON: how many GPUs have how
 many language models and CLIPs. By default places are reserved, and a task in each tells its GPU. HOW is `run`
-for a whole run with stubs in the place of both models, where each actor tells its GPU, or `nodes` for places
-by nodes alone, which needs no worker: for many nodes.
+for a whole run with stubs in the place of both models, where each actor tells its GPU, `sick` for one where
+GPU 1 kills each language model at its first unit, or `nodes` for places by nodes alone: for many nodes, since
+it needs no worker.
 """
 
 import json
 import math
 import os
+import signal
 import sys
 import tempfile
 import time
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     from ray.util.placement_group import PlacementGroup
 
     from pipeline.run.cluster.gpu_room import GpuRoom
+    from pipeline.run.guard.incidents import Incident
 
 _UNITS = 20  # of the whole run
 _AT_ONCE = 8  # nodes started
@@ -160,6 +163,40 @@ def actors_on_gpus(folder: Path, gpus: int) -> dict[str, list[tuple[str, int]]]:
     return found
 
 
+def run_beside_a_sick_gpu(folder: Path) -> dict[str, object]:
+    """Run a whole job whose language models die on GPU 1; returns its rows by status, and what was told."""
+    import pyarrow as pa
+
+    from pipeline.benchmark.driver_memory import StubEncode, StubGenerate
+    from pipeline.run.flow import run_flow
+    from pipeline.run.prepare import prepare
+    from tests.support.commands import compose
+
+    class Answering(StubGenerate):
+        def __call__(self, batch: pa.Table) -> pa.Table:
+            if os.environ["CUDA_VISIBLE_DEVICES"] == "1":
+                (folder / f"died-{os.getpid()}").touch()
+                os.kill(os.getpid(), signal.SIGKILL)
+            until = time.monotonic() + 60  # the sick GPU has had a unit before the sound one answers all
+            while not list(folder.glob("died-*")) and time.monotonic() < until:
+                time.sleep(0.1)
+            return super().__call__(batch)
+
+    units = ("source.path=demo:pictures", f"limit={_UNITS}", "unit_samples=1")
+    config = compose(*units, f"output={folder}/out", "cluster=ray")
+    incidents: list[Incident] = []
+    stats = list(
+        run_flow(config, prepare(config), "1", encode=StubEncode, generate=Answering, incidents=incidents)
+    )
+    rows = sum((Counter(totals.status) for one in stats for totals in one.totals), Counter[str]())
+    return {
+        "units": len(stats),
+        "rows": dict(rows),
+        "lines": [incident.line for incident in incidents],
+        "deaths": len(list(folder.glob("died-*"))),
+    }
+
+
 def _counted(places: Iterable[object]) -> dict[int, int]:
     """Count the places by how often they come."""
     return dict(Counter(Counter(places).values()))
@@ -180,6 +217,8 @@ def _main(nodes: int, gpus: int, how: str) -> dict[str, object]:
     with tempfile.TemporaryDirectory() as folder, made_up_cluster(nodes, gpus):
         if how == "nodes":
             return {"gpus": nodes * gpus, **places_on_nodes()}
+        if how == "sick":
+            return {"gpus": nodes * gpus, **run_beside_a_sick_gpu(Path(folder))}
         if how == "run":
             return table_of(actors_on_gpus(Path(folder), nodes * gpus), nodes * gpus)
         growing = places_on_gpus(most=nodes * gpus)

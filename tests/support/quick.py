@@ -9,7 +9,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.output.manifest import make_manifest, require_same_run
-from pipeline.output.plan import load_plan, make_plan, share_plan
+from pipeline.output.plan import load_plan
+from pipeline.output.plan_growth import make_plan, share_plan
 from pipeline.output.summary import mark_success, summarise
 from pipeline.output.units import Finished, UnitLimits
 from pipeline.run.prepare import ArmState, Prepared

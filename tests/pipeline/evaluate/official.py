@@ -14,7 +14,7 @@ from PIL import Image
 
 from pipeline.output.footers import FOOTER
 from pipeline.output.manifest import make_manifest, require_same_run
-from pipeline.output.plan import make_plan
+from pipeline.output.plan_growth import make_plan
 from pipeline.output.units import Unit
 from pipeline.sources.base import Want
 from pipeline.storage.uris import Storage

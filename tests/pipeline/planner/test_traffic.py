@@ -8,7 +8,7 @@ import s3fs
 
 from pipeline.output.changed import require_same
 from pipeline.output.footers import read_footers
-from pipeline.output.plan import make_plan
+from pipeline.output.plan_growth import make_plan
 from pipeline.output.units import UnitLimits, finished_units
 from pipeline.sources.images import Images
 from pipeline.sources.task import Task

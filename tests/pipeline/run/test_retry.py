@@ -14,7 +14,7 @@ from pipeline.sources.base import files_of
 from pipeline.sources.images import Images
 from pipeline.sources.jsonl import Jsonl
 from pipeline.sources.webdataset import WebDataset
-from pipeline.storage.uris import canonical, put_atomic
+from pipeline.storage.uris import canonical, write_atomic
 from pipeline.support.errors import ConfigError, RunError
 from tests.support.quick import HERE, lasting_rows, quick_answer, quick_prepare
 from tests.support.tars import jpeg, write_tar
@@ -132,7 +132,7 @@ def test_a_kill_at_any_step(tmp_path, broken, monkeypatch, step):
     with monkeypatch.context() as patch:
         patch.setattr("pipeline.run.retry.THREADS", 1)
         patch.setattr(LocalFileSystem, "rm_file", killed(LocalFileSystem.rm_file))
-        patch.setattr("pipeline.output.plan.put_atomic", killed(put_atomic))
+        patch.setattr("pipeline.output.plan_parts.write_atomic", killed(write_atomic))
         try:
             delete_failed(broken, tmp_path / "out", *ARMS)
         except KeyboardInterrupt:

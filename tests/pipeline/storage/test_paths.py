@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from pipeline.output.changed import require_unchanged
 from pipeline.output.opened import questions_of
-from pipeline.output.plan import extend_plan, make_plan
+from pipeline.output.plan_growth import extend_plan, make_plan
 from pipeline.sources.base import Want, files_of
 from pipeline.sources.images import Images
 from pipeline.sources.webdataset import WebDataset

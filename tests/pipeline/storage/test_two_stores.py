@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from pipeline.output.opened import open_output
-from pipeline.output.plan import make_plan, share_plan
+from pipeline.output.plan_growth import make_plan, share_plan
 from pipeline.run.prepare import prepare
 from pipeline.sources.base import Want, files_of
 from pipeline.sources.images import Images

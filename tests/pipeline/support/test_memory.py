@@ -1,5 +1,7 @@
-"""Test how available memory is computed from Linux's files in /proc and control groups."""
+"""Test how available memory is computed from Linux's files, and that freed memory is kept."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -56,3 +58,31 @@ def test_control_groups_of_version_1(linux):
     assert free_mib(linux) == 800
     group(linux, "12:memory:/job\n", "memory/job", {"memory.usage_in_bytes": f"{950 * MIB}"})
     assert free_mib(linux) == 0, "never negative"
+
+
+FAULTS = """
+import platform, resource, sys
+import numpy as np
+from pipeline.support.memory import keep_freed_memory
+
+if sys.argv[1] == "kept":
+    keep_freed_memory()
+
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    np.ones(64 << 20, np.uint8)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+first, again = faults(), faults()
+print(first, again, platform.libc_ver()[0])
+"""
+
+
+@pytest.mark.parametrize("how", ["by itself", "kept"])
+def test_large_blocks_that_were_freed_are_used_again(how):
+    """By itself glibc maps each anew: the kernel clears all its pages, one fault each."""
+    told = subprocess.run([sys.executable, "-c", FAULTS, how], capture_output=True, text=True, check=True)
+    first, again, library = told.stdout.split(maxsplit=2)
+    if library.strip() != "glibc":
+        pytest.skip("another C library has other rules")
+    assert int(again) < 100 if how == "kept" else int(again) > 0.9 * int(first)

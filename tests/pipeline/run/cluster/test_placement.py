@@ -33,3 +33,11 @@ def test_every_gpu_has_a_language_model_and_no_two_clips_share_one(nodes, gpus, 
         "gpus_by_clips": {"1": clips},
         "idle": 0,
     }
+
+
+@pytest.mark.slow
+def test_a_run_beside_a_gpu_that_kills_its_processes_answers_every_row():
+    told = placed(1, 2, "sick")
+    assert told["deaths"] >= 2
+    assert (told["units"], list(told["rows"])) == (20, ["ok"])
+    assert any("GPU 1 of node " in line for line in told["lines"]), told["lines"]
