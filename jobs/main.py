@@ -14,6 +14,7 @@ COMMANDS = {
     "benchmark": "measure speed and memory on this machine: trimline benchmark pipeline",
     "plan": "forecast a job's GPUs, hours, bytes and money: trimline benchmark plan requests=1e9",
     "evaluate": "score a finished output by the rules of a dataset",
+    "finish": "write the summary of an output whose slices have all ended, and _SUCCESS",
     "verify": "check that an output is complete, by itself or against its source",
     "status": "show how far a run is: done, left, rate, failures; while it runs, too",
     "report": "write report.html of a run or a comparison, or draw the patches kept for a request",

@@ -24,8 +24,8 @@ from pipeline.models.hub import without_hub
 from pipeline.support.errors import ConfigError, RunError, TrimlineError
 from pipeline.support.signals import INTERRUPTED
 
-# Commands that only read an output, which somebody else may have made: it must not send them to the hub.
-_READ_ONLY = ("verify", "status", "report", "export", "evaluate")
+# Commands that only read a run: its output, which others may have made, must not send them to the hub.
+_READ_ONLY = ("finish", "verify", "status", "report", "export", "evaluate")
 
 
 def command_line(command: str, arguments: Sequence[str]) -> int:
@@ -49,7 +49,7 @@ def run_command(command: str, arguments: Sequence[str]) -> int:
         require_valid(command, arguments)
         arguments = [decoded(argument) for argument in arguments]
         reading = without_hub() if command in _READ_ONLY else contextlib.nullcontext()
-        with reading, _hydra_arguments(command, arguments):
+        with reading, _one_ray(arguments), _hydra_arguments(command, arguments):
             return _run_hydra(command, job, errors)
     # Hydra raises ValueError for a group set to null. The job's own errors end in `_guard`.
     except (ConfigError, HydraException, OmegaConfBaseException, ValueError) as error:
@@ -58,6 +58,15 @@ def run_command(command: str, arguments: Sequence[str]) -> int:
         return errors.fail(RunError(INTERRUPTED), 1)
     except SystemExit as stop:  # argparse, or an interrupted job
         return stop.code if isinstance(stop.code, int) else 2
+
+
+def _one_ray(arguments: Sequence[str]) -> contextlib.AbstractContextManager[None]:
+    """Keep the Ray that the first run of a sweep starts for the others."""
+    if not is_sweep(arguments):
+        return contextlib.nullcontext()
+    from pipeline.run.cluster.start import keeping_ray
+
+    return keeping_ray()
 
 
 def _run_hydra(command: str, job: Callable[[DictConfig], int], errors: ErrorLines) -> int:

@@ -45,6 +45,7 @@ def _require_portable(config: "RunConfig") -> None:
     """Refuse relative paths: they mean another folder on the node where the job's driver will run."""
     places = [("output", config.options.output)]
     places += [("source.path", part) for part in parts_of(config.source.path)]
+    places += [("source.listing", config.source.listing)] if config.source.listing else []
     for key, place in places:
         if ":" not in place and not Path(place).is_absolute():
             raise ConfigError(

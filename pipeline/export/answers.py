@@ -13,10 +13,14 @@ from pipeline.export.options import Export
 from pipeline.output.layout import DATA
 from pipeline.output.opened import Output, Questions
 from pipeline.output.plan import Plan
+from pipeline.output.units import Unit
 from pipeline.sources.base import Sample, Shard, Want
 from pipeline.sources.items import samples_of
 from pipeline.storage.uris import Storage
 from pipeline.support.errors import RunError, ShardError
+from pipeline.support.parallel import each
+
+_FILES_AT_ONCE = 4
 
 Rows = list[dict[str, Any]]  # rows of PREDICTIONS
 
@@ -54,12 +58,14 @@ class Answers:
         """Read the chosen rows of a shard's units, in order."""
         fs, path = self.storage.open(self.output.folder)
         names = None if columns is None else sorted({*columns, "status"})
-        for unit in self.output.finished.units(shard):
+
+        def read(unit: Unit) -> pa.Table:
             with fs.open(f"{path}/{DATA}/{unit.file_name}", "rb") as file:
-                table = pq.read_table(file, columns=names, use_threads=False)
-            yield table.filter(
-                pa.compute.is_in(table["status"], pa.array(self.options.statuses, pa.string()))
-            )
+                return pq.read_table(file, columns=names, use_threads=False)
+
+        chosen = pa.array(self.options.statuses, pa.string())
+        for table in each(read, self.output.finished.units(shard), _FILES_AT_ONCE):
+            yield table.filter(pa.compute.is_in(table["status"], chosen))
 
     def samples(self, shard: int) -> Iterator[tuple[int, Rows]]:
         """Read each sample's number with its chosen rows."""

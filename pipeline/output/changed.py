@@ -57,7 +57,7 @@ def changed_files(
         return *item, file_at(item[1].uri)
 
     for shard, file, now in each(found, missing, THREADS):
-        if now != file:
+        if not file.is_same(now):
             yield shard, file
 
 
@@ -93,5 +93,5 @@ def require_same(shard: Shard, storage: Storage) -> None:
     """
     if shard.files:
         return
-    if next(list_files(shard.uri, storage)) != File(shard.uri, shard.size, shard.etag):
+    if not File(shard.uri, shard.size, shard.etag).is_same(next(list_files(shard.uri, storage))):
         raise RunError(f"shard {shard.shard} has changed during the run: {storage.redact(shard.uri)}")

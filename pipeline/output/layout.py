@@ -6,6 +6,7 @@ MANIFEST = "run.json"
 PLAN = "plan"  # a folder
 DATA = "data"  # a folder
 SLICES = "slices"  # a folder: what each slice of a run wrote when it began
+DONE = "done"  # a folder: sums of finished shards, derived from data/
 SUMMARY = "summary.json"
 SUCCESS = "_SUCCESS"
 CARD = "README.md"

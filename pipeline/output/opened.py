@@ -78,7 +78,7 @@ def open_output(
     manifest = load_manifest(folder, storage, key)
     with storage.reaching(key, folder):
         plan = require_plan(folder, storage)
-        finished = finished_units(folder, storage) if names is None else Finished(names)
+        finished = finished_units(folder, storage, planned=len(plan)) if names is None else Finished(names)
     return Output(folder, storage, manifest, plan, finished)
 
 
@@ -190,13 +190,13 @@ def questions_of(
 
 
 def source_of(settings: Json) -> Source:
-    """Make the source of an output again, from its run.json's configuration.
+    """Make the source of an output again, from its run.json's configuration; it asks the store for files.
 
     Before there was `follow_links`, links were followed.
     """
     source: Source = rebuild(settings["source"])
     is_older = "follow_links" not in settings["source"]
-    return replace(source, follow_links=True) if is_older else source
+    return replace(source, listing=None, follow_links=source.follow_links or is_older)
 
 
 def _root_in(plan: Plan, path: str) -> str:

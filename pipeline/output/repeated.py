@@ -78,14 +78,18 @@ class RepeatedNames:
     def __exit__(self, *error: object) -> None:
         self._keys.__exit__(*error)
 
-    def add(self, samples: int, keys: str | None, ids: Json | None) -> None:
-        """Add a unit by its footer: the packed hashes of its keys, None if unknown, and its repeated ids."""
-        hashes = None if keys is None else unpacked(keys)
+    def add_hashed(self, samples: int, hashes: NDArray[np.uint64] | None, ids: Repeated) -> None:
+        """Add units by the hashes of their keys, None if unknown, and their repeated question ids."""
         if hashes is None or len(hashes) != samples:
             self._is_known = False  # an earlier release wrote the unit
         else:
             self._keys.add(hashes)
-            self._ids += Repeated(**ids) if ids else Repeated()
+            self._ids += ids
+
+    def add(self, samples: int, keys: str | None, ids: Json | None) -> None:
+        """Add a unit by its footer: the packed hashes of its keys, None if unknown, and its repeated ids."""
+        hashes = None if keys is None else unpacked(keys)
+        self.add_hashed(samples, hashes, Repeated(**ids) if ids else Repeated())
 
     def counts(self) -> dict[str, int] | None:
         """Return both counts; None if a unit does not tell."""

@@ -1,21 +1,22 @@
-"""Sums up an output from its footers in summary.json, and writes the mark of a successful run."""
+"""Sums up an output from its shards' sums in summary.json, and writes the mark of a successful run."""
 
 import json
-from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 
-from pipeline.output.computed_on import computed_on
+from pipeline.output.done import sums_of_shards
 from pipeline.output.failed_shards import FailedShard, failed_shard
-from pipeline.output.footers import Footer, Json, known_fields, read_footers, read_key
+from pipeline.output.footers import Json, known_fields, read_key
 from pipeline.output.layout import SUCCESS, SUMMARY
 from pipeline.output.plan import Plan
 from pipeline.output.repeated import RepeatedNames
+from pipeline.output.sums import COUNTERS, ShardSums, add_seconds, add_spans
 from pipeline.output.units import Finished
 from pipeline.storage.uris import Storage, read_bytes, write_atomic
-from pipeline.support.census import Census, sum_of
-from pipeline.support.errors import RunError
+from pipeline.support.census import sum_of
+from pipeline.support.progress_lines import telling
 
 _MOST_SHARDS_NAMED = 100
 
@@ -30,8 +31,9 @@ class Summary:
         kept_fraction: visual tokens kept / all; None if there are none.
         mean_visual_tokens_kept: per answered request; None if there is none.
         stage_seconds: sums of the columns in `schema.SECONDS`.
-        active_seconds: from the first unit's start to the last one's end, summed over the job's starts.
-        starts: how often the job was started.
+        active_seconds: how long some start of the job was under way, from its first unit's start to its last
+            one's end.
+        starts: how often the job, or a slice of it, was started.
         rows_by_node: number of rows by the node that generated them.
         rows_by_device: by the GPU's name, or `CPU` (see `computed_on`); None: an earlier release wrote it.
         census: what became of the sources' entries, as `Census.to_json` has it; None: no unit tells.
@@ -92,70 +94,90 @@ class Summary:
             raise ValueError(f"it is no summary: {error!r}") from None
 
 
-@dataclass
-class _Sums:
-    units: int = 0
-    samples: int = 0
-    rows: int = 0
-    status: Counter[str] = field(default_factory=Counter)
-    tokens: Counter[str] = field(default_factory=Counter)
-    seconds: dict[str, float] = field(default_factory=dict)
-    nodes: Counter[str] = field(default_factory=Counter)
-    devices: Counter[str] = field(default_factory=Counter)
-    spans: dict[str, tuple[float, float]] = field(default_factory=dict)  # of the job's starts
-    failed_shards: list[tuple[int, str]] = field(default_factory=list)
-    census: Census = field(default_factory=Census)
-    repeated: RepeatedNames = field(default_factory=RepeatedNames)
+class _Totals:
+    """Adds up the sums of shards."""
 
-    def add(self, footer: Footer) -> None:
-        totals = footer.totals
-        self.units += 1
-        self.samples += footer.samples
-        self.rows += totals.rows
-        self.status.update(totals.status)
-        self.tokens.update(totals.tokens)
-        for name, seconds in totals.seconds.items():
-            self.seconds[name] = self.seconds.get(name, 0) + seconds
-        self.nodes[footer.stages["generate"].node] += totals.rows
-        self.devices[computed_on(footer.stages)] += totals.rows
-        begin, end = self.spans.get(footer.attempt, (footer.start, footer.end_time))
-        self.spans[footer.attempt] = (min(begin, footer.start), max(end, footer.end_time))
-        if footer.census:
-            self.census.add(Census.from_json(footer.census))
-        self.repeated.add(footer.samples, footer.sample_keys, footer.repeated_question_ids)
-        if footer.shard_error:
-            self.failed_shards.append((footer.shard, footer.shard_error))
+    def __init__(self, repeated: RepeatedNames) -> None:
+        self._all = ShardSums(shard=-1)
+        self._units = 0
+        self._failed: list[tuple[int, str]] = []
+        self._repeated = repeated
 
-    def summary(self, plan: Plan, finished: Finished, key_at: Callable[[int], str]) -> Summary:
-        census = sum_of([plan.census, self.census])
-        active_s = sum(end - begin for begin, end in self.spans.values())
-        ok = self.status["ok"]
-        full, kept = self.tokens["visual_tokens_full"], self.tokens["visual_tokens_kept"]
+    def add(self, sums: ShardSums) -> None:
+        total = self._all
+        self._units += sums.units
+        total.samples += sums.samples
+        total.rows += sums.rows
+        for name in COUNTERS:
+            getattr(total, name).update(getattr(sums, name))
+        add_seconds(total.seconds, sums.seconds)
+        add_spans(total.spans, sums.spans)
+        total.census.add(sums.census)
+        self._repeated.add_hashed(sums.samples, sums.hashes, sums.question_ids)
+        if sums.shard_error:
+            self._failed.append((sums.shard, sums.shard_error))
+
+    def summary(self, plan: Plan, shards: range, finished: Finished, key_at: Callable[[int], str]) -> Summary:
+        total = self._all
+        census = sum_of([plan.census, total.census])
+        active_s = _seconds_covered(total.spans.values())
+        ok = total.status["ok"]
+        full, kept = total.tokens["visual_tokens_full"], total.tokens["visual_tokens_kept"]
         return Summary(
             source=plan.source,
-            shards=len(plan),
-            shards_finished=sum(finished.has_shard(ordinal) for ordinal in range(len(plan))),
-            units=self.units,
-            samples=self.samples,
-            rows=self.rows,
-            status=dict(self.status),
-            tokens=dict(self.tokens),
+            shards=len(shards),
+            shards_finished=sum(finished.has_shard(shard) for shard in shards),
+            units=self._units,
+            samples=total.samples,
+            rows=total.rows,
+            status=dict(total.status),
+            tokens=dict(total.tokens),
             kept_fraction=kept / full if full else None,
             mean_visual_tokens_kept=kept / ok if ok else None,
-            stage_seconds=self.seconds,
+            stage_seconds=total.seconds,
             active_seconds=active_s,
-            samples_per_s=self.samples / active_s if active_s else None,
-            requests_per_s=self.rows / active_s if active_s else None,
-            starts=len(self.spans),
-            rows_by_node=dict(self.nodes),
-            rows_by_device=dict(self.devices),
-            failed_shards=len(self.failed_shards),
+            samples_per_s=total.samples / active_s if active_s else None,
+            requests_per_s=total.rows / active_s if active_s else None,
+            starts=len(total.spans),
+            rows_by_node=dict(total.nodes),
+            rows_by_device=dict(total.devices),
+            failed_shards=len(self._failed),
             failed_shards_named=[
-                failed_shard(plan, shard, error) for shard, error in self.failed_shards[:_MOST_SHARDS_NAMED]
+                failed_shard(plan, shard, error) for shard, error in self._failed[:_MOST_SHARDS_NAMED]
             ],
             census=census.to_json() if census.entries else None,
-            repeated=self.repeated.to_json(key_at),
+            repeated=self._repeated.to_json(key_at),
         )
+
+
+def _seconds_covered(spans: Iterable[tuple[float, float]]) -> float:
+    """Return the length of the union of some spans: slices of a run may have worked at the same time."""
+    covered, reached = 0.0, -math.inf
+    for begin, end in sorted(spans):
+        if end > reached:
+            covered += end - max(begin, reached)
+            reached = end
+    return covered
+
+
+def sum_up(
+    folder: str, plan: Plan, finished: Finished, storage: Storage, only: range | None = None
+) -> Summary:
+    """Add up the finished units of an output, and write what done/ lacks of whole shards.
+
+    Args:
+        only: the shards to add up; None: all that have units.
+
+    Raises:
+        RunError: a unit is not of the plan's shard.
+    """
+    with RepeatedNames() as repeated:
+        totals = _Totals(repeated)
+        listed = sums_of_shards(folder, plan, finished, storage, only)
+        for sums in telling(listed, len(plan) if only is None else len(only), "shards summed up"):
+            totals.add(sums)
+        shards = range(len(plan)) if only is None else only
+        return totals.summary(plan, shards, finished, partial(read_key, folder, finished, storage))
 
 
 def summarise(
@@ -166,28 +188,10 @@ def summarise(
     Args:
         incidents: what happened to GPUs, as `Incident.to_json` has it.
     """
-    with RepeatedNames() as repeated:
-        sums = _Sums(repeated=repeated)
-        for footer in read_footers(folder, finished, storage):
-            _require_same_shard(footer, plan)
-            sums.add(footer)
-        summary = sums.summary(plan, finished, partial(read_key, folder, finished, storage))
-    summary = replace(summary, incidents=list(incidents) or None)
+    summary = replace(sum_up(folder, plan, finished, storage), incidents=list(incidents) or None)
     fs, path = storage.open(folder)
     write_atomic(fs, f"{path}/{SUMMARY}", storage.as_json(summary.to_json(), indent=2).encode())
     return summary
-
-
-def _require_same_shard(footer: Footer, plan: Plan) -> None:
-    """Refuse a unit of an earlier state of its shard, left by a retry that was killed before deleting it."""
-    shard = footer.shard
-    planned = plan.line(shard) if shard < len(plan) else None
-    if planned is None or (footer.source_size, footer.source_etag) != (planned.size, planned.etag):
-        raise RunError(
-            f"samples {footer.first} to {footer.stop} of shard {shard} were made of another state of "
-            "the shard than the plan's: `trimline verify output=... repair=true` removes them, "
-            "a rerun makes them again"
-        )
 
 
 def read_summary(folder: str, storage: Storage) -> Summary | None:

@@ -1,16 +1,23 @@
 """Names the unit files of an output, and tells from a listing which units are finished."""
 
 import re
-from collections import defaultdict
+from array import array
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise, repeat
+
+import numpy as np
+from numpy.typing import NDArray
 
 from pipeline.output.layout import DATA
-from pipeline.storage.uris import Storage, list_names, list_times
+from pipeline.storage.flat import list_in_parts
+from pipeline.storage.uris import Storage, list_times
 from pipeline.support.errors import ConfigError
 from pipeline.support.fields import counted, require
 
 MAX_UNIT_BYTES = 1 << 30
+_SHARDS_A_PART = 16  # of a listing of a store
 _NAME = re.compile(r"(\d{6,})-(\d{8,})-(\d{8,})(-end)?\.parquet")
 
 
@@ -54,62 +61,119 @@ class Unit:
 
 
 class Finished:
-    """Holds the finished units of every shard.
+    """Holds the finished units of every shard, in order; 40 bytes of memory each.
 
     Args:
         names: of the files below data/; others than units' are passed over.
+        times: when each of these files was written; None: unknown.
+
+    Attributes:
+        shards, firsts, stops, ends: of the units, in the order of shards and samples.
+        times: of their files, in seconds since the epoch; 0 if unknown.
 
     Raises:
         ConfigError: two units begin at the same sample.
     """
 
-    def __init__(self, names: Iterable[str]) -> None:
-        self._units: dict[int, dict[int, Unit]] = defaultdict(dict)
-        self.count = 0
-        for unit in filter(None, map(Unit.of_file, names)):
-            self._add(unit)
-
-    def _add(self, unit: Unit) -> None:
-        other = self._units[unit.shard].setdefault(unit.first, unit)
-        if other is not unit:
+    def __init__(self, names: Iterable[str], times: Iterable[float] | None = None) -> None:
+        numbers, seconds = array("q"), array("d")
+        for name, time in zip(names, repeat(0.0) if times is None else times, strict=times is not None):
+            if match := _NAME.fullmatch(name):
+                numbers.extend((int(match[1]), int(match[2]), int(match[3]), match[4] is not None))
+                seconds.append(time)
+        rows = np.array(numbers, np.int64).reshape(-1, 4)
+        order = np.lexsort((rows[:, 1], rows[:, 0]))
+        self.shards, self.firsts, self.stops = (rows[order, column] for column in range(3))
+        self.ends: NDArray[np.bool_] = rows[order, 3].astype(bool)
+        self.times: NDArray[np.float64] = np.array(seconds, np.float64)[order]
+        self.count = len(rows)
+        same = (np.diff(self.shards) == 0) & (np.diff(self.firsts) == 0)
+        if same.any():
+            one, other = (self._unit(int(place)).file_name for place in np.flatnonzero(same)[0] + [0, 1])
             raise ConfigError(
-                f"the output holds two files for one range: {other.file_name}, {unit.file_name}; "
+                f"the output holds two files for one range: {one}, {other}; "
                 "`trimline verify output=... repair=true` removes them, and a rerun makes the range again"
             )
-        self.count += 1
+
+    def _unit(self, place: int) -> Unit:
+        return Unit(
+            int(self.shards[place]), int(self.firsts[place]), int(self.stops[place]), bool(self.ends[place])
+        )
+
+    def at(self, places: NDArray[np.int64]) -> list[Unit]:
+        """List the units at some places in the order of all."""
+        return [self._unit(int(place)) for place in places]
+
+    def _of(self, shard: int) -> slice:
+        return slice(*np.searchsorted(self.shards, [shard, shard + 1]).tolist())
 
     def ranges(self, shard: int) -> dict[int, int]:
         """Map the first sample of each of the shard's finished units to its stop."""
-        return {unit.first: unit.stop for unit in self._units.get(shard, {}).values()}
+        places = self._of(shard)
+        return dict(zip(self.firsts[places].tolist(), self.stops[places].tolist(), strict=True))
 
     def units(self, shard: int) -> list[Unit]:
         """List the shard's finished units in order."""
-        return [unit for _, unit in sorted(self._units.get(shard, {}).items())]
+        places = self._of(shard)
+        columns = (column[places].tolist() for column in (self.firsts, self.stops, self.ends))
+        return [Unit(shard, *of_unit) for of_unit in zip(*columns, strict=True)]
 
     def has_shard(self, shard: int) -> bool:
         """Tell whether a shard's units cover it without a gap, from 0 to the one marked as the end."""
-        position = 0
-        for unit in self.units(shard):
-            if unit.first != position:
-                return False
-            if unit.end:
-                return True
-            position = unit.stop
-        return False
+        return shard in self.whole
+
+    @cached_property
+    def whole(self) -> frozenset[int]:
+        """The shards whose units cover them without a gap, up to the first one marked as the end."""
+        if not self.count:
+            return frozenset()
+        begins = np.concatenate([[True], np.diff(self.shards) != 0])
+        reached = np.where(begins, 0, np.concatenate([[0], self.stops[:-1]]))
+        gaps = np.cumsum(self.firsts != reached)
+        before = gaps - (self.firsts != reached)  # of all units before
+        of_shard = gaps - before[np.flatnonzero(begins)[np.cumsum(begins) - 1]]
+        return frozenset(self.shards[self.ends & (of_shard == 0)].tolist())
+
+    def stops_of_whole(self, shard: int) -> list[int] | None:
+        """List the stops of a whole shard's units; None if it is not whole, or there are other units."""
+        places = self._of(shard)
+        stops: list[int] = self.stops[places].tolist()
+        is_exact = shard in self.whole and self.ends[places].sum() == 1 and bool(self.ends[places][-1])
+        return stops if is_exact else None
 
     def __iter__(self) -> Iterator[Unit]:
-        for shard in sorted(self._units):
+        for shard in np.unique(self.shards).tolist():
             yield from self.units(shard)
 
 
-def finished_units(output: str, storage: Storage) -> Finished:
-    """List the finished units of an output; no file is opened."""
-    fs, folder = storage.open(output)
-    return Finished(list_names(fs, f"{folder}/{DATA}"))
+def units_up_to(shard: int, stops: Iterable[int]) -> list[Unit]:
+    """List the units that cover a shard up to these stops; the last one is its end."""
+    bounds = list(pairwise([0, *stops]))
+    return [Unit(shard, *bound, number == len(bounds)) for number, bound in enumerate(bounds, 1)]
 
 
-def units_and_times(output: str, storage: Storage) -> dict[Unit, float]:
-    """List the finished units with their files' times, in seconds since the epoch; no file is opened."""
+def finished_units(output: str, storage: Storage, *, only: range | None = None, planned: int = 0) -> Finished:
+    """List the finished units of an output; no file is opened.
+
+    Args:
+        only: the shards whose units are listed; None: all.
+        planned: how many shards the plan has, if all are listed: a store is asked for several parts at once.
+    """
+    fs, path = storage.open(output)
+    folder = f"{path}/{DATA}"
+    if only is None:
+        return Finished(list_in_parts(fs, folder, range(planned), _SHARDS_A_PART))
+    names = list_in_parts(fs, folder, only, _SHARDS_A_PART, only=True) if only else ()
+    return Finished(name for name in names if _shard_of(name) in only)
+
+
+def _shard_of(name: str) -> int:
+    number = name.partition("-")[0]
+    return int(number) if number.isdecimal() else -1
+
+
+def finished_with_times(output: str, storage: Storage) -> Finished:
+    """List the finished units with their files' times; no file is opened."""
     fs, folder = storage.open(output)
-    times = ((Unit.of_file(name), time) for name, time in list_times(fs, f"{folder}/{DATA}"))
-    return {unit: time for unit, time in times if unit is not None}
+    listed = list(list_times(fs, f"{folder}/{DATA}"))
+    return Finished((name for name, _ in listed), (time for _, time in listed))

@@ -1,34 +1,26 @@
-"""Runs a job: prepares it, runs the stages, and ends each arm's output with summary.json and _SUCCESS."""
+"""Runs a job: prepares it, runs the stages, lets Ray go, and concludes each arm's output."""
 
 import logging
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 
-from pipeline.output.computed_on import mixture_lines
-from pipeline.output.dataset_card import write_card
-from pipeline.output.failed_shards import MOST_NAMED, place_of
+from pipeline.output.done import forget_sums
+from pipeline.output.failed_shards import place_of
 from pipeline.output.footers import read_footer
-from pipeline.output.layout import CARD, MANIFEST
-from pipeline.output.plan import Plan
-from pipeline.output.repeated import repeated_lines
-from pipeline.output.summary import (
-    Summary,
-    is_successful,
-    mark_success,
-    summarise,
-    summary_of,
-    take_back_success,
-)
+from pipeline.output.layout import MANIFEST
+from pipeline.output.opened import Output
+from pipeline.output.summary import take_back_success
 from pipeline.run.cluster.gpus import devices_of_answers
-from pipeline.run.cluster.start import start_ray
+from pipeline.run.cluster.start import let_ray_go, start_ray
+from pipeline.run.conclude import NOTHING_TO_DO, conclude_output
 from pipeline.run.config import Outcome, RunConfig
 from pipeline.run.driver_load import DriverLoad
 from pipeline.run.early_stop import EarlyStop
 from pipeline.run.guard.incidents import Incident
 from pipeline.run.machine_checks import largest_unit
-from pipeline.run.prepare import ArmState, Prepared, look_again, prepare, prepare_all
+from pipeline.run.prepare import Prepared, look_again, prepare, prepare_all
 from pipeline.run.progress import Progress
+from pipeline.run.shard_tasks import ShardTasks
 from pipeline.storage.uris import canonical, store_errors
 from pipeline.support import log
 from pipeline.support.errors import ConfigError, RunError
@@ -41,41 +33,63 @@ def annotate(config: RunConfig) -> Outcome:
         ConfigError: the configuration, the source or the output's state is wrong; before Ray starts.
         RunError: the run could not be finished.
     """
-    prepared = prepare(config)
-    (outcome,) = finish(config, prepared)
+    ((outcome,),) = _finish([config], [prepare(config)])
     return outcome
 
 
-def finish(config: RunConfig, prepared: Prepared) -> list[Outcome]:
-    """Make every unit file that is missing in some arm, and conclude the arms' outputs.
+def _finish(groups: Sequence[RunConfig], prepared: Sequence[Prepared]) -> list[list[Outcome]]:
+    """Make every unit file that is missing in some arm, let Ray go, and conclude the arms' outputs.
 
     Raises:
         RunError: the run could not be finished. Existing files are kept; a rerun continues from them.
     """
-    config = config.enduring()
+    groups = [config.enduring() for config in groups]
+    config, folder = groups[0], prepared[0].states[0].folder
     try:
-        return _finish(config, prepared)
-    except store_errors(prepared.states[0].folder) as error:
+        runs = list(zip(groups, prepared, strict=True))
+        made = [_make_missing(*run) for run in runs]
+        let_ray_go()
+        return [_conclude(*run, incidents) for run, incidents in zip(runs, made, strict=True)]
+    except store_errors(folder) as error:
         reason = config.redact(f"{type(error).__name__}: {error}")
         raise RunError(f"the output cannot be used: {reason}; run the same command again to go on") from error
 
 
-def _finish(config: RunConfig, prepared: Prepared) -> list[Outcome]:
+def _make_missing(config: RunConfig, prepared: Prepared) -> list[Incident] | None:
+    """Make the missing units; returns what happened to GPUs meanwhile, None if no unit was missing."""
     log.bind(run_id=prepared.run_id, output=config.options.output)
     log.event("start", source=prepared.plan.source, shards=len(prepared.plan), pending=len(prepared.pending))
     if not prepared.pending:
-        message = "nothing to do: every shard was finished before"
-        return [_conclude(config, prepared, state, message) for state in prepared.states]
+        return None
     for state in prepared.states:
         take_back_success(state.folder, config.storage)
-    incidents = _run_units(config, prepared)
-    done = look_again(prepared, config.storage)
-    if done.pending:
+        forget_sums(state.folder, prepared.pending, len(prepared.plan), config.storage)
+    return _run_units(config, prepared)
+
+
+def _conclude(config: RunConfig, prepared: Prepared, incidents: list[Incident] | None) -> list[Outcome]:
+    """Conclude the arms' outputs; RunError if units are still missing."""
+    log.bind(run_id=prepared.run_id, output=config.options.output)
+    message = NOTHING_TO_DO
+    if incidents is not None:
+        prepared, message = look_again(prepared, config.storage), "done"
+    if prepared.pending:
         raise RunError(
-            f"{len(done.pending)} shards are not finished, the first is "
-            f"{place_of(done.plan, done.pending[0])}; `trimline verify output=...` tells why"
+            f"{len(prepared.pending)} shards are not finished, the first is "
+            f"{place_of(prepared.plan, prepared.pending[0])}; `trimline verify output=...` tells why"
         )
-    return [_conclude(config, done, state, "done", incidents) for state in done.states]
+    return [
+        conclude_output(
+            Output(state.folder, config.storage, state.manifest, prepared.plan, state.finished),
+            config.options.max_failed_fraction,
+            message,
+            arm=state.arm.name,
+            notes=prepared.notes,
+            incidents=incidents or (),
+            redact=config.redact,
+        )
+        for state in prepared.states
+    ]
 
 
 def _run_units(config: RunConfig, prepared: Prepared) -> list[Incident]:
@@ -96,6 +110,7 @@ def _run_units(config: RunConfig, prepared: Prepared) -> list[Incident]:
     total = sum(prepared.plan.size(shard) for shard in prepared.pending)
     early = EarlyStop(config, prepared.plan)
     load = DriverLoad(config.limits, largest_unit(config, prepared.geometry))
+    shards = ShardTasks(config, prepared)
     measured = metrics_of(prepared, total) if config.options.metrics_port else None
     incidents: list[Incident] = []
     try:
@@ -104,6 +119,8 @@ def _run_units(config: RunConfig, prepared: Prepared) -> list[Incident]:
                 progress.add(stats)
                 early.add(stats)
                 load.add()
+                shards.add(stats)
+            shards.wait()
     except RunError:
         for incident in incidents:  # the notes tell them at the end of a run that succeeds
             log.tell("incident", config.redact(incident.line))
@@ -140,72 +157,11 @@ def _known_samples(prepared: Prepared) -> int | None:
     return samples
 
 
-def _conclude(
-    config: RunConfig,
-    prepared: Prepared,
-    state: ArmState,
-    message: str,
-    incidents: Sequence[Incident] = (),
-) -> Outcome:
-    """Conclude an arm's output, and log how its run ended."""
-    outcome = _conclude_output(config, prepared.plan, state, message, incidents)
-    notes = (*prepared.notes, *outcome.notes, *(config.redact(incident.line) for incident in incidents))
-    outcome = replace(outcome, run_id=state.manifest.run_id, notes=notes)
-    counts = ("units", "samples", "rows", "status", "tokens", "samples_per_s", "failed_shards")
-    summary = outcome.summary.to_json()
-    counted = {name: summary[name] for name in counts}
-    counted["failed_shards_named"] = summary["failed_shards_named"][:MOST_NAMED]
-    level = logging.ERROR if outcome.status else logging.INFO
-    log.event(
-        "end",
-        outcome.message,
-        level=level,
-        exit_status=outcome.status,
-        arm=state.arm.name,
-        notes=outcome.notes,
-        **counted,
-    )
-    return outcome
-
-
-def _conclude_output(
-    config: RunConfig, plan: Plan, state: ArmState, message: str, incidents: Sequence[Incident]
-) -> Outcome:
-    """Write summary.json and the data set card and, if the run succeeded, _SUCCESS as the last file."""
-    summary = _valid_summary(config, state)
-    notes: tuple[str, ...] = ()
-    if summary is None:
-        take_back_success(state.folder, config.storage)
-        told = [incident.to_json() for incident in incidents]
-        summary = summarise(state.folder, plan, state.finished, config.storage, told)
-        if not write_card(state.folder, state.manifest, summary, config.storage):
-            notes = (f"{CARD} is not Trimline's, or was edited, and stays as it is",)
-    ok, rows = summary.ok, summary.rows
-    notes += (*repeated_lines(summary.repeated), *mixture_lines(summary.rows_by_device))
-    if summary.failed_shards:
-        first = summary.failed_shards_named[0]
-        text = f"{summary.failed_shards} shards could not be read whole"
-        return Outcome(1, summary, config.storage.redact(f"{text}; {first.line}"), notes=notes)
-    allowed = config.options.max_failed_fraction
-    if rows - ok > allowed * rows:
-        text = f"{rows - ok} of {rows} rows failed, more than max_failed_fraction={allowed}"
-        return Outcome(3, summary, text, notes=notes)
-    mark_success(state.folder, config.storage)
-    return Outcome(0, summary, message, notes=notes)
-
-
-def _valid_summary(config: RunConfig, state: ArmState) -> Summary | None:
-    """Load the summary of an earlier successful run, if it counts as many units as there are now."""
-    if not is_successful(state.folder, config.storage):
-        return None
-    return summary_of(state.folder, state.finished.count, config.storage)
-
-
 def answer(groups: Sequence[RunConfig]) -> dict[str, tuple[str, Outcome]]:
     """Answer the same requests under several arms; used by `compare`.
 
     The arms of a group share model and engine, take turns unit by unit, and share the decoded and encoded
-    images. Groups run one after the other.
+    images. Groups run one after the other, and are concluded when all have run and Ray has been let go.
 
     Returns:
         By the arms' names: the URI of the arm's output, and how its run ended.
@@ -217,9 +173,8 @@ def answer(groups: Sequence[RunConfig]) -> dict[str, tuple[str, Outcome]]:
     _require_own_folder(groups[0])
     prepared = prepare_all(groups)
     ended: dict[str, tuple[str, Outcome]] = {}
-    for group, states in zip(groups, prepared, strict=True):
-        outcomes = finish(group, states)
-        for state, outcome in zip(states.states, outcomes, strict=True):
+    for of_group, outcomes in zip(prepared, _finish(groups, prepared), strict=True):
+        for state, outcome in zip(of_group.states, outcomes, strict=True):
             ended[state.arm.name] = (state.folder, outcome)
     return ended
 

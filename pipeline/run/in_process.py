@@ -1,5 +1,6 @@
 """Runs a job in the calling process, without Ray, to debug stages."""
 
+from pipeline.output.done import forget_sums
 from pipeline.run.config import RunConfig
 from pipeline.run.flow import ActorClass, outputs_of, stage_arguments
 from pipeline.run.prepare import Prepared, prepare
@@ -41,6 +42,8 @@ def make_units(
     encode_unit = encode(**arguments["encode"], threads=None)
     generate_unit = generate(**arguments["generate"], threads=None)
     outputs = outputs_of(config, prepared)
+    for state in prepared.states:
+        forget_sums(state.folder, prepared.pending, len(prepared.plan), config.storage)
     for number in prepared.pending:
         shard = prepared.plan.shard(number, config.storage)
         _, finished, lacking_arms = prepared.missing(number)

@@ -146,6 +146,7 @@ class Source(ABC):
     Args:
         path: a file, a folder or a glob, or a list of them, as the user wrote it; see `storage/paths.py`.
         follow_links: of local files; else links are passed over, and a path over one is a fault.
+        listing: a table that names the files with their sizes, instead of asking the store; `path` selects.
 
     Attributes:
         rules: number of the rules by which files become samples. A change of the rules raises it: an output
@@ -155,6 +156,7 @@ class Source(ABC):
     rules: ClassVar[int] = 1
     path: Any = free()  # text or a list of texts, which OmegaConf's unions cannot say
     follow_links: bool = counted(False, neutral=True)
+    listing: str | None = free(None)
 
     @abstractmethod
     def entries(self, storage: Storage) -> Iterator[File | PassedOver]:
@@ -187,8 +189,12 @@ class Source(ABC):
         """
 
     def relocated(self, path: SourcePath) -> Self:
-        """Return the same source read from `path`, for `verify` and `export` after the input has moved."""
-        return replace(self, path=path)
+        """Return the same source read from `path`, for `verify` and `export` after the input has moved.
+
+        A listing is of the old path.
+        """
+        same = parts_of(path) == parts_of(self.path)
+        return replace(self, path=path, listing=self.listing if same else None)
 
     def image_folder(self, shard: Shard, storage: Storage) -> str | None:
         """Return the folder below which `sample_key` names a shard's image files, as a URI that ends in `/`.
@@ -257,17 +263,18 @@ def files_ending(
     *,
     follow_links: bool = False,
     of_tables: bool = False,
+    listing: str | None = None,
 ) -> Iterator[File | PassedOver]:
     """List the files at `path` whose names end in one of the suffixes, in any letter case.
 
     Args:
-        follow_links, of_tables: see `storage/listing.py:ListingRules`.
+        follow_links, of_tables, listing: see `storage/listing.py:ListingRules`.
 
     Raises:
         ConfigError: there are none; it names what is there.
     """
     empty, census = True, Census()
-    rules = ListingRules(follow_links, of_tables, lambda uri: uri.lower().endswith(suffixes))
+    rules = ListingRules(follow_links, of_tables, lambda uri: uri.lower().endswith(suffixes), listing)
     for entry in list_entries(path, storage, rules):
         if isinstance(entry, File) and not entry.uri.lower().endswith(suffixes):
             entry = PassedOver(name_of(entry.uri), other_type(entry.uri))

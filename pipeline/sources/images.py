@@ -57,7 +57,7 @@ class Images(Source):
         passed_over: list[PassedOver] = []  # since the last group
 
         def files() -> Iterator[File]:
-            selection = ListingRules(self.follow_links, reads=lambda uri: _suffix(uri) in IMAGE_SUFFIXES)
+            selection = ListingRules(self.follow_links, reads=_is_image, listing=self.listing)
             for entry in list_entries(self.path, storage, selection):
                 if isinstance(entry, File):
                     yield entry
@@ -85,7 +85,7 @@ class Images(Source):
         ordinal, images = 0, 0
         files: list[File] = []
         for file in entries:
-            if _suffix(file.uri) in IMAGE_SUFFIXES:
+            if _is_image(file.uri):
                 if images == self.slice_files:
                     yield _slice(ordinal, files)
                     ordinal, images, files = ordinal + 1, 0, []
@@ -145,7 +145,7 @@ class Images(Source):
         return assemble(key, position, parts, (1, len(files) - 1), keys)
 
     def _content(self, file: File, storage: Storage, want: Want) -> bytes | DataFault:
-        is_image = _suffix(file.uri) in IMAGE_SUFFIXES
+        is_image = _is_image(file.uri)
         most = MAX_IMAGE_BYTES if is_image else MAX_SIDECAR_BYTES
         too_large = (BadImage if is_image else BadSample)(f"the file is too large: {file.size} bytes")
         if file.size > most:
@@ -161,11 +161,19 @@ class Images(Source):
         return data if len(data) <= most else too_large
 
     def _read(self, file: File, most: int, storage: Storage) -> bytes:
+        """Read a file; RefusedFileError if it is no regular one, or is another than `listing` says."""
         fs, path = storage.open(file.uri)
-        if not isinstance(fs, LocalFileSystem):
-            return bytes(fs.cat_file(path))
-        root = storage.open(self.root_of(file.uri, storage))[1]
-        return read_local(path, root, most, follow_links=self.follow_links)
+        data: bytes | None
+        if isinstance(fs, LocalFileSystem):
+            root = storage.open(self.root_of(file.uri, storage))[1]
+            data = read_local(path, root, most, follow_links=self.follow_links)
+        elif self.listing is not None and file.etag and "s3" in fs.protocol:
+            data = fs.cat_same(path, file.etag)
+        else:
+            data = bytes(fs.cat_file(path))
+        if data is None or (self.listing is not None and len(data) != file.size):
+            raise RefusedFileError("it has changed since source.listing was made")
+        return data
 
 
 def _images_and_sidecars(files: list[File]) -> Iterator[File | PassedOver]:
@@ -173,12 +181,15 @@ def _images_and_sidecars(files: list[File]) -> Iterator[File | PassedOver]:
 
     The sidecars of `a.jpg` are `a.json` and `a.txt`, or `a.jpg.json` and `a.jpg.txt`.
     """
+    if len(files) == 1 and _is_image(files[0].uri):
+        yield files[0]
+        return
     sidecars: dict[tuple[str, str], list[File]] = {}
     for file in files:
         if _suffix(file.uri) in SIDECARS:
             sidecars.setdefault((_stem(file.uri), _suffix(file.uri)), []).append(file)
     used, owned = set(), set()
-    for image in (file for file in files if _suffix(file.uri) in IMAGE_SUFFIXES):
+    for image in (file for file in files if _is_image(file.uri)):
         yield image
         for kind in SIDECARS:
             own = [*sidecars.get((_stem(image.uri), kind), ()), *sidecars.get((image.uri, kind), ())]
@@ -192,7 +203,7 @@ def _images_and_sidecars(files: list[File]) -> Iterator[File | PassedOver]:
                 yield PassedOver(
                     name_of(file.uri), Reason.SECOND_SIDECAR if file in owned else Reason.NO_IMAGE
                 )
-        elif _suffix(file.uri) not in IMAGE_SUFFIXES:
+        elif not _is_image(file.uri):
             yield PassedOver(name_of(file.uri), other_type(file.uri))
 
 
@@ -200,7 +211,7 @@ def _by_image(files: Iterable[File]) -> Iterator[list[File]]:
     """Group the plan's files: each image with the sidecars that follow it."""
     group: list[File] = []
     for file in files:
-        if group and _suffix(file.uri) in IMAGE_SUFFIXES:
+        if group and _is_image(file.uri):
             yield group
             group = []
         group.append(file)
@@ -212,7 +223,7 @@ def _slice(ordinal: int, files: list[File]) -> Shard:
     digest = hashlib.sha256(repr([(file.uri, file.size, file.etag) for file in files]).encode()).hexdigest()
     folder = _common_folder(files)
     first = files[0].uri.removeprefix(f"{folder}/")  # a name that no other slice has
-    images = sum(_suffix(file.uri) in IMAGE_SUFFIXES for file in files)
+    images = sum(_is_image(file.uri) for file in files)
     return Shard(
         ordinal,
         f"{folder}/#{first}",
@@ -237,9 +248,13 @@ def _common_folder(files: list[File]) -> str:
     return folder
 
 
+def _is_image(uri: str) -> bool:
+    return _suffix(uri) in IMAGE_SUFFIXES
+
+
 def _stem(uri: str) -> str:
     return uri.rpartition(".")[0]
 
 
 def _suffix(uri: str) -> str:
-    return name_of(uri).rpartition(".")[2].lower()
+    return uri[uri.rfind("/") + 1 :].rpartition(".")[2].lower()

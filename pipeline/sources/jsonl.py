@@ -37,11 +37,11 @@ from pipeline.sources.records import (
     read_records,
     require_records,
 )
-from pipeline.storage.listing import File
+from pipeline.storage.listing import File, file_at
 from pipeline.storage.paths import parts_of
 from pipeline.storage.uris import BLOCK_BYTES, Storage, canonical
 from pipeline.support.census import PassedOver
-from pipeline.support.errors import BadQuestion, BadSample, DataFault, ShardError
+from pipeline.support.errors import BadQuestion, BadSample, ConfigError, DataFault, ShardError
 from pipeline.support.fields import counted, free, require
 
 _IMAGE_KEYS = ("image", "images", "file_name")
@@ -98,12 +98,16 @@ class Jsonl(Source):
         """See `Source.entries`; CSVs only if `path` names them: many a folder has some beside its JSON."""
         names_csv = any(part.lower().endswith((*CSV_SUFFIXES, "}")) for part in parts_of(self.path))
         suffixes = (*JSON_SUFFIXES, *CSV_SUFFIXES) if names_csv else JSON_SUFFIXES
-        return files_ending(self.path, suffixes, storage, follow_links=self.follow_links)
+        return files_ending(
+            self.path, suffixes, storage, follow_links=self.follow_links, listing=self.listing
+        )
 
     def shards(self, entries: Iterable[File], storage: Storage) -> Iterator[Shard]:
         """See `Source.shards`: slices that end where a sample does."""
         ordinal = 0
         for file in entries:
+            if self.listing is not None and not file.is_same(file_at(file.uri, storage)):
+                raise ConfigError(f"source.listing: {storage.redact(file.uri)} has changed since, or is gone")
             first = start = lines = samples = 0
             shard = _slice(ordinal, file, 0, file.size, None)
             require_records(functools.partial(self.open_shard, shard, storage), file.uri, storage)

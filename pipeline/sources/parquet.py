@@ -54,7 +54,14 @@ class Parquet(Source):
 
     def entries(self, storage: Storage) -> Iterator[File | PassedOver]:
         """See `Source.entries`."""
-        return files_ending(self.path, (".parquet",), storage, follow_links=self.follow_links, of_tables=True)
+        return files_ending(
+            self.path,
+            (".parquet",),
+            storage,
+            follow_links=self.follow_links,
+            of_tables=True,
+            listing=self.listing,
+        )
 
     def shards(self, entries: Iterable[File], storage: Storage) -> Iterator[Shard]:
         """See `Source.shards`: a file is a shard. Its footer, if undamaged, tells the number of rows."""

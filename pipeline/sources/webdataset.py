@@ -39,7 +39,9 @@ class WebDataset(Source):
 
     def entries(self, storage: Storage) -> Iterator[File | PassedOver]:
         """See `Source.entries`."""
-        return files_ending(self.path, _SUFFIXES, storage, follow_links=self.follow_links)
+        return files_ending(
+            self.path, _SUFFIXES, storage, follow_links=self.follow_links, listing=self.listing
+        )
 
     def shards(self, entries: Iterable[File], storage: Storage) -> Iterator[Shard]:
         """See `Source.shards`: a tar is a shard."""

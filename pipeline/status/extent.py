@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TypedDict
 
+import numpy as np
+
 from pipeline.output.plan import Plan
 from pipeline.output.units import Finished
 
@@ -50,7 +52,7 @@ class Extent:
 def extent_of(plan: Plan, finished: Finished, most_named: int) -> Extent:
     """Count the plan's samples and shards and the finished ones, without opening units' files."""
     uris, sizes, planned = (plan.table[name].to_pylist() for name in ("uri", "size", "samples"))
-    done = [_samples(finished, shard) for shard in range(len(plan))]
+    done = _samples_of(finished, len(plan))
     whole = [finished.has_shard(shard) for shard in range(len(plan))]
     counts = [
         reached if is_whole else count for reached, is_whole, count in zip(done, whole, planned, strict=True)
@@ -71,8 +73,11 @@ def extent_of(plan: Plan, finished: Finished, most_named: int) -> Extent:
     )
 
 
-def _samples(finished: Finished, shard: int) -> int:
-    return sum(stop - first for first, stop in finished.ranges(shard).items())
+def _samples_of(finished: Finished, shards: int) -> list[int]:
+    """Count the samples of each shard's finished units."""
+    lengths, is_planned = finished.stops - finished.firsts, finished.shards < shards
+    counts = np.bincount(finished.shards[is_planned], lengths[is_planned], minlength=shards)
+    return [int(count) for count in counts.tolist()]
 
 
 def _in_all(counts: Sequence[int | None], done: Sequence[int], sizes: Sequence[int]) -> int | None:

@@ -1,22 +1,29 @@
-"""Estimates totals and rate of an output from a sample of its footers."""
+"""Estimates totals and rate of an output from the sums of finished shards and a sample of other footers."""
 
-import heapq
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
+
+import numpy as np
+from numpy.typing import NDArray
 
 from pipeline.output.computed_on import computed_on
+from pipeline.output.done import read_sums, shards_with_sums, states_of
 from pipeline.output.footers import Footer, read_footer
-from pipeline.output.units import Unit
+from pipeline.output.plan import Plan
+from pipeline.output.sums import ShardSums
+from pipeline.output.units import Finished, Unit
 from pipeline.storage.uris import Storage
 from pipeline.support.census import Census
 from pipeline.support.errors import RunError
 from pipeline.support.parallel import THREADS, each
+from pipeline.support.processes import each_of_many
 
 
 @dataclass
 class Sampled:
-    """Sums up the sampled footers.
+    """Adds up sums of shards and sampled footers.
 
     Args:
         damaged: how many files have no readable footer.
@@ -35,7 +42,7 @@ class Sampled:
     newest: list[Footer] = field(default_factory=list)
 
     def add(self, footer: Footer) -> None:
-        """Add one footer to the sums."""
+        """Add one footer."""
         self.units += 1
         self.rows += footer.totals.rows
         self.samples += footer.samples
@@ -47,36 +54,57 @@ class Sampled:
         if footer.shard_error:
             self.shard_errors[footer.shard] = footer.shard_error
 
+    def add_shard(self, sums: ShardSums) -> None:
+        """Add a shard's sums."""
+        self.units += sums.units
+        self.rows += sums.rows
+        self.samples += sums.samples
+        self.status.update(sums.status)
+        self.rows_by_device.update(sums.devices)
+        self.tokens.update(sums.tokens)
+        self.census.add(sums.census)
+        if sums.shard_error:
+            self.shard_errors[sums.shard] = sums.shard_error
 
-def choose(times: Mapping[Unit, float], most: int) -> tuple[list[Unit], list[Unit]]:
+
+def choose(finished: Finished, most: int, summed: Sequence[int] = ()) -> tuple[list[Unit], list[Unit]]:
     """Choose the newest units, for the rate, and others from all shards, for the totals: `most` in all.
 
     Of the others, units without a sample come first: a shard that could not be opened has one.
+
+    Args:
+        summed: shards that are counted already; none of the others is one of theirs.
     """
-    newest = heapq.nlargest(
-        most if len(times) <= most else most // 2, times, key=lambda unit: (times[unit], *_place(unit))
-    )
-    taken = set(newest)
-    older = sorted((unit for unit in times if unit not in taken), key=_place)
-    empty = [unit for unit in older if unit.first == unit.stop]
-    others = [unit for unit in older if unit.first != unit.stop]
+    by_time = np.lexsort((finished.firsts, finished.shards, finished.times))[::-1]
+    newest = by_time[: most if finished.count <= most else most // 2]
+    is_open = np.isin(finished.shards, np.array(summed, np.int64), invert=True)
+    is_open[newest] = False
+    is_empty = finished.firsts == finished.stops
     room = most - len(newest)
-    return newest, (_spread(empty, room // 2) + _spread(others, room))[:room]
+    empty = _spread(np.flatnonzero(is_open & is_empty), room // 2)
+    others = _spread(np.flatnonzero(is_open & ~is_empty), room)
+    return finished.at(newest), finished.at(np.concatenate([empty, others])[:room])
 
 
-def _place(unit: Unit) -> tuple[int, int]:
-    return unit.shard, unit.first
+def _spread(places: NDArray[np.int64], count: int) -> NDArray[np.int64]:
+    """Choose `count` places at equal distances, or all."""
+    if len(places) <= count:
+        return places
+    chosen: NDArray[np.int64] = places[np.arange(count) * len(places) // max(count, 1)]
+    return chosen
 
 
-def _spread(units: Sequence[Unit], count: int) -> list[Unit]:
-    """Choose `count` units at equal distances, or all."""
-    if len(units) <= count:
-        return list(units)
-    return [units[number * len(units) // count] for number in range(count)]
+def read_sample(
+    folder: str, plan: Plan, finished: Finished, most: int, most_sums: int, storage: Storage
+) -> Sampled:
+    """Add up the sums of finished shards, and the footers of at most `most` units of the other shards.
 
+    Files that vanish meanwhile are skipped.
 
-def read_sample(folder: str, times: Mapping[Unit, float], most: int, storage: Storage) -> Sampled:
-    """Sum up the footers of at most `most` units; files that vanish meanwhile are skipped."""
+    Args:
+        finished: with the times of the files.
+        most_sums: how many shards' sums are read.
+    """
 
     def read(unit: Unit) -> Footer | Exception | None:
         try:
@@ -86,16 +114,36 @@ def read_sample(folder: str, times: Mapping[Unit, float], most: int, storage: St
         except (RunError, ValueError, LookupError, TypeError) as error:  # Arrow's own are ValueErrors
             return error
 
-    sampled = Sampled()
-    newest, others = choose(times, most)
+    sampled, summed = Sampled(), set()
+    for sums in _valid_sums(folder, plan, finished, most_sums, storage):
+        sampled.add_shard(sums)
+        summed.add(sums.shard)
+    newest, others = choose(finished, most, sorted(summed))
     for units, of_newest in ((newest, True), (others, False)):
-        for footer in each(read, units, THREADS):
+        for unit, footer in zip(units, each(read, units, THREADS), strict=True):
             if isinstance(footer, Exception):
                 sampled.damaged += 1
             elif footer is not None:
-                sampled.add(footer)
+                if unit.shard not in summed:
+                    sampled.add(footer)
                 sampled.newest += [footer] if of_newest else []
     return sampled
+
+
+def _valid_sums(
+    folder: str, plan: Plan, finished: Finished, most: int, storage: Storage
+) -> Iterator[ShardSums]:
+    """Read the sums of whole shards; skips those that are not of the units and the source as they are now."""
+    shards = {
+        shard for shard in shards_with_sums(folder, len(plan), storage) if shard < len(plan)
+    } & finished.whole
+    chosen = _spread(np.array(sorted(shards), np.int64), most).tolist()
+    states = states_of(plan)
+    read = partial(read_sums, folder, storage=storage, keys=False)
+    for shard, sums in zip(chosen, each_of_many(read, chosen, costs=len(chosen)), strict=True):
+        stops = finished.stops_of_whole(shard)
+        if sums is not None and stops is not None and sums.are_of(stops, states[shard]):
+            yield sums
 
 
 def rate_of(footers: Sequence[Footer]) -> tuple[float, float] | None:

@@ -1,6 +1,7 @@
 """Concludes the state of an output, or of every arm of a comparison, from its files alone."""
 
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from statistics import median
@@ -10,15 +11,14 @@ from pipeline.output.manifest import load_manifest
 from pipeline.output.opened import outputs_at
 from pipeline.output.plan import require_plan
 from pipeline.output.summary import Summary, is_successful, summary_of
-from pipeline.output.units import Finished, units_and_times
+from pipeline.output.units import finished_with_times
 from pipeline.status.extent import Extent, extent_of
 from pipeline.status.sample import Sampled, rate_of, read_sample
+from pipeline.status.slice_states import GAPS, LEAST_S, SliceState, slice_states
 from pipeline.storage.uris import Storage, write_atomic
 from pipeline.support.census import Census
 from pipeline.support.fields import free, require
 
-# A run counts as stopped after _GAPS times the usual time between two units, and at least _LEAST_S seconds.
-_GAPS, _LEAST_S = 10, 120.0
 _COUNTED = (
     "rows",
     "status",
@@ -37,18 +37,21 @@ class Look:
     Args:
         output: of `annotate` or `compare`: running, stopped or finished.
         footers: how many units' footers are read at most, of each arm.
+        sums: how many finished shards' sums are read at most, of each arm.
         shards: how many of the shards under way, and of those that broke off, are named.
         json: a file or URI for the state as data, or `-` for stdout in the text's place; None: none.
     """
 
     output: str = free()
     footers: int = free(256)
+    sums: int = free(10_000)
     shards: int = free(10)
     json: str | None = free(None)
 
     def __post_init__(self) -> None:
         require(bool(self.output), "output must not be empty")
         require(self.footers >= 2, "footers must be at least 2")
+        require(self.sums >= 0, "sums must not be negative")
         require(self.shards >= 0, "shards must not be negative")
 
 
@@ -70,6 +73,7 @@ class Status:
     state: str
     quiet_s: float | None
     extent: Extent
+    slices: list[SliceState]
     samples_per_s: float | None
     requests_per_s: float | None
     left_s: float | None
@@ -124,21 +128,29 @@ def _look(folder: str, options: Look, storage: Storage) -> Status:
     manifest = load_manifest(folder, storage)
     with storage.reaching("output", folder):
         marked = is_successful(folder, storage)
-        times = units_and_times(folder, storage)
-        summary = summary_of(folder, len(times), storage)
-        sampled = Sampled() if summary else read_sample(folder, times, options.footers, storage)
         plan = require_plan(folder, storage)
-    extent = extent_of(plan, Finished(unit.file_name for unit in times), options.shards)
-    quiet_s = max(0.0, time.time() - max(times.values())) if times else None
-    state = _state(marked, extent, quiet_s, sampled)
+        finished = finished_with_times(folder, storage)
+        summary = summary_of(folder, finished.count, storage)
+        sampled = (
+            Sampled()
+            if summary
+            else read_sample(folder, plan, finished, options.footers, options.sums, storage)
+        )
+        slices = slice_states(folder, finished, storage)
+    extent = extent_of(plan, finished, options.shards)
+    quiet_s = max(0.0, time.time() - float(finished.times.max())) if finished.count else None
+    state = _state(marked, extent, quiet_s, sampled, slices)
     sampled.census.add(plan.census)
     counted = _of_sample(sampled, options.shards) if summary is None else _of_summary(summary, options.shards)
+    if state == "running" and (running := [one for one in slices if one.state == "running"]):
+        counted |= _rates_of(running, sampled)
     return Status(
         output=folder,
         run_id=manifest.run_id,
         state=state,
         quiet_s=quiet_s,
         extent=extent,
+        slices=slices,
         left_s=_left_s(extent, counted["samples_per_s"]),
         failed_shard_uris={
             shard: plan.line(shard).uri for shard in counted["failed_shards"] if shard < len(plan)
@@ -147,14 +159,29 @@ def _look(folder: str, options: Look, storage: Storage) -> Status:
     )
 
 
-def _state(marked: bool, extent: Extent, quiet_s: float | None, sampled: Sampled) -> str:
+def _rates_of(running: Sequence[SliceState], sampled: Sampled) -> dict[str, float]:
+    """Add up the rates of slices at work; requests go with samples as in what was counted."""
+    samples_per_s = sum(one.samples_per_s or 0.0 for one in running)
+    a_sample = sampled.rows / sampled.samples if sampled.samples else 0.0
+    return {"samples_per_s": samples_per_s, "requests_per_s": samples_per_s * a_sample}
+
+
+def _state(
+    marked: bool,
+    extent: Extent,
+    quiet_s: float | None,
+    sampled: Sampled,
+    slices: Sequence[SliceState],
+) -> str:
     if extent.complete:
         return "finished" if marked else "ended"
     if quiet_s is None:
         return "empty"
+    if any(one.state == "running" for one in slices):
+        return "running"
     ends = sorted(footer.end_time for footer in sampled.newest)
     gaps = [later - earlier for earlier, later in pairwise(ends)]
-    return "running" if quiet_s < max(_LEAST_S, _GAPS * median(gaps or [0.0])) else "stopped"
+    return "running" if quiet_s < max(LEAST_S, GAPS * median(gaps or [0.0])) else "stopped"
 
 
 def _left_s(extent: Extent, samples_per_s: float | None) -> float | None:

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pipeline.output.computed_on import mixture_lines
 from pipeline.output.failed_shards import FailedShard
 from pipeline.output.repeated import repeated_lines
+from pipeline.status.slice_states import slice_lines
 from pipeline.status.status import Status
 from pipeline.storage.names import shown
 
@@ -31,6 +32,7 @@ def lines(status: Status) -> Iterator[str]:
     for shard in extent.begun:
         of = "" if shard["of"] is None else f" of {shard['of']:,}"
         yield f"{'':10}shard {shard['shard']}: {shard['samples']:,}{of} samples, {shown(shard['uri'])}"
+    yield from slice_lines(status.slices)
     yield from _pace(status)
     yield from _outcome(status)
 

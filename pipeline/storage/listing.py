@@ -1,15 +1,11 @@
 """Lists the files at a path with sizes and etags, sorted by URI."""
 
-import gzip
 import heapq
-import json
 import re
-import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import islice
-from operator import attrgetter, itemgetter
+from operator import itemgetter
 from pathlib import Path
 from typing import Any  # fsspec and S3 return dictionaries with any keys
 
@@ -17,17 +13,20 @@ import fsspec
 from fsspec.implementations.local import LocalFileSystem
 from fsspec.utils import glob_translate
 
+from pipeline.storage.external_sort import Line, in_order
+from pipeline.storage.inventory import read_inventory
+from pipeline.storage.listed import select_lines
 from pipeline.storage.names import as_text
 from pipeline.storage.outputs import OutputFiles
-from pipeline.storage.pages import s3_pages
+from pipeline.storage.parallel_pages import parallel_pages
 from pipeline.storage.places import Place, info_of, look_up_places, overlapping_places
 from pipeline.storage.uris import Storage
 from pipeline.storage.walk import glob_of, walk
+from pipeline.support import log
 from pipeline.support.census import PassedOver, Reason, is_hidden
 from pipeline.support.errors import ConfigError
 
-# The most files of a store's listing that are sorted in memory: some 50 MiB.
-_RUN_FILES = 100_000
+_NO_ETAGS = "has no etags: a file that changes and keeps its size is not noticed"
 
 
 @dataclass(frozen=True)
@@ -37,6 +36,12 @@ class File:
     uri: str
     size: int
     etag: str
+
+    def is_same(self, other: "File | None") -> bool:
+        """Tell whether another listing has the same file; an etag that one of them lacks is not compared."""
+        if other is None or not (self.etag and other.etag):
+            return other is not None and (self.uri, self.size) == (other.uri, other.size)
+        return self == other
 
 
 Entry = File | PassedOver
@@ -51,11 +56,13 @@ class ListingRules:
         follow_links: on a local disk; else links are passed over.
         of_tables: pass over names that begin with `_`, too.
         reads: tells whether the source reads a file of this URI; each of several paths must have one.
+        listing: a table of files that is read instead of asking the store; see `storage/inventory.py`.
     """
 
     follow_links: bool = False
     of_tables: bool = False
     reads: Callable[[str], bool] = lambda _: True
+    listing: str | None = None
 
 
 def list_files(uri: str, storage: Storage) -> Iterator[File]:
@@ -81,6 +88,10 @@ def list_entries(path: object, storage: Storage, selection: ListingRules = Listi
     """
     with naming_key(storage):
         places = list(look_up_places(path, storage))
+    if selection.listing is not None:
+        with storage.reaching("source.listing", selection.listing):
+            yield from _listed(selection.listing, places, storage, selection)
+        return
     if len(places) == 1:
         yield from (entry for _, entry in _entries(places[0], storage, selection))
         return
@@ -107,30 +118,72 @@ def _required(place: Place, entries: Iterator[_Placed], selection: ListingRules)
     """Yield the entries of one of several places; ConfigError if none of them is read."""
     empty = True
     for uri, entry in entries:
-        empty = empty and not (isinstance(entry, File) and selection.reads(uri))
+        empty = empty and not _is_read(entry, selection)
         yield uri, entry
     if empty:
         raise ConfigError(f"source.path: {place.text} has nothing that the source reads")
 
 
+def _listed(listing: str, places: list[Place], storage: Storage, selection: ListingRules) -> Iterator[Entry]:
+    """Yield what a table of files has of some places; ConfigError if it has nothing of one of them."""
+    rules: dict[str, _Rules] = {}
+
+    def judged(line: Line, place: Place) -> Entry:
+        if line[0] == place.uri:
+            return File(*line)
+        if place.path not in rules:
+            rules[place.path] = _Rules(place, storage, selection)
+        return rules[place.path].judged(line[0], File(*line))
+
+    empty, has_etags = {place.path for place in places}, True
+    for line, (place, *others) in select_lines(read_inventory(listing, storage), places, listing):
+        entry = judged(line, place)
+        for around in (place, *others):
+            if around.path in empty and (len(places) == 1 or _is_read(judged(line, around), selection)):
+                empty.discard(around.path)
+        if has_etags and not line[2]:
+            has_etags = False
+            log.tell("no_etags", storage.redact(f"source.listing: {listing} {_NO_ETAGS}"))
+        yield entry
+    for place in places:
+        if place.path in empty:
+            raise ConfigError(storage.redact(f"source.path: {listing} names no file at {place.text} to read"))
+
+
+def _is_read(entry: Entry, selection: ListingRules) -> bool:
+    return isinstance(entry, File) and selection.reads(entry.uri)
+
+
 def _entries(place: Place, storage: Storage, selection: ListingRules) -> Iterator[_Placed]:
-    fs, prefix = place.fs, place.prefix
+    fs = place.fs
     with storage.reaching("source.path", place.text):
         if place.info is not None and place.info["type"] == "file":
             file = _file(fs, place.info)
             yield file.uri, file
             return
+        rules = _Rules(place, storage, selection)
+        for uri, found in _list_place(place, selection):
+            yield uri, rules.judged(uri, found)
+
+
+class _Rules:
+    """Passes over, by their paths below the folder of a place, hidden files and those of outputs."""
+
+    def __init__(self, place: Place, storage: Storage, selection: ListingRules) -> None:
+        fs, prefix = place.fs, place.prefix
         folder = place.path if prefix is None else prefix[: prefix.rfind("/") + 1]
-        root = as_text(str(fs.unstrip_protocol(folder))).rstrip("/") + "/"
-        outputs = OutputFiles(fs, root, storage.outputs)
-        for uri, entry in _list_place(place, selection):
-            name = uri.removeprefix(root)
-            if is_hidden(name, of_tables=selection.of_tables):
-                yield uri, PassedOver(name, Reason.HIDDEN)
-            elif outputs.holds(name):
-                yield uri, PassedOver(name, Reason.OUTPUT)
-            else:
-                yield uri, entry if isinstance(entry, File) else PassedOver(name, entry)
+        self._root = as_text(str(fs.unstrip_protocol(folder))).rstrip("/") + "/"
+        self._outputs = OutputFiles(fs, self._root, storage.outputs)
+        self._of_tables = selection.of_tables
+
+    def judged(self, uri: str, found: File | Reason) -> Entry:
+        """Return the file that was found, or what says why it is passed over."""
+        name = uri.removeprefix(self._root)
+        if is_hidden(name, of_tables=self._of_tables):
+            return PassedOver(name, Reason.HIDDEN)
+        if self._outputs.holds(name):
+            return PassedOver(name, Reason.OUTPUT)
+        return found if isinstance(found, File) else PassedOver(name, found)
 
 
 def _list_place(place: Place, selection: ListingRules) -> Iterator[tuple[str, File | Reason]]:
@@ -139,7 +192,7 @@ def _list_place(place: Place, selection: ListingRules) -> Iterator[tuple[str, Fi
     if isinstance(fs, LocalFileSystem):
         yield from _local(place, selection)
     elif "s3" in fs.protocol:
-        yield from ((file.uri, file) for file in _in_order(_objects(place)))
+        yield from ((line[0], File(*line)) for line in in_order(_objects(place)))
     else:
         infos = fs.find(path, detail=True) if prefix is None else fs.glob(place.glob, detail=True)
         if not infos and prefix is None:
@@ -182,8 +235,8 @@ def file_at(uri: str, storage: Storage) -> File | None:
         return _file(fs, info) if info is not None and info["type"] == "file" else None
 
 
-def _objects(place: Place) -> Iterator[File]:
-    """Yield the objects below an S3 path, or that match it as a glob, in the store's own order.
+def _objects(place: Place) -> Iterator[Line]:
+    """Yield the objects below an S3 path, or that match it as a glob, in no order.
 
     Of a glob the store lists everything that begins with the part before its first wildcard.
 
@@ -194,38 +247,14 @@ def _objects(place: Place) -> Iterator[File]:
     matches = re.compile(glob_translate(place.glob)).match if prefix is not None else lambda _: True
     bucket = path.partition("/")[0]
     empty = True
-    for page in s3_pages(fs, f"{path}/" if prefix is None else prefix):
-        for item in page.get("Contents", ()):
+    for page in parallel_pages(fs, f"{path}/" if prefix is None else prefix):
+        for item in page:
             name = f"{bucket}/{item['Key']}"
             if not name.endswith("/") and matches(name):  # such names mark folders
                 empty = False
-                yield _file(fs, {**item, "name": name, "size": item["Size"]})
+                yield f"s3://{name}", item["Size"], _etag(item)
     if empty and prefix is None:
         raise FileNotFoundError(path)
-
-
-def _in_order(files: Iterator[File]) -> Iterator[File]:
-    """Sort files by URI with an external merge sort: sorted runs are kept on disk and merged.
-
-    S3 itself lists in the order of the keys' bytes, but not every store does: SeaweedFS lists `a/b`
-    before `a-b`.
-    """
-    by_uri = attrgetter("uri")
-    with ExitStack() as stack:
-        runs: list[Iterator[File]] = []
-        while run := sorted(islice(files, _RUN_FILES), key=by_uri):
-            runs.append(iter(run) if len(run) < _RUN_FILES else _on_disk(run, stack))
-            del run
-        yield from heapq.merge(*runs, key=by_uri)
-
-
-def _on_disk(run: list[File], stack: ExitStack) -> Iterator[File]:
-    """Move a run to a temporary file and iterate over that; it is deleted when `stack` closes."""
-    disk = stack.enter_context(tempfile.TemporaryFile())  # noqa: SIM115 - closed by the stack
-    with gzip.open(disk, "wt", compresslevel=1) as sink:
-        sink.writelines(json.dumps([file.uri, file.size, file.etag]) + "\n" for file in run)
-    disk.seek(0)
-    return (File(*json.loads(line)) for line in gzip.open(disk, "rt"))
 
 
 def _file(fs: fsspec.AbstractFileSystem, info: dict[str, Any]) -> File:
@@ -233,5 +262,9 @@ def _file(fs: fsspec.AbstractFileSystem, info: dict[str, Any]) -> File:
         return File(
             as_text(f"file://{info['name']}"), info["size"], f"{Path(info['name']).stat().st_mtime_ns:x}"
         )
+    return File(fs.unstrip_protocol(info["name"]), info["size"], _etag(info))
+
+
+def _etag(info: dict[str, Any]) -> str:
     etag = info.get("ETag") or info.get("etag") or info.get("LastModified") or info.get("mtime") or ""
-    return File(fs.unstrip_protocol(info["name"]), info["size"], str(etag).strip('"'))
+    return str(etag).strip('"')

@@ -60,16 +60,23 @@ class OutputFiles:
             if self._real == output or self._real.startswith(f"{output}/")
         ]
         self._known: dict[str, bool] = {}
+        self._free_folder: str | None = None  # the local folder of the last file that no output wrote
         if "" not in self._above and self._is_output(""):
             self._above.append("")
 
     def holds(self, name: str) -> bool:
         """Tell whether an output wrote the file with this path below the folder."""
-        folders = name.split("/")[:-1]
+        folder = name.rpartition("/")[0]
+        if folder == self._free_folder:
+            return False
         for above in self._above:
             if f"{above}/{name}".lstrip("/").split("/")[0] in OWN_NAMES:
                 return True
-        return any(self._is_inner("/".join(folders[:depth]), name) for depth in range(1, len(folders) + 1))
+        parts = folder.split("/") if folder else []
+        held = any(self._is_inner("/".join(parts[:depth]), name) for depth in range(1, len(parts) + 1))
+        if self._is_local and not held and not self._above:
+            self._free_folder = folder
+        return held
 
     def _is_inner(self, folder: str, name: str) -> bool:
         known = self._known.get(folder)

@@ -28,12 +28,17 @@ class Place:
     glob: str  # the path, with the folders that are there as they are called
 
     @property
+    def uri(self) -> str:
+        """The canonical URI of its path."""
+        return as_text(str(self.fs.unstrip_protocol(self.path)))
+
+    @property
     def start(self) -> str:
         """What the URIs of all its files begin with."""
         if self.prefix is not None:
             return as_text(str(self.fs.unstrip_protocol(self.prefix)))
-        uri = as_text(str(self.fs.unstrip_protocol(self.path)))
-        return uri if self.info is not None and self.info["type"] == "file" else uri.rstrip("/") + "/"
+        is_file = self.info is not None and self.info["type"] == "file"
+        return self.uri if is_file else self.uri.rstrip("/") + "/"
 
 
 def look_up_places(path: object, storage: Storage) -> Iterator[Place]:

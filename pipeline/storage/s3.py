@@ -62,6 +62,19 @@ class PatientS3(S3FileSystem):  # type: ignore[misc]  # s3fs has no types
 
     call_s3 = sync_wrapper(_call_s3)
 
+    async def _cat_same(self, path: str, etag: str) -> bytes | None:
+        bucket, key, _ = self.split_path(path)
+        try:
+            answer = await self._call_s3("get_object", Bucket=bucket, Key=key, IfMatch=f'"{etag}"')
+        except OSError as error:
+            if code_of(error) in ("PreconditionFailed", "412"):
+                return None
+            raise
+        async with answer["Body"] as body:
+            return bytes(await body.read())
+
+    cat_same = sync_wrapper(_cat_same)  # reads an object; None if it has another etag
+
 
 def is_outage(error: BaseException) -> bool:
     """Tell whether the same call may succeed later."""

@@ -119,7 +119,7 @@ class Storage:
             secret=self.secret,
             token=self.token,
             client_kwargs={name: value for name, value in client.items() if value},
-            config_kwargs=timeouts,
+            config_kwargs=timeouts | {"max_pool_connections": 32},  # botocore has 10
             max_concurrency=1,  # with more, s3fs asks for the size of every file before reading it
             use_listings_cache=False,  # a listing from before the run must not decide which units are missing
         )

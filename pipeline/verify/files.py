@@ -30,6 +30,7 @@ class Checked:
         planned: whether the plan has its shard.
         names: the hashes of its samples' keys and its repeated question ids, as `names_of` has them.
         device: on which its rows were answered, as `computed_on` has it.
+        footer: of a file that is in order.
     """
 
     unit: Unit
@@ -41,6 +42,7 @@ class Checked:
     planned: bool = True
     names: tuple[str | None, Json | None] = (None, None)
     device: str | None = None
+    footer: Footer | None = None
 
 
 def check_file(unit: Unit, folder: str, manifest: Manifest, plan: Plan, storage: Storage) -> Checked:
@@ -74,6 +76,7 @@ def check_file(unit: Unit, folder: str, manifest: Manifest, plan: Plan, storage:
             planned,
             names,
             computed_on(footer.stages),
+            footer if fault is None and foreign is None else None,
         )
     except (pa.ArrowException, OSError, ValueError, LookupError, TypeError) as error:
         return Checked(

@@ -3,11 +3,13 @@
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import pyarrow as pa
 
 from pipeline.output.computed_on import mixture_lines
+from pipeline.output.done import forget_sums
 from pipeline.output.failed_shards import not_read_whole
 from pipeline.output.layout import DATA, MANIFEST, PLAN, SUCCESS, SUMMARY
 from pipeline.output.manifest import RULES, Manifest, load_manifest
@@ -19,10 +21,12 @@ from pipeline.output.units import Unit
 from pipeline.storage.uris import Storage, is_temporary, list_names, name_of, write_atomic
 from pipeline.support.errors import ConfigError
 from pipeline.support.fields import free, require
-from pipeline.support.parallel import THREADS, each
+from pipeline.support.processes import each_of_many
+from pipeline.support.progress_lines import telling
 from pipeline.verify.files import Checked, check_file
 from pipeline.verify.findings import Finding, Verified, of_unit
 from pipeline.verify.source import not_planned, prove
+from pipeline.verify.sums import SumsCheck
 from pipeline.verify.tiling import doubled, overlapping, unclaimed
 
 
@@ -89,8 +93,14 @@ def _verify_one(
     manifest, plan = opened
     verified.shards = len(plan)
     files = _Files(repeated)
-    for checked in each(lambda unit: check_file(unit, folder, manifest, plan, storage), units, THREADS):
+    with storage.reaching("output", folder):
+        sums = SumsCheck(folder, plan, units, storage, repair=options.repair)
+    check = partial(check_file, folder=folder, manifest=manifest, plan=plan, storage=storage)
+    checked_files = each_of_many(check, units, costs=len(units))
+    for checked in telling(checked_files, len(units), "files verified"):
         files.add(checked)
+        if checked.footer is not None:
+            sums.add(checked.footer)
     verified.units, verified.rows = files.units, files.rows
     verified.findings += files.findings()
     for shard, of_shard in files.sound.items():
@@ -103,6 +113,7 @@ def _verify_one(
     verified.notes += not_read_whole(plan, files.errors, most=len(files.errors))
     with storage.reaching("output", folder):
         verified.findings += _marks(folder, verified, files, storage)
+        verified.findings += sums.findings()
     if options.deep:
         passing_over = reading.passing_over_outputs(storage, options.output, folder)
         questions = questions_of(folder, manifest, plan, options.source.path, storage, passing_over)
@@ -245,9 +256,12 @@ def repair(verified: Verified, storage: Storage) -> None:
     """
     fs, path = storage.open(verified.output)
     files = sorted({finding.file for finding in verified.findings if finding.remove and finding.file})
+    units = [Unit.of_file(name_of(file)) for file in files if file.startswith(f"{DATA}/")]
+    shards = {unit.shard for unit in units if unit is not None}
     if any(file.startswith(f"{DATA}/") and not is_temporary(name_of(file)) for file in files):
         files = [*_MARKS, *(file for file in files if file not in _MARKS)]
     with storage.reaching("output", verified.output):
+        forget_sums(verified.output, shards, verified.shards, storage)
         for file in files:
             if fs.exists(f"{path}/{file}"):
                 fs.rm_file(f"{path}/{file}")

@@ -8,6 +8,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipeline.output.done import forget_sums
 from pipeline.output.manifest import make_manifest, require_same_run
 from pipeline.output.plan import load_plan
 from pipeline.output.plan_growth import make_plan, share_plan
@@ -39,6 +40,8 @@ def quick_answer(
         ArmOutput(state.folder, "full", state.manifest.fingerprint, "run", "none")
         for state in prepared.states
     )
+    for state in prepared.states:
+        forget_sums(state.folder, prepared.pending, len(prepared.plan), HERE)
     for number in prepared.pending:
         shard = prepared.plan.shard(number, HERE)
         _, finished, lacking_arms = prepared.missing(number)

@@ -41,11 +41,14 @@ def libraries(request: pytest.FixtureRequest) -> None:
 
 @pytest.fixture(scope="session")
 def ray() -> Iterator[None]:
-    """Stop Ray at the end of the session; the first run that needs it starts it.
+    """Stop Ray at the end of the session; the first run that needs it starts it, and no run lets it go.
 
     Ray is not imported earlier: it reads its authentication mode at import, and `start_ray` sets that.
     """
-    yield
+    from pipeline.run.cluster.start import keeping_ray
+
+    with keeping_ray():
+        yield
     import ray
 
     ray.shutdown()

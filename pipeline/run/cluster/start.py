@@ -84,10 +84,41 @@ def start_ray(
         _require_our_packages()
         require_gpus(cluster, device, dtypes)
         cluster.on(hardware(), device)
+        _session[:] = [folder]
     except BaseException:
         if folder is not None:
             folder.remove()
         raise
+
+
+_session: list[PrivateFolder | None] = []  # of the Ray that this process has started (None: has joined)
+_keepers: list[object] = []
+
+
+def let_ray_go() -> None:
+    """End the cluster that `start_ray` started, or leave the one that it joined; waits for its processes.
+
+    Does nothing within `keeping_ray`, and if Ray was started by others or not at all.
+    """
+    if _keepers or not _session:
+        return
+    import ray
+
+    folder = _session.pop()
+    if folder is not None:
+        folder.remove()
+    elif ray.is_initialized():
+        ray.shutdown()
+
+
+@contextmanager
+def keeping_ray() -> Iterator[None]:
+    """Keep Ray within this context for further runs of this process; its end does not let it go, either."""
+    _keepers.append(None)
+    try:
+        yield
+    finally:
+        _keepers.pop()
 
 
 def _connect(cluster: Cluster, options: dict[str, Any]) -> None:  # keyword arguments of ray.init

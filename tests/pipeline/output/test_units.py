@@ -1,8 +1,10 @@
 """Test the names of units and what a listing of them implies."""
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from pipeline.output.units import Finished, Unit, UnitLimits
+from pipeline.output.units import Finished, Unit, UnitLimits, units_up_to
 from pipeline.support.errors import ConfigError
 
 
@@ -42,3 +44,40 @@ def test_two_files_for_one_range_are_refused():
 def test_limits_name_the_key(field):
     with pytest.raises(ConfigError, match=field):
         UnitLimits(**{field: 0})
+
+
+UNITS = st.sets(
+    st.builds(Unit, st.integers(0, 3), st.integers(0, 4), st.integers(0, 4), st.booleans()), max_size=12
+)
+
+
+@given(UNITS)
+def test_a_listing_is_read_as_its_units_one_by_one(units):
+    names = [unit.file_name for unit in units]
+    if len({(unit.shard, unit.first) for unit in units}) < len(units):
+        with pytest.raises(ConfigError, match="two files for one range"):
+            Finished(names)
+        return
+    finished = Finished(["other", *names, ".tmp"], map(float, range(len(names) + 2)))
+    assert list(finished) == sorted(units) and finished.count == len(units)
+    assert [names[int(time) - 1] for time in finished.times] == [unit.file_name for unit in finished]
+    for shard in range(5):
+        of_shard = sorted(unit for unit in units if unit.shard == shard)
+        assert finished.units(shard) == of_shard
+        assert finished.ranges(shard) == {unit.first: unit.stop for unit in of_shard}
+        assert finished.has_shard(shard) == covers(of_shard)
+        stops = [unit.stop for unit in of_shard]
+        is_exact = bool(of_shard) and units_up_to(shard, stops) == of_shard
+        assert finished.stops_of_whole(shard) == (stops if is_exact else None)
+
+
+def covers(units):
+    """Whether units in order lead from 0 to an end without a gap."""
+    position = 0
+    for unit in units:
+        if unit.first != position:
+            return False
+        if unit.end:
+            return True
+        position = unit.stop
+    return False

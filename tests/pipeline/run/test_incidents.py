@@ -5,10 +5,9 @@ import json
 import pytest
 
 from pipeline.output.summary import Summary
-from pipeline.run.annotate import finish
+from pipeline.run.annotate import annotate
 from pipeline.run.guard.incidents import LOST, RETIRED, Incident
 from pipeline.run.guard.location import Location
-from pipeline.run.prepare import prepare
 from pipeline.sources.webdataset import WebDataset
 from tests.support.runs import make_config, without_ray
 from tests.support.tars import write_tar
@@ -26,7 +25,7 @@ def test_the_summary_and_the_notes_name_node_and_gpu(random_checkpoint, tmp_path
     write_tar(tmp_path / "in" / "0.tar", 1)
     config = make_config(random_checkpoint, WebDataset(path=str(tmp_path / "in")), tmp_path / "out")
     with without_ray(incidents):
-        (outcome,) = finish(config, prepare(config))
+        outcome = annotate(config)
     assert outcome.status == 0
     written = json.loads((tmp_path / "out" / "summary.json").read_text())
     assert Summary.from_json(written) == outcome.summary

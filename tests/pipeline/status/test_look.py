@@ -1,11 +1,13 @@
 """The status of an output: sampled footers, the rate, and estimated totals."""
 
+import json
 import os
+import shutil
 import time
 
 import pytest
 
-from pipeline.output.units import Unit
+from pipeline.output.units import Finished, Unit
 from pipeline.sources.webdataset import WebDataset
 from pipeline.status import sample
 from pipeline.status.sample import choose, rate_of
@@ -106,12 +108,54 @@ def test_an_outdated_summary_is_ignored(output):
 
 def test_a_limited_number_of_footers_is_read_and_reported(output, monkeypatch):
     stop(output, 2)
+    shutil.rmtree(output / "done")
     read, files = sample.read_footer, []
     monkeypatch.setattr(sample, "read_footer", lambda *args: (files.append(args[1]), read(*args))[1])
     status = state_of(output, footers=4)
     assert len(files) == len(set(files)) == 4 == status.counted_units
     assert status.estimated[-4:] == ["tokens", "failed_shard_count", "failed_shards", "passed_over"]
     assert "in 4 of 7 units" in "\n".join(lines(status))
+
+
+def test_finished_shards_are_counted_by_their_sums(output, monkeypatch):
+    stop(output, 2, keep=2)
+    newest = time.time() + 10
+    os.utime(next((output / "data").glob("000000-*")), (newest, newest))
+    read, files = sample.read_footer, []
+    monkeypatch.setattr(sample, "read_footer", lambda *args: (files.append(args[1]), read(*args))[1])
+    status = state_of(output, footers=2)
+    assert len(files) == 2, "one for the rate, one of the shard that is not finished"
+    assert (status.counted_units, status.extent.units, status.rows) == (7, 8, 14 + 3)
+    assert "in 7 of 8 units" in "\n".join(lines(status))
+    whole = state_of(output)
+    assert (whole.counted_units, whole.rows, whole.status) == (8, 14 + 6, {"ok": 14 + 6})
+    (output / "done" / "000001.json").write_text("{}")
+    assert state_of(output).to_json() | {"quiet_s": 0} == whole.to_json() | {"quiet_s": 0}
+    few = state_of(output, footers=2, sums=1)
+    assert (few.counted_units, few.estimated[-1]) == (4, "passed_over")
+
+
+def test_slices_have_a_line_each(output):
+    stop(output, 2)
+    note = {"begun": time.time(), "host": "node1", "run_id": "r"}
+    (output / "slices").mkdir()
+    older = {"slice": "0/1", "first": 0, "stop": 3, **note, "begun": 1.0}
+    notes = [{"slice": f"{number}/4", "first": number, "stop": number + 1, **note} for number in (0, 2)]
+    for number, content in enumerate([older, *notes, {"slice": 3}]):
+        (output / "slices" / f"{number}.json").write_text(json.dumps(content))
+    for number, file in enumerate(sorted((output / "data").glob("000000-*"))):
+        os.utime(file, (time.time() - 10 + number, time.time() - 10 + number))
+    status = state_of(output)
+    assert [(one.slice, one.state, one.shards_finished) for one in status.slices] == [
+        ("0/4", "finished", 1),
+        ("2/4", "running", 0),
+    ]
+    assert status.slices[0].samples_per_s == pytest.approx(3 / 2, rel=0.01)
+    text = "\n".join(lines(status))
+    assert "slice     0/4: 1 of 1 shards, finished, on node1" in text
+    assert "slice     2/4: 0 of 1 shards, running, it seems, on node1" in text
+    assert "2 of 4 slices have not begun" in text
+    assert status.to_json()["slices"][0]["units"] == 3
 
 
 def test_shards_that_broke_off_and_files_that_cannot_be_read(tmp_path):
@@ -160,12 +204,19 @@ def test_the_sample_holds_the_newest_units_and_some_of_many_shards():
         Unit(shard, 2 * n, 2 * n + 2, False): 100.0 * n + shard for shard in range(10) for n in range(10)
     }
     empty = {Unit(shard, 0, 0, True): 0.0 for shard in range(20, 24)}
-    newest, others = choose(times | empty, 20)
+    newest, others = choose(listed(times | empty), 20)
     assert [times[unit] for unit in newest] == [*range(909, 899, -1)]
     assert len(others) == 10 and set(others) >= set(empty)
     assert not set(newest) & set(others)
     assert len({unit.shard for unit in others if unit not in empty}) == 6
-    assert choose(times, 1000) == (sorted(times, key=times.get, reverse=True), [])
+    assert choose(listed(times), 1000) == (sorted(times, key=times.get, reverse=True), [])
+    newest, others = choose(listed(times), 20, range(8))
+    assert [times[unit] for unit in newest] == [*range(909, 899, -1)]
+    assert {unit.shard for unit in others} == {8, 9}, "the other shards are counted already"
+
+
+def listed(times):
+    return Finished([unit.file_name for unit in times], times.values())
 
 
 def test_the_rate_is_that_of_the_latest_start():

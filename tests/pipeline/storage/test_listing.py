@@ -147,7 +147,7 @@ def odd_bucket(s3):
 
 @pytest.mark.parametrize("run", [1, 2, 3, 7, 100])
 def test_a_bucket_is_sorted_with_few_files_in_memory(s3, odd_bucket, monkeypatch, run):
-    monkeypatch.setattr("pipeline.storage.listing._RUN_FILES", run)
+    monkeypatch.setattr("pipeline.storage.external_sort.RUN_LINES", run)
     files = list(list_files("s3://bucket/odd", s3))
     assert [file.uri for file in files] == sorted(f"s3://bucket/odd/{name}" for name in odd_bucket)
     assert [file.size for file in files] == [len(name.encode()) for name in sorted(odd_bucket)]

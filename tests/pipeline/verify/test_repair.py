@@ -1,5 +1,7 @@
 """Repair deletes damaged files only, and a rerun restores the output."""
 
+import json
+
 import pytest
 
 from tests.pipeline.verify.test_consistent import FIRST, LAST, SECOND, edit, overlap
@@ -68,3 +70,29 @@ def test_repair_leaves_a_whole_output_alone(output, check):
     before = stamps(output)
     assert check(output, repair=True)[1].removed == []
     assert stamps(output) == before
+
+
+def test_sums_that_are_not_those_of_the_footers_are_named_and_written_again(output, check):
+    sums = output / "done" / "000001.json"
+    before = sums.read_bytes()
+    sums.write_text(json.dumps({**json.loads(before), "rows": 1}))
+    (output / "done" / "000000.json").write_text("{")
+    findings, result = check(output)
+    assert set(findings) == {("damaged", "done/000000.json"), ("damaged", "done/000001.json")}
+    assert "are not those of the units' footers" in findings["damaged", "done/000001.json"] and not result.ok
+    assert json.loads(sums.read_bytes())["rows"] == 1, "without repair nothing is written"
+    check(output, repair=True)
+    assert sums.read_bytes() == before
+    assert check(output)[0] == {}
+
+
+def test_repair_writes_sums_that_are_missing_and_removes_those_of_shards_that_lose_a_unit(output, check):
+    whole = {file.name: file.read_bytes() for file in (output / "done").iterdir()}
+    for file in (output / "done").iterdir():
+        file.unlink()
+    assert check(output)[1].ok, "nothing depends on them"
+    cut(output)
+    check(output, repair=True)
+    left = {file.name: file.read_bytes() for file in (output / "done").iterdir()}
+    shard = SECOND[:6]
+    assert left == {name: data for name, data in whole.items() if not name.startswith(shard)}

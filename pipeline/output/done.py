@@ -1,0 +1,165 @@
+"""Keeps the sums of each finished shard in done/, so that its units' footers need not be read again.
+
+`done/<shard>.json` has the sums, `done/<shard>.keys` the hashes of its samples' keys, 8 bytes each. They are
+derived: the names in data/ alone say what is finished. Sums of other units than are listed, or of another
+state of the source than the plan's, count as missing. The units of a shard may change under one name, so who
+is about to delete or to make some of them removes the sums before (`forget_sums`).
+"""
+
+import json
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+
+from pipeline.output.footers import read_footer
+from pipeline.output.layout import DONE
+from pipeline.output.plan import Plan
+from pipeline.output.sums import ShardSums, State, digest_of, sum_footers
+from pipeline.output.units import Finished, Unit, units_up_to
+from pipeline.storage.flat import list_in_parts
+from pipeline.storage.uris import Storage, read_bytes, write_atomic
+from pipeline.support.parallel import THREADS, each
+from pipeline.support.processes import each_of_many
+
+_SUMS = re.compile(r"(\d{6,})\.json")
+_SHARDS_A_PART = 500  # of a listing of a store
+_FOOTERS_AT_ONCE = 256  # of the shards that a process is given at a time
+
+
+def sums_name(shard: int, suffix: str = "json") -> str:
+    """Name the file of a shard's sums, or of its keys, below the output."""
+    return f"{DONE}/{shard:06d}.{suffix}"
+
+
+def shards_with_sums(folder: str, planned: int, storage: Storage) -> set[int]:
+    """List the shards that have sums, valid or not; the plan has `planned` shards."""
+    fs, path = storage.open(folder)
+    names = list_in_parts(fs, f"{path}/{DONE}", range(planned), _SHARDS_A_PART)
+    return {int(match[1]) for match in map(_SUMS.fullmatch, names) if match}
+
+
+def read_sums(folder: str, shard: int, storage: Storage, *, keys: bool = True) -> ShardSums | None:
+    """Read the sums of a shard; None if they are gone or damaged.
+
+    Args:
+        keys: with the hashes of the samples' keys.
+    """
+    fs, path = storage.open(folder)
+    data = read_bytes(fs, f"{path}/{sums_name(shard)}")
+    try:
+        tree = json.loads(data or b"")
+        sums = ShardSums.from_json(tree)
+        stated = tree["hashes"]
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        return None
+    if stated is not None and keys:
+        hashes = read_bytes(fs, f"{path}/{sums_name(shard, 'keys')}")
+        if hashes is None or digest_of(hashes) != stated:
+            return None
+        sums.hashes = np.frombuffer(hashes, "<u8")
+    return sums
+
+
+def write_sums(folder: str, sums: ShardSums, storage: Storage) -> None:
+    """Write the sums of a finished shard."""
+    fs, path = storage.open(folder)
+    if sums.hashes is not None:
+        write_atomic(fs, f"{path}/{sums_name(sums.shard, 'keys')}", sums.hashes.astype("<u8").tobytes())
+    text = json.dumps(sums.to_json())
+    write_atomic(fs, f"{path}/{sums_name(sums.shard)}", text.encode())
+
+
+def forget_sums(folder: str, shards: Iterable[int], planned: int, storage: Storage) -> None:
+    """Remove the sums of shards whose units are about to change; the plan has `planned` shards."""
+    fs, path = storage.open(folder)
+    doomed = sorted(shards_with_sums(folder, planned, storage).intersection(shards))
+
+    def remove(shard: int) -> None:
+        for suffix in ("json", "keys"):
+            with suppress(FileNotFoundError):
+                fs.rm_file(f"{path}/{sums_name(shard, suffix)}")
+
+    for _ in each(remove, doomed, THREADS):
+        pass
+
+
+def make_sums(folder: str, shard: int, planned: State | None, stops: Sequence[int], storage: Storage) -> None:
+    """Read the footers of a finished shard's units, and write their sums.
+
+    Args:
+        planned: size and etag of the shard in the plan.
+        stops: of its units.
+
+    Raises:
+        RunError: a unit was made of another state of the shard.
+    """
+    write_sums(folder, _of_footers(folder, units_up_to(shard, stops), planned, storage), storage)
+
+
+def sums_of_shards(
+    folder: str, plan: Plan, finished: Finished, storage: Storage, only: range | None = None
+) -> Iterator[ShardSums]:
+    """Sum up the finished units shard by shard, in order; writes the sums that whole shards lack.
+
+    Args:
+        only: these shards; None: all that have units.
+
+    Raises:
+        RunError: a unit was made of another state of its shard than the plan's.
+    """
+    known = shards_with_sums(folder, len(plan), storage)
+    shards = [shard for shard in np.unique(finished.shards).tolist() if only is None or shard in only]
+    states = states_of(plan)
+    items = [
+        _Wanted(shard, states[shard] if shard < len(states) else None, shard in known) for shard in shards
+    ]
+    lacking = [shard for shard in shards if shard not in known]
+    footers = int(np.isin(finished.shards, lacking).sum())
+    at_once = max(1, _FOOTERS_AT_ONCE * len(shards) // max(1, footers + len(shards)))
+    work = partial(_sums_of, folder=folder, storage=storage)
+    filled = (item.with_units(finished) for item in items)
+    yield from each_of_many(work, filled, costs=footers + len(shards), at_once=at_once)
+
+
+def states_of(plan: Plan) -> list[State]:
+    """List size and etag of the plan's shards."""
+    return list(zip(plan.table["size"].to_pylist(), plan.table["etag"].to_pylist(), strict=True))
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    """Names what is summed up: `stops` of a whole shard's units, else the `units` that are there."""
+
+    shard: int
+    planned: State | None
+    has_sums: bool
+    stops: list[int] | None = None
+    units: tuple[Unit, ...] = ()
+
+    def with_units(self, finished: Finished) -> "_Wanted":
+        stops = finished.stops_of_whole(self.shard)
+        units = () if stops is not None else tuple(finished.units(self.shard))
+        return _Wanted(self.shard, self.planned, self.has_sums, stops, units)
+
+
+def _sums_of(wanted: _Wanted, folder: str, storage: Storage) -> ShardSums:
+    if wanted.stops is None:
+        return _of_footers(folder, wanted.units, wanted.planned, storage)
+    if wanted.has_sums:
+        sums = read_sums(folder, wanted.shard, storage)
+        if sums is not None and sums.are_of(wanted.stops, wanted.planned):
+            return sums
+    sums = _of_footers(folder, units_up_to(wanted.shard, wanted.stops), wanted.planned, storage)
+    write_sums(folder, sums, storage)
+    return sums
+
+
+def _of_footers(folder: str, units: Sequence[Unit], planned: State | None, storage: Storage) -> ShardSums:
+    names = [unit.file_name for unit in units]
+    read = partial(read_footer, folder, storage=storage)
+    footers = each(read, names, THREADS) if len(names) > THREADS else map(read, names)
+    return sum_footers(footers, units[0].shard, planned)

@@ -1,0 +1,58 @@
+"""Compares the sums in done/ with the footers of the units that they are of."""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+
+from pipeline.output.done import read_sums, shards_with_sums, states_of, sums_name, write_sums
+from pipeline.output.footers import Footer
+from pipeline.output.plan import Plan
+from pipeline.output.sums import sum_footers
+from pipeline.output.units import Unit, units_up_to
+from pipeline.storage.uris import Storage
+from pipeline.verify.findings import Finding
+
+
+class SumsCheck:
+    """Checks the sums of one whole shard after the other; those of other shards count as missing anyway.
+
+    Args:
+        units: those that have a file, sound or not.
+        repair: write the sums that are missing or wrong.
+    """
+
+    def __init__(
+        self, folder: str, plan: Plan, units: Sequence[Unit], storage: Storage, *, repair: bool
+    ) -> None:
+        self._folder, self._storage, self._repair = folder, storage, repair
+        self._states, self._listed = states_of(plan), Counter(unit.shard for unit in units)
+        self._known = shards_with_sums(folder, len(plan), storage)
+        self._footers: list[Footer] = []  # of one shard
+        self._findings: list[Finding] = []
+
+    def add(self, footer: Footer) -> None:
+        """Add the footer of the next file that is in order."""
+        if self._footers and self._footers[-1].shard != footer.shard:
+            self._close()
+        self._footers.append(footer)
+
+    def _close(self) -> None:
+        footers, self._footers = self._footers, []
+        shard, units = footers[0].shard, [footer.unit for footer in footers]
+        whole = units_up_to(shard, [unit.stop for unit in units])
+        if units != whole or self._listed[shard] != len(units):
+            return
+        sums = sum_footers(footers, shard, self._states[shard])
+        if shard in self._known:
+            stated = read_sums(self._folder, shard, self._storage)
+            if stated is not None and stated.to_json() == sums.to_json():
+                return
+            text = "it cannot be read" if stated is None else "its sums are not those of the units' footers"
+            self._findings.append(Finding("damaged", text, file=sums_name(shard)))
+        if self._repair:
+            write_sums(self._folder, sums, self._storage)
+
+    def findings(self) -> Iterator[Finding]:
+        """Yield a finding for the sums of each whole shard that are wrong."""
+        if self._footers:
+            self._close()
+        yield from self._findings

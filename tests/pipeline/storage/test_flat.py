@@ -1,0 +1,64 @@
+"""A folder listed in several parts has the same names as in one."""
+
+import pytest
+
+from pipeline.storage.flat import list_in_parts
+from pipeline.storage.uris import Storage, list_names
+
+NAMES = [
+    *(
+        f"{number:06d}-{first:08d}.parquet"
+        for number in (0, 1, 9, 10, 19, 100, 101, 999_999)
+        for first in (0, 64)
+    ),
+    *(
+        "1000000-0.parquet",
+        "100000-0.parquet",
+        "1000001-0.parquet",
+        "9.txt",
+        "notes.txt",
+        ".000001.tmp",
+        "z~",
+    ),
+]
+
+
+@pytest.fixture(params=["disk", "s3"])
+def folder(request, tmp_path):
+    """A file system and a folder with these names and a subfolder."""
+    if request.param == "disk":
+        fs, path = Storage().open(str(tmp_path / "flat"))
+        fs.makedirs(path)
+    else:
+        fs, path = request.getfixturevalue("s3").open("s3://bucket/flat")
+    for name in [*NAMES, "000001/below.txt"]:
+        fs.makedirs(f"{path}/000001", exist_ok=True)
+        fs.pipe_file(f"{path}/{name}", b"x")
+    return fs, path
+
+
+@pytest.mark.parametrize(("numbers", "a_part"), [(0, 1), (20, 1), (102, 10), (1_000_002, 16), (5, 500)])
+def test_in_parts(folder, numbers, a_part):
+    names = [name for name in list_in_parts(*folder, range(numbers), a_part) if name != "000001"]
+    assert sorted(names) == sorted(NAMES)
+    assert set(NAMES) == set(list_names(*folder)) - {"000001"}
+
+
+@pytest.mark.parametrize(
+    "numbers", [range(1, 10), range(10, 102), range(999_999, 1_000_001), range(1_000_000, 1_000_002)]
+)
+def test_only_some_numbers(folder, numbers):
+    def among(names):
+        return sorted(
+            name for name in names if (head := name.split("-")[0]).isdecimal() and int(head) in numbers
+        )
+
+    wanted = [name for name in among(NAMES) if "-" in name]
+    assert (
+        [name for name in among(list_in_parts(*folder, numbers, 4, only=True)) if "-" in name] == wanted != []
+    )
+
+
+def test_a_folder_that_does_not_exist(s3, tmp_path):
+    assert list(list_in_parts(*Storage().open(str(tmp_path / "none")), range(100), 1)) == []
+    assert list(list_in_parts(*s3.open("s3://bucket/flat-none"), range(100), 1)) == []
