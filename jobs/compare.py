@@ -17,7 +17,7 @@ from pipeline.support.fields import free, require
 from pipeline.support.plain_text import printable, printable_lines
 
 if TYPE_CHECKING:
-    from pipeline.run.config import RunConfig
+    from pipeline.run.config import Outcome, RunConfig
 
 
 DEFAULT = ("full", "trim")
@@ -55,6 +55,8 @@ def run(config: DictConfig) -> int:
     if base.cluster.submit:
         return submit("compare", HydraConfig.get().overrides.task, base)
     outcomes = answer(_groups(base, specs))
+    if base.options.slice is not None:  # a last run without slice compares
+        return _tell(base, outcomes)
     comparison = compare_outputs(
         {spec.name: outcomes[spec.name][0] for spec in specs},
         place=base.options.output,
@@ -69,9 +71,7 @@ def run(config: DictConfig) -> int:
     for table in comparison_tables(comparison):
         show(table)
     print(f"\n{printable_lines(base.storage.hide(summary_text(comparison)))}")
-    for name, (_, outcome) in outcomes.items():
-        for text in (*outcome.notes, outcome.message):
-            print(printable(base.storage.hide(f"{name}: {text}")))
+    status = _tell(base, outcomes)
     for path in write_report_files(
         base.options.output,
         base.storage,
@@ -80,6 +80,14 @@ def run(config: DictConfig) -> int:
         seed=base.options.seed,
     ):
         print(printable(base.storage.hide(path)))
+    return status
+
+
+def _tell(base: "RunConfig", outcomes: "dict[str, tuple[str, Outcome]]") -> int:
+    """Print how the arms have ended; returns the exit status."""
+    for name, (_, outcome) in outcomes.items():
+        for text in (*outcome.notes, outcome.message):
+            print(printable(base.storage.hide(f"{name}: {text}")))
     statuses = {outcome.status for _, outcome in outcomes.values()}
     return 1 if 1 in statuses else max(statuses)
 

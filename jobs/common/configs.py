@@ -132,6 +132,7 @@ def _source_and_task(config: DictConfig, storage: "Storage", reading: "Storage")
 def _settings(config: DictConfig, source: "Source", task: "Task") -> Tree:
     """Resolve the configuration for run.json, without credentials."""
     settings = to_dict(config)
+    settings["slice"] = None  # all slices have one run.json
     chosen = (("source", source), ("task", task)) if settings.get("dataset") else ()
     for name, made in chosen:
         settings[name] = {"_target_": f"{type(made).__module__}.{type(made).__qualname__}", **vars(made)}

@@ -12,6 +12,9 @@ from pipeline.support.errors import ConfigError, RunError
 from pipeline.support.hashes import hashes_of, holds
 from pipeline.support.parallel import THREADS, each
 
+# S3 lists some 20 files in the time in which it tells about one, both by several threads.
+_FILES_LISTED = 20
+
 
 def file_now(source: Source, uri: str, storage: Storage) -> File | None:
     """Look up a file that a plan names, whether or not the source lists it now.
@@ -34,6 +37,7 @@ def changed_files(
     entries: Iterable[File],
     file_at: Callable[[str], File | None],
     storage: Storage,
+    among: range | None = None,
 ) -> Iterator[tuple[Shard, File]]:
     """Yield the plan's files that have changed or are gone; skips the shards `passed_over`.
 
@@ -43,11 +47,12 @@ def changed_files(
     Args:
         entries: the source's files as listed now.
         file_at: looks up one file by its URI.
+        among: looks at these consecutive shards only; None: at all.
     """
     present = hashes_of(entries)
     missing = (
         (shard, file)
-        for shard in plan.shards(storage)
+        for shard in plan.shards(storage, among)
         if not passed_over(shard.shard)
         for file in shard.own_files
         if not holds(present, file)
@@ -67,12 +72,26 @@ def require_unchanged(
     source: Source,
     storage: Storage,
     reading: Storage | None = None,
+    among: range | None = None,
 ) -> None:
-    """Raise ConfigError, naming the file, if an unfinished shard's files no longer equal the plan's."""
+    """Raise ConfigError, naming the file, if an unfinished shard's files no longer equal the plan's.
+
+    Args:
+        among: looks at these consecutive shards only; None: at all.
+    """
     reading = reading or storage
-    entries, look = files_of(source, reading), partial(file_now, source, storage=reading)
-    for shard, file in changed_files(plan, is_finished, entries, look, storage):
+    look = partial(file_now, source, storage=reading)
+    entries = files_of(source, reading) if _lists(plan, among, storage) else ()
+    for shard, file in changed_files(plan, is_finished, entries, look, storage, among):
         raise has_changed(shard, file, storage)
+
+
+def _lists(plan: Plan, among: range | None, storage: Storage) -> bool:
+    """Tell whether listing the source takes less than looking up the files of some shards by their names."""
+    if among is None:
+        return True
+    is_few = _FILES_LISTED * len(among) < len(plan)
+    return bool(among) and not (is_few and not plan.shard(among.start, storage).files)
 
 
 def has_changed(shard: Shard, file: File, storage: Storage) -> ConfigError:

@@ -62,6 +62,10 @@ class Plan:
         """Return a shard's size in bytes."""
         return int(self.table["size"][shard].as_py())
 
+    def lines(self, among: range | None) -> pa.Table:
+        """Return the lines of some consecutive shards, or all of them."""
+        return self.table if among is None else self.table.slice(among.start, len(among))
+
     def line(self, shard: int) -> Shard:
         """Return a shard without its list of files."""
         return Shard(**self.table.slice(shard, 1).to_pylist()[0])

@@ -101,10 +101,10 @@ def share_plan(plan: Plan, folder: str, storage: Storage, among: range | None = 
 
 def _agree(earlier: Plan, plan: Plan, among: range | None) -> bool:
     """Tell whether a plan has the lines of an earlier one."""
-    among = range(len(earlier)) if among is None else among
-    first, stop = min(among.start, len(earlier)), min(among.stop, len(earlier))
-    before, now = (each.table.slice(first, stop - first) for each in (earlier, plan))
-    return bool(earlier.listed.equals(plan.listed[: len(earlier)]) and before.equals(now))
+    known = range(len(earlier))
+    own = known if among is None else known[among.start : among.stop]
+    are_listed_alike = earlier.listed.equals(plan.listed[: len(earlier)])
+    return bool(are_listed_alike and earlier.lines(own).equals(plan.lines(own)))
 
 
 def _copy(plan: Plan, parts: int, shards: int, folder: str, storage: Storage) -> bool:

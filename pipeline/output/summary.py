@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 
@@ -226,4 +227,5 @@ def take_back_success(folder: str, storage: Storage) -> None:
     """Remove _SUCCESS of an earlier run, before the output changes or its summary is computed again."""
     fs, path = storage.open(folder)
     if fs.exists(f"{path}/{SUCCESS}"):
-        fs.rm_file(f"{path}/{SUCCESS}")
+        with suppress(FileNotFoundError):  # another slice has just removed it
+            fs.rm_file(f"{path}/{SUCCESS}")

@@ -21,6 +21,8 @@ from pipeline.run.machine_checks import largest_unit
 from pipeline.run.prepare import Prepared, look_again, prepare, prepare_all
 from pipeline.run.progress import Progress
 from pipeline.run.shard_tasks import ShardTasks
+from pipeline.run.slice_end import conclude_slice
+from pipeline.run.slices import begin_slice
 from pipeline.storage.uris import canonical, store_errors
 from pipeline.support import log
 from pipeline.support.errors import ConfigError, RunError
@@ -58,7 +60,11 @@ def _finish(groups: Sequence[RunConfig], prepared: Sequence[Prepared]) -> list[l
 def _make_missing(config: RunConfig, prepared: Prepared) -> list[Incident] | None:
     """Make the missing units; returns what happened to GPUs meanwhile, None if no unit was missing."""
     log.bind(run_id=prepared.run_id, output=config.options.output)
-    log.event("start", source=prepared.plan.source, shards=len(prepared.plan), pending=len(prepared.pending))
+    own = prepared.own
+    log.event("start", source=prepared.plan.source, shards=len(own), pending=len(prepared.pending))
+    if prepared.part is not None:
+        for state in prepared.states:
+            begin_slice(prepared.part, own, state.folder, state.manifest.run_id, config.storage)
     if not prepared.pending:
         return None
     for state in prepared.states:
@@ -78,6 +84,8 @@ def _conclude(config: RunConfig, prepared: Prepared, incidents: list[Incident] |
             f"{len(prepared.pending)} shards are not finished, the first is "
             f"{place_of(prepared.plan, prepared.pending[0])}; `trimline verify output=...` tells why"
         )
+    if prepared.part is not None:
+        return [conclude_slice(config, prepared, state, incidents) for state in prepared.states]
     return [
         conclude_output(
             Output(state.folder, config.storage, state.manifest, prepared.plan, state.finished),
@@ -108,7 +116,7 @@ def _run_units(config: RunConfig, prepared: Prepared) -> list[Incident]:
     )
     _tell_other_device(config, prepared)
     total = sum(prepared.plan.size(shard) for shard in prepared.pending)
-    early = EarlyStop(config, prepared.plan)
+    early = EarlyStop(config, prepared.plan, prepared.own)
     load = DriverLoad(config.limits, largest_unit(config, prepared.geometry))
     shards = ShardTasks(config, prepared)
     measured = metrics_of(prepared, total) if config.options.metrics_port else None

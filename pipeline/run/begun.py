@@ -9,6 +9,7 @@ from pipeline.output.manifest import Manifest, require_same_run
 from pipeline.output.own_folder import require_own_folder
 from pipeline.output.plan import Plan, load_plan
 from pipeline.output.plan_growth import extend_plan, make_plan
+from pipeline.storage.create import require_creates
 from pipeline.storage.paths import parts_of, path_of_text, source_text
 from pipeline.storage.uris import Storage, write_atomic
 from pipeline.support.errors import ConfigError
@@ -46,6 +47,8 @@ def current_plan(config: "RunConfig", folders: Sequence[str], manifests: Sequenc
 
     source, storage, reading = config.source, config.storage, config.reading
     plan = next(filter(None, (load_plan(folder, storage) for folder in folders)), None)
+    if config.options.part and (plan is None or config.options.extend):
+        require_creates("slice", folders[0], storage)
     if plan is None:
         plan = make_plan(folders[0], source, config.options.limit, storage, reading, claim)
     elif config.options.extend:

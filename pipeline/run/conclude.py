@@ -53,6 +53,16 @@ def conclude_output(
     outcome = _concluded(output, max_failed_fraction, message, incidents)
     notes = (*notes, *outcome.notes, *(redact(incident.line) for incident in incidents))
     outcome = replace(outcome, run_id=output.manifest.run_id, notes=notes)
+    log_end(outcome, arm)
+    return outcome
+
+
+def log_end(outcome: Outcome, arm: str | None) -> None:
+    """Log how a run has ended, or a slice of it.
+
+    Args:
+        arm: its name.
+    """
     counts = ("units", "samples", "rows", "status", "tokens", "samples_per_s", "failed_shards")
     summary = outcome.summary.to_json()
     counted = {name: summary[name] for name in counts}
@@ -67,7 +77,6 @@ def conclude_output(
         notes=outcome.notes,
         **counted,
     )
-    return outcome
 
 
 def _concluded(

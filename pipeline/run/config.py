@@ -9,6 +9,7 @@ from pipeline.output.manifest import Manifest, find_manifest
 from pipeline.output.summary import Summary
 from pipeline.output.units import UnitLimits
 from pipeline.run.cluster.resources import LOOPBACK, Cluster
+from pipeline.run.slices import Slice, parse_slice
 from pipeline.sources.base import Source
 from pipeline.sources.task import Task
 from pipeline.stages.arms import Arm
@@ -27,6 +28,7 @@ class RunOptions:
     output: str = free("output")
     limit: int | None = counted(None)
     extend: bool = free(False)
+    slice: str | None = free(None)
     seed: int = counted(0)
     device: str = free("auto")
     max_failed_fraction: float = free(0.1)
@@ -40,6 +42,8 @@ class RunOptions:
         require(bool(self.output), "output must not be empty")
         require(self.limit is None or self.limit >= 1, "limit must be at least 1")
         require(not (self.extend and self.limit), "extend and limit exclude each other")
+        if self.slice is not None:
+            parse_slice(self.slice)
         require(self.device in DEVICES, f"device: {self.device!r} is none of {DEVICES}")
         for status in self.retry_statuses:
             require(status in FAULTS, f"retry_statuses: {status!r} is none of {FAULTS}")
@@ -48,6 +52,11 @@ class RunOptions:
         require(bool(self.metrics_host), "metrics_host must not be empty; 0.0.0.0 lets all machines read")
         require(self.log in log.FORMATS, f"log: {self.log!r} is none of {log.FORMATS}")
         require(0 <= self.max_failed_fraction <= 1, "max_failed_fraction must be in [0, 1]")
+
+    @property
+    def part(self) -> Slice | None:
+        """The slice of the plan that the run makes; None: all of it."""
+        return None if self.slice is None else parse_slice(self.slice)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -29,7 +29,12 @@ Rows = list[tuple[str, ...]]
 
 
 def require_same_rules(
-    config: "RunConfig", source: Source, plan: Plan, finished: Finished, manifests: list[Manifest]
+    config: "RunConfig",
+    source: Source,
+    plan: Plan,
+    finished: Finished,
+    manifests: list[Manifest],
+    among: range | None = None,
 ) -> None:
     """Refuse to continue an output whose finished units, or plan, today's rules would make otherwise.
 
@@ -38,6 +43,7 @@ def require_same_rules(
     Args:
         source: of the whole plan.
         plan, finished: of one arm; all answer the same requests.
+        among: the shards whose finished units are known; None: all.
 
     Raises:
         ConfigError: they differ; it names the first shard.
@@ -45,7 +51,7 @@ def require_same_rules(
     if all(manifest.counted.get(RULES, 1) == config.source.rules for manifest in manifests):
         return
     differing = _shard_of_other_count(config, source, plan)
-    differing = differing or _shard_of_other_rows(config, source, plan, finished)
+    differing = differing or _shard_of_other_rows(config, source, plan, finished, among)
     if differing is not None:
         raise ConfigError(
             f"output {config.storage.redact(config.options.output)} was begun by a release that made samples "
@@ -66,9 +72,11 @@ def _shard_of_other_count(config: "RunConfig", source: Source, plan: Plan) -> st
     return None
 
 
-def _shard_of_other_rows(config: "RunConfig", source: Source, plan: Plan, finished: Finished) -> str | None:
+def _shard_of_other_rows(
+    config: "RunConfig", source: Source, plan: Plan, finished: Finished, among: range | None
+) -> str | None:
     """Find a shard of which a finished unit has other requests than today's rules make."""
-    for shard in plan.shards(config.storage):
+    for shard in plan.shards(config.storage, among):
         pairs = _pairs(config, source, shard, plan.folder, finished.units(shard.shard))
         if any(written != made for written, made in pairs):
             return shard.uri

@@ -17,10 +17,15 @@ class EarlyStop:
 
     A sample counts with the most questions that it may have until its unit is written, and then with its
     rows. While the plan lacks some shard's number of samples, nothing is ended.
+
+    Args:
+        own: the shards that the run makes; None: all.
     """
 
-    def __init__(self, config: "RunConfig", plan: "Plan") -> None:
+    def __init__(self, config: "RunConfig", plan: "Plan", own: range | None = None) -> None:
         samples = plan.table["samples"]
+        if own is not None:
+            samples = samples.slice(own.start, len(own))
         self._allowed = config.options.max_failed_fraction
         self._of_sample = config.task.most_questions(config.limits.max_questions)
         self._most: int | None = None

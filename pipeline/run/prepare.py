@@ -1,9 +1,12 @@
 """Prepares a run before Ray starts: checks the configuration, freezes the plan, finds the missing units."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
+from itertools import islice
 from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
 
 from pipeline.models.checkpoints.fit import Geometry
 from pipeline.models.config import Model
@@ -27,9 +30,10 @@ from pipeline.run.machine_checks import (
 from pipeline.run.model_checks import CheckedModel, check_model
 from pipeline.run.pinning import pin_model, started_first, with_digests
 from pipeline.run.retry import delete_failed_units
+from pipeline.run.slices import Slice
 from pipeline.sources.base import Source
 from pipeline.stages.arms import Arm, reduction_order
-from pipeline.stages.read import PendingShard
+from pipeline.stages.pending import PendingShard, pending_rows
 from pipeline.storage.paths import path_of_text, source_text
 from pipeline.storage.uris import Storage, canonical
 
@@ -51,7 +55,8 @@ class ArmState:
 class Prepared:
     """Holds a run that is ready to start, or has ended. The arms' outputs have equal plans.
 
-    `notes` say what a user should know of the model, one line each. `model` is what the stages load.
+    `notes` say what a user should know of the model, one line each. `model` is what the stages load. With a
+    `part` only its shards are the run's own, and the finished units of others are not listed.
     """
 
     plan: Plan
@@ -59,11 +64,17 @@ class Prepared:
     states: tuple[ArmState, ...]
     notes: tuple[str, ...] = ()
     model: Model | None = None
+    part: Slice | None = None
+
+    @cached_property
+    def own(self) -> range:
+        """The shards that this run makes: the plan's, or those of its slice."""
+        return range(len(self.plan)) if self.part is None else self.part.shards_of(self.plan)
 
     @cached_property
     def pending(self) -> list[int]:
-        """The numbers of the shards that lack units in some arm."""
-        return [shard for shard in range(len(self.plan)) if not self.has_shard(shard)]
+        """The numbers of the run's own shards that lack units in some arm."""
+        return [shard for shard in self.own if not self.has_shard(shard)]
 
     @property
     def run_id(self) -> str:
@@ -100,6 +111,12 @@ class Prepared:
             finished={first: stop for first, stop in ranges[0].items() if not lacking_arms[first]},
             lacking_arms={first: arms for first, arms in lacking_arms.items() if arms},
         )
+
+    def pending_tables(self, shards: int) -> Iterator[pa.Table]:
+        """Make the read stage's rows, so many to a table: what each pending shard lacks, and its place."""
+        items = ((self.missing(shard), self.plan.place(shard)) for shard in self.pending)
+        while rows := list(islice(items, shards)):
+            yield pending_rows(rows)
 
 
 @dataclass(frozen=True)
@@ -142,6 +159,7 @@ def prepare_all(groups: Sequence["RunConfig"]) -> list[Prepared]:
                 first.options.limit,
                 first.storage,
                 first.reading,
+                first.options.part,
             )
     prepared: list[Prepared] = []
     for outputs in checked:
@@ -185,12 +203,14 @@ def _freeze_plan(checked: _Checked, shared: Plan | None) -> Prepared:
     config, folders = checked.config, checked.folders
     storage = config.storage
     plan = shared or current_plan(config, folders, checked.manifests)
+    part = config.options.part
+    own = None if part is None else part.shards_of(plan)
     manifests = []
     for folder, manifest in zip(folders, checked.manifests, strict=True):
-        share_plan(plan, folder, storage)
+        share_plan(plan, folder, storage, own)
         manifests.append(require_same_run(folder, manifest, storage))
     states = [
-        ArmState(arm, folder, manifest, finished_units(folder, storage))
+        ArmState(arm, folder, manifest, finished_units(folder, storage, only=own, planned=len(plan)))
         for arm, folder, manifest in zip(config.arms, folders, manifests, strict=True)
     ]
     prepared = Prepared(
@@ -199,17 +219,22 @@ def _freeze_plan(checked: _Checked, shared: Plan | None) -> Prepared:
         tuple(states),
         checked.model.notes,
         with_digests(config.model, checked.model.weights),
+        part,
     )
     if prepared.pending:
         require_model_room(config, prepared.geometry)
     if prepared.pending and checked.started:
         source = prepared.source_of(config)
-        require_unchanged(plan, prepared.has_shard, source, storage, config.reading)
-        require_same_rules(config, source, plan, states[0].finished, manifests)
+        require_unchanged(plan, prepared.has_shard, source, storage, config.reading, own)
+        require_same_rules(config, source, plan, states[0].finished, manifests, own)
     return prepared
 
 
 def look_again(prepared: Prepared, storage: Storage) -> Prepared:
     """List the finished units again."""
-    states = [replace(state, finished=finished_units(state.folder, storage)) for state in prepared.states]
+    only, planned = None if prepared.part is None else prepared.own, len(prepared.plan)
+    states = [
+        replace(state, finished=finished_units(state.folder, storage, only=only, planned=planned))
+        for state in prepared.states
+    ]
     return replace(prepared, states=tuple(states))

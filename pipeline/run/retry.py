@@ -11,6 +11,7 @@ A shard that changed in the source is made again as a whole, since its units may
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -20,6 +21,7 @@ from pipeline.output.layout import DATA
 from pipeline.output.plan import Plan, load_plan
 from pipeline.output.summary import take_back_success
 from pipeline.output.units import Finished, Unit, finished_units
+from pipeline.run.slices import Slice
 from pipeline.sources.base import Shard, Source, files_of
 from pipeline.storage.listing import File
 from pipeline.storage.paths import path_of_text
@@ -43,6 +45,7 @@ def delete_failed_units(
     limit: int | None,
     storage: Storage,
     reading: Storage | None = None,
+    part: Slice | None = None,
 ) -> None:
     """Delete every unit that has a row of one of these statuses, or whose shard broke off in it.
 
@@ -50,13 +53,15 @@ def delete_failed_units(
         folders: the outputs of all arms; a unit is deleted in all of them.
         limit: under which they were planned.
         storage, reading: how to reach the outputs and the source; None: both the same way.
+        part: the slice whose shards are retried; None: all.
 
     Raises:
         ConfigError: a shard that is still to be made has changed or is gone, or a changed one cannot be made
             again by itself. Nothing was deleted then.
     """
     plans = [plan for folder in folders if (plan := load_plan(folder, storage)) is not None]
-    finished = {plan.folder: finished_units(plan.folder, storage) for plan in plans}
+    own = part.shards_of(plans[0]) if part and plans else None
+    finished = {plan.folder: finished_units(plan.folder, storage, only=own) for plan in plans}
     failed = [
         _UnitFile(unit, folder)
         for folder, units in finished.items()
@@ -67,7 +72,7 @@ def delete_failed_units(
     retried = {file.unit.shard for file in failed}
     if plans:
         source = source.relocated(path_of_text(plans[0].source))
-    changed = _changed_shards(plans, finished, retried, source, limit, storage, reading or storage)
+    changed = _changed_shards(plans, finished, retried, source, limit, storage, reading or storage, own)
     first, last = _deletions(failed, finished, changed)
     for folder in finished:
         take_back_success(folder, storage)
@@ -98,7 +103,8 @@ def _failed(folder: str, finished: Finished, statuses: Sequence[str], storage: S
 def _delete(files: Iterable[_UnitFile], storage: Storage) -> None:
     def remove(file: _UnitFile) -> None:
         fs, path = storage.open(f"{file.folder}/{DATA}/{file.unit.file_name}")
-        fs.rm_file(path)
+        with suppress(FileNotFoundError):  # the same slice may be under way elsewhere
+            fs.rm_file(path)
 
     for _ in each(remove, files, THREADS):
         pass
@@ -112,6 +118,7 @@ def _changed_shards(
     limit: int | None,
     storage: Storage,
     reading: Storage,
+    own: range | None,
 ) -> dict[int, Shard]:
     """Find the retried shards that have changed since a plan was made, and list them as they are now."""
 
@@ -122,10 +129,10 @@ def _changed_shards(
     planned: dict[int, Shard] = {}
     for number, plan in enumerate(plans):
         # plans differ if an earlier retry was killed while it renewed them
-        if number and plan.table.equals(plans[0].table):
+        if number and plan.lines(own).equals(plans[0].lines(own)):
             continue
         entries = files_of(source, reading)
-        for shard, file in changed_files(plan, is_passed_over, entries, look, storage):
+        for shard, file in changed_files(plan, is_passed_over, entries, look, storage, own):
             if shard.shard not in retried:
                 raise has_changed(shard, file, storage)
             planned[shard.shard] = shard

@@ -7,17 +7,18 @@ the ranges whose files exist without reading their bytes.
 import functools
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from pipeline.output.changed import require_same
-from pipeline.output.plan import Plan, load_plan
+from pipeline.output.plan_parts import part_metadata, read_planned
 from pipeline.output.units import UnitLimits
 from pipeline.sources.base import Sample, Shard, Source, Want
 from pipeline.sources.items import items_of
 from pipeline.sources.task import Task, requests_of
 from pipeline.stages.open_unit import OpenUnit
+from pipeline.stages.pending import PendingShard, parse_pending
 from pipeline.stages.rows import Fields
 from pipeline.storage.names import shown
 from pipeline.storage.uris import Storage
@@ -29,23 +30,11 @@ _ROOM_BYTES = 32 << 20
 _ERROR_CHARACTERS = 500
 
 
-class PendingShard(NamedTuple):
-    """Describes a shard that lacks units in some arm.
-
-    Attributes:
-        number: in the plan.
-        finished: first -> stop of the units that every arm has.
-        lacking_arms: for each unit that only some arms have, by its first sample: the arms that lack it.
-    """
-
-    number: int
-    finished: dict[int, int]
-    lacking_arms: dict[int, list[int]]
-
-
 @dataclass(frozen=True, kw_only=True)
 class ReadPending:
-    """Reads, as the read task, the shard whose index in `pending` its batch holds.
+    """Reads, as the read task, the shard that its batch names, with the units that it lacks.
+
+    Nothing here grows with the plan or with what is finished: a copy goes to every worker.
 
     Args:
         storage, reading: how to reach the output, which has the plan, and the source.
@@ -58,10 +47,9 @@ class ReadPending:
     reading: Storage
     task: Task
     limits: UnitLimits
-    pending: list[PendingShard]
 
     def __call__(self, batch: pa.Table) -> Iterator[pa.Table]:
-        """Yield the missing units of one shard."""
+        """Yield the missing units of one shard; `batch` is a row of `PENDING`."""
         shard, pending = self._shard(batch)
         require_same(shard, self.reading)
         yield from read_shard(
@@ -83,17 +71,15 @@ class ReadPending:
         yield OpenUnit(first, 0, room=0).row(shard, {}, end=True, error=error)
 
     def _shard(self, batch: pa.Table) -> tuple[Shard, PendingShard]:
-        pending = self.pending[batch["pending"][0].as_py()]
-        plan = _plan(self.output, self.attempt, self.storage)
-        return plan.shard(pending.number, self.storage), pending
+        pending, place = parse_pending(batch)
+        metadata = _part_metadata(self.output, self.attempt, self.storage, place.file)
+        return read_planned(self.output, place, self.storage, metadata), pending
 
 
-@functools.lru_cache(maxsize=1)
-def _plan(output: str, attempt: str, storage: Storage) -> Plan:
-    """Load the plan, once per attempt: a worker outlives an attempt, and the plan may change between them."""
-    plan = load_plan(output, storage)
-    assert plan is not None, "the driver has written the plan"
-    return plan
+@functools.lru_cache(maxsize=4)
+def _part_metadata(output: str, attempt: str, storage: Storage, part: str) -> pq.FileMetaData:
+    """Read a plan's part's metadata, once per attempt: a worker outlives one, and lines may be renewed."""
+    return part_metadata(output, part, storage)
 
 
 def read_shard(

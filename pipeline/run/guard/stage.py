@@ -107,15 +107,11 @@ def watched_task(watch: Watch) -> Callable[[pa.Table], pa.Table]:
     return task
 
 
-def watched_read(watch: Watch, shards: list[int]) -> Callable[[pa.Table], Iterator[pa.Table]]:
-    """Make the function of the read tasks; a shard that kills its workers ends after its last good unit.
-
-    Args:
-        shards: the numbers of the pending shards; a batch has an index into them.
-    """
+def watched_read(watch: Watch) -> Callable[[pa.Table], Iterator[pa.Table]]:
+    """Make the function of the read tasks; a shard that kills its workers ends after its last good unit."""
 
     def read(batch: pa.Table) -> Iterator[pa.Table]:
-        item = WorkItem(watch.name, shards[batch["pending"][0].as_py()])
+        item = WorkItem(watch.name, batch["shard"][0].as_py())
         deaths = watch.ledger.begin(item, this_process())
         if deaths < ISOLATE_AFTER:
             yield from watch.make()(batch)
