@@ -4,10 +4,11 @@ import os
 import tempfile
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 
-from tests.docker.files import SLURM
-from tests.support.commands import TRIMLINE
+from tests.docker.files import FINISH, SLURM
+from tests.support.commands import TRIMLINE, trimline
 from tests.support.processes import WITHOUT_RAY
 from tests.support.slurm import Slurm, is_installed
 from tests.support.tars import jpeg
@@ -82,6 +83,35 @@ def test_a_step_has_one_core_unless_it_is_told(slurm):
     slurm.wait(lambda: states(slurm, job) == ["COMPLETED"], 60)
     (log,) = slurm.folder.glob(f"job-{job}_*.log")
     assert log.read_text().split() == [str(len(CORES)), "1"]
+
+
+def test_slices_outlive_a_node_and_every_row_is_there_once(slurm, settings, tmp_path):
+    variables = environment(slurm)
+    array = slurm.submit("--array=0-1", "--nodes=1", SLURM, *settings, **variables)
+    options = [f"--dependency=afterany:{array}", f"--cpus-per-task={len(CORES)}"]
+    end = slurm.submit(*options, FINISH, f"output={tmp_path}/out", **variables)
+
+    def nodes() -> list[list[int]]:
+        return [raylets(slurm, task["JobId"]) for task in slurm.jobs(array)]
+
+    slurm.wait(lambda: [len(found) for found in nodes()] == [1, 1], 200)  # both slices run at once
+    assert [os.sched_getaffinity(process) for (process,) in nodes()] == [CORES] * 2, "all cores of the node"
+    slurm.wait(lambda: shards(tmp_path)[-1:] >= [SHARDS // 2], 400)
+    (first, second), (last,) = slurm.jobs(array), slurm.jobs(end)
+    assert {first["NodeList"], second["NodeList"]} == {"one", "two"} and last["JobState"] == "PENDING"
+    slurm.kill_node(second["NodeList"])
+    assert len([shard for shard in shards(tmp_path) if shard >= SHARDS // 2]) < PICTURES // 2
+
+    slurm.wait(lambda: slurm.jobs(array)[1]["Restarts"] == "1", 120)
+    slurm.start_node(second["NodeList"])
+    slurm.wait(lambda: ended(slurm, array, end), 600)
+    assert [*states(slurm, array), *states(slurm, end)] == ["COMPLETED"] * 3, slurm.logs()
+    assert (tmp_path / "out" / "_SUCCESS").is_file()
+    rows = [row for file in (tmp_path / "out" / "data").iterdir() for row in pq.read_table(file).to_pylist()]
+    assert sorted(row["sample_key"] for row in rows) == [f"{number:02d}.jpg" for number in range(PICTURES)]
+    assert {row["status"] for row in rows} == {"ok"}
+    checked = trimline("verify", f"output={tmp_path}/out", "deep=true")
+    assert checked.returncode == 0, checked.stderr
 
 
 def test_a_run_has_one_ray_node_on_each_of_two(slurm, settings, tmp_path):

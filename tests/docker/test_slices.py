@@ -86,7 +86,10 @@ def print_slices(script, *arguments: str) -> subprocess.CompletedProcess:
     return subprocess.run(["bash", str(script), *arguments], capture_output=True, text=True, timeout=60)
 
 
-def test_each_slice_is_a_ray_job_of_its_own():
+def test_each_slice_is_a_ray_job_of_its_own(tmp_path, monkeypatch):
+    from tests.support.commands import compose_only as composed
+
+    monkeypatch.chdir(tmp_path)
     result = print_slices(SLICES, "3")
     assert result.returncode == 0, result.stderr
     jobs = [job for job in yaml.safe_load_all(result.stdout) if job]
@@ -96,6 +99,7 @@ def test_each_slice_is_a_ray_job_of_its_own():
         assert faults(job) == []
         assert job["spec"]["rayClusterSpec"] == one["spec"]["rayClusterSpec"]
         arguments = shlex.split(job["spec"]["entrypoint"])
+        assert composed(*arguments[2:]).options.slice == f"{number}/3"
         arguments.remove(f"slice={number}/3")
         assert arguments == shlex.split(one["spec"]["entrypoint"])
 
