@@ -232,9 +232,9 @@ def _freeze_plan(checked: _Checked, shared: Plan | None) -> Prepared:
 
 def look_again(prepared: Prepared, storage: Storage) -> Prepared:
     """List the finished units again."""
-    only = None if prepared.part is None else prepared.own
+    only, planned = None if prepared.part is None else prepared.own, len(prepared.plan)
     states = [
-        replace(state, finished=finished_units(state.folder, storage, only=only, planned=len(prepared.plan)))
+        replace(state, finished=finished_units(state.folder, storage, only=only, planned=planned))
         for state in prepared.states
     ]
     return replace(prepared, states=tuple(states))

@@ -18,7 +18,7 @@ _CONDITIONAL = {"gs", "gcs", "abfs", "abfss", "az", "memory"}
 _NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
 _IS_THERE = {"PreconditionFailed", "412"}
 _CONFLICT = {"ConditionalRequestConflict", "OperationAborted", "409"}
-_NOT_KNOWN = {"NotImplemented", "501"}
+_NOT_KNOWN = {"NotImplemented", "501", "InvalidArgument", "InvalidRequest"}
 _CONFLICT_S = 60.0  # how long another conditional write of the same name may be under way
 
 

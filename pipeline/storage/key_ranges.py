@@ -19,8 +19,8 @@ class KeyRange:
         prefix: what the store is asked for.
         base: what its keys begin with; `stop` and splits are names behind it.
         after: the key behind which it begins.
-        stop: the name with which it ends; what is behind it in the store's order is another range's.
-        skips: beginnings of keys that are another range's.
+        stop: it ends with the names that begin with this; what is behind them is another range's.
+        skipped: a folder, with a slash, whose keys are another range's.
 
     Attributes:
         last: the last key that was seen, "" before the first page.
@@ -33,7 +33,7 @@ class KeyRange:
     base: str
     after: str = ""
     stop: str | None = None
-    skips: tuple[str, ...] = ()
+    skipped: str | None = None
     last: str = field(default="", init=False)
     inside: str | None = field(default=None, init=False)
     pages_inside: int = field(default=0, init=False)
@@ -42,13 +42,14 @@ class KeyRange:
     def take(self, keys: Sequence[str], *, is_last: bool) -> list[int]:
         """Note a page that the store has listed, and return the places of the keys that are this range's."""
         own = []
+        end = None if self.stop is None else self.stop + LAST
         for place, key in enumerate(keys):
             name = key[len(self.base) :]
-            if not key.startswith(self.base) or (self.stop is not None and name > self.stop):
+            if not key.startswith(self.base) or (end is not None and name > end):
                 is_last = True
                 break
             self.last = key
-            if not self.skips or not key.startswith(self.skips):
+            if self.skipped is None or not key.startswith(self.skipped):
                 own.append(place)
         self.is_done = is_last
         self._note_folder(keys)
@@ -75,27 +76,26 @@ class KeyRange:
         """
         folder = self.inside
         assert folder is not None
-        skips = (*self.skips[:1], folder)  # the first may be the folder of the name behind which it begins
-        rest = KeyRange(self.prefix, self.base, f"{folder}{LAST}", self.stop, skips)
+        rest = KeyRange(self.prefix, self.base, f"{folder}{LAST}", self.stop, folder)
         self.base, self.stop, self.inside, self.pages_inside = folder, None, None, 0
         return rest
 
-    def split(self, name: str) -> tuple["KeyRange", "KeyRange"]:
-        """End this range with a name, and return what is behind it, and the folder of that name.
+    def split(self, name: str) -> "KeyRange":
+        """End this range with the names that begin with `name`, and return what is behind them.
 
-        Behind `a`, S3 lists what is in the folder `a`, and SeaweedFS does not.
+        A folder that is called `name` and LAST, a character that is none, would be lost on SeaweedFS.
         """
-        folder = f"{self.base}{name}/"
-        behind = KeyRange(self.prefix, self.base, self.base + name, self.stop, (folder,))
+        behind = KeyRange(self.prefix, self.base, f"{self.base}{name}{LAST}", self.stop)
         self.stop = name
-        return behind, KeyRange(folder, folder)
+        return behind
 
 
 def between(low: str, high: str | None, letters: Collection[str]) -> tuple[str, float] | None:
     """Find a short name halfway between two, and how far they are apart; None if there is none.
 
     Args:
-        low, high: both excluded; None: the end of all names.
+        low, high: the name is behind `low`, and before `high` or behind it if it begins with `high`, as the
+            names that a range still has do; None: the end of all names.
         letters: what names consist of, those of `low` and `high` among them.
 
     Returns:
@@ -107,6 +107,7 @@ def between(low: str, high: str | None, letters: Collection[str]) -> tuple[str, 
     first, limit, total = 0, 0 if high is not None else 1, 1
     for place in range(max(len(low), len(high or "")) + 2):
         first = first * size + (digits[low[place]] if place < len(low) else 0)
+        limit += high is not None and place == len(high)
         limit = limit * size + (digits[high[place]] if high is not None and place < len(high) else 0)
         total *= size
         if limit - first >= 2:

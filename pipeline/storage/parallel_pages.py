@@ -15,7 +15,7 @@ Item = dict[str, Any]
 
 _PAGES_AHEAD = 64  # that have been listed and not yet been taken
 _PAGES_BEFORE_ENTERING = 2  # of one folder, before its range is divided into the folder and the rest
-_SPARE_REQUESTS = 64  # that may find nothing, beyond one for each that finds something
+_SPARE_REQUESTS = 8  # that may find nothing, beyond one for each that finds something
 
 
 def parallel_pages(fs: fsspec.AbstractFileSystem, start: str, threads: int = THREADS) -> Iterator[list[Item]]:
@@ -107,7 +107,7 @@ class _Listing:
             own = part.take(keys, is_last=not more)
             self._spare += 1 if own else -1
             self._require_order(keys, after)
-            if part.inside in part.skips and not part.is_done:
+            if part.inside is not None and part.inside == part.skipped:
                 more = {"StartAfter": f"{part.inside}{LAST}"}  # another range has the folder
             if part.is_done:
                 self._active.discard(part)
@@ -156,8 +156,8 @@ class _Listing:
             return []
         running = [part for part in self._active if part.last and not part.is_done]
         for part in running:
-            if part.pages_inside >= _PAGES_BEFORE_ENTERING and part.inside not in part.skips:
-                self._add([part.enter_folder()])
+            if part.pages_inside >= _PAGES_BEFORE_ENTERING and part.inside != part.skipped:
+                self._add(part.enter_folder())
                 return []
         for part, name in self._middles(running):
             folders = doubtful_folders(part.base, name)
@@ -181,6 +181,6 @@ class _Listing:
                 found.append((part.base.count("/"), -width, name, part))
         return [(part, name) for _, _, name, part in sorted(found, key=lambda item: item[:3])]
 
-    def _add(self, parts: "list[KeyRange] | tuple[KeyRange, ...]") -> None:
-        self._waiting += parts
+    def _add(self, part: KeyRange) -> None:
+        self._waiting.append(part)
         self._is_split = True

@@ -1,10 +1,12 @@
 """Provides an S3 file system that retries during an outage and times out on a silent server."""
 
 import asyncio
+from datetime import datetime
 from typing import Any  # arguments and answers of botocore, which has no types
 
 from botocore.exceptions import ConnectionError as NoConnectionError
 from botocore.exceptions import HTTPClientError
+from botocore.utils import parse_timestamp
 from fsspec.asyn import sync_wrapper
 from s3fs import S3FileSystem
 from tenacity import AsyncRetrying, retry_if_exception, stop_after_delay, wait_random_exponential
@@ -36,6 +38,13 @@ class PatientS3(S3FileSystem):  # type: ignore[misc]  # s3fs has no types
     def __init__(self, *, outage_s: float, answer_s: float, **options: Any) -> None:
         super().__init__(**options)
         self.outage_s, self.answer_s = outage_s, answer_s
+
+    async def set_session(self, *arguments: Any, **options: Any) -> Any:
+        """See s3fs. Botocore's own way to read times takes two thirds of a listing's CPU time."""
+        client = await super().set_session(*arguments, **options)
+        parsers = self.session.get_component("response_parser_factory")
+        parsers.set_parser_defaults(timestamp_parser=_time)
+        return client
 
     async def _call_s3(self, method: str, *arguments: Any, **options: Any) -> Any:
         body = options.get("Body")
@@ -74,6 +83,14 @@ class PatientS3(S3FileSystem):  # type: ignore[misc]  # s3fs has no types
             return bytes(await body.read())
 
     cat_same = sync_wrapper(_cat_same)  # reads an object; None if it has another etag
+
+
+def _time(value: Any) -> datetime:
+    """Read a time of an answer: most are in ISO 8601."""
+    try:
+        return datetime.fromisoformat(value)
+    except (TypeError, ValueError):
+        return parse_timestamp(value)  # type: ignore[no-any-return]  # botocore has no types
 
 
 def is_outage(error: BaseException) -> bool:

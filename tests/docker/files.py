@@ -14,6 +14,9 @@ MANIFESTS = sorted((DOCKER / "kubernetes").glob("ray*.yaml"))
 POLICY = DOCKER / "kubernetes" / "networkpolicy.yaml"
 COMPOSE = DOCKER / "compose.yaml"
 SLURM = DOCKER / "slurm" / "annotate.sbatch"
+FINISH = DOCKER / "slurm" / "finish.sbatch"
+SLICES = DOCKER / "kubernetes" / "slices.sh"
+FINISH_JOB = DOCKER / "kubernetes" / "finish.yaml"
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,11 @@ import yaml
 from tests.docker.files import (
     COMPOSE,
     DOCKERFILES,
+    FINISH,
     MANIFESTS,
     POLICY,
     ROOT,
+    SLICES,
     SLURM,
     Instruction,
     compose,
@@ -183,7 +185,10 @@ def overrides() -> list[list[str]]:
     texts = [manifest(path)["spec"].get("entrypoint", "") for path in MANIFESTS]
     texts += [compose()["services"]["annotate"]["command"][0]]
     texts += [
-        SLURM.read_text().replace('"$@"', "").replace('"$address:$port"', "host:6379").replace("&\n", "\n")
+        SLURM.read_text()
+        .replace('"${arguments[@]}"', "")
+        .replace('"$address:$port"', "host:6379")
+        .replace("&\n", "\n")
     ]
     lines = [line for text in texts for line in re.findall(r"trimline annotate (\S+=[^\n]*)", text)]
     return [shlex.split(line) for line in lines if "..." not in line]
@@ -202,6 +207,7 @@ def test_all_commands_are_found():
     assert len(overrides()) == 3
 
 
-def test_the_batch_script_is_sound():
-    assert checked("bash", "-n", SLURM) == ""
-    assert checked(BIN / "shellcheck", SLURM) == ""
+@pytest.mark.parametrize("path", [SLURM, FINISH, SLICES], ids=lambda path: path.name)
+def test_a_script_is_sound(path):
+    assert checked("bash", "-n", path) == ""
+    assert checked(BIN / "shellcheck", path) == ""

@@ -11,7 +11,7 @@ import pytest
 
 from tests.docker.files import SLURM
 from tests.support.commands import TRIMLINE
-from tests.support.processes import WITHOUT_RAY, members, start
+from tests.support.processes import WITHOUT_RAY, end_session, members, start
 from tests.support.tars import jpeg
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
@@ -55,10 +55,16 @@ def job(tmp_path, place):
     )
 
 
+def told(job) -> tuple[str, str]:
+    """End a job that gets nowhere, and return what it has printed."""
+    end_session(job.pid)
+    return job.communicate()
+
+
 def wait_for(condition, job):
     until = time.monotonic() + 240
     while not condition():
-        assert job.poll() is None and time.monotonic() < until, job.communicate()
+        assert job.poll() is None and time.monotonic() < until, told(job)
         time.sleep(0.1)
 
 
@@ -72,4 +78,7 @@ def test_what_the_nodes_keep_is_closed_and_removed_at_a_time_limit(job, place, t
     os.kill(job.pid, signal.SIGTERM)  # as `--signal=B:TERM@60` does
     said = job.communicate(timeout=120)[1]
     assert job.returncode == 1 and "interrupted" in said
+    until = time.monotonic() + 10  # what Ray has told to end may need a moment
+    while members(job.pid) and time.monotonic() < until:
+        time.sleep(0.1)
     assert not any(place.iterdir()) and members(job.pid) == []

@@ -31,7 +31,7 @@ DOCUMENTS = [
 ]
 RUN, COMPOSE = "<!-- a test runs these -->", "<!-- a test composes these -->"
 BLOCK = re.compile(r"(?:^(<!--[^\n]*-->)\n)?^```sh\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-SPAN = re.compile(r"`((?:trimline|make|docker|pip|python) [^`]+)`")
+SPAN = re.compile(r"`((?:trimline|make|docker|sbatch|pip|python) [^`]+)`")
 PYTHON = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\((?!https?:)([^)#]*)(?:#([^)]*))?\)")
 CODE = re.compile(r"`((?:trim|pipeline|jobs|tests)/[\w/]+\.py)(?::([\w.]+))?`")
@@ -221,7 +221,7 @@ def export(words: list[str]) -> None:
 KNOWN = {
     **{"trimline": trimline, "make": make, "pip": pip, "export": export},
     **{"python": python, "python3.11": python, ".": activate},
-    **dict.fromkeys(("docker", "kubectl", "sbatch"), named_file),
+    **dict.fromkeys(("docker", "kubectl", "sbatch", "bash"), named_file),
 }
 
 

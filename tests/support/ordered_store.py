@@ -31,7 +31,7 @@ class OrderedStore:
 
     Attributes:
         requests: how many calls there were.
-        most_at_once: how many were under way at one time.
+        most_at_once, mean_at_once: how many were under way at one time.
     """
 
     req_kw: dict[str, Any] = {}  # noqa: RUF012 - as s3fs has it
@@ -43,7 +43,11 @@ class OrderedStore:
         self.keys = sorted(keys, key=order)
         self._places = [order(key) for key in self.keys]
         self._lock = threading.Lock()
-        self.requests = self.most_at_once = self._now = 0
+        self.requests = self.most_at_once = self._now = self._sum = 0
+
+    @property
+    def mean_at_once(self) -> float:
+        return self._sum / self.requests
 
     def call_s3(self, method: str, Bucket: str, Prefix: str, **options: Any) -> dict[str, Any]:
         """Answer as S3 does, as far as listings need it."""
@@ -51,6 +55,7 @@ class OrderedStore:
         with self._lock:
             self.requests += 1
             self._now += 1
+            self._sum += self._now
             self.most_at_once = max(self.most_at_once, self._now)
             fails = self.requests >= self._fails_at
         time.sleep(self._delay_s)

@@ -88,6 +88,10 @@ def test_shards_of_many_files_are_row_groups_of_their_own_and_those_of_few_are_n
         for name in plan.parts:
             metadata = pq.read_metadata(folder / "plan" / name)
             groups += [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
+            light, texts = read_light(*HERE.open(f"file://{folder}"), name), metadata.metadata
+            assert (b"lines" in texts) == (metadata.num_row_groups > 1)
+            read = pq.read_table(folder / "plan" / name, columns=light.table.column_names)
+            assert light.table.equals(read.replace_schema_metadata(None)), "whether from the metadata or not"
         assert groups == expected
         assert [len(shard.files) for shard in plan.shards(HERE)][:-1] == [slice_files] * (len(plan) - 1)
         assert all(plan.shard(number, HERE).shard == number for number in range(0, len(plan), 50))

@@ -17,6 +17,7 @@ from pipeline.sources.webdataset import WebDataset
 from pipeline.storage.uris import Storage, canonical
 from pipeline.support.errors import ConfigError
 from tests.support.runs import lasting, make_config, rows, unit_names
+from tests.support.s3 import BUCKET
 from tests.support.stub_run import run_at_once, stub_run
 from tests.support.tars import write_tar
 
@@ -61,8 +62,8 @@ def tars(tmp_path) -> WebDataset:
     return WebDataset(path=str(tmp_path / "tars"))
 
 
-def run_of(checkpoint, source, output, part=None, **options):
-    config = make_config(checkpoint, source, output, unit_samples=2)
+def run_of(checkpoint, source, output, part=None, storage=None, **options):
+    config = make_config(checkpoint, source, output, storage=storage, unit_samples=2)
     return replace(config, options=replace(config.options, slice=part, **options))
 
 
@@ -174,3 +175,15 @@ def test_three_first_starts_make_one_plan(tmp_path, tars, random_checkpoint):
     assert [file.name for file in (tmp_path / "out" / "plan").iterdir()] == ["000000.parquet"]
     assert stub_run(run_of(random_checkpoint, tars, tmp_path / "one")).status == 0
     assert unit_names(tmp_path / "out") == unit_names(tmp_path / "one")
+
+
+def test_slices_in_a_store(tmp_path, tars, random_checkpoint, s3):
+    output = f"s3://{BUCKET}/slices"
+    runs = [run_of(random_checkpoint, tars, output, f"{number}/3", storage=s3) for number in range(3)]
+    for run in runs:
+        local = replace(run, source_storage=HERE)
+        assert stub_run(local).status == 0
+        state = prepare(local)
+        assert {unit.shard for unit in state.states[0].finished} == set(state.own)
+    stub_run(run_of(random_checkpoint, tars, tmp_path / "one"))
+    assert unit_names(output, s3) == unit_names(tmp_path / "one")

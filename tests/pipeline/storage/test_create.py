@@ -150,7 +150,15 @@ CONFLICT = (409, "ConditionalRequestConflict")
 
 
 @pytest.mark.parametrize(
-    "answers", [["LOST"], [CONFLICT, CONFLICT], [CONFLICT, "LOST"], [(501, "NotImplemented")]], ids=str
+    "answers",
+    [
+        ["LOST"],
+        [CONFLICT, CONFLICT],
+        [CONFLICT, "LOST"],
+        [(501, "NotImplemented")],
+        [(400, "InvalidRequest")],
+    ],
+    ids=str,
 )
 def test_a_lost_answer_and_a_conflict_do_not_lose_the_file(answers):
     with store(answers) as (storage, objects):
@@ -160,7 +168,9 @@ def test_a_lost_answer_and_a_conflict_do_not_lose_the_file(answers):
         assert objects == {f"/{BUCKET}/a": b"ours"}
 
 
-@pytest.mark.parametrize("answers", [["IGNORES"] * 2, [(501, "NotImplemented")]], ids=str)
+@pytest.mark.parametrize(
+    "answers", [["IGNORES"] * 2, [(501, "NotImplemented")], [(400, "InvalidArgument")]], ids=str
+)
 def test_a_store_without_conditional_writes_is_refused_for_slices(answers):
     with store(answers) as (storage, objects):
         with pytest.raises(

@@ -1,6 +1,7 @@
 """Test listings from a table: they equal those of the store, and what is wrong with a table is named."""
 
 import csv
+import dataclasses
 import gzip
 import io
 import json
@@ -10,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.output.changed import require_same
+from pipeline.output.changed import require_same, require_unchanged
 from pipeline.output.plan_growth import make_plan
 from pipeline.sources.base import Want, files_of
 from pipeline.sources.images import Images
@@ -22,6 +23,7 @@ from pipeline.storage.listing import File, ListingRules, list_entries
 from pipeline.storage.uris import Storage
 from pipeline.support.census import Census
 from pipeline.support.errors import ConfigError, RunError
+from tests.support.commands import compose
 from tests.support.tars import jpeg
 
 HERE = Storage()
@@ -293,6 +295,29 @@ def test_a_shard_that_has_changed_or_is_gone_is_named(tmp_path):
             assert len(list(questions.shards(files_of(questions, HERE), HERE))) == 1
     with pytest.raises(ConfigError, match=r"source\.listing: .*q\.jsonl has changed"):
         list(questions.shards(files_of(questions, HERE), HERE))
+
+
+def test_a_run_goes_on_with_a_table_or_without(tmp_path):
+    """The plan is from a table without etags; the store, which has them, is then asked file by file."""
+    (tmp_path / "in").mkdir()
+    for name in ("a.jpg", "b.jpg"):
+        (tmp_path / "in" / name).write_bytes(jpeg(1))
+    rows = [{"path": f"{tmp_path}/in/{name}", "size": len(jpeg(1))} for name in ("a.jpg", "b.jpg")]
+    source = Images(path=f"{tmp_path}/in", listing=write_table(tmp_path, rows))
+    plan = make_plan(str(tmp_path / "out"), source, None, HERE)
+    for listing in (source.listing, None):
+        require_unchanged(plan, lambda _: False, dataclasses.replace(source, listing=listing), HERE)
+    (tmp_path / "in" / "b.jpg").write_bytes(jpeg(1) + b"x")
+    later = write_table(tmp_path, [rows[0], {**rows[1], "size": len(jpeg(1)) + 1}], "later.jsonl")
+    for listing in (later, None):
+        with pytest.raises(ConfigError, match=r"shard 0 has changed or is gone .*b\.jpg"):
+            require_unchanged(plan, lambda _: False, dataclasses.replace(source, listing=listing), HERE)
+
+
+def test_the_key_of_the_command_line(tmp_path):
+    listing = write_table(tmp_path, [])
+    config = compose("source=webdataset", f"source.path={tmp_path}", f"source.listing={listing}", "output=o")
+    assert config.source == WebDataset(path=str(tmp_path), listing=listing)
 
 
 def test_a_source_that_has_moved_asks_the_store(tmp_path):
