@@ -12,7 +12,7 @@ from pipeline.output.plan_parts import is_first_part, write_growth
 from pipeline.sources.base import Shard, Source, Want, files_of
 from pipeline.sources.items import samples_of
 from pipeline.storage.create import create_atomic
-from pipeline.storage.listing import File
+from pipeline.storage.listing import File, naming_key
 from pipeline.storage.paths import joined_texts, source_text
 from pipeline.storage.uris import Storage, write_atomic
 from pipeline.support.census import Census
@@ -43,7 +43,9 @@ def make_plan(
     shards = source.shards(files_of(source, reading, census), reading)
     if limit is not None:
         shards = _first_samples(shards, source, limit, reading)
-    write_growth(output, source_text(source.path, reading), shards, storage, census, before_commit)
+    with naming_key(reading):
+        text = source_text(source.path, reading)
+    write_growth(output, text, shards, storage, census, before_commit)
     plan = load_plan(output, storage)
     assert plan is not None, "a plan was just written"
     return plan

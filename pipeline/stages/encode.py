@@ -23,7 +23,6 @@ from pipeline.stages.encoded import ArmBatch, EncodeMarks, UnitOutput
 from pipeline.stages.reduce import EncodedBatch, Texts, reduce_batch
 from pipeline.stages.rows import UnitRow, pack_unit, unpack_unit
 from pipeline.stages.transfer import Arena, Fetch, Staged, Staging, mark
-from pipeline.support.memory import keep_freed_memory
 from pipeline.support.parallel import each
 from trim import VisualTokens
 
@@ -50,7 +49,6 @@ class Encode:
         from pipeline.models.encoder import load_encoder
 
         use_threads(threads)
-        keep_freed_memory()
         self._arms, self._geometry = arms, geometry
         self._suffix, self._template = suffix, model.template
         self._clip_text = [arm.clip_text or clip_text or ClipText() for arm in arms]

@@ -13,7 +13,6 @@ from pipeline.models.devices import device_name, from_bytes, torch_device, use_t
 from pipeline.sources.task import kind_of_answer
 from pipeline.stages.arms import Arm
 from pipeline.stages.rows import Fields, pack_unit, unpack_unit
-from pipeline.support.memory import keep_freed_memory
 from pipeline.support.schema import REQUESTS
 
 
@@ -38,7 +37,6 @@ class Generate:
     ) -> None:
         started = time.perf_counter()
         use_threads(threads)
-        keep_freed_memory()
         self._prompts = prompts
         self._template, self._dtype = model.template, getattr(torch, model.encode_dtype)
         self._width, self._num_arms = geometry.vision_width, len(arms)

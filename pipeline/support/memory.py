@@ -51,7 +51,8 @@ def at_most(room: int) -> Iterator[None]:
     It guards libraries that allocate whatever hostile input asks for; they may raise their own error instead.
     The limit holds for the whole process and counts private memory, not Ray's shared store. Keep it short and
     large, so that one huge allocation fails and not the small ones of other threads. Other threads that want
-    a limit wait. Linux only; elsewhere nothing is limited.
+    a limit wait. What a process holds of freed memory (`keep_freed_memory`) may be taken besides. Linux only;
+    elsewhere nothing is limited.
     """
     if not _STATM.is_file():
         yield

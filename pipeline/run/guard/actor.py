@@ -51,6 +51,7 @@ from pipeline.run.guard.stage import PATIENCE, Watch, failed_if_given_up
 from pipeline.run.guard.substitute import Substitute
 from pipeline.stages.rows import pack_unit, unpack_unit
 from pipeline.support.errors import ConfigError, RunError, described
+from pipeline.support.memory import keep_freed_memory
 
 # A start that fails is tried again after so many seconds, and more the next time: what has just died may
 # still hold the GPU's memory, so that a model seems not to fit, and a server may have too much to do.
@@ -69,6 +70,7 @@ class _Actor:
     comes_after_another: ClassVar[bool] = False  # on its GPU, whose memory may not be free yet
 
     def __init__(self, *, watch: Watch) -> None:
+        keep_freed_memory()
         self._watch, self._process = watch, this_process()
         self._start = start_of(watch.name, self._process)
         self._lock, self._loading = SharedLock(), threading.Lock()
