@@ -24,8 +24,8 @@ from pipeline.models.hub import without_hub
 from pipeline.support.errors import ConfigError, RunError, TrimlineError
 from pipeline.support.signals import INTERRUPTED
 
-# Commands that only read a run: its output, which others may have made, must not send them to the hub.
-_READ_ONLY = ("finish", "verify", "status", "report", "export", "evaluate")
+# They work on an output alone, which others may have made: it must not send them to the hub.
+_WITHOUT_HUB = ("finish", "verify", "status", "report", "export", "evaluate")
 
 
 def command_line(command: str, arguments: Sequence[str]) -> int:
@@ -48,7 +48,7 @@ def run_command(command: str, arguments: Sequence[str]) -> int:
     try:
         require_valid(command, arguments)
         arguments = [decoded(argument) for argument in arguments]
-        reading = without_hub() if command in _READ_ONLY else contextlib.nullcontext()
+        reading = without_hub() if command in _WITHOUT_HUB else contextlib.nullcontext()
         with reading, _one_ray(arguments), _hydra_arguments(command, arguments):
             return _run_hydra(command, job, errors)
     # Hydra raises ValueError for a group set to null. The job's own errors end in `_guard`.

@@ -1,12 +1,15 @@
 """Reads what the slices of a run wrote into its outputs when they began."""
 
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 from pipeline.output.footers import known_fields
 from pipeline.output.layout import SLICES
 from pipeline.storage.uris import Storage, list_names, read_bytes
+
+_SLICE = re.compile(r"\d{1,9}/\d{1,9}")
 
 
 @dataclass(frozen=True)
@@ -26,6 +29,11 @@ class SliceNote:
     first: int
     stop: int
 
+    @property
+    def count(self) -> int:
+        """The number of slices."""
+        return int(self.slice.rpartition("/")[2])
+
 
 def slice_notes(folder: str, storage: Storage) -> list[SliceNote]:
     """Read the notes of the newest division into slices, in the order of their shards."""
@@ -33,8 +41,7 @@ def slice_notes(folder: str, storage: Storage) -> list[SliceNote]:
     if not notes:
         return []
     newest = max(notes, key=lambda note: note.begun)
-    count = newest.slice.rpartition("/")[2]
-    same = (note for note in notes if note.slice.rpartition("/")[2] == count)
+    same = (note for note in notes if note.count == newest.count)
     return sorted(same, key=lambda note: (note.first, note.stop, note.slice))
 
 
@@ -43,8 +50,9 @@ def _notes(folder: str, storage: Storage) -> Iterator[SliceNote]:
     for name in list_names(fs, f"{path}/{SLICES}"):
         if name.endswith(".json") and not name.startswith("."):
             try:
-                yield SliceNote(
-                    **known_fields(SliceNote, json.loads(read_bytes(fs, f"{path}/{SLICES}/{name}") or b""))
-                )
-            except (ValueError, LookupError, TypeError, AttributeError):
+                tree = json.loads(read_bytes(fs, f"{path}/{SLICES}/{name}") or b"")
+                note = SliceNote(**known_fields(SliceNote, tree))
+                if _SLICE.fullmatch(note.slice) and 0 <= note.first <= note.stop and note.begun >= 0:
+                    yield note
+            except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
                 continue  # not one of ours, or of another version

@@ -8,7 +8,7 @@ from pipeline.output.opened import Output, open_output, outputs_at
 from pipeline.output.slice_notes import slice_notes
 from pipeline.run.conclude import NOTHING_TO_DO, conclude_output, valid_summary
 from pipeline.run.config import Outcome, RunOptions
-from pipeline.run.slices import Slice
+from pipeline.run.slices import slice_with
 from pipeline.storage.uris import Storage, store_errors
 from pipeline.support.errors import RunError
 from pipeline.support.fields import free, require
@@ -75,8 +75,6 @@ def _require_whole(output: Output) -> None:
 def _next_step(output: Output, shard: int) -> str:
     """Name the slice that makes the shard, as the newest notes divide the plan; it may not have begun."""
     notes = slice_notes(output.folder, output.storage)
-    count = int(notes[0].slice.rpartition("/")[2]) if notes else 0
-    for part in (Slice(number, count) for number in range(count)):
-        if shard in part.shards_of(output.plan):
-            return f"run slice={part}, which makes it"
+    if notes:
+        return f"run slice={slice_with(output.plan, shard, notes[0].count)}, which makes it"
     return "run the command that makes it again"

@@ -5,7 +5,7 @@ import re
 import socket
 import time
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import TYPE_CHECKING
@@ -49,14 +49,20 @@ def cut(sizes: Sequence[int], number: int, count: int) -> range:
     An item belongs to range floor(count * (bytes before it + half its own) / all bytes); where all sizes are
     zero each item counts as much as any other. The ranges cover all items, each once; they may be empty.
     """
-    weights = sizes if any(sizes) else [1] * len(sizes)
-    before = [0, *accumulate(weights)]
-
-    def range_of(item: int) -> int:
-        return min(count * (before[item] + before[item + 1]) // (2 * before[-1]), count - 1)
-
-    first, stop = (bisect_left(range(len(weights)), wanted, key=range_of) for wanted in (number, number + 1))
+    of_item = _numbering(sizes, count)
+    first, stop = (bisect_left(range(len(sizes)), wanted, key=of_item) for wanted in (number, number + 1))
     return range(first, stop)
+
+
+def slice_with(plan: "Plan", shard: int, count: int) -> Slice:
+    """Return the one of `count` slices that has a shard of the plan."""
+    return Slice(_numbering(plan.listed["size"].to_pylist(), count)(shard), count)
+
+
+def _numbering(sizes: Sequence[int], count: int) -> Callable[[int], int]:
+    """Return the function that numbers the range of an item, as `cut` says."""
+    before = [0, *accumulate(sizes if any(sizes) else [1] * len(sizes))]
+    return lambda item: min(count * (before[item] + before[item + 1]) // (2 * before[-1]), count - 1)
 
 
 def begin_slice(part: Slice, shards: range, folder: str, run_id: str, storage: Storage) -> None:

@@ -49,7 +49,7 @@ class FileColumns:
         size, etag = self.places["size"], self.places.get("etag")
         uri_of = self._uri_of(decode)
         for number, row in enumerate(rows, first):
-            if len(row) < len(self.names):
+            if len(row) != len(self.names):
                 raise self._fault(number, f"it has {len(row)} of {len(self.names)} columns")
             if deleted is not None and row[deleted] in _TRUE:
                 continue

@@ -32,7 +32,7 @@ def select_lines(
         ConfigError: two lines of one URI differ.
     """
     unique = {place.path: place for place in places}.values()
-    scopes = sorted(map(_scope, unique), key=lambda scope: scope.place.start)
+    scopes = sorted(map(_scope, unique), key=lambda scope: (scope.start, scope.place.start))
     last: Line | None = None
     ahead, around = scopes[::-1], list[_Scope]()
     for line in in_order(_beginning_with(sorted(scope.start for scope in scopes), lines)):

@@ -62,7 +62,7 @@ def states(slurm: Slurm, job: str) -> list[str]:
 def ended(slurm: Slurm, *jobs: str) -> bool:
     """Whether no task of the jobs waits or runs."""
     found = {state for job in jobs for state in states(slurm, job)}
-    return bool(found) and not found & {"PENDING", "RUNNING", "COMPLETING"}
+    return bool(found) and found <= {"COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL"}
 
 
 def raylets(slurm: Slurm, job: str) -> list[int]:

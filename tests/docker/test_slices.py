@@ -110,6 +110,7 @@ def test_slices_of_a_manifest_that_is_not_understood_are_refused(tmp_path):
     (tmp_path / "rayjob.yaml").write_text(text)
     refused = print_slices(tmp_path / SLICES.name, "2")
     assert refused.returncode != 0 and "rayjob.yaml has no" in refused.stderr
+    assert refused.stdout == "", "kubectl would apply it"
     assert print_slices(SLICES).returncode == print_slices(SLICES, "0").returncode == 2
 
 

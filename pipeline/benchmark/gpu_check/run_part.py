@@ -73,7 +73,7 @@ def _end(process: BaseProcess) -> None:
 
 def _run(folder: str, send: Connection, name: str, config: RunConfig, options: GpuCheckOptions) -> None:
     """Measure in this process, whose temporary files go into `folder`, and send what came of it."""
-    tempfile.tempdir = folder
+    os.environ["TMPDIR"] = tempfile.tempdir = folder  # also of the processes that it starts
     os.setpgid(0, 0)
     module, _, function = PARTS[name].function.partition(".")
     try:
