@@ -1,9 +1,9 @@
 """Keeps the sums of each finished shard in done/, so that its units' footers need not be read again.
 
 `done/<shard>.json` has the sums, `done/<shard>.keys` the hashes of its samples' keys, 8 bytes each. They are
-derived: the names in data/ alone say what is finished. Sums of other units than are listed, or of another
-state of the source than the plan's, count as missing. The units of a shard may change under one name, so who
-is about to delete or to make some of them removes the sums before (`forget_sums`).
+derived: the names in data/ alone say what is finished. Sums of other units than are listed, older than one of
+them, or of another state of the source than the plan's, count as missing. The units of a shard may change
+under one name, so who is about to make some of them removes the sums before (`forget_sums`).
 """
 
 import json
@@ -35,11 +35,25 @@ def sums_name(shard: int, suffix: str = "json") -> str:
     return f"{DONE}/{shard:06d}.{suffix}"
 
 
-def shards_with_sums(folder: str, planned: int, storage: Storage) -> set[int]:
-    """List the shards that have sums, valid or not; the plan has `planned` shards."""
+def times_of_sums(folder: str, planned: int, storage: Storage) -> dict[int, float]:
+    """List the shards that have sums, valid or not, with the times of writing them.
+
+    Args:
+        planned: how many shards the plan has.
+    """
     fs, path = storage.open(folder)
-    names = list_in_parts(fs, f"{path}/{DONE}", range(planned), _SHARDS_A_PART)
-    return {int(match[1]) for match in map(_SUMS.fullmatch, names) if match}
+    files = list_in_parts(fs, f"{path}/{DONE}", range(planned), _SHARDS_A_PART)
+    return {int(match[1]): time for name, time in files if (match := _SUMS.fullmatch(name))}
+
+
+def shards_with_sums(folder: str, plan: Plan, finished: Finished, storage: Storage) -> set[int]:
+    """List the whole shards with sums that are not older than the shard's newest unit.
+
+    Two runs may make one shard at the same time: the sums of the first are not of the second one's files.
+    """
+    times = times_of_sums(folder, len(plan), storage)
+    whole = (shard for shard in times if shard < len(plan) and finished.has_shard(shard))
+    return {shard for shard in whole if times[shard] >= finished.newest_of(shard)}
 
 
 def read_sums(folder: str, shard: int, storage: Storage, *, keys: bool = True) -> ShardSums | None:
@@ -76,7 +90,7 @@ def write_sums(folder: str, sums: ShardSums, storage: Storage) -> None:
 def forget_sums(folder: str, shards: Iterable[int], planned: int, storage: Storage) -> None:
     """Remove the sums of shards whose units are about to change; the plan has `planned` shards."""
     fs, path = storage.open(folder)
-    doomed = sorted(shards_with_sums(folder, planned, storage).intersection(shards))
+    doomed = sorted(times_of_sums(folder, planned, storage).keys() & set(shards))
 
     def remove(shard: int) -> None:
         for suffix in ("json", "keys"):
@@ -111,7 +125,7 @@ def sums_of_shards(
     Raises:
         RunError: a unit was made of another state of its shard than the plan's.
     """
-    known = shards_with_sums(folder, len(plan), storage)
+    known = shards_with_sums(folder, plan, finished, storage)
     shards = [shard for shard in np.unique(finished.shards).tolist() if only is None or shard in only]
     states = states_of(plan)
     items = [

@@ -5,13 +5,13 @@ from array import array
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import pairwise, repeat
+from itertools import pairwise, repeat, tee
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.output.layout import DATA
-from pipeline.storage.flat import list_in_parts, list_times_in_parts
+from pipeline.storage.flat import list_in_parts
 from pipeline.storage.uris import Storage
 from pipeline.support.errors import ConfigError
 from pipeline.support.fields import counted, require
@@ -95,6 +95,16 @@ class Finished:
                 "`trimline verify output=... repair=true` removes them, and a rerun makes the range again"
             )
 
+    @classmethod
+    def of_files(cls, files: Iterable[tuple[str, float]]) -> "Finished":
+        """Make it of names with times, as a listing has them."""
+        names, times = tee(files)
+        return cls((name for name, _ in names), (time for _, time in times))
+
+    def newest_of(self, shard: int) -> float:
+        """Return when the newest file of a shard was written; 0 if unknown."""
+        return float(self.times[self._of(shard)].max(initial=0.0))
+
     def _unit(self, place: int) -> Unit:
         return Unit(
             int(self.shards[place]), int(self.firsts[place]), int(self.stops[place]), bool(self.ends[place])
@@ -153,27 +163,21 @@ def units_up_to(shard: int, stops: Iterable[int]) -> list[Unit]:
 
 
 def finished_units(output: str, storage: Storage, *, only: range | None = None, planned: int = 0) -> Finished:
-    """List the finished units of an output; no file is opened.
+    """List the finished units of an output with their files' times; no file is opened.
 
     Args:
         only: the shards whose units are listed; None: all.
         planned: how many shards the plan has, if all are listed: a store is asked for several parts at once.
     """
     fs, path = storage.open(output)
-    folder = f"{path}/{DATA}"
     if only is None:
-        return Finished(list_in_parts(fs, folder, range(planned), _SHARDS_A_PART))
-    names = list_in_parts(fs, folder, only, _SHARDS_A_PART, only=True) if only else ()
-    return Finished(name for name in names if _shard_of(name) in only)
+        files = list_in_parts(fs, f"{path}/{DATA}", range(planned), _SHARDS_A_PART)
+    else:
+        listed = list_in_parts(fs, f"{path}/{DATA}", only, _SHARDS_A_PART, only=True) if only else iter(())
+        files = ((name, time) for name, time in listed if _shard_of(name) in only)
+    return Finished.of_files(files)
 
 
 def _shard_of(name: str) -> int:
     number = name.partition("-")[0]
     return int(number) if number.isdecimal() else -1
-
-
-def finished_with_times(output: str, planned: int, storage: Storage) -> Finished:
-    """List the finished units with their files' times; no file is opened. The plan has `planned` shards."""
-    fs, folder = storage.open(output)
-    listed = list(list_times_in_parts(fs, f"{folder}/{DATA}", range(planned), _SHARDS_A_PART))
-    return Finished((name for name, _ in listed), (time for _, time in listed))

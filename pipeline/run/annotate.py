@@ -3,6 +3,7 @@
 import logging
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 
 from pipeline.output.done import forget_sums
 from pipeline.output.failed_shards import place_of
@@ -48,13 +49,36 @@ def _finish(groups: Sequence[RunConfig], prepared: Sequence[Prepared]) -> list[l
     groups = [config.enduring() for config in groups]
     config, folder = groups[0], prepared[0].states[0].folder
     try:
-        runs = list(zip(groups, prepared, strict=True))
-        made = [_make_missing(*run) for run in runs]
-        let_ray_go()
-        return [_conclude(*run, incidents) for run, incidents in zip(runs, made, strict=True)]
+        return _make_and_conclude(list(zip(groups, prepared, strict=True)))
     except store_errors(folder) as error:
         reason = config.redact(f"{type(error).__name__}: {error}")
         raise RunError(f"the output cannot be used: {reason}; run the same command again to go on") from error
+
+
+def _make_and_conclude(runs: Sequence[tuple[RunConfig, Prepared]]) -> list[list[Outcome]]:
+    """Run one group after the other, let Ray go, and conclude all; those before one that fails, too."""
+    for run in runs:
+        _begin(*run)
+    made: list[list[Incident] | None] = []
+    try:
+        for run in runs:
+            made.append(_make_missing(*run))
+    except RunError:
+        let_ray_go()
+        for run, incidents in zip(runs, made, strict=False):
+            with suppress(RunError):
+                _conclude(*run, incidents)
+        raise
+    let_ray_go()
+    return [_conclude(*run, incidents) for run, incidents in zip(runs, made, strict=True)]
+
+
+def _begin(config: RunConfig, prepared: Prepared) -> None:
+    """Note in the outputs that a slice has begun."""
+    if prepared.part is not None:
+        for state in prepared.states:
+            run_id = state.manifest.run_id
+            begin_slice(prepared.part, prepared.own, state.folder, run_id, config.storage)
 
 
 def _make_missing(config: RunConfig, prepared: Prepared) -> list[Incident] | None:
@@ -62,9 +86,6 @@ def _make_missing(config: RunConfig, prepared: Prepared) -> list[Incident] | Non
     log.bind(run_id=prepared.run_id, output=config.options.output)
     own = prepared.own
     log.event("start", source=prepared.plan.source, shards=len(own), pending=len(prepared.pending))
-    if prepared.part is not None:
-        for state in prepared.states:
-            begin_slice(prepared.part, own, state.folder, state.manifest.run_id, config.storage)
     if not prepared.pending:
         return None
     for state in prepared.states:

@@ -61,7 +61,9 @@ def delete_failed_units(
     """
     plans = [plan for folder in folders if (plan := load_plan(folder, storage)) is not None]
     own = part.shards_of(plans[0]) if part and plans else None
-    finished = {plan.folder: finished_units(plan.folder, storage, only=own) for plan in plans}
+    finished = {
+        plan.folder: finished_units(plan.folder, storage, only=own, planned=len(plan)) for plan in plans
+    }
     failed = [
         _UnitFile(unit, folder)
         for folder, units in finished.items()

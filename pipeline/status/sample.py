@@ -134,10 +134,8 @@ def _valid_sums(
     folder: str, plan: Plan, finished: Finished, most: int, storage: Storage
 ) -> Iterator[ShardSums]:
     """Read the sums of whole shards; skips those that are not of the units and the source as they are now."""
-    shards = {
-        shard for shard in shards_with_sums(folder, len(plan), storage) if shard < len(plan)
-    } & finished.whole
-    chosen = _spread(np.array(sorted(shards), np.int64), most).tolist()
+    shards = sorted(shards_with_sums(folder, plan, finished, storage))
+    chosen = _spread(np.array(shards, np.int64), most).tolist()
     states = states_of(plan)
     read = partial(read_sums, folder, storage=storage, keys=False)
     for shard, sums in zip(chosen, each_of_many(read, chosen, costs=len(chosen)), strict=True):

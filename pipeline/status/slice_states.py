@@ -1,10 +1,11 @@
-"""Tells how far each slice of a run is, from its note, the plan and the files' names and times."""
+"""Tells how far each slice of a run is, from its note and the files' names and times."""
 
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pipeline.output.slice_notes import SliceNote, slice_notes
 from pipeline.output.units import Finished
@@ -46,12 +47,13 @@ def _state_of(note: SliceNote, finished: Finished) -> SliceState:
     places = slice(*np.searchsorted(finished.shards, [note.first, note.stop]).tolist())
     lengths, times = (finished.stops - finished.firsts)[places], finished.times[places]
     newest = np.argsort(times, kind="stable")[-_NEWEST:]
+    newest = newest[times[newest] >= note.begun]  # of its latest start
     written = times[newest]
     seconds = float(written[-1] - written[0]) if len(newest) else 0.0
     done = sum(finished.has_shard(shard) for shard in range(note.first, note.stop))
     return SliceState(
         slice=note.slice,
-        state="finished" if done == note.stop - note.first else state_at(written.tolist()),
+        state="finished" if done == note.stop - note.first else _state_since(note.begun, written, len(times)),
         shards=note.stop - note.first,
         shards_finished=done,
         units=len(times),
@@ -59,6 +61,11 @@ def _state_of(note: SliceNote, finished: Finished) -> SliceState:
         begun=note.begun,
         host=note.host,
     )
+
+
+def _state_since(begun: float, written: NDArray[np.float64], units: int) -> str:
+    """Conclude a slice's state; its latest start is a sign of life, too."""
+    return "empty" if not units and not len(written) else state_at([begun, *written.tolist()])
 
 
 def state_at(times: list[float]) -> str:

@@ -11,7 +11,7 @@ from pipeline.output.manifest import load_manifest
 from pipeline.output.opened import outputs_at
 from pipeline.output.plan import require_plan
 from pipeline.output.summary import Summary, is_successful, summary_of
-from pipeline.output.units import finished_with_times
+from pipeline.output.units import finished_units
 from pipeline.status.extent import Extent, extent_of
 from pipeline.status.sample import Sampled, rate_of, read_sample
 from pipeline.status.slice_states import GAPS, LEAST_S, SliceState, slice_states
@@ -129,7 +129,7 @@ def _look(folder: str, options: Look, storage: Storage) -> Status:
     with storage.reaching("output", folder):
         marked = is_successful(folder, storage)
         plan = require_plan(folder, storage)
-        finished = finished_with_times(folder, len(plan), storage)
+        finished = finished_units(folder, storage, planned=len(plan))
         summary = summary_of(folder, finished.count, storage)
         sampled = (
             Sampled()
@@ -159,9 +159,11 @@ def _look(folder: str, options: Look, storage: Storage) -> Status:
     )
 
 
-def _rates_of(running: Sequence[SliceState], sampled: Sampled) -> dict[str, float]:
+def _rates_of(running: Sequence[SliceState], sampled: Sampled) -> dict[str, float | None]:
     """Add up the rates of slices at work; requests go with samples as in what was counted."""
     samples_per_s = sum(one.samples_per_s or 0.0 for one in running)
+    if not samples_per_s:
+        return {"samples_per_s": None, "requests_per_s": None}
     a_sample = sampled.rows / sampled.samples if sampled.samples else 0.0
     return {"samples_per_s": samples_per_s, "requests_per_s": samples_per_s * a_sample}
 

@@ -6,7 +6,7 @@ from itertools import pairwise
 import fsspec
 
 from pipeline.storage.pages import s3_pages
-from pipeline.storage.uris import list_names, list_times, name_of
+from pipeline.storage.uris import list_times, name_of
 from pipeline.support.parallel import THREADS, each
 
 _MOST_PARTS = 1000
@@ -15,8 +15,10 @@ _LAST = chr(0x10FFFF)  # after every name
 
 def list_in_parts(
     fs: fsspec.AbstractFileSystem, folder: str, numbers: range, a_part: int, *, only: bool = False
-) -> Iterator[str]:
-    """List the names in a folder, without those below subfolders; none if it does not exist.
+) -> Iterator[tuple[str, float]]:
+    """List the names in a folder with the times of writing; none if it does not exist.
+
+    Names below subfolders are left out. Times are in seconds since the epoch.
 
     S3 is asked for several parts at once, which together hold all names whatever they are.
 
@@ -26,23 +28,10 @@ def list_in_parts(
         only: S3 may leave out the names that begin with no number among these.
     """
     if "s3" not in fs.protocol:
-        return list_names(fs, folder)
-    return (name for name, _ in _objects_in_parts(fs, folder, _cuts(numbers, a_part, only)))
-
-
-def list_times_in_parts(
-    fs: fsspec.AbstractFileSystem, folder: str, numbers: range, a_part: int
-) -> Iterator[tuple[str, float]]:
-    """List the names in a folder with the times of writing; the rest is as in `list_in_parts`."""
-    if "s3" not in fs.protocol:
-        return list_times(fs, folder)
-    return _objects_in_parts(fs, folder, _cuts(numbers, a_part, only=False))
-
-
-def _objects_in_parts(
-    fs: fsspec.AbstractFileSystem, folder: str, cuts: list[str]
-) -> Iterator[tuple[str, float]]:
-    for part in each(lambda part: list(_objects(fs, folder, *part)), pairwise(cuts), THREADS):
+        yield from list_times(fs, folder)
+        return
+    cuts = pairwise(_cuts(numbers, a_part, only))
+    for part in each(lambda part: list(_objects(fs, folder, *part)), cuts, THREADS):
         yield from part
 
 
@@ -60,12 +49,12 @@ def _cuts(numbers: range, a_part: int, only: bool) -> list[str]:
 def _objects(
     fs: fsspec.AbstractFileSystem, folder: str, start: str, stop: str
 ) -> Iterator[tuple[str, float]]:
-    """List the names from one text to before another; S3 lists in the order of the bytes."""
+    """List the names after one text, up to another; S3 lists in the order of the bytes."""
     begin = {"StartAfter": f"{folder.partition('/')[2]}/{start}"} if start else {}
     for page in s3_pages(fs, f"{folder}/", Delimiter="/", **begin):
         for item in page.get("Contents", ()):
             name = name_of(item["Key"])
-            if name >= stop:
+            if name > stop:
                 return
             if not item["Key"].endswith("/"):
                 yield name, item["LastModified"].timestamp()

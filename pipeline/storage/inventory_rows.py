@@ -13,10 +13,6 @@ from pipeline.support.errors import ConfigError
 
 _URIS = ("uri", "url", "path")  # the first that there is counts
 _OTHERS = ("size", "etag", "islatest", "isdeletemarker")
-_TRUE, _FALSE = (
-    frozenset({True, "true", "True", "TRUE", "1"}),
-    frozenset({False, "false", "False", "FALSE", "0"}),
-)
 _WHOLE = re.compile(r"(\d{1,18})(?:\.0+)?")
 
 
@@ -51,13 +47,13 @@ class FileColumns:
         for number, row in enumerate(rows, first):
             if len(row) != len(self.names):
                 raise self._fault(number, f"it has {len(row)} of {len(self.names)} columns")
-            if deleted is not None and row[deleted] in _TRUE:
+            if deleted is not None and self._flag(number, deleted, row[deleted], default=False):
                 continue
-            if latest is not None and row[latest] in _FALSE:
+            if latest is not None and not self._flag(number, latest, row[latest], default=True):
                 continue
             uri = uri_of(number, row)
             if not uri.endswith("/"):  # such names mark folders
-                digest = row[etag] if etag is not None else None
+                digest = None if etag is None or uri.startswith("file:") else row[etag]  # a disk has none
                 yield uri, self._size(number, row[size]), str(digest or "").strip('"')
 
     def _uri_of(self, decode: Callable[[str], str] | None) -> Callable[[int, Sequence[Any]], str]:
@@ -89,6 +85,13 @@ class FileColumns:
                 return canonical(uri, self.storage)
         name = self.names[self.places["uri"]]
         raise self._fault(number, f"column {name}: {uri!r} is neither a URI nor an absolute path")
+
+    def _flag(self, number: int, place: int, value: Any, *, default: bool) -> bool:
+        """Read true or false; an empty value is the default."""
+        text = str("" if value is None else value).strip().lower()
+        if text in ("", "true", "false", "1", "0"):
+            return text in ("true", "1") if text else default
+        raise self._fault(number, f"column {self.names[place]}: {value!r} is neither true nor false")
 
     def _size(self, number: int, size: Any) -> int:
         if type(size) is int and size >= 0:

@@ -9,6 +9,7 @@ from botocore.exceptions import HTTPClientError
 from botocore.utils import parse_timestamp
 from fsspec.asyn import sync_wrapper
 from s3fs import S3FileSystem
+from s3fs.core import _error_wrapper
 from tenacity import AsyncRetrying, retry_if_exception, stop_after_delay, wait_random_exponential
 
 _TEMPORARY = {"InternalError", "ServiceUnavailable", "SlowDown", "Throttling", "RequestTimeout", "503", "500"}
@@ -73,14 +74,19 @@ class PatientS3(S3FileSystem):  # type: ignore[misc]  # s3fs has no types
 
     async def _cat_same(self, path: str, etag: str) -> bytes | None:
         bucket, key, _ = self.split_path(path)
-        try:
+
+        async def call_and_read() -> bytes:
             answer = await self._call_s3("get_object", Bucket=bucket, Key=key, IfMatch=f'"{etag}"')
+            async with answer["Body"] as body:
+                return bytes(await body.read())
+
+        try:
+            # as cat_file does: a connection may be lost in the middle of a body
+            return bytes(await _error_wrapper(call_and_read, retries=self.retries))
         except OSError as error:
             if code_of(error) in ("PreconditionFailed", "412"):
                 return None
             raise
-        async with answer["Body"] as body:
-            return bytes(await body.read())
 
     cat_same = sync_wrapper(_cat_same)  # reads an object; None if it has another etag
 

@@ -28,6 +28,7 @@ os.register_at_fork(before=_LIMIT.acquire, after_in_parent=_LIMIT.release, after
 # that is free at the heap's end goes back to the system.
 _M_MMAP_THRESHOLD, _M_TRIM_THRESHOLD = -3, -1
 _LARGEST_KEPT, _MOST_FREE = 1 << 30, (1 << 31) - 1  # bytes
+_LARGEST_OF_OLD = 32 << 20  # what a glibc allows that refuses more
 
 
 def keep_freed_memory() -> None:
@@ -40,7 +41,8 @@ def keep_freed_memory() -> None:
     """
     if platform.libc_ver()[0] == "glibc":
         library = ctypes.CDLL(None)
-        library.mallopt(_M_MMAP_THRESHOLD, _LARGEST_KEPT)
+        if not library.mallopt(_M_MMAP_THRESHOLD, _LARGEST_KEPT):
+            library.mallopt(_M_MMAP_THRESHOLD, _LARGEST_OF_OLD)
         library.mallopt(_M_TRIM_THRESHOLD, _MOST_FREE)
 
 

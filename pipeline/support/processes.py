@@ -8,6 +8,7 @@ program is run again, as `multiprocessing` would do.
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from itertools import islice
@@ -23,6 +24,7 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 _ROOT = Path(__file__).resolve().parents[2]
+FILES_A_PROCESS = 1000  # fewer are read by threads sooner than by a process that must first start
 _MOST = 32  # processes
 _END_S = 5.0  # how long a process that closed its pipe may take to end
 
@@ -60,9 +62,6 @@ def each_of_many(
             yield from results
 
 
-FILES_A_PROCESS = 1000  # fewer are read by threads sooner than by a process that must first start
-
-
 def _lists(items: Iterable[Item], length: int) -> Iterator[list[Item]]:
     remaining = iter(items)
     while some := list(islice(remaining, length)):
@@ -74,6 +73,8 @@ class _Process(Generic[Item, Result]):
 
     def __init__(self, work: Callable[[Item], Result]) -> None:
         to_child, from_child = os.pipe(), os.pipe()
+        self._work: Callable[[Item], Result] | None = work
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the process
         self._commands = Connection(to_child[1], readable=False)
         self._answers = Connection(from_child[0], writable=False)
         path = os.pathsep.join([str(_ROOT), *(folder for folder in sys.path if folder)])
@@ -83,12 +84,11 @@ class _Process(Generic[Item, Result]):
             pass_fds=(to_child[0], from_child[1]),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
+            stderr=self._errors,
             start_new_session=True,  # Ctrl-C in a terminal is not meant for it
         )
         os.close(to_child[0])
         os.close(from_child[1])
-        self._commands.send(work)
 
     def __enter__(self) -> Self:
         return self
@@ -98,27 +98,32 @@ class _Process(Generic[Item, Result]):
         self._answers.close()
         self._process.kill()
         self._process.wait()
+        self._errors.close()
 
     def __call__(self, items: list[Item]) -> list[Result]:
         """Work on some items; raises what the function raised."""
         try:
+            if self._work is not None:  # once
+                self._commands.send(self._work)
+                self._work = None
             self._commands.send(items)
             answer: list[Result] | TrimlineError = self._answers.recv()
         except (EOFError, OSError):
-            raise RunError(
-                f"a process that reads files of the output has died: {_end_of(self._process)}"
-            ) from None
+            raise RunError(f"a helper process has died: {self._end()}") from None
         if isinstance(answer, TrimlineError):
             raise answer
         return answer
 
-
-def _end_of(process: "subprocess.Popen[bytes]") -> str:
-    try:
-        status = process.wait(_END_S)
-    except subprocess.TimeoutExpired:
-        return "it answers no more"
-    return f"signal {-status}" if status < 0 else f"exit status {status}"
+    def _end(self) -> str:
+        """Describe how the process has ended, with the last line that it wrote to stderr."""
+        try:
+            status = self._process.wait(_END_S)
+        except subprocess.TimeoutExpired:
+            return "it answers no more"
+        self._errors.seek(0)
+        said = self._errors.read().decode(errors="replace").strip().splitlines()
+        how = f"signal {-status}" if status < 0 else f"exit status {status}"
+        return f"{how}, {said[-1].strip()[:300]}" if said else how
 
 
 def work_for_parent(commands: Connection, answers: Connection) -> None:

@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
-from pipeline.output.done import read_sums, shards_with_sums, states_of, sums_name, write_sums
+from pipeline.output.done import read_sums, states_of, sums_name, times_of_sums, write_sums
 from pipeline.output.footers import Footer
 from pipeline.output.plan import Plan
 from pipeline.output.sums import sum_footers
@@ -25,7 +25,7 @@ class SumsCheck:
     ) -> None:
         self._folder, self._storage, self._repair = folder, storage, repair
         self._states, self._listed = states_of(plan), Counter(unit.shard for unit in units)
-        self._known = shards_with_sums(folder, len(plan), storage)
+        self._known = times_of_sums(folder, len(plan), storage).keys()
         self._footers: list[Footer] = []  # of one shard
         self._findings: list[Finding] = []
 
@@ -46,10 +46,15 @@ class SumsCheck:
             stated = read_sums(self._folder, shard, self._storage)
             if stated is not None and stated.to_json() == sums.to_json():
                 return
-            text = "it cannot be read" if stated is None else "its sums are not those of the units' footers"
-            self._findings.append(Finding("damaged", text, file=sums_name(shard)))
+            if stated is None:
+                self._tell(shard, "it cannot be read")
+            elif stated.spans == sums.spans:  # else they are of an earlier making of the units, and missing
+                self._tell(shard, "its sums are not those of the units' footers")
         if self._repair:
             write_sums(self._folder, sums, self._storage)
+
+    def _tell(self, shard: int, text: str) -> None:
+        self._findings.append(Finding("damaged", text, file=sums_name(shard)))
 
     def findings(self) -> Iterator[Finding]:
         """Yield a finding for the sums of each whole shard that are wrong."""

@@ -1,12 +1,13 @@
 """The sums of finished shards in done/: exact, derived, and never trusted against the listing."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
 
 from pipeline.output import done
-from pipeline.output.done import forget_sums, read_sums, shards_with_sums, sums_of_shards
+from pipeline.output.done import forget_sums, read_sums, sums_of_shards, times_of_sums
 from pipeline.output.opened import open_output
 from pipeline.output.summary import read_summary, sum_up, summarise
 from pipeline.sources.webdataset import WebDataset
@@ -82,7 +83,7 @@ def test_a_shard_that_is_not_whole_is_summed_up_without_sums(output):
     next(output.glob("data/000001-*-end.parquet")).unlink()
     forget_sums(str(output), [1], 3, HERE)
     assert [one.samples for one in summed(output)] == [5, 4, 5]
-    assert shards_with_sums(str(output), 3, HERE) == {0, 2}, "none was written"
+    assert times_of_sums(str(output), 3, HERE).keys() == {0, 2}, "none was written"
     next(output.glob("data/000001-*")).unlink()
     assert [one.stops for one in summed(output)] == [[2, 4, 5], [4], [2, 4, 5]]
 
@@ -112,4 +113,13 @@ def test_an_output_on_s3_has_the_same_sums(output, s3):
     assert [one.to_json() for one in there] == [one.to_json() for one in summed(output)]
     assert {Path(name).name for name in fs.ls(f"{bucket}/done")} == set(files_of(output))
     forget_sums("s3://bucket/done-sums", [0, 2, 7], 3, s3)
-    assert shards_with_sums("s3://bucket/done-sums", 3, s3) == {1}
+    assert times_of_sums("s3://bucket/done-sums", 3, s3).keys() == {1}
+
+
+def test_sums_older_than_a_unit_count_as_missing(output, footers_read):
+    """Another run of the same slice may have made a unit again, under the same name."""
+    newest = max(file.stat().st_mtime for file in output.glob("done/000001.*"))
+    unit = next(output.glob("data/000001-*-end.parquet"))
+    os.utime(unit, (newest + 1, newest + 1))
+    assert [one.samples for one in summed(output)] == [5, 5, 5]
+    assert len(footers_read) == 3, "those of the shard's units"

@@ -16,6 +16,7 @@ from pipeline.run.slices import Slice, cut, parse_slice
 from pipeline.sources.webdataset import WebDataset
 from pipeline.storage.uris import Storage, canonical
 from pipeline.support.errors import ConfigError
+from pipeline.verify.verify import Verification, verify
 from tests.support.runs import lasting, make_config, rows, unit_names
 from tests.support.s3 import BUCKET
 from tests.support.stub_run import run_at_once, stub_run
@@ -90,7 +91,7 @@ def test_four_slices_at_once_make_the_files_of_one_run(tmp_path, tars, random_ch
     assert unit_names(tmp_path / "four") == unit_names(tmp_path / "one")
     assert lasting(rows(tmp_path / "four"), "run_id") == lasting(rows(tmp_path / "one"), "run_id")
     names = {file.name for file in (tmp_path / "four").iterdir()}
-    assert names == {"run.json", "plan", "data", "slices", *({"done"} & names)}
+    assert names == {"run.json", "plan", "data", "slices", "done"}
     stamps = {file: file.stat().st_mtime_ns for file in (tmp_path / "four" / "data").iterdir()}
     for part in parts:
         outcome = stub_run(run_of(random_checkpoint, tars, tmp_path / "four", part))
@@ -99,6 +100,8 @@ def test_four_slices_at_once_make_the_files_of_one_run(tmp_path, tars, random_ch
     whole = stub_run(run_of(random_checkpoint, tars, tmp_path / "four"))
     assert whole.status == 0 and "nothing to do" in whole.message
     assert (tmp_path / "four" / "_SUCCESS").exists()
+    (verified,) = verify(Verification(output=str(tmp_path / "four")), HERE)
+    assert verified.findings == []
     plans = [load_plan(canonical(str(tmp_path / name), HERE), HERE) for name in ("one", "four")]
     assert plans[0].table.equals(plans[1].table) and plans[1].parts == ("000000.parquet",)
 

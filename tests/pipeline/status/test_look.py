@@ -120,7 +120,8 @@ def test_a_limited_number_of_footers_is_read_and_reported(output, monkeypatch):
 def test_finished_shards_are_counted_by_their_sums(output, monkeypatch):
     stop(output, 2, keep=2)
     newest = time.time() + 10
-    os.utime(next((output / "data").glob("000000-*")), (newest, newest))
+    for file in (next((output / "data").glob("000000-*")), output / "done" / "000000.json"):
+        os.utime(file, (newest, newest))
     read, files = sample.read_footer, []
     monkeypatch.setattr(sample, "read_footer", lambda *args: (files.append(args[1]), read(*args))[1])
     status = state_of(output, footers=2)
@@ -137,7 +138,7 @@ def test_finished_shards_are_counted_by_their_sums(output, monkeypatch):
 
 def test_slices_have_a_line_each(output):
     stop(output, 2)
-    note = {"begun": time.time(), "host": "node1", "run_id": "r"}
+    note = {"begun": time.time() - 20, "host": "node1", "run_id": "r"}
     (output / "slices").mkdir()
     older = {"slice": "0/1", "first": 0, "stop": 3, **note, "begun": 1.0}
     notes = [{"slice": f"{number}/4", "first": number, "stop": number + 1, **note} for number in (0, 2)]
@@ -156,6 +157,10 @@ def test_slices_have_a_line_each(output):
     assert "slice     2/4: 0 of 1 shards, running, it seems, on node1" in text
     assert "2 of 4 slices have not begun" in text
     assert status.to_json()["slices"][0]["units"] == 3
+    for number, content in enumerate(notes, 1):  # the units are of an earlier start
+        (output / "slices" / f"{number}.json").write_text(json.dumps({**content, "begun": time.time() + 60}))
+    restarted = state_of(output).slices
+    assert [(one.state, one.samples_per_s) for one in restarted] == [("finished", None), ("running", None)]
 
 
 def test_shards_that_broke_off_and_files_that_cannot_be_read(tmp_path):

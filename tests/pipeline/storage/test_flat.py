@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from pipeline.storage.flat import list_in_parts, list_times_in_parts
+from pipeline.storage.flat import list_in_parts
 from pipeline.storage.uris import Storage, list_names
 
 NAMES = [
@@ -41,11 +41,10 @@ def folder(request, tmp_path):
 
 @pytest.mark.parametrize(("numbers", "a_part"), [(0, 1), (20, 1), (102, 10), (1_000_002, 16), (5, 500)])
 def test_in_parts(folder, numbers, a_part):
-    names = [name for name in list_in_parts(*folder, range(numbers), a_part) if name != "000001"]
-    assert sorted(names) == sorted(NAMES)
+    listed = [file for file in list_in_parts(*folder, range(numbers), a_part) if file[0] != "000001"]
+    assert sorted(name for name, _ in listed) == sorted(NAMES)
     assert set(NAMES) == set(list_names(*folder)) - {"000001"}
-    times = dict(list_times_in_parts(*folder, range(numbers), a_part))
-    assert set(NAMES) == times.keys() - {"000001"}
+    times = dict(listed)
     assert all(abs(time.time() - times[name]) < 300 for name in NAMES)
 
 
@@ -60,7 +59,9 @@ def test_only_some_numbers(folder, numbers):
 
     wanted = [name for name in among(NAMES) if "-" in name]
     assert (
-        [name for name in among(list_in_parts(*folder, numbers, 4, only=True)) if "-" in name] == wanted != []
+        [name for name in among(dict(list_in_parts(*folder, numbers, 4, only=True))) if "-" in name]
+        == wanted
+        != []
     )
 
 

@@ -36,6 +36,11 @@ def killed(number: int) -> int:
     return number
 
 
+def unsendable(number: int) -> object:
+    """Work whose result cannot travel."""
+    return (lambda: number) if number == 70 else number
+
+
 def test_few_files_are_read_by_threads_of_this_process():
     results = list(each_of_many(squared, range(200), costs=200))
     assert results == [(number * number, os.getpid()) for number in range(200)]
@@ -57,6 +62,7 @@ def test_many_files_are_read_by_processes_in_order():
         (refused, ConfigError, "the file 70 cannot be read"),
         (broken, RunError, "ZeroDivisionError: "),
         (killed, RunError, "has died: signal 9"),
+        (unsendable, RunError, "has died: exit status 1, .*pickle"),
     ],
 )
 def test_an_error_in_a_process_is_raised_here(work, kind, text):
