@@ -23,7 +23,7 @@ from pipeline.run.cluster.start import start_ray
 from pipeline.run.config import RunConfig
 from pipeline.run.flow import run_flow
 from pipeline.run.prepare import prepare
-from pipeline.sources.task import Task
+from pipeline.sources.task import Task, requests_of
 from pipeline.sources.webdataset import WebDataset
 from pipeline.stages.rows import pack_unit, peak_memory_bytes, unpack_unit
 from pipeline.support.schema import REQUESTS, TOKENS
@@ -62,17 +62,11 @@ class StubEncode:
         """Turn IMAGES into REQUESTS without tokens."""
         row = unpack_unit(batch)
         requests = [
-            {
-                **sample,
-                **question,
-                "arm": 0,
-                "key": f"{row.unit.shard:06d}-{sample['sample']:08d}-{number:04d}",
-            }
+            {**sample, **request, "arm": 0}
             for sample in row.tables["images"].drop_columns(["pixels"]).to_pylist()
-            for number, question in enumerate(sample["questions"])
+            for request in requests_of(row.unit.shard, sample)
         ]
-        known = set(REQUESTS.names)
-        lines = [{name: value for name, value in line.items() if name in known} for line in requests]
+        lines = [{name: line.get(name) for name in REQUESTS.names} for line in requests]
         tables = {"requests": pa.Table.from_pylist(lines, schema=REQUESTS), "tokens": TOKENS.empty_table()}
         return pack_unit(row.passed("encode", time.time(), tables))
 

@@ -257,25 +257,22 @@ def files_of(source: Source, storage: Storage, census: Census | None = None) -> 
 
 
 def files_ending(
-    path: object,
-    suffixes: tuple[str, ...],
-    storage: Storage,
-    *,
-    follow_links: bool = False,
-    of_tables: bool = False,
-    listing: str | None = None,
+    source: Source, suffixes: tuple[str, ...], storage: Storage, *, of_tables: bool = False
 ) -> Iterator[File | PassedOver]:
-    """List the files at `path` whose names end in one of the suffixes, in any letter case.
+    """List the files of a source whose names end in one of the suffixes, in any letter case.
 
     Args:
-        follow_links, of_tables, listing: see `storage/listing.py:ListingRules`.
+        source: its `path`, `follow_links` and `listing` say what is listed, and how.
+        of_tables: see `storage/listing.py:ListingRules`.
 
     Raises:
         ConfigError: there are none; it names what is there.
     """
     empty, census = True, Census()
-    rules = ListingRules(follow_links, of_tables, lambda uri: uri.lower().endswith(suffixes), listing)
-    for entry in list_entries(path, storage, rules):
+    rules = ListingRules(
+        source.follow_links, of_tables, lambda uri: uri.lower().endswith(suffixes), source.listing
+    )
+    for entry in list_entries(source.path, storage, rules):
         if isinstance(entry, File) and not entry.uri.lower().endswith(suffixes):
             entry = PassedOver(name_of(entry.uri), other_type(entry.uri))
         if isinstance(entry, File):
@@ -284,7 +281,7 @@ def files_ending(
             census.pass_over(entry)
         yield entry
     if empty:
-        raise nothing_listed(suffixes[0], path, census, storage)
+        raise nothing_listed(suffixes[0], source.path, census, storage)
 
 
 def nothing_listed(kind: str, path: object, census: Census, storage: Storage) -> ConfigError:

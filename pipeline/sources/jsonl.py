@@ -98,16 +98,15 @@ class Jsonl(Source):
         """See `Source.entries`; CSVs only if `path` names them: many a folder has some beside its JSON."""
         names_csv = any(part.lower().endswith((*CSV_SUFFIXES, "}")) for part in parts_of(self.path))
         suffixes = (*JSON_SUFFIXES, *CSV_SUFFIXES) if names_csv else JSON_SUFFIXES
-        return files_ending(
-            self.path, suffixes, storage, follow_links=self.follow_links, listing=self.listing
-        )
+        return files_ending(self, suffixes, storage)
 
     def shards(self, entries: Iterable[File], storage: Storage) -> Iterator[Shard]:
         """See `Source.shards`: slices that end where a sample does."""
         ordinal = 0
         for file in entries:
             if self.listing is not None and not file.is_same(file_at(file.uri, storage)):
-                raise ConfigError(f"source.listing: {storage.redact(file.uri)} has changed since, or is gone")
+                name = storage.redact(file.uri)
+                raise ConfigError(f"source.listing: {name} has changed since it was made, or is gone")
             first = start = lines = samples = 0
             shard = _slice(ordinal, file, 0, file.size, None)
             require_records(functools.partial(self.open_shard, shard, storage), file.uri, storage)

@@ -54,14 +54,7 @@ class Parquet(Source):
 
     def entries(self, storage: Storage) -> Iterator[File | PassedOver]:
         """See `Source.entries`."""
-        return files_ending(
-            self.path,
-            (".parquet",),
-            storage,
-            follow_links=self.follow_links,
-            of_tables=True,
-            listing=self.listing,
-        )
+        return files_ending(self, (".parquet",), storage, of_tables=True)
 
     def shards(self, entries: Iterable[File], storage: Storage) -> Iterator[Shard]:
         """See `Source.shards`: a file is a shard. Its footer, if undamaged, tells the number of rows."""

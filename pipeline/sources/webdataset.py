@@ -39,9 +39,7 @@ class WebDataset(Source):
 
     def entries(self, storage: Storage) -> Iterator[File | PassedOver]:
         """See `Source.entries`."""
-        return files_ending(
-            self.path, _SUFFIXES, storage, follow_links=self.follow_links, listing=self.listing
-        )
+        return files_ending(self, _SUFFIXES, storage)
 
     def shards(self, entries: Iterable[File], storage: Storage) -> Iterator[Shard]:
         """See `Source.shards`: a tar is a shard."""

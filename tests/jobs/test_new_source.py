@@ -31,7 +31,7 @@ class Zips(Source):
     folder: str = counted("")
 
     def entries(self, storage):
-        return files_ending(self.path, (".zip",), storage, follow_links=self.follow_links)
+        return files_ending(self, (".zip",), storage)
 
     def shards(self, entries, storage):
         for number, file in enumerate(entries):

@@ -17,6 +17,7 @@ from pipeline.output.units import Unit, UnitLimits
 from pipeline.run.cluster.booked import ActorResources
 from pipeline.run.cluster.resources import Cluster
 from pipeline.run.config import RunConfig, RunOptions
+from pipeline.run.flow import ActorClass
 from pipeline.run.guard.incidents import Incident
 from pipeline.run.in_process import make_units
 from pipeline.run.prepare import Prepared
@@ -80,15 +81,16 @@ def make_config(
 
 
 @contextmanager
-def without_ray(incidents: Sequence[Incident] = ()) -> Iterator[None]:
+def without_ray(incidents: Sequence[Incident] = (), **stages: ActorClass) -> Iterator[None]:
     """Call the stages of the block's runs in this process, which saves the start of Ray's workers.
 
     Args:
         incidents: what the runs say happened to GPUs.
+        stages: other classes for `encode` and `generate`.
     """
 
     def run_units(config: RunConfig, prepared: Prepared) -> list[Incident]:
-        make_units(config, prepared, f"{time.time():.3f}")
+        make_units(config, prepared, f"{time.time():.3f}", **stages)
         return list(incidents)
 
     with pytest.MonkeyPatch.context() as patch:

@@ -7,63 +7,20 @@ exit status and the last line of the run.
 import pickle
 import subprocess
 import sys
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
-import pyarrow as pa
-import pytest
-
-from pipeline.benchmark.driver_memory import StubGenerate
+from pipeline.benchmark.driver_memory import StubEncode, StubGenerate
 from pipeline.run.annotate import annotate
 from pipeline.run.config import Outcome, RunConfig
-from pipeline.run.guard.incidents import Incident
-from pipeline.run.in_process import make_units
-from pipeline.run.prepare import Prepared
-from pipeline.sources.task import requests_of
-from pipeline.stages.rows import pack_unit, unpack_unit
-from pipeline.support.schema import REQUESTS, TOKENS
+from tests.support.runs import without_ray
 
 ROOT = Path(__file__).parents[2]
 
 
-class EncodeAll:
-    """Make a unit's requests without CLIP, those of faulty samples, too."""
-
-    def __init__(self, **_: object) -> None:
-        pass
-
-    def __call__(self, batch: pa.Table) -> pa.Table:
-        """Turn IMAGES into REQUESTS without tokens."""
-        row = unpack_unit(batch)
-        samples = row.tables["images"].drop_columns(["pixels"]).to_pylist()
-        requests = [
-            {**sample, **request, "arm": 0}
-            for sample in samples
-            for request in requests_of(row.unit.shard, sample)
-        ]
-        lines = [{name: line.get(name) for name in REQUESTS.names} for line in requests]
-        tables = {"requests": pa.Table.from_pylist(lines, schema=REQUESTS), "tokens": TOKENS.empty_table()}
-        return pack_unit(row.passed("encode", time.time(), tables))
-
-
-@contextmanager
-def with_stubs() -> Iterator[None]:
-    """Let the runs of the block make their units in this process, without an answer."""
-
-    def run_units(config: RunConfig, prepared: Prepared) -> list[Incident]:
-        make_units(config, prepared, f"{time.time():.3f}", encode=EncodeAll, generate=StubGenerate)
-        return []
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("pipeline.run.annotate._run_units", run_units)
-        yield
-
-
 def stub_run(config: RunConfig) -> Outcome:
     """Run `annotate` in this process."""
-    with with_stubs():
+    with without_ray(encode=StubEncode, generate=StubGenerate):
         return annotate(config)
 
 
