@@ -70,6 +70,14 @@ class Slurm:
         (folder / "munge.key").write_bytes(secrets.token_bytes(128))
         (folder / "munge.key").chmod(0o400)
         self._configure(nodes)
+        try:
+            self._start_all(nodes)
+        except BaseException:
+            self.kill()
+            raise
+
+    def _start_all(self, nodes: tuple[str, ...]) -> None:
+        folder = self.folder
         files = {
             "key-file": "key",
             "socket": "socket",

@@ -8,16 +8,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline.benchmark.driver_memory import StubEncode, StubGenerate
 from pipeline.output.plan import load_plan
 from pipeline.output.plan_growth import make_plan
+from pipeline.run.annotate import answer
 from pipeline.run.config import RunOptions
 from pipeline.run.prepare import prepare
 from pipeline.run.slices import Slice, cut, parse_slice
 from pipeline.sources.webdataset import WebDataset
 from pipeline.storage.uris import Storage, canonical
-from pipeline.support.errors import ConfigError
+from pipeline.support.errors import ConfigError, RunError
 from pipeline.verify.verify import Verification, verify
-from tests.support.runs import lasting, make_config, rows, unit_names
+from tests.support.runs import lasting, make_config, rows, unit_names, without_ray
 from tests.support.s3 import BUCKET
 from tests.support.stub_run import run_at_once, stub_run
 from tests.support.tars import write_tar
@@ -190,3 +192,33 @@ def test_slices_in_a_store(tmp_path, tars, random_checkpoint, s3):
         assert {unit.shard for unit in state.states[0].finished} == set(state.own)
     stub_run(run_of(random_checkpoint, tars, tmp_path / "one"))
     assert unit_names(output, s3) == unit_names(tmp_path / "one")
+
+
+class FailsFull(StubGenerate):
+    """Is broken for the arm `full` alone."""
+
+    def __init__(self, **arguments):
+        if arguments["arms"][0].name == "full":
+            raise RunError("the engine is broken")
+
+
+def test_the_arms_before_a_model_that_fails_are_concluded(tmp_path, tars, random_checkpoint):
+    """Of a comparison over two models; each slice of both has a note before the first one runs."""
+
+    def group(name, part=None):
+        config = run_of(random_checkpoint, tars, tmp_path / f"out-{part is None}", part)
+        return replace(config, arms=(replace(config.arms[0], name=name, folder=name),))
+
+    with (
+        without_ray(encode=StubEncode, generate=FailsFull),
+        pytest.raises(RunError, match="the engine is broken"),
+    ):
+        answer([group("good"), group("full")])
+    assert (tmp_path / "out-True" / "good" / "_SUCCESS").exists()
+    assert not (tmp_path / "out-True" / "full" / "summary.json").exists()
+    with (
+        without_ray(encode=StubEncode, generate=FailsFull),
+        pytest.raises(RunError, match="the engine is broken"),
+    ):
+        answer([group("full", "0/2"), group("good", "0/2")])
+    assert (tmp_path / "out-False" / "good" / "slices" / "0-of-2.json").exists()
