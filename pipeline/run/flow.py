@@ -2,8 +2,8 @@
 
     shard numbers -> read -> decode -> encode (actors) -> generate (actors) -> write -> statistics
 
-Each stage maps one-row tables to one-row tables. Neighbouring stages book different amounts of CPU, so that
-Ray does not fuse a task into an actor.
+Each stage maps one-row tables to one-row tables; a task may take several. Neighbouring stages book different
+amounts of CPU, so that Ray does not fuse a task into an actor.
 """
 
 import logging
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
+from pipeline.run.bundles import one_by_one, units_a_task
 from pipeline.run.cluster.booked import TaskResources
 from pipeline.run.cluster.gpu_room import GpuRoom
 from pipeline.run.cluster.nodes import hardware
@@ -236,8 +237,9 @@ def _tasks(
 ) -> "Dataset":
     """Add a stage of tasks."""
     make = partial(partial, stage)  # calling it makes a copy of the stage
-    watched = watched_task(Watch(name, make, ledger, can_fail=name != "write"))
-    return _through(units, watched, **_booked(config.cluster.tasks(name)), **_TASK_RETRIES)
+    watched = one_by_one(watched_task(Watch(name, make, ledger, can_fail=name != "write")))
+    at_once = units_a_task(name, config.cluster.generate.num_actors or 1)
+    return _through(units, watched, at_once, **_booked(config.cluster.tasks(name)), **_TASK_RETRIES)
 
 
 def _booked(resources: TaskResources) -> dict[str, Any]:
@@ -275,13 +277,15 @@ def _actors(units: "Dataset", watch: Watch, config: "RunConfig", place: dict[str
 def _through(
     units: "Dataset",
     stage: Callable[[pa.Table], pa.Table | Iterator[pa.Table]] | type,
+    units_a_call: int = 1,
     **options: Any,  # keyword arguments of map_batches
 ) -> "Dataset":
-    """Add a stage that is called with one unit at a time, without copying it."""
+    """Add a stage that is called with so many units, without copying them."""
     with warnings.catch_warnings():
         # Ray 2.60 deprecates these options, but has no other way to set the number of retries yet
         warnings.simplefilter("ignore", DeprecationWarning)
-        return units.map_batches(stage, batch_size=1, batch_format="pyarrow", zero_copy_batch=True, **options)
+        options |= {"batch_format": "pyarrow", "zero_copy_batch": True}
+        return units.map_batches(stage, batch_size=units_a_call, **options)
 
 
 def _configure_ray_data() -> None:
