@@ -115,15 +115,14 @@ def _places(cluster: Cluster, room: GpuRoom) -> AbstractContextManager[dict[str,
     """Reserve the actors' places on GPUs, and tell how many GPUs get no actor."""
     if room.idle:
         log.tell("idle_gpus", f"{room.idle} GPUs of the cluster get no actor: {room.reason}")
-    num_cpus = {stage: cluster.actors(stage).num_cpus for stage in ("encode", "generate")}
+    num_cpus = {"encode": cluster.encode.num_cpus, "generate": cluster.generate.num_cpus}
     return reserved_places(room, num_cpus, cluster.stall_s)
 
 
 def _original_error(error: Exception) -> str:
     """Return the last line of the worker's own error, without the frames and advice that Ray adds."""
     chain = str(error).split("\nThe above exception was the direct cause of the following exception:\n")
-    from_worker = [part for part in chain if "UserCodeException" not in part] or chain
-    line = from_worker[-1].strip().splitlines()[-1]
+    line = ([part for part in chain if "UserCodeException" not in part] or chain)[-1].strip().splitlines()[-1]
     return line.removeprefix(f"{RunError.__module__}.{RunError.__name__}: ")
 
 
