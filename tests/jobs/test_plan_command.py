@@ -237,3 +237,24 @@ def test_the_whole_job_changes_no_other_figure(profile, tmp_path, capfd):
     assert "whole_job" in figures[0] and "whole_job" not in figures[1]
     del figures[0]["whole_job"]
     assert figures[0] == figures[1] and tables[0].startswith(tables[1].rstrip())
+
+
+@pytest.mark.parametrize(
+    ("keys", "layout", "listed", "shards", "gets"),
+    [
+        ((), "tars", 2000, 2000, 3 * 2000),  # six pictures a tar, as in the profile
+        (("layout=files",), "files", 12_000, 3, 12_000),
+        (("layout=inventory", "shard_requests=2400"), "inventory", 12_000, 10, 12_000),
+        (("shard_requests=2400",), "tars", 10, 10, 3 * 10),  # 1,200 small pictures are one range
+        (("layout=files", "image_requests=8"), "files", 3000, 1, 3000),
+    ],
+)
+def test_the_source_has_the_form_that_is_given(profile, tmp_path, capfd, keys, layout, listed, shards, gets):
+    file = tmp_path / "plan.json"
+    plan(
+        *(capfd, "requests=24000", f"profile={profile}", "workers=[1]", "resamples=1", f"json={file}"),
+        *("gpus=[8]", *keys),
+    )
+    work = json.loads(file.read_text())["whole_job"]["workload"]
+    assert [work[name] for name in ("layout", "listed", "shards")] == [layout, listed, shards]
+    assert work["source_gets"] == gets and work["units"] == UNITS * 1000
