@@ -66,7 +66,7 @@ class Simulator:
             for resample in range(self.resamples + 1)
         ]
         seconds = np.array([_extended(run, worker_units) for run in runs])
-        driver_s = self._started + units * self.driver_unit_s
+        driver_s = self.started_s + units * self.driver_unit_s
         typical = float(np.median(seconds))
         busy = runs[0].busy | {"driver": min(1.0, units * self.driver_unit_s / typical)}
         hours = interval(np.maximum([typical, *seconds], driver_s) / 3600)
@@ -81,14 +81,14 @@ class Simulator:
         )
 
     @property
-    def _started(self) -> float:
+    def started_s(self) -> float:
         """Seconds until every stage has a server up."""
         return max(min(station.ready) for station in self.worker.stations)
 
     def _bound(self, busy: dict[str, float], seconds: float, driver_s: float) -> str:
         if driver_s >= seconds:
             return "driver"
-        if self._started > seconds / 2:
+        if self.started_s > seconds / 2:
             return "start-up"
         return max((name for name in busy if name != "driver"), key=lambda name: busy[name])
 

@@ -6,10 +6,14 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from pipeline.compare.cost import Pricing
+from pipeline.planner.fleet_forecast import WholeJob, forecast_whole_job
+from pipeline.planner.fleet_options import FleetOptions
 from pipeline.planner.forecast import Forecast, Simulator, with_room
 from pipeline.planner.profile import Profile, read_profile
+from pipeline.planner.station_costs import DRIVER_UNIT_S
 from pipeline.planner.timeline import STAGES
 from pipeline.planner.traffic import Traffic, moved_bytes, traffic_of
+from pipeline.planner.workload import workload_of
 from pipeline.storage.uris import Storage
 from pipeline.support.fields import free, require
 
@@ -22,13 +26,18 @@ Json = dict[str, Any]  # JSON for users to read
 
 
 @dataclass(frozen=True, kw_only=True)
-class Planning:
-    """Configures `trimline benchmark plan`."""
+class Planning(FleetOptions):
+    """Configures `trimline benchmark plan`.
+
+    Args:
+        driver_unit_s: CPU seconds of the driver for a unit; None: as measured, with few actors for `workers`,
+            and with as many as there are for `gpus`.
+    """
 
     requests: float | None = free(None)
     profile: str = free("output")
     workers: list[int] = free(default_factory=lambda: [1, 2, 4, 8, 16, 32, 64])
-    driver_unit_s: float = free(0.02)
+    driver_unit_s: float | None = free(None)
     resamples: int = free(20)
     most_units: int = free(1000)
     seed: int = free(0)
@@ -38,6 +47,7 @@ class Planning:
     validate_with: list[str] = free(default_factory=list)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         requests = self.requests
         require(requests is not None or bool(self.validate), "requests must be given, as in requests=1e9")
         require(
@@ -46,16 +56,21 @@ class Planning:
         )
         require(bool(self.workers), "workers must not be empty: [1, 8, 64]")
         require(min(self.workers) >= 1, "workers must be at least 1 each")
-        require(0 <= self.driver_unit_s < math.inf, "driver_unit_s must not be negative")
+        require(0 <= self.few_actors_s < math.inf, "driver_unit_s must not be negative")
         require(self.resamples >= 1, "resamples must be at least 1")
         require(self.most_units >= 100, "most_units must be at least 100: a steady state needs some")
         require(all(number >= 1 for number in self.validate), "validate must be at least 1 each")
         require(self.validate_profile >= 64, "validate_profile must be at least 64: four units")
 
+    @property
+    def few_actors_s(self) -> float:
+        """CPU seconds of the driver for a unit, with few actors."""
+        return DRIVER_UNIT_S[0][1] if self.driver_unit_s is None else self.driver_unit_s
+
 
 @dataclass(frozen=True)
 class JobForecast:
-    """Holds a forecast for each number of workers, and the figures that do not depend on it."""
+    """Holds forecasts by the number of workers, the figures that do not depend on it, and the whole job."""
 
     requests: int
     profile: Profile
@@ -63,6 +78,7 @@ class JobForecast:
     forecasts: tuple[Forecast, ...]
     traffic: Traffic
     pricing: Pricing | None
+    whole: WholeJob | None = None
 
     def money(self, forecast: Forecast) -> float | None:
         """Compute the price of all workers for the whole job."""
@@ -104,6 +120,7 @@ class JobForecast:
             "workers": [{**asdict(forecast), "money": self.money(forecast)} for forecast in self.forecasts],
             "traffic": asdict(self.traffic),
             "pricing": None if self.pricing is None else vars(self.pricing),
+            **({} if self.whole is None else {"whole_job": self.whole.to_json()}),
         }
 
 
@@ -117,13 +134,19 @@ def forecast_job(options: Planning, storage: Storage, pricing: Pricing | None) -
     requests, folder = int(options.requests), options.profile.rstrip("/")
     profile = read_profile(folder, storage)
     simulator = simulator_of(profile, options)
+    traffic = traffic_of(profile, folder, storage, requests)
+    whole = None
+    if options.gpus:
+        work = workload_of(options, requests, profile, traffic)
+        whole = forecast_whole_job(options, options.driver_unit_s, work, simulator, pricing)
     return JobForecast(
         requests=requests,
         profile=profile,
-        driver_unit_s=options.driver_unit_s,
+        driver_unit_s=options.few_actors_s,
         forecasts=tuple(simulator.forecast(requests, number) for number in options.workers),
-        traffic=traffic_of(profile, folder, storage, requests),
+        traffic=traffic,
         pricing=pricing,
+        whole=whole,
     )
 
 
@@ -132,7 +155,7 @@ def simulator_of(profile: Profile, options: Planning) -> Simulator:
     return Simulator(
         with_room(profile.worker, _room(profile)),
         profile,
-        options.driver_unit_s,
+        options.few_actors_s,
         resamples=options.resamples,
         most_units=options.most_units,
         seed=options.seed,

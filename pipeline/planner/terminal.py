@@ -1,5 +1,6 @@
 """Shows a forecast of a job as tables."""
 
+from pipeline.planner.fleet_terminal import fleet_tables
 from pipeline.planner.planner import JobForecast
 from pipeline.support.table import Table
 from pipeline.support.words import DASH, duration, number, percent, size
@@ -8,8 +9,9 @@ _LARGER = 4  # times as large units, in the advice
 
 
 def tables(job: JobForecast) -> list[Table]:
-    """Make three tables: by the number of workers, the totals, and the stages of one worker."""
-    return [_by_workers(job), _totals(job), _stations(job)]
+    """Make tables: by the number of workers, the totals, the stages of one worker, and the whole job."""
+    whole = fleet_tables(job.whole) if job.whole else []
+    return [_by_workers(job), _totals(job), _stations(job), *whole]
 
 
 def _by_workers(job: JobForecast) -> Table:

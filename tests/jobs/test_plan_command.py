@@ -89,6 +89,11 @@ def test_planned_bytes_and_files_match_the_profiled_output(profile, tmp_path, ca
         (["requests=1e9", "workers=[]"], "workers must not be empty"),
         (["requests=1e9", "workers=[0]"], "workers must be at least 1 each"),
         (["requests=1e9", "driver_unit_s=-1"], "driver_unit_s must not be negative"),
+        (["requests=1e9", "gpus=[8,0]"], "gpus must be at least 1 each"),
+        (["requests=1e9", "layout=zips"], "layout: 'zips' is none of tars, files, inventory"),
+        (["requests=1e9", "slices=0"], "slices must be at least 1"),
+        (["requests=1e9", "gpu_requests_per_s=0"], "gpu_requests_per_s must be above 0"),
+        (["requests=1e9", "put_price=-1"], "put_price must not be negative"),
         (["requests=1e9", "profile=nowhere"], "nowhere is no output of Trimline"),
         (["requests=1e9", "colour=red"], "colour"),
         (["requests=1e9", "pricing=custom"], "pricing.hardware must be given"),
@@ -137,7 +142,8 @@ def test_a_node_of_eight_gpus_is_planned_as_eight(profile, tmp_path, capfd):
     )
     assert (status, err) == (0, "")
     assert "and 8 GPUs, as in the profile" in out and "all GPUs" in out
-    assert [line.split()[:2] for line in out.splitlines() if line.startswith(("1 ", "64 "))] == [
+    by_workers = out.partition("whatever the number of workers")[0].splitlines()
+    assert [line.split()[:2] for line in by_workers if line.startswith(("1 ", "64 "))] == [
         ["1", "8"],
         ["64", "512"],
     ]
@@ -145,6 +151,9 @@ def test_a_node_of_eight_gpus_is_planned_as_eight(profile, tmp_path, capfd):
     assert forecast["profile"]["gpus"] == 8
     assert forecast["profile"]["stations"]["generate"]["gpus"] == 1
     assert 0 < forecast["profile"]["stations"]["encode"]["gpus"] <= 1
+    whole = forecast["whole_job"]
+    assert whole["gpu"]["from_profile"] and whole["gpu"]["actors"] == 10 / 8
+    assert {fleet["gpus"] for fleet in whole["fleets"]} == {8, 64, 512}
 
 
 def test_an_output_of_an_older_version_is_refused(profile, tmp_path, capfd):
@@ -190,3 +199,62 @@ def test_benchmark_plan_runs_the_plan_command(tmp_path):
     assert "trimline benchmark plan requests=1e9" in result.stdout and "workers:" in result.stdout
     imported = {line.rpartition("|")[2].strip() for line in result.stderr.splitlines()}
     assert "hydra" in imported and not imported & {"torch", "ray", "pyarrow", "transformers"}
+
+
+def test_the_whole_job_is_planned_for_many_gpus(profile, tmp_path, capfd):
+    """No GPU was measured, so that the rate of one is assumed, and the tables say so."""
+    file = tmp_path / "plan.json"
+    status, out, err = plan(
+        *(capfd, "requests=1e9", f"profile={profile}", "workers=[1]", "resamples=1", f"json={file}"),
+        *("layout=files", "image_requests=2", "requests_per_unit=64"),
+        *("gpu_hour_price=2", "put_price=0.005"),
+    )
+    assert (status, err) == (0, "")
+    whole = json.loads(file.read_text())["whole_job"]
+    assert whole["gpu"]["requests_per_s"] == 100 and not whole["gpu"]["from_profile"]
+    assert "given, or assumed (no profile has measured it)" in out and "estimate" in out
+    assert whole["workload"]["listed"] == 5e8 and whole["workload"]["units"] == 122_071 * 128
+    by_fleet = {(fleet["gpus"], fleet["slices"]): fleet for fleet in whole["fleets"]}
+    assert {gpus for gpus, _ in by_fleet} == {8, 64, 512}
+    alone = by_fleet[512, 1]
+    sliced = next(fleet for (gpus, slices), fleet in by_fleet.items() if gpus == 512 and slices > 1)
+    assert alone["bound"] == "driver" and "512 GPUs in 1 slice: a driver is busy for" in out
+    assert f"slice=i/{sliced['slices']}" in out and sliced["driver_busy"] <= 0.5
+    assert sliced["hours"] < alone["hours"] / 2 and sliced["gpu_hours"] < alone["gpu_hours"] / 2
+    for fleet in whole["fleets"]:
+        assert fleet["hours"] == pytest.approx(sum(fleet["span_hours"].values()))
+        assert fleet["share"] == pytest.approx(max(fleet["busy_hours"].values()) / fleet["hours"])
+        puts = fleet["store_requests"]["puts"]
+        assert fleet["money"] == pytest.approx(2 * fleet["gpu_hours"] + 0.005 * puts / 1000)
+    assert "not charged: GETs, LISTs" in out
+
+
+def test_the_whole_job_changes_no_other_figure(profile, tmp_path, capfd):
+    files = [tmp_path / "with.json", tmp_path / "without.json"]
+    keys = ("requests=1e6", f"profile={profile}", "workers=[1,8]", "resamples=1")
+    tables = [plan(capfd, *keys, f"json={files[0]}")[1], plan(capfd, *keys, f"json={files[1]}", "gpus=[]")[1]]
+    figures = [json.loads(file.read_text()) for file in files]
+    assert "whole_job" in figures[0] and "whole_job" not in figures[1]
+    del figures[0]["whole_job"]
+    assert figures[0] == figures[1] and tables[0].startswith(tables[1].rstrip())
+
+
+@pytest.mark.parametrize(
+    ("keys", "layout", "listed", "shards", "gets"),
+    [
+        ((), "tars", 2000, 2000, 3 * 2000),  # six pictures a tar, as in the profile
+        (("layout=files",), "files", 12_000, 3, 12_000),
+        (("layout=inventory", "shard_requests=2400"), "inventory", 12_000, 10, 12_000),
+        (("shard_requests=2400",), "tars", 10, 10, 3 * 10),  # 1,200 small pictures are one range
+        (("layout=files", "image_requests=8"), "files", 3000, 1, 3000),
+    ],
+)
+def test_the_source_has_the_form_that_is_given(profile, tmp_path, capfd, keys, layout, listed, shards, gets):
+    file = tmp_path / "plan.json"
+    plan(
+        *(capfd, "requests=24000", f"profile={profile}", "workers=[1]", "resamples=1", f"json={file}"),
+        *("gpus=[8]", *keys),
+    )
+    work = json.loads(file.read_text())["whole_job"]["workload"]
+    assert [work[name] for name in ("layout", "listed", "shards")] == [layout, listed, shards]
+    assert work["source_gets"] == gets and work["units"] == UNITS * 1000
