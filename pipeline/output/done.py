@@ -10,15 +10,16 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import partial
+from typing import NamedTuple
 
+import fsspec
 import numpy as np
 
 from pipeline.output.footers import read_footer
 from pipeline.output.layout import DONE
 from pipeline.output.plan import Plan
-from pipeline.output.sums import ShardSums, State, digest_of, sum_footers
+from pipeline.output.sums import ShardSums, State, SumsOfShards, digest_of, sum_footers, sum_shards
 from pipeline.output.units import Finished, Unit, units_up_to
 from pipeline.storage.flat import list_in_parts
 from pipeline.storage.uris import Storage, read_bytes, write_atomic
@@ -27,7 +28,8 @@ from pipeline.support.processes import each_of_many
 
 _SUMS = re.compile(r"(\d{6,})\.json")
 _SHARDS_A_PART = 500  # of a listing of a store
-_FOOTERS_AT_ONCE = 256  # of the shards that a process is given at a time
+_MOST_IN_A_GROUP, _LEAST_GROUPS = 64, 1000  # of shards whose sums are added up together
+_FILES_AT_ONCE = 1024  # of the groups that a process is given at a time
 
 
 def sums_name(shard: int, suffix: str = "json") -> str:
@@ -51,9 +53,9 @@ def shards_with_sums(folder: str, plan: Plan, finished: Finished, storage: Stora
 
     Two runs may make one shard at the same time: the sums of the first are not of the second one's files.
     """
-    times = times_of_sums(folder, len(plan), storage)
+    times, newest = times_of_sums(folder, len(plan), storage), finished.newest()
     whole = (shard for shard in times if shard < len(plan) and finished.has_shard(shard))
-    return {shard for shard in whole if times[shard] >= finished.newest_of(shard)}
+    return {shard for shard in whole if times[shard] >= newest[shard]}
 
 
 def read_sums(folder: str, shard: int, storage: Storage, *, keys: bool = True) -> ShardSums | None:
@@ -62,7 +64,12 @@ def read_sums(folder: str, shard: int, storage: Storage, *, keys: bool = True) -
     Args:
         keys: with the hashes of the samples' keys.
     """
-    fs, path = storage.open(folder)
+    return _read_sums(*storage.open(folder), shard, keys=keys)
+
+
+def _read_sums(
+    fs: fsspec.AbstractFileSystem, path: str, shard: int, *, keys: bool = True
+) -> ShardSums | None:
     data = read_bytes(fs, f"{path}/{sums_name(shard)}")
     try:
         tree = json.loads(data or b"")
@@ -116,8 +123,10 @@ def make_sums(folder: str, shard: int, planned: State | None, stops: Sequence[in
 
 def sums_of_shards(
     folder: str, plan: Plan, finished: Finished, storage: Storage, only: range | None = None
-) -> Iterator[ShardSums]:
-    """Sum up the finished units shard by shard, in order; writes the sums that whole shards lack.
+) -> Iterator[SumsOfShards]:
+    """Sum up the finished units, a group of shards at a time, in order; writes the sums that shards lack.
+
+    The groups follow from the shards alone: sums are rounded in the same way whoever adds them up.
 
     Args:
         only: these shards; None: all that have units.
@@ -127,16 +136,17 @@ def sums_of_shards(
     """
     known = shards_with_sums(folder, plan, finished, storage)
     shards = [shard for shard in np.unique(finished.shards).tolist() if only is None or shard in only]
+    lacking = np.array([shard for shard in shards if shard not in known], np.int64)
+    files = len(shards) + int(np.isin(finished.shards, lacking).sum())
+    length = max(1, min(_MOST_IN_A_GROUP, len(shards) // _LEAST_GROUPS))
+    at_once = max(1, _FILES_AT_ONCE * len(shards) // (max(1, files) * length))
     states = states_of(plan)
-    items = [
-        _Wanted(shard, states[shard] if shard < len(states) else None, shard in known) for shard in shards
-    ]
-    lacking = [shard for shard in shards if shard not in known]
-    footers = int(np.isin(finished.shards, lacking).sum())
-    at_once = max(1, _FOOTERS_AT_ONCE * len(shards) // max(1, footers + len(shards)))
-    work = partial(_sums_of, folder=folder, storage=storage)
-    filled = (item.with_units(finished) for item in items)
-    yield from each_of_many(work, filled, costs=footers + len(shards), at_once=at_once)
+    groups = (
+        [_wanted(shard, finished, states, known) for shard in shards[first : first + length]]
+        for first in range(0, len(shards), length)
+    )
+    work = partial(_sums_of_group, folder=folder, storage=storage)
+    yield from each_of_many(work, groups, costs=files, at_once=at_once)
 
 
 def states_of(plan: Plan) -> list[State]:
@@ -144,29 +154,39 @@ def states_of(plan: Plan) -> list[State]:
     return list(zip(plan.table["size"].to_pylist(), plan.table["etag"].to_pylist(), strict=True))
 
 
-@dataclass(frozen=True)
-class _Wanted:
+class _Wanted(NamedTuple):
     """Names what is summed up: `stops` of a whole shard's units, else the `units` that are there."""
 
     shard: int
     planned: State | None
     has_sums: bool
-    stops: list[int] | None = None
-    units: tuple[Unit, ...] = ()
-
-    def with_units(self, finished: Finished) -> "_Wanted":
-        stops = finished.stops_of_whole(self.shard)
-        units = () if stops is not None else tuple(finished.units(self.shard))
-        return _Wanted(self.shard, self.planned, self.has_sums, stops, units)
+    stops: list[int] | None
+    units: list[Unit]
 
 
-def _sums_of(wanted: _Wanted, folder: str, storage: Storage) -> ShardSums:
+def _wanted(shard: int, finished: Finished, states: Sequence[State], known: set[int]) -> _Wanted:
+    planned = states[shard] if shard < len(states) else None
+    stops = finished.stops_of_whole(shard)
+    return _Wanted(shard, planned, shard in known, stops, finished.units(shard) if stops is None else [])
+
+
+def _sums_of_group(group: Sequence[_Wanted], folder: str, storage: Storage) -> SumsOfShards:
+    place = storage.open(folder)
+    return sum_shards([_kept(wanted, *place) or _made(wanted, folder, storage) for wanted in group])
+
+
+def _kept(wanted: _Wanted, fs: fsspec.AbstractFileSystem, path: str) -> ShardSums | None:
+    """Read the sums of a whole shard; None if they are missing, or of other units."""
+    if wanted.stops is None or not wanted.has_sums:
+        return None
+    sums = _read_sums(fs, path, wanted.shard)
+    return sums if sums is not None and sums.are_of(wanted.stops, wanted.planned) else None
+
+
+def _made(wanted: _Wanted, folder: str, storage: Storage) -> ShardSums:
+    """Sum up the footers of a shard's units; writes the sums of a whole shard."""
     if wanted.stops is None:
         return _of_footers(folder, wanted.units, wanted.planned, storage)
-    if wanted.has_sums:
-        sums = read_sums(folder, wanted.shard, storage)
-        if sums is not None and sums.are_of(wanted.stops, wanted.planned):
-            return sums
     sums = _of_footers(folder, units_up_to(wanted.shard, wanted.stops), wanted.planned, storage)
     write_sums(folder, sums, storage)
     return sums

@@ -13,7 +13,7 @@ from pipeline.output.footers import Json, known_fields, read_key
 from pipeline.output.layout import SUCCESS, SUMMARY
 from pipeline.output.plan import Plan
 from pipeline.output.repeated import RepeatedNames
-from pipeline.output.sums import COUNTERS, ShardSums, add_seconds, add_spans
+from pipeline.output.sums import SumsOfShards
 from pipeline.output.units import Finished
 from pipeline.storage.uris import Storage, read_bytes, write_atomic
 from pipeline.support.census import sum_of
@@ -99,40 +99,28 @@ class _Totals:
     """Adds up the sums of shards."""
 
     def __init__(self, repeated: RepeatedNames) -> None:
-        self._all = ShardSums(shard=-1)
-        self._units = 0
-        self._failed: list[tuple[int, str]] = []
+        self._all = SumsOfShards()
         self._repeated = repeated
 
-    def add(self, sums: ShardSums) -> None:
-        total = self._all
-        self._units += sums.units
-        total.samples += sums.samples
-        total.rows += sums.rows
-        for name in COUNTERS:
-            getattr(total, name).update(getattr(sums, name))
-        add_seconds(total.seconds, sums.seconds)
-        add_spans(total.spans, sums.spans)
-        total.census.add(sums.census)
+    def add(self, sums: SumsOfShards) -> None:
+        self._all.add(sums)
         self._repeated.add_hashed(sums.samples, sums.hashes, sums.question_ids)
-        if sums.shard_error:
-            self._failed.append((sums.shard, sums.shard_error))
 
     def summary(self, plan: Plan, shards: range, finished: Finished, key_at: Callable[[int], str]) -> Summary:
         total = self._all
         census = sum_of([plan.census, total.census])
         active_s = _seconds_covered(total.spans.values())
-        ok = total.status["ok"]
-        full, kept = total.tokens["visual_tokens_full"], total.tokens["visual_tokens_kept"]
+        ok = total.status.get("ok", 0)
+        full, kept = (total.tokens.get(f"visual_tokens_{name}", 0) for name in ("full", "kept"))
         return Summary(
             source=plan.source,
             shards=len(shards),
             shards_finished=sum(finished.has_shard(shard) for shard in shards),
-            units=self._units,
+            units=total.units,
             samples=total.samples,
             rows=total.rows,
-            status=dict(total.status),
-            tokens=dict(total.tokens),
+            status=total.status,
+            tokens=total.tokens,
             kept_fraction=kept / full if full else None,
             mean_visual_tokens_kept=kept / ok if ok else None,
             stage_seconds=total.seconds,
@@ -140,11 +128,11 @@ class _Totals:
             samples_per_s=total.samples / active_s if active_s else None,
             requests_per_s=total.rows / active_s if active_s else None,
             starts=len(total.spans),
-            rows_by_node=dict(total.nodes),
-            rows_by_device=dict(total.devices),
-            failed_shards=len(self._failed),
+            rows_by_node=total.nodes,
+            rows_by_device=total.devices,
+            failed_shards=len(total.failed),
             failed_shards_named=[
-                failed_shard(plan, shard, error) for shard, error in self._failed[:_MOST_SHARDS_NAMED]
+                failed_shard(plan, shard, error) for shard, error in total.failed[:_MOST_SHARDS_NAMED]
             ],
             census=census.to_json() if census.entries else None,
             repeated=self._repeated.to_json(key_at),
@@ -175,9 +163,9 @@ def sum_up(
     with RepeatedNames() as repeated:
         totals = _Totals(repeated)
         listed = sums_of_shards(folder, plan, finished, storage, only)
-        for sums in telling(listed, len(plan) if only is None else len(only), "shards summed up"):
-            totals.add(sums)
         shards = range(len(plan)) if only is None else only
+        for sums in telling(listed, len(shards), "shards summed up", lambda sums: sums.shards):
+            totals.add(sums)
         return totals.summary(plan, shards, finished, partial(read_key, folder, finished, storage))
 
 

@@ -101,9 +101,15 @@ class Finished:
         names, times = tee(files)
         return cls((name for name, _ in names), (time for _, time in times))
 
-    def newest_of(self, shard: int) -> float:
-        """Return when the newest file of a shard was written; 0 if unknown."""
-        return float(self.times[self._of(shard)].max(initial=0.0))
+    @cached_property
+    def _begins(self) -> NDArray[np.intp]:
+        """The place of each shard's first unit."""
+        return np.flatnonzero(np.diff(self.shards, prepend=-1))
+
+    def newest(self) -> dict[int, float]:
+        """Map each shard with units to when the newest of their files was written; 0 if unknown."""
+        newest = np.maximum.reduceat(self.times, self._begins) if self.count else self.times
+        return dict(zip(self.shards[self._begins].tolist(), newest.tolist(), strict=True))
 
     def _unit(self, place: int) -> Unit:
         return Unit(
@@ -115,7 +121,7 @@ class Finished:
         return [self._unit(int(place)) for place in places]
 
     def _of(self, shard: int) -> slice:
-        return slice(*np.searchsorted(self.shards, [shard, shard + 1]).tolist())
+        return slice(int(self.shards.searchsorted(shard)), int(self.shards.searchsorted(shard, "right")))
 
     def ranges(self, shard: int) -> dict[int, int]:
         """Map the first sample of each of the shard's finished units to its stop."""
@@ -137,19 +143,26 @@ class Finished:
         """The shards whose units cover them without a gap, up to the first one marked as the end."""
         if not self.count:
             return frozenset()
-        begins = np.concatenate([[True], np.diff(self.shards) != 0])
-        reached = np.where(begins, 0, np.concatenate([[0], self.stops[:-1]]))
+        reached = np.concatenate([[0], self.stops[:-1]])
+        reached[self._begins] = 0
         gaps = np.cumsum(self.firsts != reached)
         before = gaps - (self.firsts != reached)  # of all units before
-        of_shard = gaps - before[np.flatnonzero(begins)[np.cumsum(begins) - 1]]
+        of_shard = gaps - np.repeat(before[self._begins], np.diff(self._begins, append=self.count))
         return frozenset(self.shards[self.ends & (of_shard == 0)].tolist())
+
+    @cached_property
+    def _exact(self) -> frozenset[int]:
+        """The whole shards of which the last unit alone is marked as the end."""
+        if not self.count:
+            return frozenset()
+        last = np.append(self._begins[1:], self.count) - 1
+        has_one = np.add.reduceat(self.ends.astype(np.int64), self._begins) == 1
+        return self.whole & frozenset(self.shards[last[has_one & self.ends[last]]].tolist())
 
     def stops_of_whole(self, shard: int) -> list[int] | None:
         """List the stops of a whole shard's units; None if it is not whole, or there are other units."""
-        places = self._of(shard)
-        stops: list[int] = self.stops[places].tolist()
-        is_exact = shard in self.whole and self.ends[places].sum() == 1 and bool(self.ends[places][-1])
-        return stops if is_exact else None
+        stops: list[int] | None = self.stops[self._of(shard)].tolist() if shard in self._exact else None
+        return stops
 
     def __iter__(self) -> Iterator[Unit]:
         for shard in np.unique(self.shards).tolist():

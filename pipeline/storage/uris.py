@@ -202,6 +202,9 @@ def name_of(uri: str) -> str:
 def read_bytes(fs: fsspec.AbstractFileSystem, path: str) -> bytes | None:
     """Read a small file, or return None if it does not exist."""
     try:
+        if isinstance(fs, LocalFileSystem):
+            with open(path, "rb") as file:  # noqa: PTH123 - of hundreds of thousands of small files
+                return file.read()
         return bytes(fs.cat_file(path))
     except FileNotFoundError:
         return None

@@ -4,12 +4,14 @@ import json
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from pipeline.output import done
 from pipeline.output.done import forget_sums, read_sums, sums_of_shards, times_of_sums
 from pipeline.output.opened import open_output
 from pipeline.output.summary import read_summary, sum_up, summarise
+from pipeline.output.sums import SumsOfShards
 from pipeline.sources.webdataset import WebDataset
 from pipeline.support.errors import RunError
 from tests.support.quick import HERE, quick_answer
@@ -35,9 +37,12 @@ def footers_read(monkeypatch):
     return names
 
 
-def summed(output):
-    opened = open_output(str(output), HERE)
-    return list(sums_of_shards(str(output), opened.plan, opened.finished, HERE))
+def summed(output, storage=HERE):
+    """The sums of all shards, and those that were kept of each whole shard."""
+    opened = open_output(str(output), storage)
+    sums = list(sums_of_shards(str(output), opened.plan, opened.finished, storage))
+    kept = [read_sums(str(output), shard, storage) for shard in range(3) if opened.finished.has_shard(shard)]
+    return sums, [one.to_json() for one in kept]
 
 
 def files_of(output):
@@ -72,9 +77,9 @@ def test_a_summary_from_sums_is_that_from_footers(output, footers_read):
     ],
 )
 def test_sums_that_are_damaged_or_of_other_units_are_made_again(output, footers_read, damage):
-    before, sums = files_of(output), [one.to_json() for one in summed(output)]
+    before, (_, sums) = files_of(output), summed(output)
     damage(output / "done" / "000001.json")
-    assert [one.to_json() for one in summed(output)] == sums
+    assert summed(output)[1] == sums
     assert [name[:6] for name in footers_read] == ["000001"] * 3
     assert files_of(output) == before
 
@@ -82,10 +87,14 @@ def test_sums_that_are_damaged_or_of_other_units_are_made_again(output, footers_
 def test_a_shard_that_is_not_whole_is_summed_up_without_sums(output):
     next(output.glob("data/000001-*-end.parquet")).unlink()
     forget_sums(str(output), [1], 3, HERE)
-    assert [one.samples for one in summed(output)] == [5, 4, 5]
+    assert [(one.shards, one.units, one.samples) for one in summed(output)[0]] == [
+        (1, 3, 5),
+        (1, 2, 4),
+        (1, 3, 5),
+    ]
     assert times_of_sums(str(output), 3, HERE).keys() == {0, 2}, "none was written"
     next(output.glob("data/000001-*")).unlink()
-    assert [one.stops for one in summed(output)] == [[2, 4, 5], [4], [2, 4, 5]]
+    assert [(one.units, one.samples) for one in summed(output)[0]] == [(3, 5), (1, 2), (3, 5)]
 
 
 def test_a_unit_of_another_state_of_its_shard_is_told(output):
@@ -108,9 +117,7 @@ def test_an_output_on_s3_has_the_same_sums(output, s3):
     fs, bucket = s3.open("s3://bucket/done-sums")
     fs.put(str(output), bucket, recursive=True)
     fs.rm(f"{bucket}/done", recursive=True)
-    opened = open_output("s3://bucket/done-sums", s3)
-    there = list(sums_of_shards("s3://bucket/done-sums", opened.plan, opened.finished, s3))
-    assert [one.to_json() for one in there] == [one.to_json() for one in summed(output)]
+    assert summed("s3://bucket/done-sums", s3)[1] == summed(output)[1]
     assert {Path(name).name for name in fs.ls(f"{bucket}/done")} == set(files_of(output))
     forget_sums("s3://bucket/done-sums", [0, 2, 7], 3, s3)
     assert times_of_sums("s3://bucket/done-sums", 3, s3).keys() == {1}
@@ -121,5 +128,21 @@ def test_sums_older_than_a_unit_count_as_missing(output, footers_read):
     newest = max(file.stat().st_mtime for file in output.glob("done/000001.*"))
     unit = next(output.glob("data/000001-*-end.parquet"))
     os.utime(unit, (newest + 1, newest + 1))
-    assert [one.samples for one in summed(output)] == [5, 5, 5]
+    assert [one.samples for one in summed(output)[0]] == [5, 5, 5]
     assert len(footers_read) == 3, "those of the shard's units"
+
+
+def test_shards_in_groups_have_the_sums_of_shards_one_by_one(output, monkeypatch):
+    """Of very many shards some are added up together, whose keys keep their order."""
+    (output / "done" / "000001.json").unlink()
+    next(output.glob("data/000002-*-end.parquet")).unlink()
+    one_by_one, _ = summed(output)
+    monkeypatch.setattr(done, "_LEAST_GROUPS", 1)
+    (together,), _ = summed(output)
+    added = SumsOfShards()
+    for one in one_by_one:
+        added.add(one)
+    added.hashes = np.concatenate([one.hashes for one in one_by_one])
+    assert together.hashes.tolist() == added.hashes.tolist()
+    assert vars(together) | {"hashes": None} == vars(added) | {"hashes": None}
+    assert (together.shards, together.units, together.samples) == (3, 8, 14)
