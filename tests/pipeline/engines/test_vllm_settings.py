@@ -16,8 +16,8 @@ EARLIER = {"kind": "Vllm", "max_num_seqs": 64, "max_batched_tokens": 8192, "pref
 @pytest.mark.parametrize(
     ("setting", "expected"),
     [
-        (Setting(on_gpu=False), (64, 8192, True)),
-        (Setting(on_gpu=False, shares_images=False), (64, 8192, True)),
+        (Setting(on_gpu=False), (64, 2048, True)),
+        (Setting(on_gpu=False, shares_images=False), (64, 2048, True)),
         (Setting(on_gpu=True), (256, 16384, True)),
         (Setting(on_gpu=True, shares_images=False), (256, 16384, False)),
         (Setting(on_gpu=True, shares_images=False, earlier=EARLIER), (64, 8192, True)),
@@ -33,7 +33,7 @@ def test_defaults_follow_from_the_device_or_from_the_output(setting, expected):
 
 
 def test_new_fields_leave_the_fingerprint_of_earlier_outputs_as_it_is():
-    counted = Vllm().settled(Setting(on_gpu=False)).counted()
+    counted = Vllm().settled(Setting(on_gpu=False, earlier=EARLIER)).counted()
     assert counted == {
         **{name: value for name, value in EARLIER.items() if name != "kind"},
         **{"enforce_eager": None, "max_model_len": None},
