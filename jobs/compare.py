@@ -85,11 +85,12 @@ def run(config: DictConfig) -> int:
 
 def _tell(base: "RunConfig", outcomes: "dict[str, tuple[str, Outcome]]") -> int:
     """Print how the arms have ended; returns the exit status."""
+    from jobs.common.outcome import worst_status
+
     for name, (_, outcome) in outcomes.items():
         for text in (*outcome.notes, outcome.message):
             print(printable(base.storage.hide(f"{name}: {text}")))
-    statuses = {outcome.status for _, outcome in outcomes.values()}
-    return 1 if 1 in statuses else max(statuses)
+    return worst_status(outcome for _, outcome in outcomes.values())
 
 
 def _arms(config: DictConfig) -> object:

@@ -1,5 +1,6 @@
 """Prints the result of a run."""
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -70,3 +71,9 @@ def _table(summary: "Summary", passed_over: int) -> Table:
             f"over {summary.active_seconds:.1f} s, start-up of Ray excluded",
         )
     return table
+
+
+def worst_status(outcomes: "Iterable[Outcome]") -> int:
+    """Return the exit status of several outputs: 1, a shard that could not be read, outweighs failed rows."""
+    statuses = {outcome.status for outcome in outcomes}
+    return 1 if 1 in statuses else max(statuses)

@@ -60,7 +60,7 @@ class Answers:
         return telling(self.plan.shards(self.storage), len(self.plan), "shards read")
 
     def numbers(self) -> Iterator[int]:
-        """Count the shards of the plan, and tell now and then how many have been."""
+        """Yield the numbers of the plan's shards in order, and tell now and then how many have been."""
         return telling(range(len(self.plan)), len(self.plan), "shards read")
 
     def tables(self, shard: int, columns: list[str] | None = None) -> Iterator[pa.Table]:

@@ -12,7 +12,8 @@ from pipeline.support.errors import ConfigError, RunError
 from pipeline.support.hashes import hashes_of, holds
 from pipeline.support.parallel import THREADS, each
 
-# S3 lists some 20 files in the time in which it tells about one, both by several threads.
+# S3 lists some 20 files in the time in which it tells about one, both by several threads. The shards of a
+# plan have about the same number of files.
 _FILES_LISTED = 20
 
 
@@ -34,7 +35,7 @@ def file_now(source: Source, uri: str, storage: Storage) -> File | None:
 def changed_files(
     plan: Plan,
     passed_over: Callable[[int], bool],
-    entries: Iterable[File],
+    entries: Callable[[], Iterable[File]],
     file_at: Callable[[str], File | None],
     storage: Storage,
     among: range | None = None,
@@ -42,14 +43,18 @@ def changed_files(
     """Yield the plan's files that have changed or are gone; skips the shards `passed_over`.
 
     A file that the entries lack may be one that the source no longer lists, such as a hidden one, which
-    0.1.0 read. So it is looked up by its name before it counts as changed.
+    0.1.0 read. So it is looked up by its name before it counts as changed. Where looking up all files takes
+    less than listing the source, it is not listed.
 
     Args:
-        entries: the source's files as listed now.
+        entries: lists the source's files as they are now.
         file_at: looks up one file by its URI.
         among: looks at these consecutive shards only; None: at all.
     """
-    present = hashes_of(entries)
+    looked_at = sum(not passed_over(shard) for shard in (range(len(plan)) if among is None else among))
+    if not looked_at:
+        return
+    present = hashes_of(entries() if _FILES_LISTED * looked_at >= len(plan) else ())
     missing = (
         (shard, file)
         for shard in plan.shards(storage, among)
@@ -81,17 +86,9 @@ def require_unchanged(
     """
     reading = reading or storage
     look = partial(file_now, source, storage=reading)
-    entries = files_of(source, reading) if _lists(plan, among, storage) else ()
+    entries = partial(files_of, source, reading)
     for shard, file in changed_files(plan, is_finished, entries, look, storage, among):
         raise has_changed(shard, file, storage)
-
-
-def _lists(plan: Plan, among: range | None, storage: Storage) -> bool:
-    """Tell whether listing the source takes less than looking up the files of some shards by their names."""
-    if among is None:
-        return True
-    is_few = _FILES_LISTED * len(among) < len(plan)
-    return bool(among) and not (is_few and not plan.shard(among.start, storage).files)
 
 
 def has_changed(shard: Shard, file: File, storage: Storage) -> ConfigError:

@@ -5,7 +5,7 @@ from pipeline.support.errors import ConfigError
 MANIFEST = "run.json"
 PLAN = "plan"  # a folder
 DATA = "data"  # a folder
-SLICES = "slices"  # a folder: what each slice of a run wrote when it began
+SLICES = "slices"  # a folder: what each slice of a run tells of itself
 DONE = "done"  # a folder: sums of finished shards, derived from data/
 SUMMARY = "summary.json"
 SUCCESS = "_SUCCESS"

@@ -228,7 +228,7 @@ def _root_now(path: str, storage: Storage) -> str:
 
 def _moved(uri: str, roots: Iterable[tuple[str, str]]) -> str:
     """Replace the deepest of some folders that a URI lies below by another folder."""
-    file = uri.partition("#")[0]  # of a slice of a file
+    file = uri.partition("#")[0]  # of a piece of a file
     found = [(before, now) for before, now in roots if is_below(uri, before) or file == before]
     if not found:
         return uri

@@ -39,6 +39,7 @@ _GROUP_FILES = 4096  # a row group is closed when its shards have so many files:
 _SOURCE, _CENSUS, _FURTHER, _LINES = b"source", b"census", b"parts", b"lines"
 _LIGHT = [name for name in SHARDS.names if name != "files"]
 _FIRST_PART = re.compile(r"\d+\.parquet")
+_FURTHER_PART = re.compile(r"\d+-[0-9a-f]{16}\.parquet")
 _RENEWED = re.compile(r"renewed-(\d+)\.parquet")
 _OF_PLAN = re.compile(r"(?:renewed-\d+|\d+(?:-[0-9a-f]{16})?)\.parquet")
 _READ_BYTES = 1 << 20  # of one request for a line to a store
@@ -76,6 +77,11 @@ class LightPart:
 def is_first_part(name: str) -> bool:
     """Tell whether a file below plan/ is the first part of a growth."""
     return _FIRST_PART.fullmatch(name) is not None
+
+
+def is_further_part(name: str) -> bool:
+    """Tell whether a file below plan/ is a further part of a growth, in the plan or not."""
+    return _FURTHER_PART.fullmatch(name) is not None
 
 
 def is_of_plan(name: str) -> bool:

@@ -75,10 +75,9 @@ def _make_and_conclude(runs: Sequence[tuple[RunConfig, Prepared]]) -> list[list[
 
 def _begin(config: RunConfig, prepared: Prepared) -> None:
     """Note in the outputs that a slice has begun."""
-    if prepared.part is not None:
+    if prepared.own_slice is not None:
         for state in prepared.states:
-            run_id = state.manifest.run_id
-            begin_slice(prepared.part, prepared.own, state.folder, run_id, config.storage)
+            begin_slice(prepared.own_slice, prepared.own, state.folder, config.storage)
 
 
 def _make_missing(config: RunConfig, prepared: Prepared) -> list[Incident] | None:
@@ -105,7 +104,7 @@ def _conclude(config: RunConfig, prepared: Prepared, incidents: list[Incident] |
             f"{len(prepared.pending)} shards are not finished, the first is "
             f"{place_of(prepared.plan, prepared.pending[0])}; `trimline verify output=...` tells why"
         )
-    if prepared.part is not None:
+    if prepared.own_slice is not None:
         return [conclude_slice(config, prepared, state, incidents) for state in prepared.states]
     return [
         conclude_output(
@@ -114,7 +113,7 @@ def _conclude(config: RunConfig, prepared: Prepared, incidents: list[Incident] |
             message,
             arm=state.arm.name,
             notes=prepared.notes,
-            incidents=incidents or (),
+            incidents=incidents,
             redact=config.redact,
         )
         for state in prepared.states

@@ -47,7 +47,7 @@ def current_plan(config: "RunConfig", folders: Sequence[str], manifests: Sequenc
 
     source, storage, reading = config.source, config.storage, config.reading
     plan = next(filter(None, (load_plan(folder, storage) for folder in folders)), None)
-    if config.options.part and (plan is None or config.options.extend):
+    if config.options.own_slice and (plan is None or config.options.extend):
         require_creates("slice", folders[0], storage)
     if plan is None:
         plan = make_plan(folders[0], source, config.options.limit, storage, reading, claim)

@@ -1,16 +1,17 @@
 """Concludes an output whose units are all there: summary.json, the data set card and _SUCCESS."""
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 from pipeline.output.computed_on import mixture_lines
 from pipeline.output.dataset_card import write_card
 from pipeline.output.failed_shards import MOST_NAMED
 from pipeline.output.footers import Json
-from pipeline.output.layout import CARD
+from pipeline.output.layout import CARD, SUMMARY
 from pipeline.output.opened import Output
 from pipeline.output.repeated import repeated_lines
+from pipeline.output.slice_notes import incidents_of_slices
 from pipeline.output.summary import (
     Summary,
     is_successful,
@@ -35,7 +36,7 @@ def conclude_output(
     *,
     arm: str | None = None,
     notes: Sequence[str] = (),
-    incidents: Sequence[Incident] = (),
+    incidents: Sequence[Incident] | None = None,
     redact: Callable[[str], str] = str,
 ) -> Outcome:
     """Write summary.json, the card and, if the run succeeded, _SUCCESS as the last file; logs the end.
@@ -44,14 +45,15 @@ def conclude_output(
         message: the last line of a run that succeeded.
         arm: its name, for the log.
         notes: what to tell besides.
-        incidents: what happened to GPUs.
+        incidents: what happened to GPUs while this run made units; None: it made none, and what slices noted
+            is told.
         redact: removes credentials from the lines about incidents.
 
     Raises:
         RunError: a unit was made of another state of its shard than the plan's.
     """
     outcome = _concluded(output, max_failed_fraction, message, incidents)
-    notes = (*notes, *outcome.notes, *(redact(incident.line) for incident in incidents))
+    notes = (*notes, *outcome.notes, *(redact(incident.line) for incident in incidents or ()))
     outcome = replace(outcome, run_id=output.manifest.run_id, notes=notes)
     log_end(outcome, arm)
     return outcome
@@ -79,21 +81,35 @@ def log_end(outcome: Outcome, arm: str | None) -> None:
 
 
 def _concluded(
-    output: Output, max_failed_fraction: float, message: str, incidents: Sequence[Incident]
+    output: Output, max_failed_fraction: float, message: str, incidents: Sequence[Incident] | None
 ) -> Outcome:
     folder, storage = output.folder, output.storage
     summary = valid_summary(folder, output.finished, storage)
     notes: tuple[str, ...] = ()
     if summary is None:
         take_back_success(folder, storage)
-        told: list[Json] = [incident.to_json() for incident in incidents]
+        if incidents is None:
+            told = incidents_of_slices(folder, storage)
+            notes = tuple(_slices_lines(told))
+        else:
+            told = [incident.to_json() for incident in incidents]
         summary = summarise(folder, output.plan, output.finished, storage, told)
         if not write_card(folder, output.manifest, summary, storage):
-            notes = (f"{CARD} is not Trimline's, or was edited, and stays as it is",)
+            notes += (f"{CARD} is not Trimline's, or was edited, and stays as it is",)
     outcome = outcome_of(summary, max_failed_fraction, message, storage)
     if outcome.status == 0:
         mark_success(folder, storage)
     return replace(outcome, notes=(*notes, *outcome.notes))
+
+
+def _slices_lines(told: Sequence[Json]) -> Iterator[str]:
+    """Name the slices that had incidents, in a line; none if there were none."""
+    names = list(dict.fromkeys(incident["slice"] for incident in told if "slice" in incident))
+    if names:
+        more = ", ..." if names[MOST_NAMED:] else ""
+        events = sum(incident["times"] for incident in told)
+        shown = ", ".join(names[:MOST_NAMED])
+        yield f"{events:,} incidents in slices {shown}{more}: see incidents in {SUMMARY}"
 
 
 def outcome_of(summary: Summary, max_failed_fraction: float, message: str, storage: Storage) -> Outcome:

@@ -54,7 +54,7 @@ class RunOptions:
         require(0 <= self.max_failed_fraction <= 1, "max_failed_fraction must be in [0, 1]")
 
     @property
-    def part(self) -> Slice | None:
+    def own_slice(self) -> Slice | None:
         """The slice of the plan that the run makes; None: all of it."""
         return None if self.slice is None else parse_slice(self.slice)
 

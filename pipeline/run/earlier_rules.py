@@ -61,7 +61,7 @@ def require_same_rules(
 
 
 def _shard_of_other_count(config: "RunConfig", source: Source, plan: Plan) -> str | None:
-    """Find a slice of JSONL that holds another number of samples today; other plans do not count contents."""
+    """Find a piece of JSONL that holds another number of samples today; other plans do not count contents."""
     if not isinstance(source, Jsonl) or config.options.limit is not None:
         return None
     reading = config.reading

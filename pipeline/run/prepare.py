@@ -55,8 +55,8 @@ class ArmState:
 class Prepared:
     """Holds a run that is ready to start, or has ended. The arms' outputs have equal plans.
 
-    `notes` say what a user should know of the model, one line each. `model` is what the stages load. With a
-    `part` only its shards are the run's own, and the finished units of others are not listed.
+    `notes` say what a user should know of the model, one line each. `model` is what the stages load. With an
+    `own_slice` only its shards are the run's own, and the finished units of others are not listed.
     """
 
     plan: Plan
@@ -64,12 +64,12 @@ class Prepared:
     states: tuple[ArmState, ...]
     notes: tuple[str, ...] = ()
     model: Model | None = None
-    part: Slice | None = None
+    own_slice: Slice | None = None
 
     @cached_property
     def own(self) -> range:
         """The shards that this run makes: the plan's, or those of its slice."""
-        return range(len(self.plan)) if self.part is None else self.part.shards_of(self.plan)
+        return range(len(self.plan)) if self.own_slice is None else self.own_slice.shards_of(self.plan)
 
     @cached_property
     def pending(self) -> list[int]:
@@ -159,7 +159,7 @@ def prepare_all(groups: Sequence["RunConfig"]) -> list[Prepared]:
                 first.options.limit,
                 first.storage,
                 first.reading,
-                first.options.part,
+                first.options.own_slice,
             )
     prepared: list[Prepared] = []
     for outputs in checked:
@@ -203,8 +203,8 @@ def _freeze_plan(checked: _Checked, shared: Plan | None) -> Prepared:
     config, folders = checked.config, checked.folders
     storage = config.storage
     plan = shared or current_plan(config, folders, checked.manifests)
-    part = config.options.part
-    own = None if part is None else part.shards_of(plan)
+    own_slice = config.options.own_slice
+    own = None if own_slice is None else own_slice.shards_of(plan)
     manifests = []
     for folder, manifest in zip(folders, checked.manifests, strict=True):
         share_plan(plan, folder, storage, own)
@@ -219,7 +219,7 @@ def _freeze_plan(checked: _Checked, shared: Plan | None) -> Prepared:
         tuple(states),
         checked.model.notes,
         with_digests(config.model, checked.model.weights),
-        part,
+        own_slice,
     )
     if prepared.pending:
         require_model_room(config, prepared.geometry)
@@ -232,7 +232,7 @@ def _freeze_plan(checked: _Checked, shared: Plan | None) -> Prepared:
 
 def look_again(prepared: Prepared, storage: Storage) -> Prepared:
     """List the finished units again."""
-    only, planned = None if prepared.part is None else prepared.own, len(prepared.plan)
+    only, planned = None if prepared.own_slice is None else prepared.own, len(prepared.plan)
     states = [
         replace(state, finished=finished_units(state.folder, storage, only=only, planned=planned))
         for state in prepared.states

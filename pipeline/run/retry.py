@@ -16,11 +16,13 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from pipeline.output.changed import changed_files, file_now, has_changed
+from pipeline.output.done import shards_with_sums
 from pipeline.output.footers import read_footers
 from pipeline.output.layout import DATA
 from pipeline.output.plan import Plan, load_plan
 from pipeline.output.summary import take_back_success
 from pipeline.output.units import Finished, Unit, finished_units
+from pipeline.output.valid_sums import valid_sums
 from pipeline.run.slices import Slice
 from pipeline.sources.base import Shard, Source, files_of
 from pipeline.storage.listing import File
@@ -45,7 +47,7 @@ def delete_failed_units(
     limit: int | None,
     storage: Storage,
     reading: Storage | None = None,
-    part: Slice | None = None,
+    own_slice: Slice | None = None,
 ) -> None:
     """Delete every unit that has a row of one of these statuses, or whose shard broke off in it.
 
@@ -53,21 +55,21 @@ def delete_failed_units(
         folders: the outputs of all arms; a unit is deleted in all of them.
         limit: under which they were planned.
         storage, reading: how to reach the outputs and the source; None: both the same way.
-        part: the slice whose shards are retried; None: all.
+        own_slice: the slice whose shards are retried; None: all.
 
     Raises:
         ConfigError: a shard that is still to be made has changed or is gone, or a changed one cannot be made
             again by itself. Nothing was deleted then.
     """
     plans = [plan for folder in folders if (plan := load_plan(folder, storage)) is not None]
-    own = part.shards_of(plans[0]) if part and plans else None
+    own = own_slice.shards_of(plans[0]) if own_slice and plans else None
     finished = {
         plan.folder: finished_units(plan.folder, storage, only=own, planned=len(plan)) for plan in plans
     }
     failed = [
-        _UnitFile(unit, folder)
-        for folder, units in finished.items()
-        for unit in _failed(folder, units, statuses, storage)
+        _UnitFile(unit, plan.folder)
+        for plan in plans
+        for unit in _failed(plan, finished[plan.folder], statuses, storage)
     ]
     if not failed:
         return
@@ -96,9 +98,21 @@ def _deletions(
     return [file for file in doomed if file not in last], sorted(last)
 
 
-def _failed(folder: str, finished: Finished, statuses: Sequence[str], storage: Storage) -> Iterator[Unit]:
-    for footer in read_footers(folder, finished, storage):
-        if footer.shard_error or any(footer.totals.status.get(status) for status in statuses):
+def _failed(plan: Plan, finished: Finished, statuses: Sequence[str], storage: Storage) -> Iterator[Unit]:
+    """Find the units that failed; reads no footer of a shard whose sums tell that none did."""
+
+    def has_failed(shard_error: str | None, status: Mapping[str, int]) -> bool:
+        return bool(shard_error) or any(status.get(name) for name in statuses)
+
+    summed = sorted(shards_with_sums(plan.folder, plan, finished, storage))
+    sound = {
+        sums.shard
+        for sums in valid_sums(plan.folder, plan, finished, summed, storage)
+        if not has_failed(sums.shard_error, sums.status)
+    }
+    doubtful = Finished(unit.file_name for unit in finished if unit.shard not in sound)
+    for footer in read_footers(plan.folder, doubtful, storage):
+        if has_failed(footer.shard_error, footer.totals.status):
             yield footer.unit
 
 
@@ -122,26 +136,23 @@ def _changed_shards(
     reading: Storage,
     own: range | None,
 ) -> dict[int, Shard]:
-    """Find the retried shards that have changed since a plan was made, and list them as they are now."""
+    """Find the retried shards that have changed since a plan was made, and make them as they are now."""
 
     def is_passed_over(shard: int) -> bool:
         return shard not in retried and all(units.has_shard(shard) for units in finished.values())
 
-    look = partial(file_now, source, storage=reading)
+    look, entries = partial(file_now, source, storage=reading), partial(files_of, source, reading)
     planned: dict[int, Shard] = {}
     for number, plan in enumerate(plans):
         # plans differ if an earlier retry was killed while it renewed them
         if number and plan.lines(own).equals(plans[0].lines(own)):
             continue
-        entries = files_of(source, reading)
         for shard, file in changed_files(plan, is_passed_over, entries, look, storage, own):
             if shard.shard not in retried:
                 raise has_changed(shard, file, storage)
             planned[shard.shard] = shard
-    uris = {file.uri for shard in planned.values() for file in shard.own_files}
-    files = {file.uri: file for file in files_of(source, reading) if file.uri in uris} if uris else {}
-    unlisted = (look(uri) for uri in sorted(uris - files.keys()))
-    files |= {file.uri: file for file in unlisted if file is not None}
+    uris = sorted({file.uri for shard in planned.values() for file in shard.own_files})
+    files = {file.uri: file for file in each(look, uris, THREADS) if file is not None}
     return {number: _as_now(shard, files, source, limit, reading) for number, shard in planned.items()}
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from pipeline.output.summary import Summary, sum_up
 from pipeline.run.conclude import log_end, outcome_of
 from pipeline.run.config import Outcome
+from pipeline.run.slices import note_incidents
 from pipeline.support.schema import COUNTS, SECONDS
 
 if TYPE_CHECKING:
@@ -26,23 +27,27 @@ def conclude_slice(
     Raises:
         RunError: a unit was made of another state of its shard than the plan's.
     """
-    summary = _complete(sum_up(state.folder, prepared.plan, state.finished, config.storage, prepared.own))
-    summary = replace(summary, incidents=[incident.to_json() for incident in incidents or ()] or None)
+    assert prepared.own_slice is not None
+    told = [incident.to_json() for incident in incidents or ()]
+    if incidents is not None:
+        note_incidents(prepared.own_slice, told, state.folder, config.storage)
+    summary = sum_up(state.folder, prepared.plan, state.finished, config.storage, prepared.own)
+    summary = replace(_with_all_sums(summary), incidents=told or None)
     text = _text(prepared, is_made=incidents is not None)
     outcome = outcome_of(summary, config.options.max_failed_fraction, text, config.storage)
-    told = (config.redact(incident.line) for incident in incidents or ())
+    lines = (config.redact(incident.line) for incident in incidents or ())
     outcome = replace(
         outcome,
-        message=f"slice {prepared.part}: {outcome.message}; {_next_step(config)}",
+        message=f"slice {prepared.own_slice}: {outcome.message}; {_next_step(config)}",
         run_id=state.manifest.run_id,
-        notes=(*prepared.notes, *outcome.notes, *told),
+        notes=(*prepared.notes, *outcome.notes, *lines),
     )
     log_end(outcome, state.arm.name)
     return outcome
 
 
-def _complete(summary: Summary) -> Summary:
-    """Give a summary without any unit the sums that others have."""
+def _with_all_sums(summary: Summary) -> Summary:
+    """Add zeros for the sums that a summary without any unit lacks."""
     tokens, seconds = dict.fromkeys(COUNTS, 0), dict.fromkeys(SECONDS, 0.0)
     return replace(summary, tokens=tokens | summary.tokens, stage_seconds=seconds | summary.stage_seconds)
 

@@ -1,17 +1,17 @@
 """Cuts a plan into contiguous slices of about the same size, each to be run by itself."""
 
-import json
 import re
 import socket
 import time
 from bisect import bisect_left
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import TYPE_CHECKING
 
-from pipeline.output.layout import SLICES
-from pipeline.storage.uris import Storage, write_atomic
+from pipeline.output.footers import Json
+from pipeline.output.slice_notes import MOST_INCIDENTS, SliceNote, few_incidents, read_note, write_note
+from pipeline.storage.uris import Storage
 from pipeline.support.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -65,16 +65,20 @@ def _numbering(sizes: Sequence[int], count: int) -> Callable[[int], int]:
     return lambda item: min(count * (before[item] + before[item + 1]) // (2 * before[-1]), count - 1)
 
 
-def begin_slice(part: Slice, shards: range, folder: str, run_id: str, storage: Storage) -> None:
-    """Write into an output that a slice has begun, and where, for `trimline status` and `finish`."""
-    note = {
-        "slice": str(part),
-        "begun": time.time(),
-        "host": socket.gethostname(),
-        "first": shards.start,
-        "stop": shards.stop,
-        "run_id": run_id,
-    }
-    fs, path = storage.open(folder)
-    name = f"{part.number}-of-{part.count}.json"
-    write_atomic(fs, f"{path}/{SLICES}/{name}", json.dumps(note, indent=2).encode())
+def begin_slice(own_slice: Slice, shards: range, folder: str, storage: Storage) -> None:
+    """Note in an output that a slice has begun, and where, for `trimline status` and `finish`.
+
+    What the last start that made units told of incidents stays.
+    """
+    name = str(own_slice)
+    before = read_note(name, folder, storage)
+    incidents = before.incidents if before is not None else None
+    note = SliceNote(name, time.time(), socket.gethostname(), shards.start, shards.stop, incidents)
+    write_note(note, folder, storage)
+
+
+def note_incidents(own_slice: Slice, incidents: Iterable[Json], folder: str, storage: Storage) -> None:
+    """Note in an output what happened to GPUs while a slice made units, for `finish`."""
+    note = read_note(str(own_slice), folder, storage)
+    if note is not None:
+        write_note(replace(note, incidents=few_incidents(incidents, MOST_INCIDENTS) or None), folder, storage)

@@ -87,11 +87,11 @@ class Shard:
 
     Args:
         shard: its number, from 0.
-        uri: names it; for a slice of files or lines, no file of that name exists.
+        uri: names it; for a piece of a listing or of a file, no file of that name exists.
         size: bytes.
         etag: changes with the content.
         samples: how many samples to read, from the first; None: all.
-        files: a slice's files; empty if `uri` is the shard's one file.
+        files: those of a piece of a listing; empty if `uri` is the shard's one file.
     """
 
     shard: int
@@ -219,7 +219,7 @@ class Source(ABC):
         raise ConfigError(f"members: a source of {type(self).__name__} has no other members to export")
 
     def open_shard(self, shard: Shard, storage: Storage, **caching: object) -> BinaryIO:
-        """Open the file that is a shard, or of which it is a slice.
+        """Open the file that is a shard, or of which it is a piece.
 
         Args:
             caching: options of fsspec's `open` for other stores than the local disk.

@@ -57,8 +57,8 @@ class Images(Source):
         passed_over: list[PassedOver] = []  # since the last group
 
         def files() -> Iterator[File]:
-            selection = ListingRules(self.follow_links, reads=_is_image, listing=self.listing)
-            for entry in list_entries(self.path, storage, selection):
+            rules = ListingRules(self.follow_links, reads=_is_image, listing=self.listing)
+            for entry in list_entries(self.path, storage, rules):
                 if isinstance(entry, File):
                     yield entry
                 else:
@@ -78,7 +78,7 @@ class Images(Source):
             raise nothing_listed(f"image ({suffixes})", self.path, census, storage)
 
     def shards(self, entries: Iterable[File], storage: Storage) -> Iterator[Shard]:
-        """See `Source.shards`: a slice of the listing is a shard.
+        """See `Source.shards`: a piece of the listing is a shard.
 
         A sidecar whose image is not among the entries is skipped.
         """
@@ -87,7 +87,7 @@ class Images(Source):
         for file in entries:
             if _is_image(file.uri):
                 if images == self.slice_files:
-                    yield _slice(ordinal, files)
+                    yield _piece(ordinal, files)
                     ordinal, images, files = ordinal + 1, 0, []
                 images += 1
                 names = (_stem(file.uri), file.uri)
@@ -95,7 +95,7 @@ class Images(Source):
                 continue
             files.append(file)
         if files:
-            yield _slice(ordinal, files)
+            yield _piece(ordinal, files)
 
     def samples(self, shard: Shard, storage: Storage, wanted: Wanted) -> Iterator[Sample | None]:
         """See `Source.samples`."""
@@ -219,10 +219,10 @@ def _by_image(files: Iterable[File]) -> Iterator[list[File]]:
         yield group
 
 
-def _slice(ordinal: int, files: list[File]) -> Shard:
+def _piece(ordinal: int, files: list[File]) -> Shard:
     digest = hashlib.sha256(repr([(file.uri, file.size, file.etag) for file in files]).encode()).hexdigest()
     folder = _common_folder(files)
-    first = files[0].uri.removeprefix(f"{folder}/")  # a name that no other slice has
+    first = files[0].uri.removeprefix(f"{folder}/")  # a name that no other piece has
     images = sum(_is_image(file.uri) for file in files)
     return Shard(
         ordinal,

@@ -77,7 +77,7 @@ class _Line:
 class Jsonl(Source):
     """Reads JSONL, JSON arrays and CSV; consecutive records with the same image are one sample.
 
-    A shard is a slice of some `slice_files` records. Images are relative to `image_root`, or to the file's
+    A shard is a piece of some `slice_files` records. Images are relative to `image_root`, or to the file's
     folder; `sample_key` is the image as the record names it. A record is `{question_id, image, text}`, as in
     LLaVA's evaluation files; `{id, image, conversations}`, as in its training files, of which each human turn
     is asked by itself; or names other keys, see the fields.
@@ -101,24 +101,24 @@ class Jsonl(Source):
         return files_ending(self, suffixes, storage)
 
     def shards(self, entries: Iterable[File], storage: Storage) -> Iterator[Shard]:
-        """See `Source.shards`: slices that end where a sample does."""
+        """See `Source.shards`: pieces that end where a sample does."""
         ordinal = 0
         for file in entries:
             if self.listing is not None and not file.is_same(file_at(file.uri, storage)):
                 name = storage.redact(file.uri)
                 raise ConfigError(f"source.listing: {name} has changed since it was made, or is gone")
             first = start = lines = samples = 0
-            shard = _slice(ordinal, file, 0, file.size, None)
+            shard = _piece(ordinal, file, 0, file.size, None)
             require_records(functools.partial(self.open_shard, shard, storage), file.uri, storage)
             broken: list[ShardError] = []
             all_lines = self._lines(shard, 0, file.size, storage, broken)
             for _, group in groupby(all_lines, key=lambda line: line.group):
                 count, last = _count(group)
                 if lines >= self.slice_files:
-                    yield _slice(ordinal, file, first, start, samples)
+                    yield _piece(ordinal, file, first, start, samples)
                     ordinal, first, lines, samples = ordinal + 1, start, 0, 0
                 lines, samples, start = lines + count, samples + 1, last.stop
-            yield _slice(ordinal, file, first, file.size, None if broken else samples)
+            yield _piece(ordinal, file, first, file.size, None if broken else samples)
             ordinal += 1
 
     def samples(self, shard: Shard, storage: Storage, wanted: Wanted) -> Iterator[Sample | None]:
@@ -250,5 +250,5 @@ def _questions(tree: dict[str, object], keys: Keys) -> tuple[Question, ...]:
     return questions
 
 
-def _slice(ordinal: int, file: File, first: int, stop: int, samples: int | None) -> Shard:
+def _piece(ordinal: int, file: File, first: int, stop: int, samples: int | None) -> Shard:
     return Shard(ordinal, f"{file.uri}#{first}-{stop}", stop - first, file.etag, samples, (file,))

@@ -72,14 +72,17 @@ class ReadPending:
 
     def _shard(self, batch: pa.Table) -> tuple[Shard, PendingShard]:
         pending, place = parse_pending(batch)
-        metadata = _part_metadata(self.output, self.attempt, self.storage, place.file)
+        metadata = _metadata_of_attempt(self.output, self.attempt, self.storage, place.file)
         return read_planned(self.output, place, self.storage, metadata), pending
 
 
 @functools.lru_cache(maxsize=4)
-def _part_metadata(output: str, attempt: str, storage: Storage, part: str) -> pq.FileMetaData:
-    """Read a plan's part's metadata, once per attempt: a worker outlives one, and lines may be renewed."""
-    return part_metadata(output, part, storage)
+def _metadata_of_attempt(output: str, attempt: str, storage: Storage, name: str) -> pq.FileMetaData:
+    """Read the metadata of a file below plan/, once for each start of the job.
+
+    A worker may outlive a start, and the file of a renewed line is written anew between two.
+    """
+    return part_metadata(output, name, storage)
 
 
 def read_shard(

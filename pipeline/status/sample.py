@@ -1,24 +1,22 @@
 """Estimates totals and rate of an output from the sums of finished shards and a sample of other footers."""
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.output.computed_on import computed_on
-from pipeline.output.done import read_sums, shards_with_sums, states_of
+from pipeline.output.done import shards_with_sums
 from pipeline.output.footers import Footer, read_footer
 from pipeline.output.plan import Plan
-from pipeline.output.sums import ShardSums
+from pipeline.output.sums import ShardSums, sum_footers
 from pipeline.output.units import Finished, Unit
+from pipeline.output.valid_sums import valid_sums
 from pipeline.storage.uris import Storage
 from pipeline.support.census import Census
 from pipeline.support.errors import RunError
 from pipeline.support.parallel import THREADS, each
-from pipeline.support.processes import each_of_many
 
 
 @dataclass
@@ -41,21 +39,8 @@ class Sampled:
     rows_by_device: Counter[str] = field(default_factory=Counter)
     newest: list[Footer] = field(default_factory=list)
 
-    def add(self, footer: Footer) -> None:
-        """Add one footer."""
-        self.units += 1
-        self.rows += footer.totals.rows
-        self.samples += footer.samples
-        self.status.update(footer.totals.status)
-        self.rows_by_device[computed_on(footer.stages)] += footer.totals.rows
-        self.tokens.update(footer.totals.tokens)
-        if footer.census:
-            self.census.add(Census.from_json(footer.census))
-        if footer.shard_error:
-            self.shard_errors[footer.shard] = footer.shard_error
-
-    def add_shard(self, sums: ShardSums) -> None:
-        """Add a shard's sums."""
+    def add(self, sums: ShardSums) -> None:
+        """Add the sums of a shard, or of one unit."""
         self.units += sums.units
         self.rows += sums.rows
         self.samples += sums.samples
@@ -106,42 +91,32 @@ def read_sample(
         most_sums: how many shards' sums are read.
     """
 
-    def read(unit: Unit) -> Footer | Exception | None:
+    def read(unit: Unit) -> tuple[Footer, ShardSums] | Exception | None:
         try:
-            return read_footer(folder, unit.file_name, storage)
+            footer = read_footer(folder, unit.file_name, storage)
+            state = footer.source_size, footer.source_etag
+            return footer, sum_footers([footer], footer.shard, state)
         except FileNotFoundError:
             return None
         except (RunError, ValueError, LookupError, TypeError) as error:  # Arrow's own are ValueErrors
             return error
 
     sampled, summed = Sampled(), set()
-    for sums in _valid_sums(folder, plan, finished, most_sums, storage):
-        sampled.add_shard(sums)
+    shards = np.array(sorted(shards_with_sums(folder, plan, finished, storage)), np.int64)
+    for sums in valid_sums(folder, plan, finished, _spread(shards, most_sums).tolist(), storage):
+        sampled.add(sums)
         summed.add(sums.shard)
     newest, others = choose(finished, most, sorted(summed))
     for units, of_newest in ((newest, True), (others, False)):
-        for unit, footer in zip(units, each(read, units, THREADS), strict=True):
-            if isinstance(footer, Exception):
+        for unit, found in zip(units, each(read, units, THREADS), strict=True):
+            if isinstance(found, Exception):
                 sampled.damaged += 1
-            elif footer is not None:
+            elif found is not None:
+                footer, sums = found
                 if unit.shard not in summed:
-                    sampled.add(footer)
+                    sampled.add(sums)
                 sampled.newest += [footer] if of_newest else []
     return sampled
-
-
-def _valid_sums(
-    folder: str, plan: Plan, finished: Finished, most: int, storage: Storage
-) -> Iterator[ShardSums]:
-    """Read the sums of whole shards; skips those that are not of the units and the source as they are now."""
-    shards = sorted(shards_with_sums(folder, plan, finished, storage))
-    chosen = _spread(np.array(shards, np.int64), most).tolist()
-    states = states_of(plan)
-    read = partial(read_sums, folder, storage=storage, keys=False)
-    for shard, sums in zip(chosen, each_of_many(read, chosen, costs=len(chosen)), strict=True):
-        stops = finished.stops_of_whole(shard)
-        if sums is not None and stops is not None and sums.are_of(stops, states[shard]):
-            yield sums
 
 
 def rate_of(footers: Sequence[Footer]) -> tuple[float, float] | None:

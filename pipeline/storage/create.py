@@ -10,7 +10,7 @@ import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
 from pipeline.storage.durable import sync_folder, write_beside
-from pipeline.storage.uris import Storage, read_bytes, write_atomic
+from pipeline.storage.uris import Storage, protocols_of, read_bytes, write_atomic
 from pipeline.support.errors import ConfigError
 
 # Stores whose fsspec packages make one request of mode="create"; others look first and then write.
@@ -76,7 +76,7 @@ def _create(fs: fsspec.AbstractFileSystem, path: str, data: bytes) -> None:
         FileExistsError: there is one.
         _NotConditionalError: the store cannot do it.
     """
-    protocols = {fs.protocol} if isinstance(fs.protocol, str) else set(fs.protocol)
+    protocols = protocols_of(fs)
     if isinstance(fs, LocalFileSystem):
         _link(Path(path), data)
     elif "s3" in protocols:

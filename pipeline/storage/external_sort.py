@@ -9,41 +9,57 @@ from itertools import islice
 # Canonical URI, size in bytes, etag.
 Line = tuple[str, int, str]
 
-# The most lines that are sorted in memory: some 50 MiB.
-RUN_LINES = 100_000
-# So many runs of one size become a longer one, so that few files are open however many lines there are.
-MERGED_RUNS = 64
+_RUN_LINES = 100_000  # some 50 MiB
+_MERGED_RUNS = 64
 _BATCH_LINES = 1_000  # of a run on disk in memory
 
 
-def in_order(lines: Iterable[Line]) -> Iterator[Line]:
+def in_order(
+    lines: Iterable[Line], *, run_lines: int = _RUN_LINES, merged_runs: int = _MERGED_RUNS
+) -> Iterator[Line]:
     """Sort lines by URI with an external merge sort.
 
     S3 itself lists in the order of the keys' bytes, but not every store does: SeaweedFS lists `a/b` before
     `a-b`. Several threads list in no order, and neither does an inventory.
+
+    Args:
+        run_lines: the most lines that are sorted in memory.
+        merged_runs: so many runs of one size become a longer one, so that few files are open however many
+            lines there are.
     """
     lines = iter(lines)
     with ExitStack() as stack:
-        levels: list[list[Iterator[Line]]] = []  # runs on disk, each level some MERGED_RUNS times as long
+        runs = _Runs(merged_runs, stack)
         last: list[Line] = []
-        while run := sorted(islice(lines, RUN_LINES)):
-            if len(run) < RUN_LINES:
+        while run := sorted(islice(lines, run_lines)):
+            if len(run) < run_lines:
                 last = run
                 break
-            _add(levels, 0, _on_disk(run, stack), stack)
+            runs.add(run)
             del run
-        yield from heapq.merge(*(run for level in levels for run in level), last)
+        yield from heapq.merge(*runs, last)
 
 
-def _add(levels: list[list[Iterator[Line]]], level: int, run: Iterator[Line], stack: ExitStack) -> None:
-    """Add a run on disk to its level; a full level is merged into one run of the next."""
-    if level == len(levels):
-        levels.append([])
-    levels[level].append(run)
-    if len(levels[level]) == MERGED_RUNS:
-        merged = _on_disk(heapq.merge(*levels[level]), stack)
-        levels[level].clear()
-        _add(levels, level + 1, merged, stack)
+class _Runs:
+    """Holds sorted runs on disk, each level some `merged` times as long as the one before."""
+
+    def __init__(self, merged: int, stack: ExitStack) -> None:
+        self._merged, self._stack = merged, stack
+        self._levels: list[list[Iterator[Line]]] = []
+
+    def add(self, run: Iterable[Line], level: int = 0) -> None:
+        """Move a run to disk; a full level is merged into one run of the next."""
+        if level == len(self._levels):
+            self._levels.append([])
+        runs = self._levels[level]
+        runs.append(_on_disk(run, self._stack))
+        if len(runs) == self._merged:
+            self._levels[level] = []
+            self.add(heapq.merge(*runs), level + 1)
+
+    def __iter__(self) -> Iterator[Iterator[Line]]:
+        for runs in self._levels:
+            yield from runs
 
 
 def _on_disk(lines: Iterable[Line], stack: ExitStack) -> Iterator[Line]:

@@ -1,22 +1,19 @@
 """Lists a folder of very many files whose names begin with a number, in several parts at once."""
 
 from collections.abc import Iterator
-from itertools import pairwise
 
 import fsspec
 
-from pipeline.storage.pages import s3_pages
-from pipeline.storage.uris import list_times, name_of
-from pipeline.support.parallel import THREADS, each
+from pipeline.storage.parallel_pages import parallel_pages
+from pipeline.storage.uris import list_times
 
-_MOST_PARTS = 1000
-_LAST = chr(0x10FFFF)  # after every name
+_MOST_CUTS = 1000
 
 
 def list_in_parts(
     fs: fsspec.AbstractFileSystem, folder: str, numbers: range, a_part: int, *, only: bool = False
 ) -> Iterator[tuple[str, float]]:
-    """List the names in a folder with the times of writing; none if it does not exist.
+    """List the names in a folder with the times of writing, in no order; none if it does not exist.
 
     Names below subfolders are left out. Times are in seconds since the epoch.
 
@@ -26,35 +23,24 @@ def list_in_parts(
         numbers: the names begin with numbers of six digits or more, most of which are among these.
         a_part: how many of these numbers a part has at least.
         only: S3 may leave out the names that begin with no number among these.
+
+    Raises:
+        OSError: S3 lists in no order, after it seemed to have one.
     """
     if "s3" not in fs.protocol:
         yield from list_times(fs, folder)
         return
-    cuts = pairwise(_cuts(numbers, a_part, only))
-    for part in each(lambda part: list(_objects(fs, folder, *part)), cuts, THREADS):
-        yield from part
-
-
-def _cuts(numbers: range, a_part: int, only: bool) -> list[str]:
-    """Cut the names into parts, in the order of their bytes."""
-    step = max(a_part, -(-len(numbers) // _MOST_PARTS))
-    inner = sorted(f"{number:06d}" for number in numbers[step::step])
-    if only and numbers:
-        first, last = f"{numbers.start:06d}", f"{numbers.stop - 1:06d}"
-        if len(first) == len(last):  # else the names of the longer numbers stand among those of the others
-            return [first, *inner, f"{last}~"]
-    return ["", *inner, _LAST]
-
-
-def _objects(
-    fs: fsspec.AbstractFileSystem, folder: str, start: str, stop: str
-) -> Iterator[tuple[str, float]]:
-    """List the names after one text, up to another; S3 lists in the order of the bytes."""
-    begin = {"StartAfter": f"{folder.partition('/')[2]}/{start}"} if start else {}
-    for page in s3_pages(fs, f"{folder}/", Delimiter="/", **begin):
-        for item in page.get("Contents", ()):
-            name = name_of(item["Key"])
-            if name > stop:
-                return
-            if not item["Key"].endswith("/"):
+    step = max(a_part, -(-len(numbers) // _MOST_CUTS))
+    cuts = sorted(_digits(number) for number in numbers[step - 1 : -1 : step])
+    ends = (_digits(numbers[0]), _digits(numbers[-1])) if only and numbers else ("", "")
+    if len(ends[0]) != len(ends[1]):  # the names of the longer numbers stand among those of the others
+        ends = ("", "")
+    for page in parallel_pages(fs, f"{folder}/", after=ends[0], until=ends[1], cuts=cuts):
+        for item in page:
+            name = item["Key"].removeprefix(f"{folder.partition('/')[2]}/")
+            if name and "/" not in name:
                 yield name, item["LastModified"].timestamp()
+
+
+def _digits(number: int) -> str:
+    return f"{number:06d}"

@@ -74,7 +74,7 @@ def list_files(uri: str, storage: Storage) -> Iterator[File]:
     )
 
 
-def list_entries(path: object, storage: Storage, selection: ListingRules = ListingRules()) -> Iterator[Entry]:
+def list_entries(path: object, storage: Storage, rules: ListingRules = ListingRules()) -> Iterator[Entry]:
     """List a file, the files below a folder, or those that match a glob, sorted by URI, each once.
 
     Hidden files, outputs of Trimline and what is no file are passed over, by their paths below the folder
@@ -88,16 +88,16 @@ def list_entries(path: object, storage: Storage, selection: ListingRules = Listi
     """
     with naming_key(storage):
         places = list(look_up_places(path, storage))
-    if selection.listing is not None:
-        with storage.reaching("source.listing", selection.listing):
-            yield from _listed(selection.listing, places, storage, selection)
+    if rules.listing is not None:
+        with storage.reaching("source.listing", rules.listing):
+            yield from _listed(rules.listing, places, storage, rules)
         return
     if len(places) == 1:
-        yield from (entry for _, entry in _entries(places[0], storage, selection))
+        yield from (entry for _, entry in _entries(places[0], storage, rules))
         return
     last = ""
     for group in overlapping_places(places):
-        streams = [_required(place, _entries(place, storage, selection), selection) for place in group]
+        streams = [_required(place, _entries(place, storage, rules), rules) for place in group]
         for uri, entry in heapq.merge(*streams, key=itemgetter(0)):
             if uri != last:
                 yield entry
@@ -114,32 +114,32 @@ def naming_key(storage: Storage) -> Iterator[None]:
         raise ConfigError(text if text.startswith("source.path") else f"source.path: {text}") from None
 
 
-def _required(place: Place, entries: Iterator[_Placed], selection: ListingRules) -> Iterator[_Placed]:
+def _required(place: Place, entries: Iterator[_Placed], rules: ListingRules) -> Iterator[_Placed]:
     """Yield the entries of one of several places; ConfigError if none of them is read."""
     empty = True
     for uri, entry in entries:
-        empty = empty and not _is_read(entry, selection)
+        empty = empty and not _is_read(entry, rules)
         yield uri, entry
     if empty:
         raise ConfigError(f"source.path: {place.text} has nothing that the source reads")
 
 
-def _listed(listing: str, places: list[Place], storage: Storage, selection: ListingRules) -> Iterator[Entry]:
+def _listed(listing: str, places: list[Place], storage: Storage, rules: ListingRules) -> Iterator[Entry]:
     """Yield what a table of files has of some places; ConfigError if it has nothing of one of them."""
-    rules: dict[str, _Rules] = {}
+    filters: dict[str, _Filter] = {}
 
     def judged(line: Line, place: Place) -> Entry:
         if line[0] == place.uri:
             return File(*line)
-        if place.path not in rules:
-            rules[place.path] = _Rules(place, storage, selection)
-        return rules[place.path].judged(line[0], File(*line))
+        if place.path not in filters:
+            filters[place.path] = _Filter(place, storage, rules)
+        return filters[place.path].judged(line[0], File(*line))
 
     empty, has_etags = {place.path for place in places}, True
     for line, (place, *others) in select_lines(read_inventory(listing, storage), places, listing):
         entry = judged(line, place)
         for around in (place, *others):
-            if around.path in empty and (len(places) == 1 or _is_read(judged(line, around), selection)):
+            if around.path in empty and (len(places) == 1 or _is_read(judged(line, around), rules)):
                 empty.discard(around.path)
         if has_etags and not line[2]:
             has_etags = False
@@ -150,31 +150,31 @@ def _listed(listing: str, places: list[Place], storage: Storage, selection: List
             raise ConfigError(storage.redact(f"source.path: {listing} names no file at {place.text} to read"))
 
 
-def _is_read(entry: Entry, selection: ListingRules) -> bool:
-    return isinstance(entry, File) and selection.reads(entry.uri)
+def _is_read(entry: Entry, rules: ListingRules) -> bool:
+    return isinstance(entry, File) and rules.reads(entry.uri)
 
 
-def _entries(place: Place, storage: Storage, selection: ListingRules) -> Iterator[_Placed]:
+def _entries(place: Place, storage: Storage, rules: ListingRules) -> Iterator[_Placed]:
     fs = place.fs
     with storage.reaching("source.path", place.text):
         if place.info is not None and place.info["type"] == "file":
             file = _file(fs, place.info)
             yield file.uri, file
             return
-        rules = _Rules(place, storage, selection)
-        for uri, found in _list_place(place, selection):
-            yield uri, rules.judged(uri, found)
+        filtered = _Filter(place, storage, rules)
+        for uri, found in _list_place(place, rules):
+            yield uri, filtered.judged(uri, found)
 
 
-class _Rules:
+class _Filter:
     """Passes over, by their paths below the folder of a place, hidden files and those of outputs."""
 
-    def __init__(self, place: Place, storage: Storage, selection: ListingRules) -> None:
+    def __init__(self, place: Place, storage: Storage, rules: ListingRules) -> None:
         fs, prefix = place.fs, place.prefix
         folder = place.path if prefix is None else prefix[: prefix.rfind("/") + 1]
         self._root = as_text(str(fs.unstrip_protocol(folder))).rstrip("/") + "/"
         self._outputs = OutputFiles(fs, self._root, storage.outputs)
-        self._of_tables = selection.of_tables
+        self._of_tables = rules.of_tables
 
     def judged(self, uri: str, found: File | Reason) -> Entry:
         """Return the file that was found, or what says why it is passed over."""
@@ -186,11 +186,11 @@ class _Rules:
         return found if isinstance(found, File) else PassedOver(name, found)
 
 
-def _list_place(place: Place, selection: ListingRules) -> Iterator[tuple[str, File | Reason]]:
+def _list_place(place: Place, rules: ListingRules) -> Iterator[tuple[str, File | Reason]]:
     """List what is below a folder or matches a glob, each with its URI; what is no file by its reason."""
     fs, path, prefix = place.fs, place.path, place.prefix
     if isinstance(fs, LocalFileSystem):
-        yield from _local(place, selection)
+        yield from _local(place, rules)
     elif "s3" in fs.protocol:
         yield from ((line[0], File(*line)) for line in in_order(_objects(place)))
     else:
@@ -205,7 +205,7 @@ def _list_place(place: Place, selection: ListingRules) -> Iterator[tuple[str, Fi
                 yield str(fs.unstrip_protocol(entry["name"])), Reason.SPECIAL
 
 
-def _local(place: Place, selection: ListingRules) -> Iterator[tuple[str, File | Reason]]:
+def _local(place: Place, rules: ListingRules) -> Iterator[tuple[str, File | Reason]]:
     path, prefix = place.path, place.prefix
     if prefix is None and place.info is None:
         raise FileNotFoundError(path)
@@ -215,7 +215,7 @@ def _local(place: Place, selection: ListingRules) -> Iterator[tuple[str, File | 
     if prefix is not None and not Path(folder).is_dir():
         return
     glob = glob_of(place.glob) if prefix is not None else None
-    for name, found in walk(folder, follow_links=selection.follow_links, glob=glob):
+    for name, found in walk(folder, follow_links=rules.follow_links, glob=glob):
         uri = as_text(f"file://{name}")
         if isinstance(found, Reason):
             yield uri, found

@@ -9,6 +9,7 @@ from fsspec.implementations.local import LocalFileSystem
 
 from pipeline.storage.names import as_path, as_text
 from pipeline.storage.opener import read_local
+from pipeline.storage.uris import protocols_of
 
 # What an output has in its folder; see `pipeline/output/layout.py`.
 MARKS = ("run.json", "comparison.json")
@@ -51,7 +52,7 @@ class OutputFiles:
         self._fs = fs
         self._root = root.rstrip("/")
         self._is_local = isinstance(fs, LocalFileSystem)
-        self._asks = self._is_local or bool({"s3", "memory"} & set(_protocols(fs)))
+        self._asks = self._is_local or bool({"s3", "memory"} & protocols_of(fs))
         self._real = self._real_uri(self._root)
         self._outputs = {self._real_uri(output) for output in outputs}
         self._above = [
@@ -113,7 +114,3 @@ class OutputFiles:
         if not self._is_local:
             return uri.rstrip("/")
         return as_text(f"file://{os.path.realpath(as_path(self._fs._strip_protocol(uri)))}").rstrip("/")
-
-
-def _protocols(fs: fsspec.AbstractFileSystem) -> tuple[str, ...]:
-    return (fs.protocol,) if isinstance(fs.protocol, str) else tuple(fs.protocol)

@@ -1,6 +1,6 @@
 """Lists an S3 prefix by several threads: an idle one takes a part of another's range of keys."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from queue import Empty, Queue
 from threading import Condition
@@ -15,25 +15,42 @@ Item = dict[str, Any]
 
 _PAGES_AHEAD = 64  # that have been listed and not yet been taken
 _PAGES_BEFORE_ENTERING = 2  # of one folder, before its range is divided into the folder and the rest
-_SPARE_REQUESTS = 8  # that may find nothing, beyond one for each that finds something
+_PAGES_ALONE = 16  # are listed before threads start: several that share few pages ask far more than one does
+_SPARE_REQUESTS = 8  # that may find less than half a page, beyond as many as find more
 
 
-def parallel_pages(fs: fsspec.AbstractFileSystem, start: str, threads: int = THREADS) -> Iterator[list[Item]]:
+def parallel_pages(
+    fs: fsspec.AbstractFileSystem,
+    start: str,
+    threads: int = THREADS,
+    *,
+    after: str = "",
+    until: str = "",
+    cuts: Sequence[str] = (),
+) -> Iterator[list[Item]]:
     """Yield the objects whose keys begin with the prefix `start`, each once, a page at a time, in no order.
 
-    Memory does not grow with the objects. A prefix of one page costs one request and no threads. The pages
-    of a larger one are listed `threads` at a time, however they lie: in one folder, in many, or deep below.
+    Memory does not grow with the objects. A prefix of few pages is listed without threads. The pages of a
+    larger one are listed `threads` at a time, however they lie: in one folder, in many, or deep below.
+
+    Args:
+        after: lists names behind this one alone, as they follow `start`; "": all.
+        until: lists names up to those that begin with this alone; "": all.
+        cuts: where names are known to be, in order, so that the threads need not look for them.
 
     Raises:
         OSError: the store lists in no order, after it seemed to have one; or what the store raises.
     """
     bucket, _, prefix = start.partition("/")
-    whole = KeyRange(prefix, prefix)
+    whole = KeyRange(prefix, prefix, f"{prefix}{after}" if after else "", until or None)
     listing = _Listing(fs, bucket, whole)
-    own, more = listing.list_page(whole, {})
-    yield own
-    if whole.is_done:
-        return
+    more = {"StartAfter": whole.after} if after else {}
+    for _ in range(1 if cuts else _PAGES_ALONE):
+        own, more = listing.list_page(whole, more)
+        yield own
+        if whole.is_done:
+            return
+    listing.share(whole, cuts)
     with ThreadPoolExecutor(threads) as pool:
         workers = [pool.submit(listing.work, whole, more)]
         workers += [pool.submit(listing.work) for _ in range(threads - 1)]
@@ -57,8 +74,9 @@ class _Listing:
         self._active, self._waiting = {whole}, list[KeyRange]()
         self._letters = set("0123456789")  # of names, as far as they have been seen
         self._folders: dict[str, bool | None] = {}  # whether there is one; None: a thread is looking
-        self._is_ordered, self._is_split, self._is_stopped = True, False, False
-        self._spare = _SPARE_REQUESTS
+        self._is_ordered, self._is_stopped = True, False
+        self._is_split = bool(whole.after or whole.stop)  # then a key out of order might be lost
+        self._spare, self._page = _SPARE_REQUESTS, 1  # the most keys of a page
 
     def taken(self, workers: int) -> Iterator[list[Item]]:
         """Yield the pages that are found, until all threads have ended."""
@@ -83,6 +101,17 @@ class _Listing:
         finally:
             self._found.put(None)
 
+    def share(self, whole: KeyRange, cuts: Sequence[str]) -> None:
+        """Let threads share what is left, if `cuts` are given in parts of some two pages.
+
+        The names are so that all stores agree on what is before and behind them (`doubtful_folders`).
+        """
+        behind = [name for name in cuts if name > whole.name] if self._is_ordered else []
+        step = 2 * max(1, len(cuts) - len(behind))
+        for name in reversed(behind[step - 1 :: step]):
+            self._add(whole.split(name))
+        self._spare = _SPARE_REQUESTS
+
     def stop(self) -> None:
         """Let the threads end."""
         with self._changed:
@@ -104,8 +133,10 @@ class _Listing:
         keys = [item["Key"] for item in items]
         more = {"ContinuationToken": page["NextContinuationToken"]} if page.get("IsTruncated") else {}
         with self._changed:
+            self._page = max(self._page, len(keys))
+            spent = 1 if part.last else 0  # a range's first request was spent when it was split off
             own = part.take(keys, is_last=not more)
-            self._spare += 1 if own else -1
+            self._spare += (2 if 2 * len(own) >= self._page else 0) - spent
             self._require_order(keys, after)
             if part.inside is not None and part.inside == part.skipped:
                 more = {"StartAfter": f"{part.inside}{LAST}"}  # another range has the folder
@@ -182,5 +213,6 @@ class _Listing:
         return [(part, name) for _, _, name, part in sorted(found, key=lambda item: item[:3])]
 
     def _add(self, part: KeyRange) -> None:
+        self._spare -= 1
         self._waiting.append(part)
         self._is_split = True

@@ -230,6 +230,11 @@ def put_atomic(fs: fsspec.AbstractFileSystem, path: str, local: str) -> None:
         fs.put_file(local, path)
 
 
+def protocols_of(fs: fsspec.AbstractFileSystem) -> set[str]:
+    """Return the names that a store goes by in URIs."""
+    return {fs.protocol} if isinstance(fs.protocol, str) else set(fs.protocol)
+
+
 def is_temporary(name: str) -> bool:
     """Tell whether a name is that of a temporary file, which a killed writer leaves behind."""
     return _TEMPORARY.fullmatch(name) is not None

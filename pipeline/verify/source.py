@@ -43,7 +43,7 @@ def prove(
     changed: set[int] = set()
     with questions.reading.reaching("source.path", questions.source_path):
         for shard, file in changed_files(
-            plan, lambda _: False, questions.entries(), questions.file_at, storage, among
+            plan, lambda _: False, questions.entries, questions.file_at, storage, among
         ):
             changed.add(shard.shard)
             text = "it is gone, or has another size or etag than when the run first started"

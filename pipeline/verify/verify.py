@@ -27,6 +27,7 @@ from pipeline.support.processes import each_of_many
 from pipeline.support.progress_lines import telling
 from pipeline.verify.files import Checked, check_file
 from pipeline.verify.findings import Finding, Verified, of_unit
+from pipeline.verify.leftovers import left_parts
 from pipeline.verify.source import not_planned, prove
 from pipeline.verify.sums import SumsCheck
 from pipeline.verify.tiling import doubled, overlapping, unclaimed
@@ -99,9 +100,9 @@ def _verify_one(
     manifest, plan = opened
     own = range(len(plan))
     if options.slice is not None:
-        part = parse_slice(options.slice)
-        own = part.shards_of(plan)
-        is_last = part.number == part.count - 1  # it has what is of no shard of the plan, too
+        own_slice = parse_slice(options.slice)
+        own = own_slice.shards_of(plan)
+        is_last = own_slice.number == own_slice.count - 1  # it has what is of no shard of the plan, too
         units = [unit for unit in units if unit.shard in own or (is_last and unit.shard >= own.stop)]
         text = f"slice {options.slice} alone: {len(own):,} of {len(plan):,} shards, from {own.start} on"
         verified.notes.append(f"{text}; summary.json, repeated names and new files concern them all")
@@ -130,6 +131,7 @@ def _verify_one(
         if options.slice is None:
             verified.findings += _marks(folder, verified, files, storage)
         verified.findings += sums.findings()
+        verified.findings += left_parts(folder, plan, storage)
     if options.deep:
         passing_over = reading.passing_over_outputs(storage, options.output, folder)
         questions = questions_of(folder, manifest, plan, options.source.path, storage, passing_over)

@@ -175,7 +175,7 @@ def test_options_given_to_ray_start_exist():
             used |= {f"--{name}" for name in group["rayStartParams"]}
     texts = [yaml.safe_dump(compose(), width=10_000), SLURM.read_text().replace("\\\n", " ")]
     for text in texts:
-        for line in re.findall(r"(?:ray start|\bnode) .*", text):
+        for line in re.findall(r"(?:ray start |\bnode |\bhead\+?=).*", text):
             used |= set(re.findall(r"--[a-z-]+", line.partition("&&")[0]))
     assert {"--head", "--num-cpus", "--dashboard-host", "--address", "--block"} <= used <= known
 
@@ -187,6 +187,7 @@ def overrides() -> list[list[str]]:
     texts += [
         SLURM.read_text()
         .replace('"${arguments[@]}"', "")
+        .replace('"$command"', "annotate")
         .replace('"$address:$port"', "host:6379")
         .replace("&\n", "\n")
     ]

@@ -62,6 +62,13 @@ def test_a_task_makes_its_own_slice(task, numbers, given, slices):
     assert sorted(passed) == sorted([*slices, "source.path=/a b/%album"])
 
 
+@pytest.mark.parametrize("command", ["annotate", "compare"])
+def test_the_first_argument_may_name_the_command(task, tmp_path, command):
+    passed, _ = task((2, 0, 3, 4), command, "source.path=compare")
+    assert sorted(passed) == ["slice=2/4", "source.path=compare"]
+    assert (tmp_path / "seen").read_text().startswith(f"{command}\n")
+
+
 @pytest.mark.parametrize(
     ("numbers", "given", "reason"),
     [

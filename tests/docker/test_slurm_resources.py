@@ -26,6 +26,9 @@ RAY = """#!/bin/bash
 echo "$(nproc) $*" >>"$SEEN"
 exec sleep 60
 """
+PYTHON = """#!/bin/bash
+[[ -n "$HAS_GRPCIO" ]]
+"""
 # the run: it ends once both nodes have started
 TRIMLINE = """#!/bin/bash
 for _ in $(seq 200); do [[ $(wc -l <"$SEEN") == 2 ]] && exit 0; sleep 0.1; done
@@ -43,6 +46,7 @@ def started(tmp_path):
             "srun": SRUN,
             "ray": RAY,
             "trimline": TRIMLINE,
+            "python3": PYTHON,
             "scontrol": "#!/bin/bash\necho one\necho two\n",
         }
         for name, text in stand_ins.items():
@@ -82,3 +86,22 @@ def test_a_node_that_is_shared_has_its_part(started):
     for seen, arguments in started(SLURM_CPUS_PER_TASK="2", SLURM_CPUS_ON_NODE="64"):
         assert seen == min(2, len(os.sched_getaffinity(0)))
         assert "--num-cpus=2" in arguments and not any("--num-gpus" in argument for argument in arguments)
+
+
+def ports_of_head(nodes) -> dict[str, int]:
+    (head,) = (arguments for _, arguments in nodes if "--head" in arguments)
+    return {name: int(value) for name, _, value in (a.partition("=") for a in head) if name.endswith("port")}
+
+
+@pytest.mark.parametrize("job", [1, 2, 9_999, 10_000, 123_456])
+def test_jobs_on_one_node_have_ports_of_their_own(started, job):
+    """Jobs of several users may share a node; 10001 is Ray's port for clients, whoever starts it."""
+    ports = ports_of_head(started(SLURM_JOB_ID=str(job), SLURM_CPUS_PER_TASK="2", HAS_GRPCIO="1"))
+    rest = job % 10_000  # two jobs of which it is the same are rarely there at once
+    client, gcs = ports.pop("--ray-client-server-port"), ports.pop("--port")
+    assert (client, gcs) == (10_000 + rest, 20_000 + rest), "below the ports that a kernel gives away"
+    assert set(ports.values()) == {0}, "any that is free"
+
+
+def test_without_grpcio_ray_serves_no_clients_and_refuses_a_port_for_them(started):
+    assert "--ray-client-server-port" not in ports_of_head(started(SLURM_CPUS_PER_TASK="2"))

@@ -17,15 +17,15 @@ def test_what_is_no_slice_is_refused_in_one_line(annotate, folder, text):
 @pytest.mark.slow
 def test_slices_of_annotate_are_told_and_finished(annotate, folder, capfd):
     with without_ray():
-        for part, told in (
+        for which, told in (
             ("2/4", "1 shards done"),
             ("0/4", "1 shards done"),
             ("1/4", "it has none of the 3"),
         ):
-            status, out, _ = annotate(*SMALL, f"slice={part}")
+            status, out, _ = annotate(*SMALL, f"slice={which}")
             assert status == 0
             last = out.splitlines()[-1]
-            assert last.startswith(f"slice {part}: {told}")
+            assert last.startswith(f"slice {which}: {told}")
             assert last.endswith("; when all slices are done: trimline finish output=out")
         assert run_command("finish", ["output=out"]) == 1
         assert annotate(*SMALL, "slice=3/4")[0] == 0
@@ -42,12 +42,12 @@ def test_slices_of_annotate_are_told_and_finished(annotate, folder, capfd):
 def test_compare_takes_slices_and_compares_without_one(folder, capsys):
     command = [*SMALL, "arms=[full,trim]", "source.path=pictures", "output=out", "compare.resamples=10"]
     with without_ray():
-        for part in ("0/2", "1/2"):
-            assert run_command("compare", [*command, f"slice={part}"]) == 0
+        for which in ("0/2", "1/2"):
+            assert run_command("compare", [*command, f"slice={which}"]) == 0
             lines = capsys.readouterr().out.splitlines()
             then = "trimline finish output=out, then this command without slice compares"
             for arm in ("full", "trim"):
-                (line,) = (line for line in lines if line.startswith(f"{arm}: slice {part}: "))
+                (line,) = (line for line in lines if line.startswith(f"{arm}: slice {which}: "))
                 assert line.endswith(f"when all slices are done: {then}")
         assert not (folder / "out" / "comparison.json").exists()
         assert run_command("finish", ["output=out"]) == 0

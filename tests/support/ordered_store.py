@@ -7,7 +7,10 @@ import threading
 import time
 from bisect import bisect_left, bisect_right
 from collections.abc import Collection, Iterator
+from datetime import UTC, datetime
 from typing import Any
+
+_WRITTEN = datetime(2026, 11, 30, tzinfo=UTC)
 
 
 def by_bytes(key: str) -> Any:
@@ -35,6 +38,7 @@ class OrderedStore:
     """
 
     req_kw: dict[str, Any] = {}  # noqa: RUF012 - as s3fs has it
+    protocol = ("s3", "s3a")
 
     def __init__(
         self, keys: Collection[str], order: Any, page: int, delay_s: float = 0.0, fails_at: int = 1 << 60
@@ -69,7 +73,7 @@ class OrderedStore:
         for key in self._behind(after, Prefix):
             if len(found) == size:
                 return {"Contents": found, "IsTruncated": True, "NextContinuationToken": found[-1]["Key"]}
-            found.append({"Key": key, "Size": len(key), "ETag": f'"{key}"'})
+            found.append({"Key": key, "Size": len(key), "ETag": f'"{key}"', "LastModified": _WRITTEN})
         return {"Contents": found, "IsTruncated": False} if found else {"IsTruncated": False}
 
     def _behind(self, after: str, prefix: str) -> Iterator[str]:

@@ -13,14 +13,15 @@ from pathlib import Path
 from pipeline.benchmark.driver_memory import StubEncode, StubGenerate
 from pipeline.run.annotate import annotate
 from pipeline.run.config import Outcome, RunConfig
+from pipeline.run.guard.incidents import Incident
 from tests.support.runs import without_ray
 
 ROOT = Path(__file__).parents[2]
 
 
-def stub_run(config: RunConfig) -> Outcome:
-    """Run `annotate` in this process."""
-    with without_ray(encode=StubEncode, generate=StubGenerate):
+def stub_run(config: RunConfig, incidents: Sequence[Incident] = ()) -> Outcome:
+    """Run `annotate` in this process; `incidents` are what it says happened to GPUs."""
+    with without_ray(incidents, encode=StubEncode, generate=StubGenerate):
         return annotate(config)
 
 

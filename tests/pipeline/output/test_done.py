@@ -2,6 +2,7 @@
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -102,9 +103,9 @@ def test_a_unit_of_another_state_of_its_shard_is_told(output):
     opened = open_output(str(output), HERE)
     table = opened.plan.table
     changed = table.set_column(table.schema.get_field_index("etag"), "etag", [["a", "b", "c"]])
-    object.__setattr__(opened.plan, "table", changed)
+    plan = replace(opened.plan, table=changed)
     with pytest.raises(RunError, match="samples 0 to 2 of shard 0 were made of another state"):
-        summarise(str(output), opened.plan, opened.finished, HERE)
+        summarise(str(output), plan, opened.finished, HERE)
 
 
 def test_keys_are_not_read_where_only_counts_are_wanted(output):

@@ -21,9 +21,9 @@ def test_slices_and_finish_have_the_summary_of_one_run(tmp_path, random_checkpoi
         write_tar(tmp_path / "tars" / f"{number}.tar", samples, seed=number % 4, questions=2, width=24)
     source = WebDataset(path=str(tmp_path / "tars"))
 
-    def run(output, part=None):
+    def run(output, which=None):
         config = make_config(random_checkpoint, source, tmp_path / output, unit_samples=2)
-        return stub_run(replace(config, options=replace(config.options, slice=part, max_failed_fraction=1)))
+        return stub_run(replace(config, options=replace(config.options, slice=which, max_failed_fraction=1)))
 
     def finish():
         options = Finishing(output=str(tmp_path / "slices"), max_failed_fraction=1)
@@ -35,8 +35,8 @@ def test_slices_and_finish_have_the_summary_of_one_run(tmp_path, random_checkpoi
         return {name: value for name, value in tree.items() if name not in OF_TIME}
 
     assert run("one").status == 0
-    for part in ("2/3", "0/3"):
-        assert run("slices", part).status == 0
+    for which in ("2/3", "0/3"):
+        assert run("slices", which).status == 0
         assert not (tmp_path / "slices" / "summary.json").exists()
     with pytest.raises(
         RunError, match=r"shards are not finished, the first is .*run slice=1/3, which makes it"

@@ -5,20 +5,20 @@ import sys
 import tempfile
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
 from pipeline.output.done import forget_sums, times_of_sums
 from pipeline.output.opened import open_output
+from pipeline.output.units import Finished
 from pipeline.run.cluster.start import start_ray
 from pipeline.run.prepare import ArmState
 from pipeline.run.shard_tasks import ShardTasks
 from pipeline.sources.webdataset import WebDataset
 from pipeline.stages.write import UnitStats
 from tests.support.processes import WITHOUT_RAY, run
-from tests.support.quick import HERE, quick_answer
-from tests.support.runs import CLUSTER
+from tests.support.quick import HERE, quick_answer, quick_prepare
+from tests.support.runs import CLUSTER, make_config
 from tests.support.tars import write_tar
 
 # Runs `annotate` in a process that notes, whenever it lists or reads what is finished, what there is of Ray.
@@ -77,16 +77,17 @@ def output(tmp_path):
     return tmp_path / "out"
 
 
-def test_a_task_writes_the_sums_of_a_shard_when_its_last_unit_is_in(ray, output):
+def test_a_task_writes_the_sums_of_a_shard_when_its_last_unit_is_in(ray, output, random_checkpoint):
     start_ray(CLUSTER, "cpu")
     opened = open_output(str(output), HERE)
     before = {file.name: file.read_bytes() for file in (output / "done").iterdir()}
     forget_sums(str(output), [0, 1], 2, HERE)
     units = list(opened.finished)
-    known = replace(opened, finished=type(opened.finished)([units[2].file_name, units[3].file_name]))
-    state = ArmState(SimpleNamespace(name="full"), str(output), opened.manifest, known.finished)
-    prepared = SimpleNamespace(plan=opened.plan, states=(state,))
-    tasks = ShardTasks(SimpleNamespace(storage=HERE), prepared, from_units=4)
+    known = Finished([units[2].file_name, units[3].file_name])
+    config = make_config(random_checkpoint, WebDataset(path=str(output.parent / "tars")), output)
+    state = ArmState(config.arms[0], str(output), opened.manifest, known)
+    prepared = replace(quick_prepare(config.source, output, unit_samples=2), states=(state,))
+    tasks = ShardTasks(config, prepared, from_units=4)
 
     def written(*numbers):
         for number in numbers:

@@ -1,7 +1,9 @@
 """Test retrying failed units, and that after a kill at any moment the same command continues."""
 
 import json
+import os
 import tarfile
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -203,3 +205,28 @@ def test_only_failed_statuses_can_be_retried():
     for status in ("ok", "odd"):
         with pytest.raises(ConfigError, match=f"retry_statuses: '{status}' is none of"):
             RunOptions(output="x", retry_statuses=[status])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Unlisted(WebDataset):
+    """A source so large that listing it takes too long."""
+
+    def entries(self, storage):
+        raise AssertionError("it is listed")
+
+
+def test_the_source_is_not_listed_and_no_footer_of_sound_shards_is_read(tmp_path):
+    tars = tmp_path / "tars"
+    for number in range(42):
+        write_tar(tars / f"{number:02d}.tar", 6 if number == 7 else 1, seed=0, width=24)
+    whole = break_off(tars / "07.tar")
+    quick_answer(WebDataset(path=str(tars)), tmp_path / "out", unit_bytes=3000)
+    (tars / "07.tar").write_bytes(whole)
+    before = stamps(tmp_path / "out")
+    failed = {name for name in before if "/000007-" in name}
+    for name in before.keys() - failed:
+        (tmp_path / "out" / name).write_bytes(b"no Parquet")
+        os.utime(tmp_path / "out" / name, (1, 1))  # older than the sums of its shard
+    delete_failed(Unlisted(path=str(tars)), tmp_path / "out")
+    assert failed and stamps(tmp_path / "out").keys() == before.keys() - failed
+    assert plan_of(tmp_path / "out").renewed.keys() == {7}

@@ -16,17 +16,10 @@ LINES = st.lists(
 @settings(max_examples=60)
 @given(LINES, st.integers(1, 9), st.integers(2, 4))
 def test_lines_are_sorted(lines, run, merged):
-    before = external_sort.RUN_LINES, external_sort.MERGED_RUNS
-    external_sort.RUN_LINES, external_sort.MERGED_RUNS = run, merged
-    try:
-        assert list(in_order(iter(lines))) == sorted(lines)
-    finally:
-        external_sort.RUN_LINES, external_sort.MERGED_RUNS = before
+    assert list(in_order(iter(lines), run_lines=run, merged_runs=merged)) == sorted(lines)
 
 
 def test_few_files_are_open_however_many_runs_there_are(monkeypatch):
-    monkeypatch.setattr(external_sort, "RUN_LINES", 2)
-    monkeypatch.setattr(external_sort, "MERGED_RUNS", 4)
     disks = []
 
     def temporary():
@@ -35,7 +28,7 @@ def test_few_files_are_open_however_many_runs_there_are(monkeypatch):
 
     monkeypatch.setattr(external_sort.tempfile, "TemporaryFile", temporary)
     lines = [(f"{number * 7919 % 1024:04d}", number, "") for number in range(1024)]
-    merged = in_order(iter(lines))
+    merged = in_order(iter(lines), run_lines=2, merged_runs=4)
     first = next(merged)
     assert sum(not disk.closed for disk in disks) <= 4 * 5 < len(disks), "of 512 runs"
     assert [first, *merged] == sorted(lines)

@@ -6,6 +6,7 @@ import pytest
 
 from pipeline.storage.flat import list_in_parts
 from pipeline.storage.uris import Storage, list_names
+from tests.support.ordered_store import OrderedStore, by_bytes, by_names
 
 NAMES = [
     *(
@@ -63,6 +64,32 @@ def test_only_some_numbers(folder, numbers):
         == wanted
         != []
     )
+
+
+@pytest.mark.parametrize("order", [by_bytes, by_names], ids=["S3", "SeaweedFS"])
+@pytest.mark.parametrize("of_shard", [1, 8, 300])
+def test_known_numbers_are_listed_by_threads_with_few_requests(order, of_shard):
+    """A page has 20 names, so that 6,000 are 300 pages."""
+    shards = 6_000 // of_shard
+    names = [f"{number:06d}-{first:08d}.parquet" for number in range(shards) for first in range(of_shard)]
+    store = OrderedStore([f"out/data/{name}" for name in names], order, 20, delay_s=0.005)
+    assert sorted(name for name, _ in list_in_parts(store, "bucket/out/data", range(shards), 1)) == names
+    assert store.requests < 2 * 300 and store.mean_at_once > 8
+    some, store.requests = range(shards // 4, shards // 2), 0
+    listed = [name for name, _ in list_in_parts(store, "bucket/out/data", some, 1, only=True)]
+    assert sorted(listed) == [name for name in names if int(name[:6]) in some]
+    assert store.requests < 2 * 75 + 16
+
+
+def test_a_store_that_begins_again_is_refused():
+    class Forgetful(OrderedStore):
+        def call_s3(self, method, **options):
+            options.pop("StartAfter", None)
+            return super().call_s3(method, **options)
+
+    store = Forgetful([f"out/data/{number:06d}.json" for number in range(100)], by_bytes, 10)
+    with pytest.raises(OSError, match="no known order"):
+        list(list_in_parts(store, "bucket/out/data", range(50, 100), 1, only=True))
 
 
 def test_a_folder_that_does_not_exist(s3, tmp_path):

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipeline.storage.external_sort import in_order
 from pipeline.storage.listing import File, ListingRules, list_entries, list_files
 from pipeline.storage.pages import s3_pages
 from pipeline.storage.uris import Storage, list_names, read_bytes, write_atomic
@@ -145,15 +146,16 @@ def odd_bucket(s3):
     return names
 
 
-@pytest.mark.parametrize("run", [1, 2, 3, 7, 100])
-def test_a_bucket_is_sorted_with_few_files_in_memory(s3, odd_bucket, monkeypatch, run):
-    monkeypatch.setattr("pipeline.storage.external_sort.RUN_LINES", run)
+def test_a_bucket_is_sorted(s3, odd_bucket):
     files = list(list_files("s3://bucket/odd", s3))
     assert [file.uri for file in files] == sorted(f"s3://bucket/odd/{name}" for name in odd_bucket)
     assert [file.size for file in files] == [len(name.encode()) for name in sorted(odd_bucket)]
     assert [file.uri.encode() for file in files] == sorted(file.uri.encode() for file in files)
     for file in files:
         assert list(list_files(file.uri, s3)) == [file], "the same as when it is listed alone"
+    lines = [(file.uri, file.size, file.etag) for file in files]
+    for run in (1, 2, 3, 7, 100):
+        assert list(in_order(reversed(lines), run_lines=run)) == lines, "with few lines in memory"
 
 
 GLOBS = [
@@ -232,8 +234,8 @@ def test_leftovers_are_passed_over_and_counted(tmp_path):
     for name in (*HIDDEN, *OF_TABLES, *taken):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(b"")
-    for selection, hidden in ((ListingRules(), HIDDEN), (ListingRules(of_tables=True), HIDDEN + OF_TABLES)):
-        entries = list(list_entries(str(tmp_path), HERE, selection))
+    for rules, hidden in ((ListingRules(), HIDDEN), (ListingRules(of_tables=True), HIDDEN + OF_TABLES)):
+        entries = list(list_entries(str(tmp_path), HERE, rules))
         passed_over = [entry for entry in entries if isinstance(entry, PassedOver)]
         assert sorted(entry.name for entry in passed_over) == sorted(hidden)
         assert {entry.reason for entry in passed_over} == {Reason.HIDDEN}

@@ -71,13 +71,23 @@ def test_threads_have_work_and_requests_are_few(order, layout):
     assert store.most_at_once >= 12 and store.mean_at_once > 8
 
 
-def test_a_prefix_of_one_page_costs_one_request_and_no_thread():
-    store = OrderedStore(["a/1", "a/2"], by_bytes, 1000)
+@pytest.mark.parametrize("pages", [1, 16])
+def test_a_prefix_of_few_pages_costs_a_request_a_page_and_no_thread(pages):
+    store = OrderedStore([f"a/{number}" for number in range(2 * pages)], by_bytes, 2)
     before = threading.active_count()
-    pages = parallel_pages(store, "bucket/a/")
-    assert [item["Key"] for item in next(pages)] == ["a/1", "a/2"]
+    listed_pages = parallel_pages(store, "bucket/a/")
+    assert [item["Key"] for item in next(listed_pages)] == ["a/0", "a/1"]
     assert threading.active_count() == before
-    assert list(pages) == [] and store.requests == 1
+    assert sum(len(page) for page in listed_pages) == 2 * pages - 2 and store.requests == pages
+
+
+@ORDERS
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_some_pages_cost_few_requests_more(order, layout):
+    keys = LAYOUTS[layout][:400]
+    store = OrderedStore(keys, order, 20, delay_s=0.005)
+    assert sorted(listed(store, "set/")) == sorted(keys)
+    assert store.requests <= 40, "for 20 pages"
 
 
 @pytest.mark.parametrize("number", [1, 2, 20, 100])

@@ -1,11 +1,16 @@
 """Repair deletes damaged files only, and a rerun restores the output."""
 
 import json
+import os
+import time
 
 import pytest
 
+from pipeline.output.plan_growth import make_plan
+from pipeline.sources.webdataset import WebDataset
+from pipeline.verify.leftovers import left_parts
 from tests.pipeline.verify.test_consistent import FIRST, LAST, SECOND, edit, overlap
-from tests.support.quick import lasting_rows
+from tests.support.quick import HERE, lasting_rows
 
 
 def stamps(output):
@@ -96,3 +101,23 @@ def test_repair_writes_sums_that_are_missing_and_removes_those_of_shards_that_lo
     left = {file.name: file.read_bytes() for file in (output / "done").iterdir()}
     shard = SECOND[:6]
     assert left == {name: data for name, data in whole.items() if not name.startswith(shard)}
+
+
+def test_parts_of_plans_that_came_second_are_named_and_removed_after_a_day(output, check):
+    young, old = (f"plan/{first:06d}-{'0a' * 8}.parquet" for first in (1000, 2000))
+    for name in (young, old):
+        (output / name).touch()
+    day_before = time.time() - 25 * 3600
+    os.utime(output / old, (day_before, day_before))
+    findings, result = check(output, repair=True)
+    assert findings.keys() == {("leftover", young), ("leftover", old)} and result.ok
+    assert "removed when it is a day old" in findings["leftover", young]
+    assert result.removed == [old] and (output / young).exists()
+    assert (output / "_SUCCESS").exists()
+
+
+def test_the_plans_own_parts_are_not_left_over(tmp_path):
+    for number in range(1001):
+        (tmp_path / f"{number:04d}.tar").touch()
+    plan = make_plan(str(tmp_path / "out"), WebDataset(path=f"{tmp_path}/*.tar"), None, HERE)
+    assert len(plan.parts) == 2 and list(left_parts(plan.folder, plan, HERE)) == []
