@@ -33,6 +33,7 @@ BENCHMARKS: dict[str, dict[str, type]] = {
         "questions": options.QuestionsOptions,
         "overhead": options.OverheadOptions,
         "driver_memory": options.DriverMemoryOptions,
+        "driver_cpu": options.DriverCpuOptions,
         "resume": options.ResumeOptions,
     },
     "demo": {"demo": options.DemoOptions},
@@ -42,7 +43,7 @@ BENCHMARKS: dict[str, dict[str, type]] = {
     "gpu_check": dict.fromkeys(PARTS, options.GpuCheckOptions),
 }
 
-_ON_THE_HOST = {"overhead", "driver_memory", "resume", "decode"}  # parts that compute on no GPU
+_ON_THE_HOST = {"overhead", "driver_memory", "driver_cpu", "resume", "decode"}  # parts that compute on no GPU
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -65,6 +65,18 @@ class DriverMemoryOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
+class DriverCpuOptions:
+    """Configures the numbers of actors, one run each, and the units of a run."""
+
+    driver_actors: list[int] = free(default_factory=lambda: [2, 10, 40])
+    driver_units: int = free(400)
+
+    def __post_init__(self) -> None:
+        _require_each("driver_actors", self.driver_actors, 2)
+        require(self.driver_units >= 10, "benchmark.driver_units must be at least 10")
+
+
+@dataclass(frozen=True, kw_only=True)
 class ResumeOptions:
     """Configures the number of finished units."""
 

@@ -51,6 +51,7 @@ def test_driver_memory_has_a_table(capsys):
         ("benchmark.rounds=0", "rounds must be at least 1"),
         ("benchmark.samples=3", "samples must be at least 4"),
         ("benchmark.driver_requests=[]", "driver_requests must not be empty"),
+        ("benchmark.driver_actors=[1]", "driver_actors must be at least 2 each"),
         ("benchmark.json=nowhere/figures.json", "benchmark.json: "),
     ],
 )
