@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.output.done import forget_sums, times_of_sums
+from pipeline.output.done import forget_sums, shards_with_sums
 from pipeline.output.opened import open_output
 from pipeline.output.units import Finished
 from pipeline.run.cluster.start import start_ray
@@ -93,7 +93,7 @@ def test_a_task_writes_the_sums_of_a_shard_when_its_last_unit_is_in(ray, output,
         for number in numbers:
             tasks.add(UnitStats(unit=units[number], source_bytes=1, arms=[0], totals=[], stage_s={}))
         tasks.wait()
-        return set(times_of_sums(str(output), 2, HERE))
+        return shards_with_sums(str(output), opened.plan, opened.finished, HERE)
 
     assert written(1) == set(), "shard 0 lacks a unit"
     assert written(0) == {0}, "its end was there before"
