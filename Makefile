@@ -42,7 +42,7 @@ test-vllm: $(VLLM_VENV)/.test
 gpu-check:
 	$(if $(wildcard $(BIN)/trimline),$(BIN)/trimline,trimline) benchmark gpu_check
 
-# All faults, many times: about 40 minutes. `make test` has the shorter ones.
+# All faults, many times: about 50 minutes. `make test` has the shorter ones.
 chaos: $(VENV)/.test
 	TRIMLINE_CHAOS_ALL=1 TRIMLINE_CHAOS_KILLS=20 TRIMLINE_CHAOS_ROUNDS=5 $(BIN)/python -m pytest tests/chaos
 
