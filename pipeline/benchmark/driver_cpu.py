@@ -9,7 +9,8 @@ from typing import TypedDict
 
 from pipeline.benchmark.driver_memory import measure_driver
 from pipeline.benchmark.options import DriverCpuOptions
-from pipeline.run.cluster.resources import ActorResources, Cluster
+from pipeline.run.cluster.booked import ActorResources
+from pipeline.run.cluster.resources import Cluster
 from pipeline.run.config import RunConfig
 from pipeline.support.table import Table
 

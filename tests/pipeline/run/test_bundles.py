@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from pipeline.benchmark.driver_memory import StubEncode, StubGenerate
 from pipeline.run.bundles import one_by_one, units_a_task
-from pipeline.run.cluster.resources import ActorResources
+from pipeline.run.cluster.booked import ActorResources
 from pipeline.run.cluster.start import start_ray
 from pipeline.run.flow import run_flow
 from pipeline.run.prepare import prepare
