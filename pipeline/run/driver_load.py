@@ -1,8 +1,8 @@
 """Watches how busy the driver is, and says which larger units would make it less so.
 
 Each unit costs the driver about as much, whatever is in it (`benchmark pipeline` measures it: driver_cpu). On
-many GPUs that is what holds a run up first. A unit's limits count for the fingerprint, so that an output keeps
-those with which it was begun.
+many GPUs that holds a run up first. A unit's limits count for the fingerprint, so that an output keeps those
+with which it was begun.
 """
 
 import math
