@@ -30,6 +30,7 @@ _SUMS = re.compile(r"(\d{6,})\.json")
 _SHARDS_A_PART = 500  # of a listing of a store
 _MOST_IN_A_GROUP, _LEAST_GROUPS = 64, 1000  # of shards whose sums are added up together
 _FILES_AT_ONCE = 1024  # of the groups that a process is given at a time
+_SAMPLES_AT_ONCE = 1 << 19  # the same, whose keys it sends back: 4 MiB
 
 
 def sums_name(shard: int, suffix: str = "json") -> str:
@@ -37,15 +38,20 @@ def sums_name(shard: int, suffix: str = "json") -> str:
     return f"{DONE}/{shard:06d}.{suffix}"
 
 
-def times_of_sums(folder: str, planned: int, storage: Storage) -> dict[int, float]:
+def times_of_sums(folder: str, planned: int, storage: Storage, only: range | None = None) -> dict[int, float]:
     """List the shards that have sums, valid or not, with the times of writing them.
 
     Args:
         planned: how many shards the plan has.
+        only: shards among these; None: all.
     """
+    if only is not None and not only:
+        return {}
     fs, path = storage.open(folder)
-    files = list_in_parts(fs, f"{path}/{DONE}", range(planned), _SHARDS_A_PART)
-    return {int(match[1]): time for name, time in files if (match := _SUMS.fullmatch(name))}
+    shards = range(planned) if only is None else only
+    files = list_in_parts(fs, f"{path}/{DONE}", shards, _SHARDS_A_PART, only=only is not None)
+    times = {int(match[1]): time for name, time in files if (match := _SUMS.fullmatch(name))}
+    return times if only is None else {shard: time for shard, time in times.items() if shard in only}
 
 
 def shards_with_sums(folder: str, plan: Plan, finished: Finished, storage: Storage) -> set[int]:
@@ -53,7 +59,9 @@ def shards_with_sums(folder: str, plan: Plan, finished: Finished, storage: Stora
 
     Two runs may make one shard at the same time: the sums of the first are not of the second one's files.
     """
-    times, newest = times_of_sums(folder, len(plan), storage), finished.newest()
+    shards = finished.shards
+    among = range(int(shards.min()), int(shards.max()) + 1) if finished.count else range(0)
+    times, newest = times_of_sums(folder, len(plan), storage, among), finished.newest()
     whole = (shard for shard in times if shard < len(plan) and finished.has_shard(shard))
     return {shard for shard in whole if times[shard] >= newest[shard]}
 
@@ -97,7 +105,9 @@ def write_sums(folder: str, sums: ShardSums, storage: Storage) -> None:
 def forget_sums(folder: str, shards: Iterable[int], planned: int, storage: Storage) -> None:
     """Remove the sums of shards whose units are about to change; the plan has `planned` shards."""
     fs, path = storage.open(folder)
-    doomed = sorted(times_of_sums(folder, planned, storage).keys() & set(shards))
+    wanted = set(shards)
+    among = range(min(wanted, default=0), max(wanted, default=-1) + 1)
+    doomed = sorted(times_of_sums(folder, planned, storage, among).keys() & wanted)
 
     def remove(shard: int) -> None:
         for suffix in ("json", "keys"):
@@ -139,7 +149,9 @@ def sums_of_shards(
     lacking = np.array([shard for shard in shards if shard not in known], np.int64)
     files = len(shards) + int(np.isin(finished.shards, lacking).sum())
     length = max(1, min(_MOST_IN_A_GROUP, len(shards) // _LEAST_GROUPS))
-    at_once = max(1, _FILES_AT_ONCE * len(shards) // (max(1, files) * length))
+    samples = int((finished.stops - finished.firsts).sum())
+    most = min(_FILES_AT_ONCE / max(1, files), _SAMPLES_AT_ONCE / max(1, samples))
+    at_once = max(1, int(most * len(shards)) // length)
     states = states_of(plan)
     groups = (
         [_wanted(shard, finished, states, known) for shard in shards[first : first + length]]

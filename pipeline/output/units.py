@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.output.layout import DATA
-from pipeline.storage.flat import list_in_parts
+from pipeline.storage.flat import list_in_parts, number_of
 from pipeline.storage.uris import Storage
 from pipeline.support.errors import ConfigError
 from pipeline.support.fields import counted, require
@@ -187,10 +187,5 @@ def finished_units(output: str, storage: Storage, *, only: range | None = None, 
         files = list_in_parts(fs, f"{path}/{DATA}", range(planned), _SHARDS_A_PART)
     else:
         listed = list_in_parts(fs, f"{path}/{DATA}", only, _SHARDS_A_PART, only=True) if only else iter(())
-        files = ((name, time) for name, time in listed if _shard_of(name) in only)
+        files = ((name, time) for name, time in listed if number_of(name) in only)
     return Finished.of_files(files)
-
-
-def _shard_of(name: str) -> int:
-    number = name.partition("-")[0]
-    return int(number) if number.isdecimal() else -1

@@ -87,8 +87,8 @@ def _requests(job: WholeJob) -> Table:
             DASH if forecast.requests.gets is None else number(forecast.requests.gets),
             number(forecast.requests.lists),
             *(
-                number(count / forecast.run.spans["units"])
-                for count in (job.work.units, job.work.source_gets or 0)
+                DASH if count is None else number(count / forecast.run.spans["units"])
+                for count in (job.work.units, job.work.source_gets)
             ),
         )
         for forecast in job.forecasts

@@ -1,5 +1,6 @@
 """Lists a folder of very many files whose names begin with a number, in several parts at once."""
 
+import re
 from collections.abc import Iterator
 
 import fsspec
@@ -8,6 +9,7 @@ from pipeline.storage.parallel_pages import parallel_pages
 from pipeline.storage.uris import list_times
 
 _MOST_CUTS = 1000
+_NUMBER = re.compile(r"\d+")
 
 
 def list_in_parts(
@@ -22,13 +24,13 @@ def list_in_parts(
     Args:
         numbers: the names begin with numbers of six digits or more, most of which are among these.
         a_part: how many of these numbers a part has at least.
-        only: S3 may leave out the names that begin with no number among these.
+        only: leave out names that begin with no number among these; S3 may list some of them.
 
     Raises:
         OSError: S3 lists in no order, after it seemed to have one.
     """
     if "s3" not in fs.protocol:
-        yield from list_times(fs, folder)
+        yield from list_times(fs, folder, (lambda name: number_of(name) in numbers) if only else bool)
         return
     step = max(a_part, -(-len(numbers) // _MOST_CUTS))
     cuts = sorted(_digits(number) for number in numbers[step - 1 : -1 : step])
@@ -40,6 +42,12 @@ def list_in_parts(
             name = item["Key"].removeprefix(f"{folder.partition('/')[2]}/")
             if name and "/" not in name:
                 yield name, item["LastModified"].timestamp()
+
+
+def number_of(name: str) -> int:
+    """Return the number with which a name begins; -1 if there is none."""
+    number = _NUMBER.match(name)
+    return int(number[0]) if number else -1
 
 
 def _digits(number: int) -> str:

@@ -87,8 +87,8 @@ class FileColumns:
         raise self._fault(number, f"column {name}: {uri!r} is neither a URI nor an absolute path")
 
     def _flag(self, number: int, place: int, value: Any, *, default: bool) -> bool:
-        """Read true or false; an empty value is the default."""
-        text = str("" if value is None else value).strip().lower()
+        """Read true or false, which pandas may write as 1.0 and 0.0; an empty value is the default."""
+        text = str("" if value is None else value).strip().lower().removesuffix(".0")
         if text in ("", "true", "false", "1", "0"):
             return text in ("true", "1") if text else default
         raise self._fault(number, f"column {self.names[place]}: {value!r} is neither true nor false")

@@ -255,11 +255,17 @@ def list_names(fs: fsspec.AbstractFileSystem, folder: str) -> Iterator[str]:
     return (name for name, _ in _entries(fs, folder))
 
 
-def list_times(fs: fsspec.AbstractFileSystem, folder: str) -> Iterator[tuple[str, float]]:
-    """List the names in a folder with the times of writing, in seconds since the epoch; 0 if unknown."""
+def list_times(
+    fs: fsspec.AbstractFileSystem, folder: str, keep: Callable[[str], bool] = bool
+) -> Iterator[tuple[str, float]]:
+    """List those names in a folder that `keep` takes, with the times of writing.
+
+    Times are in seconds since the epoch, 0 if unknown. On a disk each takes a system call.
+    """
     for name, time_of in _entries(fs, folder):
-        with suppress(FileNotFoundError):  # renamed since it was listed
-            yield name, time_of()
+        if keep(name):
+            with suppress(FileNotFoundError):  # renamed since it was listed
+                yield name, time_of()
 
 
 def _entries(fs: fsspec.AbstractFileSystem, folder: str) -> Iterator[tuple[str, Callable[[], float]]]:

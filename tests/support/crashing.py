@@ -110,7 +110,7 @@ def _serve() -> None:
         for number, pid in enumerate(pids):
             _, state = os.waitpid(pid, 0)
             if state and os.waitstatus_to_exitcode(state) != -signal.SIGKILL:  # it has told nothing
-                _tell(number, None, f"ended with {os.waitstatus_to_exitcode(state)}")
+                _tell(number, 1, f"ended with {os.waitstatus_to_exitcode(state)}")
 
 
 def _tell(number: int, status: int | None, text: str) -> None:

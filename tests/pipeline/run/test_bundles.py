@@ -84,6 +84,9 @@ def test_a_task_that_dies_between_two_units_counts_none_twice(ray, tmp_path, ran
     storage = DiesOnce(**vars(config.storage), output=folder, calls=str(tmp_path / "calls"))
     run = replace(config, cluster=cluster, storage=storage)
     start_ray(cluster, "cpu")
+    from ray import cloudpickle
+
+    cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers cannot import this file
     made = [stats.unit for stats in run_flow(run, prepared, "a", encode=StubEncode, generate=StubGenerate)]
     assert len(made) == len(set(made)) == 2 * SHARDS
     assert unit_names(tmp_path / "out") == sorted(unit.file_name for unit in made)
