@@ -11,7 +11,7 @@ def changes(job: WholeJob) -> Iterator[str]:
     """Say what to change where the source binds, or a driver is busy for more than half of the time."""
     for forecast in job.forecasts:
         run = forecast.run
-        yield from _of_source(forecast)
+        yield from _of_source(forecast, job.work.layout)
         if run.driver_busy <= CALM:
             continue
         ways = []
@@ -30,10 +30,11 @@ def changes(job: WholeJob) -> Iterator[str]:
         )
 
 
-def _of_source(forecast: FleetForecast) -> Iterator[str]:
+def _of_source(forecast: FleetForecast, layout: str) -> Iterator[str]:
     """Say how the source would be listed or read with fewer requests, if one of these binds."""
+    inventory = ", or an inventory (source.listing), which is read faster than listed"
     ways = {
-        "listing": "larger files (tars), or an inventory (source.listing), which is read faster than listed",
+        "listing": f"larger files (tars){'' if layout == 'inventory' else inventory}",
         GETS: "larger files (tars), or more prefixes (source_prefixes says how many there are)",
     }
     if forecast.run.bound in ways:

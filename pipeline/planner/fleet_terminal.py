@@ -74,8 +74,8 @@ def _waiting(job: WholeJob) -> Iterator[str]:
     worst = max(job.forecasts, key=lambda forecast: forecast.idle_hours)
     if worst.idle_hours >= 1:
         yield (
-            f"start the others when the first slice has made plan/: if all of {worst.gpus:,} GPUs are there "
-            f"at once, each slice lists the source, and {worst.idle_hours:,.0f} more GPU hours are booked"
+            f"each slice that starts before there is a plan lists the source: if all of {worst.gpus:,} GPUs are "
+            f"there at once, {worst.idle_hours:,.0f} more GPU hours are booked"
         )
 
 

@@ -223,9 +223,7 @@ def _freeze_plan(checked: _Checked, shared: Plan | None) -> Prepared:
     )
     if prepared.pending:
         require_model_room(config, prepared.geometry)
-    # a slice of which nothing is made has nothing to protect: a shard that has changed ends the run when read
-    made = own_slice is None or any(state.finished.count for state in states)
-    if prepared.pending and checked.started and made:
+    if prepared.pending and checked.started:
         source = prepared.source_of(config)
         require_unchanged(plan, prepared.has_shard, source, storage, config.reading, own)
         require_same_rules(config, source, plan, states[0].finished, manifests, own)
