@@ -74,7 +74,7 @@ def _waiting(job: WholeJob) -> Iterator[str]:
     worst = max(job.forecasts, key=lambda forecast: forecast.idle_hours)
     if worst.idle_hours >= 1:
         yield (
-            f"each slice that starts before there is a plan lists the source: if all of {worst.gpus:,} GPUs are "
+            f"each slice that starts before there is a plan lists the source: if all {worst.gpus:,} GPUs are "
             f"there at once, {worst.idle_hours:,.0f} more GPU hours are booked"
         )
 
