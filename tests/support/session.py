@@ -1,5 +1,6 @@
 """Share one checkpoint cache among all test workers, and one Ray among the tests of each."""
 
+import ctypes
 import os
 import shutil
 import tempfile
@@ -37,6 +38,15 @@ def libraries(request: pytest.FixtureRequest) -> None:
     """Import the heavy libraries before a worker's first test, whose time they would count for."""
     if hasattr(request.config, "workerinput"):
         from transformers import CLIPModel, LlavaForConditionalGeneration  # noqa: F401
+
+
+@pytest.fixture
+def nothing_kept() -> None:
+    """Give back what actors in this process have kept of freed memory: a limit does not count it."""
+    library = ctypes.CDLL(None)
+    if hasattr(library, "malloc_trim"):
+        library.mallopt(-3, 128 << 10)  # M_MMAP_THRESHOLD
+        library.malloc_trim(0)
 
 
 @pytest.fixture(scope="session")

@@ -17,6 +17,8 @@ from tests.pipeline.sources.test_foreign import HERE, faults, questions_of, samp
 from tests.support.measured import at_most
 from tests.support.tars import jpeg
 
+pytestmark = pytest.mark.usefixtures("nothing_kept")
+
 
 def test_the_memory_limit_applies_only_inside_the_block():
     with pytest.raises(MemoryError), memory.at_most(64 << 20):

@@ -13,6 +13,8 @@ from pipeline.support import memory
 from pipeline.support.errors import BadImage
 from tests.support.corpus import encoded, picture
 
+pytestmark = pytest.mark.usefixtures("nothing_kept")
+
 SMALL = picture(1)
 JPEG, PNG, GIF = (encoded(SMALL, kind) for kind in ("JPEG", "PNG", "GIF"))
 ROOM = 100 << 20

@@ -13,6 +13,8 @@ from pipeline.stages.imaging import Imaging, decode
 from pipeline.support import memory
 from pipeline.support.errors import BadImage
 
+pytestmark = pytest.mark.usefixtures("nothing_kept")
+
 KINDS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
 
 

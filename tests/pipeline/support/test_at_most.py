@@ -1,6 +1,5 @@
 """Test the limit on allocations: in threads, at a process's first read, and after a fork."""
 
-import ctypes
 import resource
 import subprocess
 import sys
@@ -16,13 +15,7 @@ from tests.support.tars import jpeg
 MIB = 1 << 20
 
 
-@pytest.fixture(autouse=True)
-def nothing_kept():
-    """Give back what tests before, in this process, have kept of freed memory: it needs no allocation."""
-    library = ctypes.CDLL(None)
-    if hasattr(library, "malloc_trim"):
-        library.mallopt(-3, 128 << 10)  # M_MMAP_THRESHOLD
-        library.malloc_trim(0)
+pytestmark = pytest.mark.usefixtures("nothing_kept")
 
 
 def fails(size):
