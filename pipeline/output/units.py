@@ -182,10 +182,15 @@ def finished_units(output: str, storage: Storage, *, only: range | None = None, 
         only: the shards whose units are listed; None: all.
         planned: how many shards the plan has, if all are listed: a store is asked for several parts at once.
     """
+    return Finished.of_files(times_of_units(output, storage, only=only, planned=planned))
+
+
+def times_of_units(
+    output: str, storage: Storage, *, only: range | None = None, planned: int = 0
+) -> Iterator[tuple[str, float]]:
+    """List the files below data/, whatever they are, with the times of writing; as `finished_units` does."""
     fs, path = storage.open(output)
     if only is None:
-        files = list_in_parts(fs, f"{path}/{DATA}", range(planned), _SHARDS_A_PART)
-    else:
-        listed = list_in_parts(fs, f"{path}/{DATA}", only, _SHARDS_A_PART, only=True) if only else iter(())
-        files = ((name, time) for name, time in listed if number_of(name) in only)
-    return Finished.of_files(files)
+        return list_in_parts(fs, f"{path}/{DATA}", range(planned), _SHARDS_A_PART)
+    listed = list_in_parts(fs, f"{path}/{DATA}", only, _SHARDS_A_PART, only=True) if only else iter(())
+    return ((name, time) for name, time in listed if number_of(name) in only)

@@ -1,5 +1,6 @@
 """Says what to change in a whole job where its source, or the drivers of its slices, hold it up."""
 
+import math
 from collections.abc import Iterator
 
 from pipeline.planner import station_costs as costs
@@ -16,13 +17,13 @@ def changes(job: WholeJob) -> Iterator[str]:
             continue
         ways = []
         if forecast.calm_slices > run.slices:
-            each = forecast.gpus // forecast.calm_slices
-            ways.append(f"slice=i/{forecast.calm_slices} ({each} GPUs each)")
+            most = math.ceil(forecast.gpus / forecast.calm_slices)
+            ways.append(f"slice=i/{forecast.calm_slices} ({most} GPUs each at the most)")
         if forecast.calm_unit <= costs.LARGEST_UNIT.value:
             keys = "unit_samples, unit_requests, unit_bytes"
             ways.append(f"units of {forecast.calm_unit:,} requests ({keys})")
-        most = costs.DRIVER_UNIT_S[-1][0]
-        basis = f", an estimate beyond {most} actors" if forecast.actors > most else ""
+        measured = costs.DRIVER_UNIT_S[-1][0]
+        basis = f", an estimate beyond {measured} actors" if forecast.actors > measured else ""
         yield (
             f"{forecast.label}: a driver is busy for {run.driver_busy:.0%} of the units' time, with "
             f"{1000 * run.driver_unit_s:.3g} ms for each{basis}; half of the time at least is left by "

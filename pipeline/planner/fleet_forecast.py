@@ -29,8 +29,8 @@ class FleetForecast:
         money: None: the price of a GPU is not given.
         idle_hours: GPU hours that would be booked besides if all slices started at once, each listing the
             source.
-        calm_slices: fewest slices of equal size whose drivers are busy for at most half of their time, or
-            as many as there are workers.
+        calm_slices: fewest slices whose drivers are busy for at most half of their time, or as many as there
+            are workers.
         calm_unit: requests of a unit with which this run's drivers would be so.
         actors: of the largest slice.
     """
@@ -165,10 +165,10 @@ def forecast_whole_job(
 
 
 def calm_slices(pool: Pool, workers: int, rates: Rates) -> int:
-    """Return the fewest slices of equal size whose drivers are busy for at most half of their time."""
+    """Return the fewest slices whose drivers are all busy for at most half of their time."""
     for slices in range(1, workers):
-        each, rest = divmod(workers, slices)
-        if not rest and each / pool.unit_s * rates.driver(pool.actors * each) <= CALM:
+        most = math.ceil(workers / slices)
+        if most / pool.unit_s * rates.driver(pool.actors * most) <= CALM:
             return slices
     return workers
 

@@ -4,16 +4,21 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from pipeline.output.done import read_sums, states_of, sums_name, times_of_sums, write_sums
-from pipeline.output.footers import Footer
+from pipeline.output.footers import Footer, Json
 from pipeline.output.plan import Plan
-from pipeline.output.sums import sum_footers
-from pipeline.output.units import Unit, units_up_to
+from pipeline.output.sums import ShardSums, sum_footers
+from pipeline.output.units import Unit, times_of_units, units_up_to
 from pipeline.storage.uris import Storage
 from pipeline.verify.findings import Finding
 
+# What two makings of the same rows, such as by two starts of one slice at once, may have different.
+_OF_A_MAKING = ("spans", "seconds", "nodes", "devices")
+
 
 class SumsCheck:
-    """Checks the sums of one whole shard after the other; those of other shards count as missing anyway.
+    """Checks the sums of one whole shard after the other.
+
+    Those of other shards, and those older than a unit of theirs, count as missing anyway.
 
     Args:
         units: those that have a file, sound or not.
@@ -25,7 +30,14 @@ class SumsCheck:
     ) -> None:
         self._folder, self._storage, self._repair = folder, storage, repair
         self._states, self._listed = states_of(plan), Counter(unit.shard for unit in units)
-        self._known = times_of_sums(folder, len(plan), storage).keys()
+        shards = [unit.shard for unit in units]
+        only = range(min(shards), max(shards) + 1) if shards else range(0)
+        newest = dict.fromkeys(only, 0.0)
+        for name, time in times_of_units(folder, storage, only=only):
+            if unit := Unit.of_file(name):
+                newest[unit.shard] = max(newest[unit.shard], time)
+        times = times_of_sums(folder, len(plan), storage, only)
+        self._known = {shard for shard, time in times.items() if time >= newest[shard]}
         self._footers: list[Footer] = []  # of one shard
         self._findings: list[Finding] = []
 
@@ -48,7 +60,7 @@ class SumsCheck:
                 return
             if stated is None:
                 self._tell(shard, "it cannot be read")
-            elif stated.spans == sums.spans:  # else they are of an earlier making of the units, and missing
+            elif stated.spans == sums.spans or _of_rows(stated) != _of_rows(sums):
                 self._tell(shard, "its sums are not those of the units' footers")
         if self._repair:
             write_sums(self._folder, sums, self._storage)
@@ -61,3 +73,8 @@ class SumsCheck:
         if self._footers:
             self._close()
         yield from self._findings
+
+
+def _of_rows(sums: ShardSums) -> Json:
+    """Return what sums say of the rows, whoever made them and when."""
+    return {name: value for name, value in sums.to_json().items() if name not in _OF_A_MAKING}

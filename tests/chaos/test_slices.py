@@ -111,6 +111,8 @@ def crash(chance: random.Random, part: str) -> Crash:
 
 def require_equal(output: Path, one: Path) -> None:
     """Check that an output is whole, and the same as that of an undisturbed run but for temporary files."""
+    (found,) = verify(Verification(output=str(output), deep=True), HERE)
+    assert not [finding for finding in found.findings if finding.kind == "damaged"], "before any repair"
     (found,) = verify(Verification(output=str(output), deep=True, repair=True), HERE)
     assert found.ok, found.findings
     assert all(Path(file).name.startswith(".") for file in found.removed), found.removed

@@ -91,6 +91,19 @@ def test_sums_that_are_not_those_of_the_footers_are_named_and_written_again(outp
     assert check(output)[0] == {}
 
 
+@pytest.mark.parametrize(("of_rows", "is_told"), [({}, False), ({"status": {"failed": 1}}, True)])
+def test_sums_of_an_earlier_making_are_named_if_their_rows_were_others(output, check, of_rows, is_told):
+    """Such as those of a copied output, whose files have all the time of the copy."""
+    sums = output / "done" / "000001.json"
+    before = sums.read_bytes()
+    sums.write_text(json.dumps({**json.loads(before), "spans": {"earlier": [1.0, 2.0]}, **of_rows}))
+    assert (("damaged", "done/000001.json") in check(output)[0]) == is_told
+    os.utime(sums, (0, 0))
+    assert check(output)[0] == {}, "sums older than their units count as missing"
+    check(output, repair=True)
+    assert sums.read_bytes() == before
+
+
 def test_repair_writes_sums_that_are_missing_and_removes_those_of_shards_that_lose_a_unit(output, check):
     whole = {file.name: file.read_bytes() for file in (output / "done").iterdir()}
     for file in (output / "done").iterdir():
