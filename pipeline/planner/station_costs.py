@@ -28,8 +28,8 @@ class StationCost:
 
 
 # CPU seconds of the driver for a unit, by the number of its actors, ascending.
-DRIVER_UNIT_S = ((10, 0.020), (39, 0.0267))
-_DRIVER = "CPU in a run with stub stages; between and beyond these numbers of actors in a straight line"
+DRIVER_UNIT_S = ((10, 0.018), (40, 0.027))
+_DRIVER = "`benchmark pipeline`, driver_cpu (Intel Xeon); between and beyond these numbers in a line"
 
 LEDGER_UNITS_S = StationCost(
     300, "units/s", "estimate", "ten calls a unit, five of them waited for, at 3,000 calls/s of an actor"
